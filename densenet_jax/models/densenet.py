@@ -1,0 +1,285 @@
+"""DenseNet (Huang, Liu, van der Maaten, Weinberger, 2017) as Flax Linen modules.
+
+The modules own parameters and running statistics, under the names of the PyTorch reference; the
+arithmetic of a block is in `dense_block`.  Images are [B, H, W, C].
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+
+from densenet_jax.models import dense_block
+from densenet_jax.models.dense_block import Moments, at_least_float32
+
+he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")  # He et al., 2015
+
+
+class Kernel(nn.Module):
+    """The kernel [k, k, in, out] of a convolution without bias."""
+
+    shape: tuple[int, int, int, int]
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self) -> jax.Array:
+        return self.param("kernel", he_normal, self.shape, self.param_dtype)
+
+
+class BatchNorm(nn.Module):
+    """Scale, bias and running statistics of batch normalisation; its input's moments are given to it.
+
+    Running statistics are kept as PyTorch keeps them: r <- (1 - momentum) r + momentum * batch, with
+    the unbiased variance.
+    """
+
+    features: int
+    epsilon: float
+    momentum: float
+    param_dtype: Any = jnp.float32
+
+    def setup(self):
+        shape, stat_dtype = (self.features,), at_least_float32(self.param_dtype)
+        self.scale = self.param("scale", nn.initializers.ones, shape, self.param_dtype)
+        self.bias = self.param("bias", nn.initializers.zeros, shape, self.param_dtype)
+        self.mean = self.variable("batch_stats", "mean", jnp.zeros, shape, stat_dtype)
+        self.var = self.variable("batch_stats", "var", jnp.ones, shape, stat_dtype)
+
+    def params(self) -> dict[str, jax.Array]:
+        return {"scale": self.scale, "bias": self.bias}
+
+    def affine(self, batch: Moments | None = None) -> tuple[jax.Array, jax.Array]:
+        """Returns (gain, shift) for the batch's moments; None: for the running statistics."""
+        statistics = Moments(self.mean.value, self.var.value) if batch is None else batch
+        return dense_block.affine(self.params(), statistics, self.epsilon)
+
+    def __call__(self, x: jax.Array, batch: Moments | None) -> jax.Array:
+        """Returns relu(BN(x)), x [B, H, W, C] with the given moments (None: running statistics)."""
+        if batch is not None:
+            self.update(batch, positions(x))
+        return dense_block.norm_relu(x, *self.affine(batch))
+
+    def update(self, batch: Moments, count: int) -> None:
+        """Moves the running statistics towards the moments of a batch with `count` values a channel."""
+        if not self.is_mutable_collection("batch_stats"):
+            return
+        unbiased = batch.var * (count / max(count - 1, 1))
+        for variable, value in ((self.mean, batch.mean), (self.var, unbiased)):
+            value = lax.stop_gradient(value)
+            variable.value += self.momentum * (value - variable.value)
+
+
+class DenseLayer(nn.Module):
+    """BN-ReLU-conv 1x1 and BN-ReLU-conv 3x3; without a bottleneck only the latter."""
+
+    in_features: int
+    growth_rate: int
+    bottleneck_width: int
+    norm_args: dict[str, Any]
+
+    def setup(self):
+        width, param_dtype = self.bottleneck_width * self.growth_rate, self.norm_args["param_dtype"]
+        self.norm1 = BatchNorm(self.in_features, **self.norm_args)
+        if width == 0:
+            self.conv1 = Kernel((3, 3, self.in_features, self.growth_rate), param_dtype)
+            return
+        self.conv1 = Kernel((1, 1, self.in_features, width), param_dtype)
+        self.norm2 = BatchNorm(width, **self.norm_args)
+        self.conv2 = Kernel((3, 3, width, self.growth_rate), param_dtype)
+
+    def pairs(self) -> list[tuple[BatchNorm, Kernel]]:
+        first = (self.norm1, self.conv1)
+        return [first, (self.norm2, self.conv2)] if self.bottleneck_width else [first]
+
+    def params(self) -> list:
+        """Returns the layer as `dense_block.train` takes it."""
+        return [(norm.params(), kernel()) for norm, kernel in self.pairs()]
+
+    def frozen(self) -> list:
+        """Returns the layer as `dense_block.evaluate` takes it, with the running statistics."""
+        return [(norm.affine(), kernel()) for norm, kernel in self.pairs()]
+
+    def update(self, batch: list[Moments], count: int) -> None:
+        for (norm, _), statistics in zip(self.pairs(), batch, strict=True):
+            norm.update(statistics, count)
+
+
+class DenseBlock(nn.Module):
+    """`depth` dense layers, each reading the feature maps of all before it."""
+
+    depth: int
+    in_features: int
+    growth_rate: int
+    bottleneck_width: int
+    dropout_rate: float
+    norm_args: dict[str, Any]
+
+    @nn.compact
+    def __call__(self, x: jax.Array, batch: Moments | None) -> tuple[jax.Array, Moments | None]:
+        """Maps x [B, H, W, C] and its moments (None in evaluation) to the block's features and theirs."""
+        widths = [self.in_features + i * self.growth_rate for i in range(self.depth)]
+        args = (self.growth_rate, self.bottleneck_width, self.norm_args)
+        layers = [DenseLayer(c, *args, name=f"denselayer{i + 1}") for i, c in enumerate(widths)]
+        if batch is None:
+            return dense_block.evaluate(x, [layer.frozen() for layer in layers]), None
+        x, batch, inner = dense_block.train(
+            x,
+            batch,
+            [layer.params() for layer in layers],
+            epsilon=self.norm_args["epsilon"],
+            dropout_rate=self.dropout_rate,
+            key=self.make_rng("dropout") if self.dropout_rate else None,
+        )
+        for i, (layer, width) in enumerate(zip(layers, widths, strict=True)):
+            layer.update([batch.prefix(width), *inner[i : i + 1]], positions(x))
+        return x, batch
+
+
+class Transition(nn.Module):
+    """BN-ReLU-conv 1x1 and 2x2 average pooling, between two blocks."""
+
+    in_features: int
+    out_features: int
+    dropout_rate: float
+    norm_args: dict[str, Any]
+
+    def setup(self):
+        self.norm = BatchNorm(self.in_features, **self.norm_args)
+        shape = (1, 1, self.in_features, self.out_features)
+        self.conv = Kernel(shape, self.norm_args["param_dtype"])
+
+    def __call__(self, x: jax.Array, batch: Moments | None) -> jax.Array:
+        x = self.norm(x, batch)
+        if batch is not None and self.dropout_rate:
+            x = dense_block.convolve(x, self.conv())
+            x = dense_block.dropout(x, self.dropout_rate, self.make_rng("dropout"))
+            return average_pool(x)
+        # Pooling and a 1x1 convolution commute: pooled first, the convolution has a quarter to do.
+        return dense_block.convolve(average_pool(x), self.conv())
+
+
+class DenseNet(nn.Module):
+    """DenseNet, DenseNet-B, -C and -BC.
+
+    Attributes:
+      num_classes: width of the classifier; 0: the model returns pooled features.
+      block_sizes: number of layers of each dense block.
+      growth_rate: feature maps that a layer adds (k in the paper).
+      stem: "imagenet" (7x7 convolution of stride 2, BN, ReLU, 3x3 max pooling of stride 2) or
+        "cifar" (one 3x3 convolution).
+      stem_features: feature maps that the stem makes.
+      in_channels: channels of the images.
+      bottleneck_width: width of the 1x1 convolutions in growth rates; 0: layers without bottleneck.
+      compression: share of the feature maps that a transition keeps (theta in the paper).
+      dropout_rate: probability to drop after every convolution but the first.
+      norm_epsilon: added to variances.
+      norm_momentum: weight of the batch in the running statistics (PyTorch's convention).
+      dtype: type of the computation; statistics, pooling and classifier have at least float32.
+      param_dtype: type of the parameters.
+    """
+
+    num_classes: int = 1000
+    block_sizes: tuple[int, ...] = (6, 12, 24, 16)
+    growth_rate: int = 32
+    stem: str = "imagenet"
+    stem_features: int = 64
+    in_channels: int = 3
+    bottleneck_width: int = 4
+    compression: float = 0.5
+    dropout_rate: float = 0.0
+    norm_epsilon: float = 1e-5
+    norm_momentum: float = 0.1
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    def setup(self):
+        norm_args = {
+            "epsilon": self.norm_epsilon,
+            "momentum": self.norm_momentum,
+            "param_dtype": self.param_dtype,
+        }
+        features = self.stem_features
+        if self.stem == "imagenet":
+            self.conv0 = Kernel((7, 7, self.in_channels, features), self.param_dtype)
+            self.norm0 = BatchNorm(features, **norm_args)
+        elif self.stem == "cifar":
+            self.conv0 = Kernel((3, 3, self.in_channels, features), self.param_dtype)
+        else:
+            raise ValueError(f"stem is {self.stem!r}; it must be 'imagenet' or 'cifar'.")
+        for i, depth in enumerate(self.block_sizes):
+            block = (depth, features, self.growth_rate, self.bottleneck_width, self.dropout_rate)
+            setattr(self, f"denseblock{i + 1}", DenseBlock(*block, norm_args))
+            features += depth * self.growth_rate
+            if i + 1 < len(self.block_sizes):
+                compressed = int(features * self.compression)
+                transition = Transition(features, compressed, self.dropout_rate, norm_args)
+                setattr(self, f"transition{i + 1}", transition)
+                features = compressed
+        self.norm_final = BatchNorm(features, **norm_args)
+        if self.num_classes:
+            self.classifier = nn.Dense(
+                self.num_classes,
+                dtype=at_least_float32(self.dtype),
+                param_dtype=self.param_dtype,
+                kernel_init=nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"),
+            )
+
+    def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
+        """Returns logits [B, num_classes], or pooled features [B, C] if num_classes is 0.
+
+        Args:
+          images: [B, H, W, in_channels], normalised.
+          train: normalise with the batch's statistics, update the running ones (collection
+            `batch_stats`), and apply dropout (key `dropout`).
+        """
+        final = self.features(images, train)["final"]
+        pooled = final.astype(at_least_float32(final.dtype)).mean((1, 2))
+        return self.classifier(pooled) if self.num_classes else pooled
+
+    def features(self, images: jax.Array, train: bool = False) -> dict[str, jax.Array]:
+        """Returns every block's output [B, H, W, C], and `final`: the last one after BN and ReLU."""
+        check_images(images, self.in_channels, self.stem, len(self.block_sizes))
+        x, stages = self._stem(images.astype(self.dtype), train), {}
+        for i in range(1, len(self.block_sizes) + 1):
+            if i > 1:
+                x = getattr(self, f"transition{i - 1}")(x, batch)
+            batch = dense_block.moments(x) if train else None
+            x, batch = getattr(self, f"denseblock{i}")(x, batch)
+            stages[f"block{i}"] = x
+        return {**stages, "final": self.norm_final(x, batch)}
+
+    def _stem(self, x: jax.Array, train: bool) -> jax.Array:
+        if self.stem == "cifar":
+            return dense_block.convolve(x, self.conv0())
+        x = dense_block.convolve(x, self.conv0(), stride=2)
+        x = self.norm0(x, dense_block.moments(x) if train else None)
+        return nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+
+
+def positions(x: jax.Array) -> int:
+    """Returns how many values of x [B, H, W, C] a channel's statistics are taken over."""
+    return x.shape[0] * x.shape[1] * x.shape[2]
+
+
+def average_pool(x: jax.Array) -> jax.Array:
+    return nn.avg_pool(x, (2, 2), (2, 2))
+
+
+def check_images(images: jax.Array, in_channels: int, stem: str, blocks: int) -> None:
+    """Raises ValueError for a batch that the model cannot take, naming what it expects."""
+    expected = f"[batch, height, width, {in_channels}]"
+    if images.ndim != 4 or images.shape[-1] != in_channels:
+        raise ValueError(f"images have shape {images.shape}; the model takes {expected}.")
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ValueError(
+            f"images are {images.dtype}; the model takes floating-point images, normalised "
+            "with the mean and standard deviation it was trained with."
+        )
+    smallest = 2 ** (blocks - 1) * (4 if stem == "imagenet" else 1)
+    if min(images.shape[1:3]) < smallest:
+        raise ValueError(
+            f"images of {images.shape[1]}x{images.shape[2]} pixels are too small: this model "
+            f"halves them down to nothing below {smallest}x{smallest}."
+        )
