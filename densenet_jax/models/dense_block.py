@@ -63,7 +63,9 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
     if kernel.shape[:2] == (1, 1) and stride == 1:
         return jnp.einsum("bhwc,cd->bhwd", x, kernel[0, 0])
     pads = [(k // 2, k // 2) for k in kernel.shape[:2]]
-    return lax.conv_general_dilated(x, kernel, (stride, stride), pads, dimension_numbers=CONV_LAYOUT)
+    return lax.conv_general_dilated(
+        x, kernel, (stride, stride), pads, dimension_numbers=CONV_LAYOUT
+    )
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
@@ -112,22 +114,27 @@ def train(
     return x, statistics, inner
 
 
-def evaluate(x: jax.Array, layers: list) -> jax.Array:
+def evaluate(
+    x: jax.Array, layers: list, *, dropout_rate: float = 0.0, key: jax.Array | None = None
+) -> jax.Array:
     """Applies a dense block with fixed statistics.
 
     Args:
       x: feature maps [B, H, W, C].
       layers: each a list of ((gain, shift), kernel) pairs.
+      dropout_rate, key: as for `train`, where the statistics are frozen in training.
 
     Returns:
       features [B, H, W, C + growth rate * len(layers)].
     """
-    for layer in layers:
+    for i, layer in enumerate(layers):
+        keys = [None if key is None else jax.random.fold_in(key, 2 * i + j) for j in range(2)]
         ((gain, shift), kernel), *rest = layer
         y = norm_relu(x, gain, shift)
         for (gain, next_shift), next_kernel in rest:
             # The norm after a convolution is linear: its gain goes into the kernel.
-            y = jax.nn.relu(convolve(y, kernel * gain) + next_shift.astype(x.dtype))
+            y = dropout(convolve(y, kernel * gain), dropout_rate, keys[0])
+            y = jax.nn.relu(y + next_shift.astype(x.dtype))
             kernel = next_kernel
-        x = jnp.concatenate([x, convolve(y, kernel)], axis=-1)
+        x = jnp.concatenate([x, dropout(convolve(y, kernel), dropout_rate, keys[-1])], axis=-1)
     return x

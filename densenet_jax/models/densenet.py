@@ -13,6 +13,8 @@ from jax import lax
 
 from densenet_jax.models import dense_block
 from densenet_jax.models.dense_block import Moments, at_least_float32
+from densenet_jax.models.inputs import check_images
+from densenet_jax.models.stem import find_stem
 
 he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")  # He et al., 2015
 
@@ -29,10 +31,10 @@ class Kernel(nn.Module):
 
 
 class BatchNorm(nn.Module):
-    """Scale, bias and running statistics of batch normalisation; its input's moments are given to it.
+    """Scale, bias and running statistics of batch normalisation; it is given its input's moments.
 
-    Running statistics are kept as PyTorch keeps them: r <- (1 - momentum) r + momentum * batch, with
-    the unbiased variance.
+    Running statistics are kept as PyTorch keeps them: r <- (1 - momentum) r + momentum * batch,
+    with the unbiased variance.
     """
 
     features: int
@@ -62,7 +64,7 @@ class BatchNorm(nn.Module):
         return dense_block.norm_relu(x, *self.affine(batch))
 
     def update(self, batch: Moments, count: int) -> None:
-        """Moves the running statistics towards the moments of a batch with `count` values a channel."""
+        """Moves the running statistics towards those of a batch with `count` values a channel."""
         if not self.is_mutable_collection("batch_stats"):
             return
         unbiased = batch.var * (count / max(count - 1, 1))
@@ -113,24 +115,32 @@ class DenseBlock(nn.Module):
     in_features: int
     growth_rate: int
     bottleneck_width: int
-    dropout_rate: float
     norm_args: dict[str, Any]
 
     @nn.compact
-    def __call__(self, x: jax.Array, batch: Moments | None) -> tuple[jax.Array, Moments | None]:
-        """Maps x [B, H, W, C] and its moments (None in evaluation) to the block's features and theirs."""
+    def __call__(
+        self, x: jax.Array, batch: Moments | None, dropout_rate: float = 0.0
+    ) -> tuple[jax.Array, Moments | None]:
+        """Maps x [B, H, W, C] and its moments to the block's features and theirs.
+
+        With None for the moments the running statistics normalise, and None is returned for them.
+        """
         widths = [self.in_features + i * self.growth_rate for i in range(self.depth)]
         args = (self.growth_rate, self.bottleneck_width, self.norm_args)
         layers = [DenseLayer(c, *args, name=f"denselayer{i + 1}") for i, c in enumerate(widths)]
+        dropout = {
+            "dropout_rate": dropout_rate,
+            "key": self.make_rng("dropout") if dropout_rate else None,
+        }
         if batch is None:
-            return dense_block.evaluate(x, [layer.frozen() for layer in layers]), None
+            frozen = [layer.frozen() for layer in layers]
+            return dense_block.evaluate(x, frozen, **dropout), None
         x, batch, inner = dense_block.train(
             x,
             batch,
             [layer.params() for layer in layers],
             epsilon=self.norm_args["epsilon"],
-            dropout_rate=self.dropout_rate,
-            key=self.make_rng("dropout") if self.dropout_rate else None,
+            **dropout,
         )
         for i, (layer, width) in enumerate(zip(layers, widths, strict=True)):
             layer.update([batch.prefix(width), *inner[i : i + 1]], positions(x))
@@ -142,7 +152,6 @@ class Transition(nn.Module):
 
     in_features: int
     out_features: int
-    dropout_rate: float
     norm_args: dict[str, Any]
 
     def setup(self):
@@ -150,11 +159,11 @@ class Transition(nn.Module):
         shape = (1, 1, self.in_features, self.out_features)
         self.conv = Kernel(shape, self.norm_args["param_dtype"])
 
-    def __call__(self, x: jax.Array, batch: Moments | None) -> jax.Array:
+    def __call__(self, x: jax.Array, batch: Moments | None, dropout_rate: float = 0.0) -> jax.Array:
         x = self.norm(x, batch)
-        if batch is not None and self.dropout_rate:
+        if dropout_rate:
             x = dense_block.convolve(x, self.conv())
-            x = dense_block.dropout(x, self.dropout_rate, self.make_rng("dropout"))
+            x = dense_block.dropout(x, dropout_rate, self.make_rng("dropout"))
             return average_pool(x)
         # Pooling and a 1x1 convolution commute: pooled first, the convolution has a quarter to do.
         return dense_block.convolve(average_pool(x), self.conv())
@@ -167,8 +176,9 @@ class DenseNet(nn.Module):
       num_classes: width of the classifier; 0: the model returns pooled features.
       block_sizes: number of layers of each dense block.
       growth_rate: feature maps that a layer adds (k in the paper).
-      stem: "imagenet" (7x7 convolution of stride 2, BN, ReLU, 3x3 max pooling of stride 2) or
-        "cifar" (one 3x3 convolution).
+      stem: "imagenet" (7x7 convolution of stride 2, BN, ReLU, 3x3 max pooling of stride 2),
+        "deep" (three 3x3 convolutions instead), "deep_blur" (the same, blurred where it halves)
+        or "cifar" (one 3x3 convolution); see `stem`.
       stem_features: feature maps that the stem makes.
       in_channels: channels of the images.
       bottleneck_width: width of the 1x1 convolutions in growth rates; 0: layers without bottleneck.
@@ -176,6 +186,8 @@ class DenseNet(nn.Module):
       dropout_rate: probability to drop after every convolution but the first.
       norm_epsilon: added to variances.
       norm_momentum: weight of the batch in the running statistics (PyTorch's convention).
+      freeze_statistics: also in training, normalise with the running statistics and leave them as
+        they are (for fine-tuning on little data or with small batches).
       dtype: type of the computation; statistics, pooling and classifier have at least float32.
       param_dtype: type of the parameters.
     """
@@ -191,6 +203,7 @@ class DenseNet(nn.Module):
     dropout_rate: float = 0.0
     norm_epsilon: float = 1e-5
     norm_momentum: float = 0.1
+    freeze_statistics: bool = False
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
@@ -200,22 +213,21 @@ class DenseNet(nn.Module):
             "momentum": self.norm_momentum,
             "param_dtype": self.param_dtype,
         }
-        features = self.stem_features
-        if self.stem == "imagenet":
-            self.conv0 = Kernel((7, 7, self.in_channels, features), self.param_dtype)
-            self.norm0 = BatchNorm(features, **norm_args)
-        elif self.stem == "cifar":
-            self.conv0 = Kernel((3, 3, self.in_channels, features), self.param_dtype)
-        else:
-            raise ValueError(f"stem is {self.stem!r}; it must be 'imagenet' or 'cifar'.")
+        stem, features = find_stem(self.stem), self.in_channels
+        for i, (size, _, share) in enumerate(stem.convolutions):
+            out_features = int(self.stem_features * share)
+            shape = (size, size, features, out_features)
+            setattr(self, f"conv{i}", Kernel(shape, self.param_dtype))
+            if stem.norm:
+                setattr(self, f"norm{i}", BatchNorm(out_features, **norm_args))
+            features = out_features
         for i, depth in enumerate(self.block_sizes):
-            block = (depth, features, self.growth_rate, self.bottleneck_width, self.dropout_rate)
-            setattr(self, f"denseblock{i + 1}", DenseBlock(*block, norm_args))
+            block = DenseBlock(depth, features, self.growth_rate, self.bottleneck_width, norm_args)
+            setattr(self, f"denseblock{i + 1}", block)
             features += depth * self.growth_rate
             if i + 1 < len(self.block_sizes):
                 compressed = int(features * self.compression)
-                transition = Transition(features, compressed, self.dropout_rate, norm_args)
-                setattr(self, f"transition{i + 1}", transition)
+                setattr(self, f"transition{i + 1}", Transition(features, compressed, norm_args))
                 features = compressed
         self.norm_final = BatchNorm(features, **norm_args)
         if self.num_classes:
@@ -231,31 +243,37 @@ class DenseNet(nn.Module):
 
         Args:
           images: [B, H, W, in_channels], normalised.
-          train: normalise with the batch's statistics, update the running ones (collection
-            `batch_stats`), and apply dropout (key `dropout`).
+          train: normalise with the batch's statistics and update the running ones (collection
+            `batch_stats`), unless `freeze_statistics`; apply dropout (key `dropout`).
         """
         final = self.features(images, train)["final"]
         pooled = final.astype(at_least_float32(final.dtype)).mean((1, 2))
         return self.classifier(pooled) if self.num_classes else pooled
 
     def features(self, images: jax.Array, train: bool = False) -> dict[str, jax.Array]:
-        """Returns every block's output [B, H, W, C], and `final`: the last one after BN and ReLU."""
-        check_images(images, self.in_channels, self.stem, len(self.block_sizes))
-        x, stages = self._stem(images.astype(self.dtype), train), {}
+        """Returns every block's output [B, H, W, C]; `final`: the last one after BN and ReLU."""
+        smallest = find_stem(self.stem).reduction * 2 ** (len(self.block_sizes) - 1)
+        check_images(images, self.in_channels, smallest)
+        batch_statistics = train and not self.freeze_statistics
+        dropout_rate = self.dropout_rate if train else 0.0
+        x, stages = self._stem(images.astype(self.dtype), batch_statistics), {}
+        batch = None
         for i in range(1, len(self.block_sizes) + 1):
             if i > 1:
-                x = getattr(self, f"transition{i - 1}")(x, batch)
-            batch = dense_block.moments(x) if train else None
-            x, batch = getattr(self, f"denseblock{i}")(x, batch)
+                x = getattr(self, f"transition{i - 1}")(x, batch, dropout_rate)
+            batch = dense_block.moments(x) if batch_statistics else None
+            x, batch = getattr(self, f"denseblock{i}")(x, batch, dropout_rate)
             stages[f"block{i}"] = x
         return {**stages, "final": self.norm_final(x, batch)}
 
-    def _stem(self, x: jax.Array, train: bool) -> jax.Array:
-        if self.stem == "cifar":
-            return dense_block.convolve(x, self.conv0())
-        x = dense_block.convolve(x, self.conv0(), stride=2)
-        x = self.norm0(x, dense_block.moments(x) if train else None)
-        return nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+    def _stem(self, x: jax.Array, batch_statistics: bool) -> jax.Array:
+        stem = find_stem(self.stem)
+        for i, (_, stride, _) in enumerate(stem.convolutions):
+            x = dense_block.convolve(x, getattr(self, f"conv{i}")(), stride)
+            if stem.norm:
+                batch = dense_block.moments(x) if batch_statistics else None
+                x = getattr(self, f"norm{i}")(x, batch)
+        return stem.pool(x)
 
 
 def positions(x: jax.Array) -> int:
@@ -265,21 +283,3 @@ def positions(x: jax.Array) -> int:
 
 def average_pool(x: jax.Array) -> jax.Array:
     return nn.avg_pool(x, (2, 2), (2, 2))
-
-
-def check_images(images: jax.Array, in_channels: int, stem: str, blocks: int) -> None:
-    """Raises ValueError for a batch that the model cannot take, naming what it expects."""
-    expected = f"[batch, height, width, {in_channels}]"
-    if images.ndim != 4 or images.shape[-1] != in_channels:
-        raise ValueError(f"images have shape {images.shape}; the model takes {expected}.")
-    if not jnp.issubdtype(images.dtype, jnp.floating):
-        raise ValueError(
-            f"images are {images.dtype}; the model takes floating-point images, normalised "
-            "with the mean and standard deviation it was trained with."
-        )
-    smallest = 2 ** (blocks - 1) * (4 if stem == "imagenet" else 1)
-    if min(images.shape[1:3]) < smallest:
-        raise ValueError(
-            f"images of {images.shape[1]}x{images.shape[2]} pixels are too small: this model "
-            f"halves them down to nothing below {smallest}x{smallest}."
-        )
