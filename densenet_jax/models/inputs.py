@@ -1,0 +1,27 @@
+"""What a batch of images must look like, checked once where it enters a model."""
+
+import jax
+import jax.numpy as jnp
+
+
+def check_images(images: jax.Array, in_channels: int, smallest: int) -> None:
+    """Raises ValueError for a batch that the model cannot take, naming what it expects.
+
+    Args:
+      images: to be [B, H, W, in_channels], floating point.
+      in_channels: channels that the model was made for.
+      smallest: the height and width below which nothing is left after the last halving.
+    """
+    expected = f"[batch, height, width, {in_channels}]"
+    if images.ndim != 4 or images.shape[-1] != in_channels:
+        raise ValueError(f"images have shape {images.shape}; the model takes {expected}.")
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ValueError(
+            f"images are {images.dtype}; the model takes floating-point images, normalised "
+            "with the mean and standard deviation it was trained with."
+        )
+    if min(images.shape[1:3]) < smallest:
+        raise ValueError(
+            f"images of {images.shape[1]}x{images.shape[2]} pixels are too small: this model "
+            f"halves them down to nothing below {smallest}x{smallest}."
+        )
