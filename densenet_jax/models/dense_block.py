@@ -9,71 +9,37 @@ A *layer* is a list of (norm, kernel) pairs, each norm a dict with `scale` and `
 for a bottleneck layer (1x1, then 3x3), one pair for a plain layer (3x3).
 """
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
-from jax import lax
 
-CONV_LAYOUT = ("NHWC", "HWIO", "NHWC")
+from densenet_jax.models import block_gradient, stage_kernels
+from densenet_jax.models.batch_norm import (
+    Moments,
+    affine,
+    at_least_float32,
+    moments,
+    norm_relu,
+    positions,
+)
+from densenet_jax.models.stages import Dropout, convolve, write_channels
 
-
-class Moments(NamedTuple):
-    """Mean and biased variance of each channel over batch, height and width; [C] each, float32."""
-
-    mean: jax.Array
-    var: jax.Array
-
-    def prefix(self, channels: int) -> "Moments":
-        """Returns the moments of the first channels."""
-        return Moments(self.mean[:channels], self.var[:channels])
-
-    def extend(self, other: "Moments") -> "Moments":
-        """Returns the moments of two feature maps concatenated along their channels."""
-        return Moments(*(jnp.concatenate(pair) for pair in zip(self, other, strict=True)))
-
-
-def at_least_float32(dtype) -> jnp.dtype:
-    """Statistics and losses never have less than float32."""
-    return jnp.promote_types(dtype, jnp.float32)
-
-
-def moments(x: jax.Array) -> Moments:
-    """Returns the batch statistics of feature maps x [B, H, W, C], in one pass over x."""
-    x = x.astype(at_least_float32(x.dtype))
-    mean = x.mean((0, 1, 2))
-    # E[x^2] - E[x]^2 can fall below 0 by rounding.
-    return Moments(mean, jnp.maximum((x * x).mean((0, 1, 2)) - mean * mean, 0))
-
-
-def affine(norm: dict, statistics: Moments, epsilon: float) -> tuple[jax.Array, jax.Array]:
-    """Returns batch normalisation as (gain, shift): y = x * gain + shift."""
-    gain = norm["scale"] * lax.rsqrt(statistics.var + epsilon)
-    return gain, norm["bias"] - statistics.mean * gain
-
-
-def norm_relu(x: jax.Array, gain: jax.Array, shift: jax.Array) -> jax.Array:
-    """Returns relu(x * gain + shift), in x's type."""
-    return jax.nn.relu(x * gain.astype(x.dtype) + shift.astype(x.dtype))
-
-
-def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
-    """Convolves x [B, H, W, C] with an odd kernel [k, k, C, D], padded by k // 2 on every side."""
-    kernel = kernel.astype(x.dtype)
-    if kernel.shape[:2] == (1, 1) and stride == 1:
-        return jnp.einsum("bhwc,cd->bhwd", x, kernel[0, 0])
-    pads = [(k // 2, k // 2) for k in kernel.shape[:2]]
-    return lax.conv_general_dilated(
-        x, kernel, (stride, stride), pads, dimension_numbers=CONV_LAYOUT
-    )
+__all__ = [
+    "Moments",
+    "affine",
+    "at_least_float32",
+    "convolve",
+    "dropout",
+    "evaluate",
+    "moments",
+    "norm_relu",
+    "positions",
+    "train",
+]
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
     """Zeroes elements of x with probability `rate` and scales the others; no key: returns x."""
-    if key is None or rate == 0:
-        return x
-    keep = jax.random.bernoulli(key, 1 - rate, x.shape)
-    return jnp.where(keep, x / (1 - rate), 0).astype(x.dtype)
+    return x if key is None or rate == 0 else Dropout(rate, key)(x)
 
 
 def train(
@@ -84,6 +50,7 @@ def train(
     epsilon: float,
     dropout_rate: float = 0.0,
     key: jax.Array | None = None,
+    implementation: str = "auto",
 ) -> tuple[jax.Array, Moments, list[Moments]]:
     """Applies a dense block, normalising with the batch's own statistics.
 
@@ -94,24 +61,18 @@ def train(
       epsilon: added to each variance.
       dropout_rate: dropped after each convolution (paper, section 3, "Implementation Details").
       key: for dropout; None: no dropout.
+      implementation: "plain" (JAX operations, any backend), "kernels" (fused kernels for NVIDIA
+        GPUs) or "auto" (kernels where they run and pay: see `stage_kernels.chosen`).
 
     Returns:
       features [B, H, W, C + growth rate * len(layers)], their moments, and for each bottleneck
-      layer in order the moments between its two convolutions (empty for plain layers).
+      layer in order the moments between its two convolutions (empty for plain layers).  The last
+      are constants to differentiation: they feed running statistics only.
     """
-    inner = []
-    for i, layer in enumerate(layers):
-        y, y_statistics = x, statistics
-        for j, (norm, kernel) in enumerate(layer):
-            if j > 0:
-                inner.append(y_statistics)
-            y = convolve(norm_relu(y, *affine(norm, y_statistics, epsilon)), kernel)
-            if key is not None:
-                y = dropout(y, dropout_rate, jax.random.fold_in(key, len(layer) * i + j))
-            y_statistics = moments(y)
-        x = jnp.concatenate([x, y], axis=-1)
-        statistics = statistics.extend(y_statistics)
-    return x, statistics, inner
+    rate = 0.0 if key is None else dropout_rate
+    kernels = stage_kernels.chosen(implementation, x, layers, rate)
+    settings = block_gradient.Settings(epsilon, rate, kernels)
+    return block_gradient.block(x, statistics, layers, key, settings)
 
 
 def evaluate(
@@ -127,14 +88,18 @@ def evaluate(
     Returns:
       features [B, H, W, C + growth rate * len(layers)].
     """
+    c, growth = x.shape[3], layers[0][-1][1].shape[3]
+    features = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, growth * len(layers))))
     for i, layer in enumerate(layers):
         keys = [None if key is None else jax.random.fold_in(key, 2 * i + j) for j in range(2)]
         ((gain, shift), kernel), *rest = layer
-        y = norm_relu(x, gain, shift)
+        y = norm_relu(features[..., :c], gain, shift)
         for (gain, next_shift), next_kernel in rest:
             # The norm after a convolution is linear: its gain goes into the kernel.
             y = dropout(convolve(y, kernel * gain), dropout_rate, keys[0])
             y = jax.nn.relu(y + next_shift.astype(x.dtype))
             kernel = next_kernel
-        x = jnp.concatenate([x, dropout(convolve(y, kernel), dropout_rate, keys[-1])], axis=-1)
-    return x
+        y = dropout(convolve(y, kernel), dropout_rate, keys[-1])
+        features = write_channels(features, y, c)
+        c += growth
+    return features

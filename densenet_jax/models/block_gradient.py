@@ -1,0 +1,119 @@
+"""A dense block in training mode, with its gradient written by hand.
+
+Every layer's input is a prefix of the block's output.  So one buffer, filled in place, replaces the
+chain of concatenations, and it is, with the bottlenecks, all that the backward pass keeps: memory
+grows with depth, not with its square.  Normalised inputs are computed again where they are needed.
+
+In the backward pass a map's gradient is complete when all its readers have been visited, and so is
+the gradient of its moments; the latter is applied once, when the map's own layer is reached.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from densenet_jax.models import stage_kernels, stages
+from densenet_jax.models.batch_norm import (
+    Moments,
+    affine,
+    affine_gradients,
+    moments_gradient,
+    moments_of_sums,
+    positions,
+)
+
+
+class Settings(NamedTuple):
+    """What does not depend on data: epsilon, dropout rate (0: none), and whether kernels run."""
+
+    epsilon: float
+    dropout_rate: float
+    kernels: bool
+
+    @property
+    def stage(self):
+        """The module whose `forward` and `backward` compute a stage."""
+        return stage_kernels if self.kernels else stages
+
+    def dropout(self, key: jax.Array | None, stage: int) -> stages.Dropout | None:
+        """Returns the dropout after the block's n-th convolution."""
+        if key is None or self.dropout_rate == 0:
+            return None
+        return stages.Dropout(self.dropout_rate, jax.random.fold_in(key, stage))
+
+
+def forward(x, statistics, layers, key, settings):
+    """Returns `block`'s results, and what `backward` needs of them."""
+    c, n = x.shape[3], positions(x)
+    growth = layers[0][-1][1].shape[3]
+    features = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, growth * len(layers))))
+    bottlenecks = []
+    for i, layer in enumerate(layers):
+        source, source_moments = features, statistics
+        for j, (norm, kernel) in enumerate(layer):
+            last = j == len(layer) - 1
+            source, *sums = settings.stage.forward(
+                source,
+                *affine(norm, source_moments, settings.epsilon),
+                kernel,
+                dropout=settings.dropout(key, len(layer) * i + j),
+                **({"into": features, "offset": c} if last else {}),
+            )
+            source_moments = moments_of_sums(*sums, n)
+            if not last:
+                bottlenecks.append((source, source_moments))
+        features, statistics = source, statistics.extend(source_moments)
+        c += growth
+    results = features, statistics, [inner for _, inner in bottlenecks]
+    return results, (features, statistics, bottlenecks, layers, key)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def block(x, statistics, layers, key, settings):
+    """`dense_block.train`; the inner moments it returns count as constants to differentiation."""
+    return forward(x, statistics, layers, key, settings)[0]
+
+
+def backward(settings, residuals, cotangents):
+    """Returns the gradients of x, statistics and layers."""
+    features, statistics, bottlenecks, layers, key = residuals
+    d_features, d_statistics, _ = cotangents
+    n, growth = positions(features), layers[0][-1][1].shape[3]
+    gradients = [None] * len(layers)
+    for i in reversed(range(len(layers))):
+        c = features.shape[3] - growth * (len(layers) - i)
+        # The moments of this map have no reader left: their gradient is complete.
+        own = Moments(*(v[c : c + growth] for v in statistics))
+        d_own = Moments(*(v[c : c + growth] for v in d_statistics))
+        step = {"d_out": d_features, "out": features, "offset": c}
+        step["correction"] = moments_gradient(own, d_own, n)
+        d_layer = [None] * len(layers[i])
+        for j in reversed(range(len(layers[i]))):
+            norm, kernel = layers[i][j]
+            source, moments = bottlenecks[i] if j else (features, statistics.prefix(c))
+            d_source, d_kernel, *sums = settings.stage.backward(
+                source,
+                *affine(norm, moments, settings.epsilon),
+                kernel,
+                d_source=None if j else d_features,
+                dropout=settings.dropout(key, len(layers[i]) * i + j),
+                **step,
+            )
+            d_norm, d_moments = affine_gradients(norm, moments, settings.epsilon, *sums)
+            d_layer[j] = (d_norm, d_kernel.astype(kernel.dtype))
+            step = {"d_out": d_source, "out": source}
+            step["correction"] = moments_gradient(moments, d_moments, n)
+        # Without a barrier XLA puts off the updates of d_features (and keeps every layer's
+        # gradient until then) and the gradients of the kernels (and keeps their operands).
+        d_features, gradients[i] = lax.optimization_barrier((d_source, d_layer))
+        d_statistics = Moments(
+            *(d.at[:c].add(new) for d, new in zip(d_statistics, d_moments, strict=True))
+        )
+    c = features.shape[3] - growth * len(layers)
+    return stages.channels(d_features, 0, c), d_statistics.prefix(c), gradients, None
+
+
+block.defvjp(forward, backward)

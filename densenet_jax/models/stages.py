@@ -1,0 +1,133 @@
+"""BN-ReLU-convolution, forward and backward, in plain JAX: the unit that dense layers are made of.
+
+A stage reads feature maps whose moments are known and makes new ones together with the sums that
+their moments need.  A bottleneck layer is two stages (1x1, 3x3), a plain layer is one.  Maps lie in
+buffers [B, H, W, ...]: a stage reads the first channels of one, and may write at an offset of it.
+
+`stage_kernels` has the same two functions as fused GPU kernels; these here run everywhere else.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from densenet_jax.models.batch_norm import at_least_float32, norm_relu, sums, widen
+
+CONV_LAYOUT = ("NHWC", "HWIO", "NHWC")
+
+
+class Dropout(NamedTuple):
+    """Elements are zeroed with probability `rate` and the others scaled, as `key` decides."""
+
+    rate: float
+    key: jax.Array
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        # Linear in x: it is its own transpose, and the backward pass draws the same mask again.
+        keep = jax.random.bernoulli(self.key, 1 - self.rate, x.shape)
+        return jnp.where(keep, x / (1 - self.rate), 0).astype(x.dtype)
+
+
+def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
+    """Convolves x [B, H, W, C] with an odd kernel [k, k, C, D], padded by k // 2 on every side."""
+    kernel = kernel.astype(x.dtype)
+    if kernel.shape[:2] == (1, 1) and stride == 1:
+        return jnp.einsum("bhwc,cd->bhwd", x, kernel[0, 0])
+    pads = [(k // 2, k // 2) for k in kernel.shape[:2]]
+    return lax.conv_general_dilated(
+        x, kernel, (stride, stride), pads, dimension_numbers=CONV_LAYOUT
+    )
+
+
+def channels(x: jax.Array, start: int, count: int) -> jax.Array:
+    """Returns channels start ... start + count - 1 of x [B, H, W, C]."""
+    return lax.slice_in_dim(x, start, start + count, axis=3)
+
+
+def write_channels(x: jax.Array, new: jax.Array, start: int) -> jax.Array:
+    """Returns x [B, H, W, C] with `new` [B, H, W, D] at channels start ... start + D - 1."""
+    return lax.dynamic_update_slice(x, new.astype(x.dtype), (0, 0, 0, start))
+
+
+def forward(
+    source: jax.Array,
+    gain: jax.Array,
+    shift: jax.Array,
+    kernel: jax.Array,
+    *,
+    into: jax.Array | None = None,
+    offset: int = 0,
+    dropout: Dropout | None = None,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Returns the stage's output and the sums of its values and squares, [D] each.
+
+    Args:
+      source: buffer [B, H, W, >= C]; its first C channels are read.
+      gain, shift: the normalisation of those channels, [C] each.
+      kernel: [k, k, C, D], k 1 or 3.
+      into: a buffer that takes the output at channel `offset`, and is returned; None: the output
+        is returned alone, [B, H, W, D].
+      offset: see `into`.
+      dropout: applied to the output; None: nothing dropped.
+    """
+    x = channels(source, 0, kernel.shape[2])
+    y = convolve(norm_relu(x, gain, shift), kernel)
+    y = y if dropout is None else dropout(y)
+    return (y if into is None else write_channels(into, y, offset), *sums(y))
+
+
+def backward(
+    source: jax.Array,
+    gain: jax.Array,
+    shift: jax.Array,
+    kernel: jax.Array,
+    *,
+    d_out: jax.Array,
+    out: jax.Array,
+    correction: tuple[jax.Array, jax.Array],
+    offset: int = 0,
+    d_source: jax.Array | None = None,
+    dropout: Dropout | None = None,
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """The transpose of `forward`.
+
+    With y = out[..., offset : offset + D] and (a, b) = correction, the gradient of y is
+    d_out[..., offset : offset + D] + a + b * y: what the readers of y contributed, and what its
+    moments did (`moments_gradient`).
+
+    Args:
+      source, gain, shift, kernel, dropout: as `forward` got them.
+      d_out: buffer [B, H, W, >= offset + D] with the gradient of the output.
+      out: buffer with the output itself at the same channels.
+      correction: the gradient that comes through the output's moments, [D] each.
+      offset: see above.
+      d_source: buffer like source to whose first C channels the source's gradient is added;
+        None: the gradient is returned alone, [B, H, W, C].
+
+    Returns:
+      d_source, the gradient of the kernel (at least float32), of shift and of gain.
+    """
+    c, d = kernel.shape[2:]
+    x, y, dy = channels(source, 0, c), channels(out, offset, d), channels(d_out, offset, d)
+    dy = (widen(dy) + correction[0] + correction[1] * widen(y)).astype(dy.dtype)
+    dy = dy if dropout is None else dropout(dy)
+    u = norm_relu(x, gain, shift)
+    d_kernel, du = _convolution_gradients(u, kernel.astype(x.dtype), dy)
+    du = widen(jnp.where(u > 0, du, 0))
+    d_shift, d_gain = du.sum((0, 1, 2)), (du * widen(x)).sum((0, 1, 2))
+    dx = (du * gain).astype(x.dtype)
+    if d_source is not None:
+        dx = write_channels(d_source, channels(d_source, 0, c) + dx, 0)
+    return dx, d_kernel, d_shift, d_gain
+
+
+def _convolution_gradients(u, kernel, dy):
+    """Returns the gradients of `convolve(u, kernel)` with respect to kernel and u."""
+    if kernel.shape[:2] == (1, 1):
+        accumulate = {"preferred_element_type": at_least_float32(u.dtype)}
+        d_kernel = jnp.einsum("bhwc,bhwd->cd", u, dy, **accumulate)[None, None]
+        return d_kernel, jnp.einsum("bhwd,cd->bhwc", dy, kernel[0, 0])
+    du, d_kernel = jax.vjp(convolve, u, kernel)[1](dy)
+    return widen(d_kernel), du
