@@ -1,18 +1,35 @@
 """The table of variants, and how a name becomes a model."""
 
 import difflib
-from typing import Any
+from typing import Any, NamedTuple
 
 from flax import linen as nn
 
 from densenet_jax.models.densenet import DenseNet
+from densenet_jax.models.rdnet import RDNet
 
 
-def _imagenet(*block_sizes: int, **fields) -> dict[str, Any]:
-    return {"block_sizes": block_sizes, **fields}
+class Variant(NamedTuple):
+    """A row of the table: the module, the fields that differ from its defaults, its size.
+
+    Attributes:
+      module: `DenseNet` or `RDNet`.
+      fields: of the module.
+      parameters: trainable numbers, counted once and for all; a test compares.
+      image_size: height and width that the published numbers of the variant belong to.
+    """
+
+    module: type[nn.Module]
+    fields: dict[str, Any]
+    parameters: int
+    image_size: int
 
 
-def _cifar(depth: int, growth_rate: int, bottleneck: bool, **fields) -> dict[str, Any]:
+def _imagenet(parameters: int, *block_sizes: int, **fields: Any) -> Variant:
+    return Variant(DenseNet, {"block_sizes": block_sizes, **fields}, parameters, 224)
+
+
+def _cifar_fields(depth: int, growth_rate: int, bottleneck: bool) -> dict[str, Any]:
     """Three equal blocks on 32x32 images (paper, section 4.2)."""
     layer_convolutions = 2 if bottleneck else 1
     layers, remainder = divmod(depth - 4, 3 * layer_convolutions)
@@ -29,24 +46,62 @@ def _cifar(depth: int, growth_rate: int, bottleneck: bool, **fields) -> dict[str
         "stem_features": 2 * growth_rate if bottleneck else 16,
         "bottleneck_width": 4 if bottleneck else 0,
         "compression": 0.5 if bottleneck else 1.0,
-        **fields,
     }
 
 
-# The paper's tables 1 and 2; 264 is in the authors' code.
-VARIANTS: dict[str, dict[str, Any]] = {
-    "densenet121": _imagenet(6, 12, 24, 16),
-    "densenet161": _imagenet(6, 12, 36, 24, growth_rate=48, stem_features=96),
-    "densenet169": _imagenet(6, 12, 32, 32),
-    "densenet201": _imagenet(6, 12, 48, 32),
-    "densenet264": _imagenet(6, 12, 64, 48),
-    "densenet_40_12": _cifar(40, 12, bottleneck=False),
-    "densenet_100_12": _cifar(100, 12, bottleneck=False),
-    "densenet_100_24": _cifar(100, 24, bottleneck=False),
-    "densenet_bc_100_12": _cifar(100, 12, bottleneck=True),
-    "densenet_bc_190_40": _cifar(190, 40, bottleneck=True),
-    "densenet_bc_250_24": _cifar(250, 24, bottleneck=True),
+def _cifar(parameters: int, depth: int, growth_rate: int, bottleneck: bool) -> Variant:
+    return Variant(DenseNet, _cifar_fields(depth, growth_rate, bottleneck), parameters, 32)
+
+
+def _rdnet(
+    parameters: int,
+    stem_features: int,
+    *growth_rates: int,
+    last_halving: int,
+    drop_path_rate: float,
+) -> Variant:
+    """Blocks of three layers; the resolution halves before the 2nd, the 3rd and one late block."""
+    fields = {
+        "stem_features": stem_features,
+        "growth_rates": growth_rates,
+        "block_sizes": (3,) * len(growth_rates),
+        "halving": (1, 2, last_halving),
+        "drop_path_rate": drop_path_rate,
+    }
+    return Variant(RDNet, fields, parameters, 224)
+
+
+_161 = {"growth_rate": 48, "stem_features": 96}
+
+# The paper's tables 1 and 2; 264 is in the authors' code, `d` (deep stem) and `blur` are timm's.
+VARIANTS: dict[str, Variant] = {
+    "densenet121": _imagenet(7_978_856, 6, 12, 24, 16),
+    "densenet161": _imagenet(28_681_000, 6, 12, 36, 24, **_161),
+    "densenet169": _imagenet(14_149_480, 6, 12, 32, 32),
+    "densenet201": _imagenet(20_013_928, 6, 12, 48, 32),
+    "densenet264": _imagenet(33_337_704, 6, 12, 64, 48),
+    "densenet264d": _imagenet(72_736_216, 6, 12, 64, 48, stem="deep", **_161),
+    "densenetblur121d": _imagenet(7_998_088, 6, 12, 24, 16, stem="deep_blur"),
+    "rdnet_tiny": _rdnet(
+        23_863_008, 64, 64, 104, *[128] * 4, 224, last_halving=6, drop_path_rate=0.15
+    ),
+    "rdnet_small": _rdnet(
+        50_436_448, 72, 64, *[128] * 8, 240, 240, last_halving=9, drop_path_rate=0.35
+    ),
+    "rdnet_base": _rdnet(
+        87_451_096, 120, 96, 128, *[168] * 7, 336, 336, last_halving=9, drop_path_rate=0.4
+    ),
+    "rdnet_large": _rdnet(
+        186_269_632, 144, 128, 192, *[256] * 8, 360, 360, last_halving=10, drop_path_rate=0.5
+    ),
+    "densenet_40_12": _cifar(1_019_722, 40, 12, bottleneck=False),
+    "densenet_100_12": _cifar(6_979_642, 100, 12, bottleneck=False),
+    "densenet_100_24": _cifar(27_249_082, 100, 24, bottleneck=False),
+    "densenet_bc_100_12": _cifar(769_162, 100, 12, bottleneck=True),
+    "densenet_bc_190_40": _cifar(25_624_430, 190, 40, bottleneck=True),
+    "densenet_bc_250_24": _cifar(15_324_406, 250, 24, bottleneck=True),
 }
+FAMILY = "densenet_cifar"
 
 
 def list_models() -> list[str]:
@@ -59,29 +114,32 @@ def create_model(name: str, **overrides: Any) -> nn.Module:
 
     Args:
       name: one of `list_models()`, or `densenet_cifar` with `depth`, `growth_rate` and
-        `bottleneck` (default True) for any network of that family.
-      **overrides: fields of the module, see `DenseNet`.
+        `bottleneck` (default 100, 12, True) for any network of that family.
+      **overrides: fields of the module, see `DenseNet` and `RDNet`.
 
     Raises:
       ValueError: an unknown name or field, with the nearest that exists.
     """
-    if name == "densenet_cifar":
+    module, fields, family = DenseNet, {}, {}
+    if name == FAMILY:
         family = {"depth": 100, "growth_rate": 12, "bottleneck": True}
-        family.update({k: overrides.pop(k) for k in tuple(family) if k in overrides})
-        fields = _cifar(**family)
+        family.update({k: overrides.pop(k) for k in family if k in overrides})
+        fields = _cifar_fields(**family)
     elif name in VARIANTS:
-        fields = VARIANTS[name]
+        module, fields, *_ = VARIANTS[name]
     else:
-        names = [*VARIANTS, "densenet_cifar"]
-        raise ValueError(f"There is no model {name!r}. {_nearest(name, names)}")
-    known = [f for f in DenseNet.__dataclass_fields__ if f not in ("parent", "name")]
+        names = [*VARIANTS, FAMILY]
+        raise ValueError(f"There is no model {name!r}. {nearest(name, names)}")
+    known = [f for f in module.__dataclass_fields__ if f not in ("parent", "name")]
     for field in overrides:
         if field not in known:
-            raise ValueError(f"{name} has no field {field!r}. {_nearest(field, known)}")
+            known += family
+            raise ValueError(f"{name} has no field {field!r}. {nearest(field, known)}")
     overrides = {k: tuple(v) if isinstance(v, list) else v for k, v in overrides.items()}
-    return DenseNet(**{**fields, **overrides})
+    return module(**{**fields, **overrides})
 
 
-def _nearest(name: str, names: list[str]) -> str:
+def nearest(name: str, names: list[str]) -> str:
+    """Returns a sentence that suggests the nearest of `names`, or lists all of them."""
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     return f"Did you mean {' or '.join(near)}?" if near else f"Known: {', '.join(names)}."
