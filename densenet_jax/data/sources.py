@@ -175,7 +175,9 @@ def tfds_source(name: str, split: str, data_dir: str) -> Source:
     try:
         builder = tfds.builder(name, data_dir=where)
     except tfds.core.registered.DatasetNotFoundError:
-        near = _nearest(short, [*tfds.list_builders(), "digits", "folder"])
+        near = _nearest(
+            short, [*tfds.list_builders(with_community_datasets=False), "digits", "folder"]
+        )
         raise DataError(
             f"There is no data set {name!r} in TFDS{near}; for your own images use "
             "--config.data.name=folder --config.data.data_dir=DIR."

@@ -1,0 +1,29 @@
+# make demo   trains a small DenseNet on scanned digits, from nothing, in a few minutes
+# make test   lint and the whole test suite
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint clean
+
+demo: .venv/installed
+	$(BIN)/python main.py --config=configs/digits.py --workdir=runs/digits
+
+test: .venv/installed-test lint
+	$(BIN)/python -m pytest
+
+lint: .venv/installed-test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+.venv/installed: requirements.txt constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("densenet_jax needs Python 3.11 or newer; make PYTHON=python3.12 takes another one." if sys.version_info < (3, 11) else 0)'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q --disable-pip-version-check -r requirements.txt -c constraints.txt
+	touch $@
+
+.venv/installed-test: .venv/installed requirements-test.txt
+	$(BIN)/python -m pip install -q --disable-pip-version-check -r requirements-test.txt -c constraints.txt
+	touch $@
+
+clean:
+	rm -rf .venv runs

@@ -1,0 +1,97 @@
+"""Every hyper-parameter once; the other configurations change some of them.
+
+Any of them can be set on the command line: --config.optimizer.learning_rate=0.05
+"""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict()
+    # Seed of initialisation, order, crops, augmentation and dropout.
+    config.seed = 0
+    # Examples in a training step and in an evaluation step, over all devices.
+    config.batch_size = 256
+    config.eval_batch_size = 256
+    # Length of the run: epochs, or steps if they are set.
+    config.total_epochs = 90.0
+    config.total_steps = placeholder(int)
+    # Share of the target spread evenly over all classes.
+    config.label_smoothing = 0.0
+
+    # The model: its name, and fields of its module; None: the variant's own value.
+    config.model = model = ConfigDict()
+    model.name = "densenet121"
+    # None: the number of classes of the data.
+    model.num_classes = placeholder(int)
+    # Probability to drop a value after each convolution but the first.
+    model.dropout_rate = 0.0
+    # Type of the computation; parameters and statistics have `param_dtype`.
+    model.dtype = "float32"
+    model.param_dtype = "float32"
+    # Fields of any DenseNet: feature maps a layer adds, layers of each block, stem's feature maps,
+    # share of feature maps that a transition keeps.
+    model.growth_rate = placeholder(int)
+    model.block_sizes = placeholder(tuple)
+    model.stem_features = placeholder(int)
+    model.compression = placeholder(float)
+    # Only for the family `densenet_cifar`: number of layers, and whether they have bottlenecks.
+    model.depth = placeholder(int)
+    model.bottleneck = placeholder(bool)
+
+    config.data = data = ConfigDict()
+    # A TFDS data set; `folder` for images in data_dir/SPLIT/CLASS/*; `digits`.
+    data.name = "imagenet2012"
+    # TFDS's data directory, or the folder of images; "": TFDS's default.
+    data.data_dir = ""
+    data.train_split = "train"
+    data.eval_split = "validation"
+    # Height and width of the images that the model sees, in pixels.
+    data.image_size = 224
+    data.channels = 3
+    # Training images: a random region of this share of the area, or (False) the whole image.
+    data.random_crop = True
+    data.crop_scale = (0.08, 1.0)
+    # Evaluation images: shorter side resized to image_size / eval_crop, then the central square.
+    data.eval_crop = 0.875
+    data.interpolation = "bicubic"
+    # Per channel, of images scaled to 0..1.
+    data.mean = (0.485, 0.456, 0.406)
+    data.std = (0.229, 0.224, 0.225)
+    # Decoding processes; 0: threads of the training process.
+    data.workers = 0
+
+    # Augmentation inside the training step.
+    config.augment = augment = ConfigDict()
+    # Mirror left to right with probability 1/2.
+    augment.flip = True
+    # Pad by so many pixels of zeros and crop a random window.
+    augment.pad = 0
+
+    # SGD with momentum.
+    config.optimizer = optimizer = ConfigDict()
+    # The peak, for the whole batch.
+    optimizer.learning_rate = 0.1
+    # `cosine` to 0; `step`: times step_factor after these shares of the run; `constant`.
+    optimizer.schedule = "step"
+    optimizer.step_boundaries = (1 / 3, 2 / 3)
+    optimizer.step_factor = 0.1
+    # Length of the linear warm-up from 0, in epochs.
+    optimizer.warmup_epochs = 0.0
+    optimizer.momentum = 0.9
+    optimizer.nesterov = True
+    # On kernels only, not on scales and biases.
+    optimizer.weight_decay = 1e-4
+
+    # Devices to use; -1: all. One device is a mesh of one.
+    config.mesh = ConfigDict({"data": -1})
+
+    # How often: steps between lines of metrics.jsonl, epochs between evaluations (each is followed
+    # by a checkpoint), steps between further checkpoints.
+    config.log_every = 10
+    config.eval_every_epochs = 1.0
+    config.checkpoint_every_steps = 1000
+    # Latest checkpoints to keep, besides the best by top-1.
+    config.checkpoints_to_keep = 2
+    return config

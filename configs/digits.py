@@ -1,0 +1,38 @@
+"""The demo: a small DenseNet-BC on the 1,797 scanned digits of scikit-learn.
+
+  python main.py --config=configs/digits.py --workdir=runs/digits
+
+Expect at least 98.5 % of the 360 test digits right, in under two minutes on two cores.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import default
+
+
+def get_config() -> ConfigDict:
+    config = default.get_config()
+    config.batch_size = 64
+    config.eval_batch_size = 120
+    config.total_epochs = 30.0
+    config.model.name = "densenet_cifar"
+    config.model.depth = 22
+    config.model.growth_rate = 12
+    config.data.update(
+        name="digits",
+        eval_split="test",
+        image_size=16,  # the digits are 8x8
+        channels=1,
+        random_crop=False,
+        eval_crop=1.0,
+        mean=(0.3,),
+        std=(0.37,),
+    )
+    config.augment.flip = False  # a mirrored digit is another one
+    config.augment.pad = 2
+    config.optimizer.schedule = "cosine"
+    config.optimizer.warmup_epochs = 1.0
+    config.log_every = 1
+    config.eval_every_epochs = 5.0
+    config.checkpoint_every_steps = 100
+    return config

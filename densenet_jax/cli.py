@@ -1,0 +1,221 @@
+"""The commands behind main.py."""
+
+import importlib
+import json
+import logging
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+import ml_collections
+from absl import flags
+from ml_collections import config_flags
+
+HELP = """\
+usage: python main.py [COMMAND] --config=configs/NAME.py [--workdir=DIR] [--config.key=value ...]
+
+commands
+  train      (the default) train, evaluate, checkpoint; started again with the same --workdir
+             it resumes at the last checkpoint
+  evaluate   --workdir=DIR [--checkpoint=best|latest|STEP]: top-1, top-5 and loss of a run's
+             checkpoint over every example of the evaluation split
+
+flags
+  --config=FILE[:ARGUMENT]   a configuration; configs/*.py say what each does and expects
+  --config.KEY=VALUE         another value for one of its keys, see configs/default.py:
+                             --config.total_epochs=10, --config.total_steps=100, --config.seed=1,
+                             --config.batch_size=128, --config.optimizer.learning_rate=0.05,
+                             --config.data.data_dir=DIR, --config.model.dtype=bfloat16
+  --workdir=DIR              the run's directory (default: runs/NAME): config.json,
+                             metrics.jsonl, checkpoints/
+  --checkpoint=WHICH         for evaluate: best (the default), latest, or a step
+
+examples
+  python main.py --config=configs/digits.py --workdir=runs/digits      # a minute, no download
+  python main.py evaluate --workdir=runs/digits
+  python main.py --config=configs/cifar10.py --config.total_epochs=10
+  python main.py --config=configs/densenet121.py:tiny                  # a look before the long run
+  python main.py --config=configs/densenet121.py --workdir=runs/121 --config.data.data_dir=DIR
+"""
+
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 75  # EX_TEMPFAIL: start again to go on
+
+
+class UsageError(ValueError):
+    """The command line cannot be understood."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs a command line; returns the exit code."""
+    if {"--help", "-h", "-help", "help"} & set(argv[1:]):
+        print(HELP, end="")
+        return 0
+    try:
+        command, config, options = parse(argv)
+    except UsageError as e:
+        return fail(e)
+    set_up_process()
+    from densenet_jax.data.sources import DataError
+    from densenet_jax.training.errors import CheckpointError, ConfigError
+    from densenet_jax.training.loop import Interrupted
+
+    try:
+        return COMMANDS[command](config, **options)
+    except (UsageError, ConfigError, DataError, CheckpointError) as e:
+        return fail(e)
+    except Interrupted as e:
+        print(f"{e}; the same command goes on from there.")
+        return EXIT_INTERRUPTED
+
+
+def fail(error: Exception) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return EXIT_USER_ERROR
+
+
+def parse(argv: Sequence[str]) -> tuple[str, ml_collections.ConfigDict, dict[str, str]]:
+    """Returns the command, its configuration and its other options.
+
+    Raises:
+      UsageError: an unknown command, flag, key or file.
+    """
+    values = flags.FlagValues()
+    flags.DEFINE_string("workdir", None, "the run's directory", flag_values=values)
+    flags.DEFINE_string("checkpoint", "best", "best, latest or a step", flag_values=values)
+    config_file = _value(argv, "config")
+    workdir = _value(argv, "workdir")
+    if config_file is None and workdir and (pathlib.Path(workdir) / "config.json").is_file():
+        config_file = str(pathlib.Path(workdir) / "config.json")  # the run's own
+    elif config_file is None and workdir and "evaluate" in argv:
+        raise UsageError(f"{workdir} is not the directory of a run: it has no config.json.")
+    check_config_file(config_file)
+    if config_file and config_file.endswith(".json"):
+        argv = [a for a in argv if not a.startswith(("--config=", "-config="))]
+        stored = from_json(config_file)
+        config_flags.DEFINE_config_dict("config", stored, flag_values=values, sys_argv=list(argv))
+    else:
+        config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=list(argv))
+    try:
+        _, *words = values(list(argv))
+        config = values.config
+    except Exception as e:  # absl and ml_collections raise many kinds, and the file is code
+        raise UsageError(_explain(e)) from e
+    command, *rest = words or ["train"]
+    if command not in COMMANDS:
+        raise UsageError(f"There is no command {command!r}; there are {', '.join(COMMANDS)}.")
+    if rest:
+        raise UsageError(f"{command} does not take {rest[0]!r}; flags look like --workdir=DIR.")
+    if config is None:
+        raise UsageError(
+            "--config is missing; to begin: python main.py --config=configs/digits.py "
+            "(python main.py --help lists the commands)."
+        )
+    workdir = values.workdir or f"runs/{pathlib.Path(config_file.split(':')[0]).stem}"
+    options = {"workdir": workdir}
+    if command == "evaluate":
+        options["checkpoint"] = values.checkpoint
+    return command, config, options
+
+
+def _value(argv: Sequence[str], flag: str) -> str | None:
+    """Returns a flag's value before flags are parsed: `--flag=value` or `--flag value`."""
+    for i, word in enumerate(argv):
+        name, equals, value = word.lstrip("-").partition("=")
+        if word.startswith("-") and name == flag:
+            return value if equals else (argv[i + 1] if i + 1 < len(argv) else None)
+    return None
+
+
+def check_config_file(config_file: str | None) -> None:
+    """Raises UsageError, naming those that exist, if there is no such configuration."""
+    path = (config_file or "").split(":")[0]
+    if path and not pathlib.Path(path).is_file():
+        near = sorted(str(p) for p in pathlib.Path("configs").glob("*.py") if p.stem[0] != "_")
+        raise UsageError(f"There is no configuration {path!r}; there are {', '.join(near)}.")
+
+
+def _explain(error: Exception) -> str:
+    """Returns the one sentence that matters in what absl and ml_collections raise."""
+    text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+    if "Traceback" in text:  # raised inside a configuration file
+        return text.strip().splitlines()[-1].partition(": ")[2]
+    lines = [line.strip("\"'") for line in text.replace("\\n", "\n").strip().splitlines()]
+    message = ". ".join(lines[:2]) or type(error).__name__
+    if isinstance(error, KeyError | AttributeError):
+        message = f"the configuration has no key {message}"
+    return f"{message} (python main.py --help shows the flags, configs/default.py the keys)"
+
+
+def from_json(path: str) -> ml_collections.ConfigDict:
+    """Returns a run's config.json as a locked configuration, with the types of the defaults."""
+    try:
+        stored = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+        config = importlib.import_module("configs.default").get_config()
+        config.update(stored)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
+        raise UsageError(f"{path} is not the configuration of a run: {e}") from None
+    return config.lock()
+
+
+def set_up_process() -> None:
+    """Quiet logs, and compiled programs kept between runs: a resumed run starts in seconds."""
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    os.environ.setdefault(
+        "JAX_COMPILATION_CACHE_DIR", os.path.expanduser("~/.cache/densenet_jax/compiled")
+    )
+
+
+def train(config: ml_collections.ConfigDict, workdir: str) -> int:
+    from densenet_jax.training.loop import train_and_evaluate
+
+    result = train_and_evaluate(config, workdir)
+    longer = f"total_epochs={2 * config.total_epochs:g}"
+    if config.total_steps is not None:
+        longer = f"total_steps={2 * config.total_steps}"
+    print(
+        f"\ntop-1 {result['top1']:.2%}, top-5 {result['top5']:.2%}, loss {result['loss']:.4f} "
+        f"after {result['step']} steps ({result['seconds']:.0f} s)\n"
+        f"  metrics      {workdir}/metrics.jsonl\n"
+        f"  checkpoints  {workdir}/checkpoints (best: step {result['best_step']})\n"
+        f"next:\n"
+        f"  python main.py evaluate --workdir={workdir}\n"
+        f"  python main.py --workdir={workdir} --config.{longer}    # goes on"
+    )
+    return 0
+
+
+def evaluate(config: ml_collections.ConfigDict, workdir: str, checkpoint: str) -> int:
+    from densenet_jax import evaluation
+    from densenet_jax.training import experiment, loop
+    from densenet_jax.training.checkpoints import Checkpoints
+    from densenet_jax.training.errors import CheckpointError
+
+    if not (pathlib.Path(workdir) / "checkpoints").is_dir():
+        raise CheckpointError(f"{workdir} is not the directory of a run: it has no checkpoints.")
+    began = time.monotonic()
+    setup = experiment.build(config)
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        step = checkpoints.resolve(checkpoint)
+        state = loop.restored_state(setup, checkpoints, step)
+    metrics = evaluation.evaluate(setup.eval_step(), state, setup.eval_batches())
+    record = {
+        "step": step,
+        "data": config.data.name,
+        "split": config.data.eval_split,
+        **metrics,
+        "seconds": time.monotonic() - began,
+    }
+    path = pathlib.Path(workdir) / "evaluation.json"
+    path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    print(
+        f"step {step} on {metrics['examples']} examples of {config.data.name}/"
+        f"{config.data.eval_split}: top-1 {metrics['top1']:.2%}, top-5 {metrics['top5']:.2%}, "
+        f"loss {metrics['loss']:.4f}   (written to {path})"
+    )
+    return 0
+
+
+COMMANDS: dict[str, Callable[..., int]] = {"train": train, "evaluate": evaluate}

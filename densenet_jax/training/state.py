@@ -1,0 +1,62 @@
+"""What a training step maps to its successor."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from flax import struct
+
+
+class TrainState(struct.PyTreeNode):
+    """Everything that a run must keep; its step is its position in the data, too.
+
+    Attributes:
+      step: number of updates made, int32 [].
+      params: the model's parameters.
+      batch_stats: the running statistics of batch normalisation.
+      opt_state: the optimiser's.
+    """
+
+    step: jax.Array
+    params: Any
+    batch_stats: Any
+    opt_state: optax.OptState
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """The state as `model.apply` takes it."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+
+def from_variables(variables: dict, optimizer: optax.GradientTransformation) -> TrainState:
+    """Returns the state before the first step, from the model's variables."""
+    params = variables["params"]
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        batch_stats=variables.get("batch_stats", {}),
+        opt_state=optimizer.init(params),
+    )
+
+
+def initial_state(
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    seed: int,
+    image_shape: tuple[int, int, int],
+    sharding: jax.sharding.Sharding,
+) -> TrainState:
+    """Returns a fresh state, made where it will live.
+
+    Args:
+      image_shape: (height, width, channels) of the training images.
+      sharding: of every array.
+    """
+
+    def init() -> TrainState:
+        images = jnp.zeros((1, *image_shape), jnp.float32)
+        return from_variables(model.init(jax.random.key(seed), images), optimizer)
+
+    return jax.jit(init, out_shardings=sharding)()

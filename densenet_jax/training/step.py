@@ -1,0 +1,87 @@
+"""One training step and one evaluation step: pure functions of (state, batch)."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+
+from densenet_jax import evaluation
+from densenet_jax.evaluation import Metrics
+from densenet_jax.training.state import TrainState
+
+Batch = dict[str, jax.Array]
+Preprocess = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+def make_train_step(
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    preprocess: Preprocess,
+    *,
+    label_smoothing: float = 0.0,
+    seed: int = 0,
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """Returns the function that maps a state and a batch to the next state and its metrics.
+
+    The state's buffers are donated.  What is random depends on (seed, step) alone, so a resumed
+    run repeats it.
+
+    Args:
+      schedule: the optimiser's learning rate, for the metrics.
+      preprocess: maps (key, uint8 images [B, H, W, C]) to augmented, normalised images.
+    """
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        augment_key, dropout_key = jax.random.split(key)
+        images = preprocess(augment_key, batch["image"])
+
+        def loss_fn(params):
+            logits, updates = model.apply(
+                {"params": params, "batch_stats": state.batch_stats},
+                images,
+                train=True,
+                mutable=["batch_stats"],
+                rngs={"dropout": dropout_key},
+            )
+            losses = evaluation.cross_entropy(logits, batch["label"], label_smoothing)
+            return losses.mean(), (logits, updates)
+
+        (loss, (logits, updates)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(
+            state.params
+        )
+        changes, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        metrics = {
+            "loss": loss,
+            "top1": jnp.mean(evaluation.hits(logits, batch["label"], 1)),
+            "top5": jnp.mean(evaluation.hits(logits, batch["label"], 5)),
+            "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
+        }
+        state = state.replace(
+            step=state.step + 1,
+            params=optax.apply_updates(state.params, changes),
+            batch_stats=updates.get("batch_stats", state.batch_stats),
+            opt_state=opt_state,
+        )
+        return state, metrics
+
+    return jax.jit(train_step, donate_argnums=0)
+
+
+def make_eval_step(
+    model: nn.Module, preprocess: Callable[[jax.Array], jax.Array]
+) -> Callable[[TrainState, Batch], Metrics]:
+    """Returns the function that maps a state and a masked batch to `evaluation.sums`.
+
+    Args:
+      preprocess: maps uint8 images [B, H, W, C] to normalised images.
+    """
+
+    def eval_step(state: TrainState, batch: Batch) -> Metrics:
+        logits = model.apply(state.variables, preprocess(batch["image"]))
+        return evaluation.sums(logits, batch["label"], batch["mask"])
+
+    return jax.jit(eval_step)
