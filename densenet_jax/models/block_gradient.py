@@ -27,16 +27,18 @@ from densenet_jax.models.batch_norm import (
 
 
 class Settings(NamedTuple):
-    """What does not depend on data: epsilon, dropout rate (0: none), and whether kernels run."""
+    """What does not depend on data."""
 
     epsilon: float
-    dropout_rate: float
-    kernels: bool
+    dropout_rate: float  # 0: none
+    implementation: str  # as `stage_kernels.choose` returned it
 
     @property
     def stage(self):
-        """The module whose `forward` and `backward` compute a stage."""
-        return stage_kernels if self.kernels else stages
+        """What has the functions `forward` and `backward` of a stage."""
+        if self.implementation == "plain":
+            return stages
+        return stage_kernels.Stages(interpret=self.implementation == "interpreted")
 
     def dropout(self, key: jax.Array | None, stage: int) -> stages.Dropout | None:
         """Returns the dropout after the block's n-th convolution."""

@@ -62,7 +62,7 @@ def train(
       dropout_rate: dropped after each convolution (paper, section 3, "Implementation Details").
       key: for dropout; None: no dropout.
       implementation: "plain" (JAX operations, any backend), "kernels" (fused kernels for NVIDIA
-        GPUs) or "auto" (kernels where they run and pay: see `stage_kernels.chosen`).
+        GPUs) or "auto" (kernels where they run and pay: see `stage_kernels.choose`).
 
     Returns:
       features [B, H, W, C + growth rate * len(layers)], their moments, and for each bottleneck
@@ -70,8 +70,8 @@ def train(
       are constants to differentiation: they feed running statistics only.
     """
     rate = 0.0 if key is None else dropout_rate
-    kernels = stage_kernels.chosen(implementation, x, layers, rate)
-    settings = block_gradient.Settings(epsilon, rate, kernels)
+    implementation = stage_kernels.choose(implementation, x, layers, rate)
+    settings = block_gradient.Settings(epsilon, rate, implementation)
     return block_gradient.block(x, statistics, layers, key, settings)
 
 

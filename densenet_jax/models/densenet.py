@@ -116,6 +116,7 @@ class DenseBlock(nn.Module):
     growth_rate: int
     bottleneck_width: int
     norm_args: dict[str, Any]
+    implementation: str = "auto"
 
     @nn.compact
     def __call__(
@@ -140,6 +141,7 @@ class DenseBlock(nn.Module):
             batch,
             [layer.params() for layer in layers],
             epsilon=self.norm_args["epsilon"],
+            implementation=self.implementation,
             **dropout,
         )
         for i, (layer, width) in enumerate(zip(layers, widths, strict=True)):
@@ -188,6 +190,8 @@ class DenseNet(nn.Module):
       norm_momentum: weight of the batch in the running statistics (PyTorch's convention).
       freeze_statistics: also in training, normalise with the running statistics and leave them as
         they are (for fine-tuning on little data or with small batches).
+      implementation: of dense blocks in training: "auto", "plain" or "kernels", see
+        `dense_block.train`.
       dtype: type of the computation; statistics, pooling and classifier have at least float32.
       param_dtype: type of the parameters.
     """
@@ -204,6 +208,7 @@ class DenseNet(nn.Module):
     norm_epsilon: float = 1e-5
     norm_momentum: float = 0.1
     freeze_statistics: bool = False
+    implementation: str = "auto"
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
@@ -222,8 +227,8 @@ class DenseNet(nn.Module):
                 setattr(self, f"norm{i}", BatchNorm(out_features, **norm_args))
             features = out_features
         for i, depth in enumerate(self.block_sizes):
-            block = DenseBlock(depth, features, self.growth_rate, self.bottleneck_width, norm_args)
-            setattr(self, f"denseblock{i + 1}", block)
+            block = (depth, features, self.growth_rate, self.bottleneck_width, norm_args)
+            setattr(self, f"denseblock{i + 1}", DenseBlock(*block, self.implementation))
             features += depth * self.growth_rate
             if i + 1 < len(self.block_sizes):
                 compressed = int(features * self.compression)

@@ -1,8 +1,148 @@
-"""The stages of a bottleneck layer as fused GPU kernels; none yet, so `stages` runs everywhere."""
+"""The stages of a bottleneck layer on NVIDIA GPUs: which kernel, when, and on how many devices.
+
+`Stages` has the functions of the module `stages`, on fused kernels.  Kernels see one device's part
+of the batch: under a mesh (`jax.set_mesh`) they are mapped over its devices, and sums are added.
+"""
+
+from typing import NamedTuple
+
+import jax
+from jax.sharding import PartitionSpec
+
+from densenet_jax.models import backward_kernels, forward_kernels
+from densenet_jax.models.batch_norm import positions
+
+IMPLEMENTATIONS = ("auto", "plain", "kernels", "interpreted")
 
 
-def chosen(implementation: str, *_) -> bool:
-    """Returns whether kernels run."""
-    if implementation not in ("auto", "plain"):
-        raise ValueError(f"implementation is {implementation!r}; it must be 'auto' or 'plain'.")
-    return False
+def choose(implementation: str, x: jax.Array, layers: list, dropout_rate: float) -> str:
+    """Returns the implementation of a block: "plain", "kernels" or "interpreted".
+
+    "auto" is kernels for 16-bit types on an NVIDIA GPU.  Where they do not apply (layers without
+    bottleneck, dropout, float64, more elements than 32 bits can count) it is plain in any case.
+
+    Args:
+      implementation: one of `IMPLEMENTATIONS`; "interpreted" runs the kernels as plain JAX, slowly.
+      x, layers, dropout_rate: of the block.
+    """
+    if implementation not in IMPLEMENTATIONS:
+        known = ", ".join(map(repr, IMPLEMENTATIONS))
+        raise ValueError(f"implementation is {implementation!r}; it must be one of {known}.")
+    growth = layers[0][-1][1].shape[3]
+    elements = positions(x) * (x.shape[3] + growth * len(layers))
+    bottlenecks = all(len(layer) == 2 and layer[0][1].shape[:2] == (1, 1) for layer in layers)
+    if not bottlenecks or dropout_rate or x.dtype.itemsize > 4 or elements >= 2**31:
+        return "plain"
+    if implementation != "auto":
+        return implementation
+    return "kernels" if x.dtype.itemsize == 2 and _on_nvidia_gpu() else "plain"
+
+
+def _on_nvidia_gpu() -> bool:
+    return jax.default_backend() == "gpu" and "NVIDIA" in jax.devices()[0].device_kind
+
+
+class Stages(NamedTuple):
+    """The functions of `stages`, for 1x1 stages into a new array and 3x3 stages into a buffer."""
+
+    interpret: bool = False
+
+    def forward(self, source, gain, shift, kernel, *, into=None, offset=0, dropout=None):
+        assert dropout is None
+        assert (into is None) == (kernel.shape[:2] == (1, 1))
+        if into is None:
+
+            def run(source, gain, shift, kernel):
+                return forward_kernels.conv1x1(
+                    _matrix(source), gain, shift, kernel[0, 0], interpret=self.interpret
+                )
+
+            return _over_devices(run, (source,), (gain, shift, kernel))
+
+        def run(source, into, gain, shift, kernel):
+            return forward_kernels.conv3x3(
+                *(_matrix(source), gain, shift, kernel, _matrix(into)),
+                image=source.shape[1:3],
+                offset=offset,
+                interpret=self.interpret,
+            )
+
+        return _over_devices(run, (source, into), (gain, shift, kernel))
+
+    def backward(
+        self,
+        source,
+        gain,
+        shift,
+        kernel,
+        *,
+        d_out,
+        out,
+        correction,
+        offset=0,
+        d_source=None,
+        dropout=None,
+    ):
+        assert dropout is None
+        assert (d_source is not None) == (kernel.shape[:2] == (1, 1))
+        if d_source is not None:
+
+            def run(source, d_out, out, d_source, gain, shift, kernel, a, b):
+                dx, dw, *sums = backward_kernels.conv1x1(
+                    *(_matrix(source), gain, shift, kernel[0, 0], _matrix(d_out), _matrix(out)),
+                    *((a, b), _matrix(d_source)),
+                    interpret=self.interpret,
+                )
+                return dx, dw[None, None], *sums
+
+            maps = source, d_out, out, d_source
+            return _over_devices(run, maps, (gain, shift, kernel, *correction))
+
+        def run(source, d_out, out, gain, shift, kernel, a, b):
+            return backward_kernels.conv3x3(
+                *(_matrix(source), gain, shift, kernel, _matrix(d_out), _matrix(out), (a, b)),
+                image=source.shape[1:3],
+                offset=offset,
+                interpret=self.interpret,
+            )
+
+        return _over_devices(run, (source, d_out, out), (gain, shift, kernel, *correction))
+
+
+def _matrix(x: jax.Array) -> jax.Array:
+    """Returns x [B, H, W, C] as [positions, C]."""
+    return x.reshape(-1, x.shape[-1])
+
+
+def _over_devices(run, maps: tuple, others: tuple) -> tuple:
+    """Runs kernels on every device of the current mesh, each on its part of the batch.
+
+    Args:
+      run: from maps and others to a matrix [positions, C], then sums over positions.
+      maps: arrays [B, H, W, C], split over the mesh along the batch.
+      others: arrays that every device has.
+
+    Returns:
+      What run returns, for the whole batch: maps [B, H, W, C], then sums over all devices.
+    """
+
+    def local(maps, others):
+        x, *sums = run(*maps, *others)
+        return x.reshape(*maps[0].shape[:3], -1), *sums
+
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return local(maps, others)
+    axes = mesh.axis_names
+
+    def everywhere(maps, others):
+        x, *sums = local(maps, others)
+        return x, jax.lax.psum(sums, axes)
+
+    x, sums = jax.shard_map(
+        everywhere,
+        in_specs=(PartitionSpec(axes), PartitionSpec()),
+        out_specs=(PartitionSpec(axes), PartitionSpec()),
+        check_vma=False,
+    )(maps, others)
+    return x, *sums

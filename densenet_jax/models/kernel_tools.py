@@ -1,0 +1,141 @@
+"""What the GPU kernels share: masked loads and stores, normalisation on load, and the call itself.
+
+The kernels are written in Pallas and compiled by Triton.  They see feature maps as matrices
+[positions, channels], positions being batch, height and width in order, and address them by row
+and column: tiles have sizes that are powers of two, and masks cut what lies outside.
+"""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton as plgpu
+
+# Programs that run at once on the GPU that the tiles were sized for, an H200: one on each of its
+# processors.  Kernels that accumulate over rows start about so many and let each walk.
+RESIDENT_PROGRAMS = 132
+
+
+def power_of_2(n: int) -> int:
+    """Returns the smallest power of two that is at least n, and at least 16, a matrix unit's."""
+    return max(16, 1 << (n - 1).bit_length())
+
+
+def ceil_div(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+def divide(a, b):
+    """Returns quotient and remainder of a >= 0 (the operators' rounding costs more, for a < 0)."""
+    if isinstance(a, int) and isinstance(b, int):
+        return divmod(a, b)
+    b = jnp.asarray(b, a.dtype)
+    return lax.div(a, jnp.broadcast_to(b, a.shape)), lax.rem(a, jnp.broadcast_to(b, a.shape))
+
+
+def span(start, size: int) -> jax.Array:
+    """Returns the indices start, ..., start + size - 1."""
+    return start + jnp.arange(size, dtype=jnp.int32)
+
+
+def _mask(rows, columns, limits):
+    """Returns which elements of a tile lie inside; None: all do, as far as `limits` can tell."""
+    mask = None
+    for index, limit, axis in ((rows, limits[0], 1), (columns, limits[1], 0)):
+        if limit is not None:
+            inside = limit if jnp.ndim(limit) else index < limit
+            inside = jnp.expand_dims(inside, axis)
+            mask = inside if mask is None else mask & inside
+    return None if mask is None else jnp.broadcast_to(mask, (len(rows), len(columns)))
+
+
+def load(ref, rows, columns, limits=(None, None)):
+    """Loads ref[rows, columns], 0 outside the limits: a size, a mask of the rows, or None."""
+    mask = _mask(rows, columns, limits)
+    at = ref.at[rows[:, None], columns[None, :]]
+    return plgpu.load(at) if mask is None else plgpu.load(at, mask=mask, other=0)
+
+
+def store(ref, rows, columns, value, limits=(None, None)):
+    """Stores a tile at ref[rows, columns], but for what is outside the limits."""
+    at = ref.at[rows[:, None], columns[None, :]]
+    plgpu.store(at, value.astype(ref.dtype), mask=_mask(rows, columns, limits))
+
+
+def load_vector(ref, indices, limit=None):
+    """Loads ref[indices], 0 from limit on, as float32."""
+    if limit is None:
+        return plgpu.load(ref.at[indices]).astype(jnp.float32)
+    return plgpu.load(ref.at[indices], mask=indices < limit, other=0).astype(jnp.float32)
+
+
+def store_vector(ref, start, indices, value, limit=None):
+    """Stores value at ref[start + indices], but for indices from limit on."""
+    mask = None if limit is None else indices < limit
+    plgpu.store(ref.at[start + indices], value, mask=mask)
+
+
+def numbers(channel: int, *counts: int) -> tuple[jax.Array, int]:
+    """Returns a channel's number and counts as an argument for kernels, and the channel's unit.
+
+    A number that is an argument, and not a constant, lets layers that differ in nothing else share
+    one compiled kernel.  The channel is handed over as a multiple of a power of two, its unit, so
+    that the compiler knows the alignment: only then it loads 16 bytes at a time.
+    """
+    unit = math.gcd(channel, 32)
+    return jnp.array([channel // unit, *counts], jnp.int32), unit
+
+
+def unless_multiple(limit: int, tile: int) -> int | None:
+    """Returns limit, or None if tiles end there anyway and no mask is needed."""
+    return limit if limit % tile else None
+
+
+def matmul(a, b, **transposed):
+    """Returns a @ b, or with trans_a or trans_b the product of transposes, in float32."""
+    return pl.dot(a, b, **transposed).astype(jnp.float32)
+
+
+def call(kernel, *arrays, grid, out, moves, interpret, warps, stages=2, aliases=None):
+    """Runs a kernel for every program of the grid; arrays and results lie in device memory whole.
+
+    Args:
+      kernel: takes a reference for each array and each result.
+      grid: number of programs.
+      out: shapes of the results (jax.ShapeDtypeStruct).
+      moves: bytes that it reads from and writes to device memory: `benchmarks/hlo_traffic.py`
+        finds them in the name of the scope.
+      interpret: run as plain JAX, on any backend.
+      warps, stages: of a program; Triton's num_warps and num_stages.
+      aliases: which array becomes which result, in place.
+    """
+    params = {}
+    if not interpret:
+        params["compiler_params"] = plgpu.CompilerParams(num_warps=warps, num_stages=stages)
+    kernel_call = pl.pallas_call(
+        kernel,
+        grid=(grid,),
+        out_shape=out,
+        input_output_aliases=aliases or {},
+        interpret=interpret,
+        **params,
+    )
+    with jax.named_scope(f"moves_{moves}_bytes"):
+        return kernel_call(*arrays)
+
+
+def size_in_bytes(*arrays) -> int:
+    """Returns how much arrays or shapes of arrays take."""
+    return sum(math.prod(a.shape) * jnp.dtype(a.dtype).itemsize for a in arrays)
+
+
+def shape(dims, dtype=jnp.float32) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(dims, dtype)
+
+
+def named(kernel, **static):
+    """Returns kernel with its static arguments, still under its own name."""
+    return functools.wraps(kernel)(functools.partial(kernel, **static))
