@@ -15,7 +15,8 @@ from densenet_jax.weights.source import BFLOAT16, MAX_NAME, Source
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 MAX_STEPS = 200_000  # messages, links and heap objects; a DenseNet-201 takes 10,000
-MAX_DEPTH = 32
+MAX_DEPTH = 32  # of groups in groups
+MAX_BLOCKS = 64  # of one object's header
 
 # Object header messages (IV.A.2).
 _DATASPACE, _DATATYPE, _EXTERNAL, _LAYOUT, _FILTERS = 0x01, 0x03, 0x07, 0x08, 0x0B
@@ -147,6 +148,8 @@ class Hdf5:
             raise _unsupported(self.source, "the layout of newer HDF5 versions")
         blocks = [self.source.part(address + 16, _number(self.source, address + 8, 4))]
         for block in blocks:
+            if len(blocks) > MAX_BLOCKS:
+                raise self._damaged()
             position = 0
             while position + 8 <= block.size:
                 self._step()

@@ -93,9 +93,9 @@ class Source:
         if not isinstance(shape, list | tuple) or len(shape) > MAX_RANK:
             raise self.fail(f"its shape must have at most {MAX_RANK} dimensions", tensor)
         if any(type(n) is not int or not 0 <= n < 1 << 48 for n in shape):
-            raise self.fail("its shape must consist of sizes that are not negative", tensor)
+            raise self.fail("its shape has sizes that are negative or beyond any memory", tensor)
         if math.prod(max(n, 1) for n in shape) >= 1 << 48:
-            raise self.fail("its shape is larger than any memory", tensor)
+            raise self.fail("its shape is beyond any memory", tensor)
         return tuple(shape)
 
     def array(

@@ -81,16 +81,16 @@ def read_torch_zip(source: Source, entries: dict[str, Member]) -> dict[str, np.n
 
     opened: dict[str, Source] = {}
 
-    def storage_data(storage: Storage) -> Source:
+    def storage_data(name: str, storage: Storage) -> Source:
         if storage.key not in opened:
             member = entries.get(f"{folder}data/{storage.key}")
             if member is None:
-                raise source.fail(f"the data of storage {shown(storage.key)} are missing from it")
+                raise source.fail(f"the data of its storage {shown(storage.key)} are missing", name)
             if member.size != storage.count * storage.dtype.itemsize:
                 raise source.fail(
-                    f"storage {shown(storage.key)} has {member.size} bytes where "
-                    f"{storage.count} elements of {storage.dtype} are announced; "
-                    "the file is damaged, download or save it again"
+                    f"its storage has {member.size} bytes where {storage.count} elements of "
+                    f"{storage.dtype} are announced; download or save the file again",
+                    name,
                 )
             opened[storage.key] = member.open()
         return opened[storage.key]
@@ -133,9 +133,9 @@ def read_torch_stream(source: Source) -> dict[str, np.ndarray]:
         data[key] = source.part(position + 8, size)
         position += 8 + size
 
-    def storage_data(storage: Storage) -> Source:
+    def storage_data(name: str, storage: Storage) -> Source:
         if storage.key not in data:
-            raise source.fail(f"the data of storage {shown(storage.key)} are missing from it")
+            raise source.fail(f"the data of its storage {shown(storage.key)} are missing", name)
         return data[storage.key]
 
     return _arrays(source, content, storage_data, big_endian=False)
@@ -205,7 +205,7 @@ def _is_weight(name: object, value: object) -> bool:
 def _arrays(
     source: Source,
     content: Any,
-    storage_data: Callable[[Storage], Source],
+    storage_data: Callable[[str, Storage], Source],
     big_endian: bool,
 ) -> dict[str, np.ndarray]:
     """Returns the tensors of the state dict that is found in an unpickled file."""
@@ -232,7 +232,7 @@ def _arrays(
         dtype = known or storage.dtype
         offset = (storage.begin + tensor.offset) * dtype.itemsize
         shape = source.shape(name, tensor.shape)
-        arrays[name] = storage_data(storage).array(
+        arrays[name] = storage_data(name, storage).array(
             name, dtype, shape, offset, tensor.strides, big_endian
         )
     return arrays
@@ -247,4 +247,5 @@ def _what_it_holds(content: object) -> str:
     if isinstance(content, dict):
         keys = ", ".join(re.sub(r"\W", "?", str(key)[:30]) for key in list(content)[:8])
         return f"no state dict is found among its entries ({keys or 'none'}); save one alone"
-    return f"it holds a {type(content).__name__} instead of a state dict; save model.state_dict()"
+    kind = type(content).__name__.replace(Opaque.__name__, "unknown object")
+    return f"it holds one {kind} instead of a state dict; save model.state_dict()"

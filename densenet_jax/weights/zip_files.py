@@ -69,12 +69,14 @@ def members(source: Source) -> dict[str, Member]:
     position = 0
     while position < size:
         if table[position : position + 4] != b"PK\1\2" or position + 46 > size:
-            raise source.fail("its table of contents is damaged; download or save it again")
+            raise _damaged_table(source)
         flags, method, crc, stored, full, *lengths, header = struct.unpack_from(
             "<HH4x3L3H8xL", table, position + 8
         )
         name_end = position + 46 + lengths[0]
         position = name_end + lengths[1] + lengths[2]
+        if position > size:
+            raise _damaged_table(source)
         extra = table[name_end : name_end + lengths[1]]
         full, stored, header = _zip64(source, extra, [full, stored, header])
         name = table[name_end - lengths[0] : name_end].decode("utf-8", "replace")
@@ -129,5 +131,9 @@ def _zip64(source: Source, extra: bytes, fields: list[int]) -> list[int]:
             return [next(values) if field == 0xFFFFFFFF else field for field in fields]
         position += 4 + length
     if missing:
-        raise source.fail("its table of contents is damaged; download or save it again")
+        raise _damaged_table(source)
     return fields
+
+
+def _damaged_table(source: Source) -> Exception:
+    return source.fail("its table of contents is damaged; download or save it again")

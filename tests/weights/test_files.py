@@ -1,0 +1,193 @@
+"""Every golden file is read as its framework wrote it; what is no weight file is named."""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from densenet_jax import weights
+from tests.weights.torch_writer import tensor, torch_zip
+
+PYTORCH = ["torchvision_zip.pth", "torchvision_legacy_names.pth", "trainer_wrapped.pth.tar"]
+SAFETENSORS = {"half.safetensors": np.float16, "bfloat16.safetensors": ml_dtypes.bfloat16}
+KERAS = ["keras_legacy.h5", "keras_applications.weights.h5", "keras_applications.keras"]
+ALL = [*PYTORCH, "one_channel.pth", *SAFETENSORS, *KERAS, "mindcv.ckpt"]
+
+
+def torchvision_shapes(in_channels=3):
+    """Returns name -> shape of the golden PyTorch network, from its published architecture."""
+    shapes = {"features.conv0.weight": (16, in_channels, 7, 7)}
+
+    def norm(name, width):
+        for part in ("weight", "bias", "running_mean", "running_var"):
+            shapes[f"features.{name}.{part}"] = (width,)
+        shapes[f"features.{name}.num_batches_tracked"] = ()
+
+    norm("norm0", 16)
+    width = 16
+    for block, layers in enumerate((2, 3, 2, 2), start=1):
+        for layer in range(1, layers + 1):
+            prefix = f"denseblock{block}.denselayer{layer}"
+            norm(f"{prefix}.norm1", width)
+            shapes[f"features.{prefix}.conv1.weight"] = (32, width, 1, 1)
+            norm(f"{prefix}.norm2", 32)
+            shapes[f"features.{prefix}.conv2.weight"] = (8, 32, 3, 3)
+            width += 8
+        if block < 4:
+            norm(f"transition{block}.norm", width)
+            shapes[f"features.transition{block}.conv.weight"] = (width // 2, width, 1, 1)
+            width //= 2
+    norm("norm5", width)
+    return shapes | {"classifier.weight": (10, width), "classifier.bias": (10,)}
+
+
+@pytest.mark.parametrize("name", [*PYTORCH, "one_channel.pth", *SAFETENSORS])
+def test_pytorch_tensors_are_exact(golden_weights, recipe, name):
+    state_dict = weights.read(golden_weights / name)
+    shapes = torchvision_shapes(in_channels=1 if name == "one_channel.pth" else 3)
+    if "legacy" in name:
+        shapes = {n: s for n, s in shapes.items() if not n.endswith("num_batches_tracked")}
+    assert state_dict.keys() == shapes.keys()
+    for tensor_name, shape in shapes.items():
+        expected = recipe.tensor(tensor_name, shape)
+        if expected.dtype == np.float32:
+            expected = expected.astype(SAFETENSORS.get(name, np.float32))
+        actual = state_dict[tensor_name]
+        assert actual.dtype == expected.dtype
+        assert actual.shape == shape
+        np.testing.assert_array_equal(actual, expected)
+
+
+def test_keras_names_are_the_same_in_every_version(golden_weights):
+    legacy, weights_only, archive = (weights.read(golden_weights / name) for name in KERAS)
+    assert weights_only.keys() == archive.keys()
+    # Only the classifier was called otherwise by Keras 2.
+    assert {name.replace("fc1000", "predictions") for name in legacy} == archive.keys()
+    for name, array in legacy.items():
+        name = name.replace("fc1000", "predictions")
+        np.testing.assert_array_equal(array, archive[name])
+        np.testing.assert_array_equal(array, weights_only[name])
+        assert array.dtype == np.float32
+    assert archive["conv1_conv/kernel"].shape == (7, 7, 3, 64)
+    assert archive["conv2_block1_1_conv/kernel"].shape == (1, 1, 64, 128)
+    assert archive["conv5_block2_2_conv/kernel"].shape == (3, 3, 128, 32)
+    assert archive["predictions/kernel"].shape == (128, 10)
+    for part in ("gamma", "beta", "moving_mean", "moving_variance"):
+        assert archive[f"conv2_block1_0_bn/{part}"].shape == (64,)
+    assert archive["bn/moving_variance"].min() > 0
+    assert len(archive) == 106
+
+
+def test_mindspore_names_and_shapes(golden_weights):
+    state_dict = weights.read(golden_weights / "mindcv.ckpt")
+    shapes = torchvision_shapes()
+    assert len(state_dict) == sum(not name.endswith("tracked") for name in shapes)
+    assert state_dict["features.conv0.weight"].shape == (16, 3, 7, 7)
+    layer = "features.denseblock2.cell_list.2"
+    assert state_dict[f"{layer}.conv2.weight"].shape == (8, 32, 3, 3)
+    assert state_dict[f"{layer}.norm2.moving_variance"].min() > 0
+    assert state_dict["features.transition1.features.conv.weight"].shape == (16, 32, 1, 1)
+    assert state_dict["classifier.weight"].shape[0] == 10
+    assert all(array.dtype == np.float32 for array in state_dict.values())
+
+
+def test_golden_files_are_the_ones_in_the_manifest(golden_weights):
+    manifest = json.loads((golden_weights / "manifest.json").read_text())["files"]
+    assert set(ALL) <= manifest.keys()
+    for name in ALL:
+        digest = hashlib.sha256((golden_weights / name).read_bytes()).hexdigest()
+        assert digest == manifest[name]["sha256"]
+
+
+def test_format_is_told_from_the_content(golden_weights, tmp_path):
+    for name in ALL:
+        shutil.copy(golden_weights / name, tmp_path / "weights.txt")
+        assert weights.read(tmp_path / "weights.txt").keys() == (
+            weights.read(str(golden_weights / name)).keys()
+        )
+
+
+def test_arrays_are_contiguous_and_writable(golden_weights):
+    for name in ALL:
+        for array in weights.read(golden_weights / name).values():
+            assert array.flags.c_contiguous
+            assert array.flags.writeable
+            assert array.dtype.isnative
+
+
+def test_names_of_wrappers_are_undone(tmp_path):
+    path = tmp_path / "wrapped.npz"
+    names = {
+        "module.features.conv0.weight": "features.conv0.weight",
+        "_orig_mod.module.classifier.bias": "classifier.bias",
+        "features.module.norm0.bias": "features.norm0.bias",
+        "module.features.denseblock1.denselayer10.conv.2.weight": (
+            "features.denseblock1.denselayer10.conv2.weight"
+        ),
+        "features.transition1.norm.weight": "features.transition1.norm.weight",
+    }
+    np.savez(path, n_averaged=np.zeros(()), **{name: np.ones(1) for name in names})
+    assert list(weights.read(path)) == list(names.values())
+
+
+def test_two_names_for_one_tensor_are_refused(tmp_path):
+    path = tmp_path / "both.npz"
+    np.savez(path, **{"module.a": np.ones(1), "a": np.ones(1)})
+    with pytest.raises(weights.WeightsError, match=r"both\.npz: tensor 'a': it is there twice"):
+        weights.read(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "empty"),
+        (b"\n \n", "empty"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n", "git lfs pull"),
+        (b"\n<!DOCTYPE html><html><body>404</body></html>", "web page"),
+        (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', "web page"),
+        (b'{"metadata": {"total_size": 1}, "weight_map": {}}', "text file"),
+        ("tensor, größer\n".encode() * 100, "text file"),
+        (b"x" * 257 + b"ustar\x0000", "tar archive"),
+        (b"\x1f\x8b\x08\x00" + bytes(40), "compressed"),
+        (b"\x93NUMPY\1\0v\0", "numpy.savez"),
+        (bytes(4096), "none of the formats"),
+        (b"\x08\x01\x12\x04onnx" + bytes(60), "none of the formats"),
+        (b"\x80\x04\x95", "cut short"),
+        (b"PK\3\4", "end of the archive"),
+    ],
+    ids=lambda value: value[:12] if isinstance(value, str) else None,
+)
+def test_what_is_no_weight_file_is_named(refused, content, words):
+    refused(content, words)
+
+
+def test_paths_that_are_no_files(tmp_path):
+    with pytest.raises(weights.WeightsError, match="there is no such file"):
+        weights.read(tmp_path / "nothing.pth")
+    with pytest.raises(weights.WeightsError, match="it is a folder"):
+        weights.read(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(weights.WeightsError, match="not a regular file"):
+        weights.read(tmp_path / "pipe")
+
+
+@pytest.mark.parametrize("name", ["", "a\nb", "x" * 600, "\u202e"])
+def test_names_that_would_spoil_a_message(refused, name):
+    refused(torch_zip({name: tensor((1,), count=1)}, {"0": bytes(4)}), "name is empty, too long")
+
+
+def test_reading_needs_no_other_framework():
+    """Neither importing nor reading brings in a framework, a format's library or the pickler."""
+    program = (
+        "import sys, densenet_jax.weights.files\n"
+        "print([m for m in ('torch', 'keras', 'h5py', 'safetensors', 'mindspore', 'tensorflow')"
+        " if m in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert result.stdout == "[]\n", result.stderr

@@ -1,0 +1,281 @@
+"""Keras's files: both layouts and their names, and structures that lead astray."""
+
+import io
+import struct
+import zipfile
+
+import h5py
+import ml_dtypes
+import numpy as np
+import pytest
+
+from densenet_jax import weights
+
+
+def hdf5(fill, **options):
+    """Returns a file that `fill` has put something into."""
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w", **options) as file:
+        fill(file)
+    return buffer.getvalue()
+
+
+def read(tmp_path, content):
+    path = tmp_path / "weights.h5"
+    path.write_bytes(content)
+    return weights.read(path)
+
+
+TYPES = ("<f2", "<f4", "<f8", ">f2", ">f4", ">f8", "i1", "<i2", "<i4", "<i8", ">i4", "u1", "<u8")
+
+
+@pytest.mark.parametrize("libver", [("earliest", "v108"), ("earliest", "latest")])
+def test_element_types_and_shapes(tmp_path, libver):
+    arrays = {dtype: np.arange(6).reshape(2, 3).astype(dtype) for dtype in TYPES}
+    arrays["scalar"] = np.array(2.5)
+    arrays["empty"] = np.zeros((0, 2))
+    arrays["bfloat16"] = np.arange(6).astype(ml_dtypes.bfloat16)
+
+    def fill(file):
+        for name, array in arrays.items():
+            file[f"layer/{name}"] = array
+
+    result = read(tmp_path, hdf5(fill, libver=libver))
+    assert result.keys() == {f"layer/{name}" for name in arrays}
+    for name, array in arrays.items():
+        actual = result[f"layer/{name}"]
+        assert actual.dtype == array.dtype.newbyteorder("=")
+        assert actual.shape == array.shape
+        np.testing.assert_array_equal(actual, array)
+
+
+def test_arrays_inside_the_object_header(tmp_path):
+    def fill(file):
+        properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        properties.set_layout(h5py.h5d.COMPACT)
+        space = h5py.h5s.create_simple((3,))
+        group = file.create_group("layer")
+        dataset = h5py.h5d.create(group.id, b"bias", h5py.h5t.IEEE_F32LE, space, properties)
+        dataset.write(h5py.h5s.ALL, h5py.h5s.ALL, np.arange(3, dtype=np.float32))
+
+    assert read(tmp_path, hdf5(fill))["layer/bias"].tolist() == [0, 1, 2]
+
+
+def test_many_members_in_a_group(tmp_path):
+    """Enough for the tree of names to have several levels."""
+
+    def fill(file):
+        for i in range(1000):
+            file[f"layers/conv2d_{i}/vars/0"] = np.full(1, i, np.float32)
+
+    result = read(tmp_path, hdf5(fill))
+    assert len(result) == 1000
+    assert result["conv2d_731/kernel"] == 731
+
+
+def keras_2(file, layer, weight_names):
+    group = file.create_group(layer)
+    group.attrs["weight_names"] = [name.encode() for name in weight_names]
+    for i, name in enumerate(weight_names):
+        group[name] = np.full(2, i, np.float32)
+
+
+@pytest.mark.parametrize("root", ["", "model_weights/"])
+def test_names_of_keras_2(tmp_path, root):
+    def fill(file):
+        keras_2(file, f"{root}conv1/conv", ["conv1/conv/kernel:0"])
+        keras_2(file, f"{root}bn", ["bn/gamma:0", "bn/beta:0"])
+        keras_2(file, f"{root}fc", ["kernel", "bias"])
+        keras_2(file, f"{root}densenet121", ["conv2_block1_1_conv/kernel:0"])  # a nested model
+        keras_2(file, f"{root}dropout", ["seed_generator/seed_generator_state"])
+        file.create_group(f"{root}relu").attrs["weight_names"] = np.zeros(0)
+        file["optimizer_weights/Adam/bn/gamma/m:0"] = np.zeros(2)
+
+    assert set(read(tmp_path, hdf5(fill))) == {
+        *("conv1_conv/kernel", "bn/gamma", "bn/beta", "fc/kernel", "fc/bias"),
+        "conv2_block1_1_conv/kernel",
+    }
+
+
+@pytest.mark.parametrize("attribute", ["text", "fixed", "none"])
+def test_names_of_keras_3(tmp_path, attribute):
+    def variables(file, path, name, count):
+        group = file.create_group(f"{path}/vars")
+        if attribute != "none":
+            group.attrs["name"] = name if attribute == "text" else np.bytes_(name)
+        for i in range(count):
+            group[str(i)] = np.full(2, i, np.float32)
+
+    def fill(file):
+        variables(file, "layers/conv2d_3", "conv2_block1_1_conv", 1)
+        variables(file, "layers/functional/layers/batch_normalization", "bn", 4)
+        variables(file, "layers/batch_normalization_1", "half_bn", 2)
+        variables(file, "layers/dense", "predictions", 2)
+        variables(file, "layers/dropout/seed_generator", "seed_generator", 1)
+        variables(file, "optimizer", "adam", 9)
+
+    result = read(tmp_path, hdf5(fill))
+    names = ("gamma", "beta", "moving_mean", "moving_variance")
+    if attribute == "none":
+        assert set(result) == {
+            *("conv2d_3/kernel", "batch_normalization_1/0", "batch_normalization_1/1"),
+            *(f"functional_batch_normalization/{name}" for name in names),
+            *("dense/kernel", "dense/bias"),
+        }
+    else:
+        assert set(result) == {
+            *("conv2_block1_1_conv/kernel", "half_bn/0", "half_bn/1"),
+            *(f"bn/{name}" for name in names),
+            *("predictions/kernel", "predictions/bias"),
+        }
+        assert result["bn/moving_variance"].tolist() == [3, 3]
+
+
+def test_a_keras_archive_may_be_compressed(tmp_path):
+    def fill(file):
+        file["layers/dense/vars/0"] = np.ones((2, 2))
+
+    path = tmp_path / "model.keras"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("config.json", "{" * 100)  # Not looked at: it may name code to run.
+        archive.writestr("model.weights.h5", hdf5(fill))
+    np.testing.assert_array_equal(weights.read(path)["dense/kernel"], np.ones((2, 2)))
+
+
+def external_data(file):
+    file.create_dataset("x/y", (4,), "u1", external=[("/etc/passwd", 0, 4)])
+
+
+def virtual_data(file):
+    layout = h5py.VirtualLayout((4,), "u1")
+    layout[:] = h5py.VirtualSource("/etc/passwd", "x", (4,))
+    file.create_virtual_dataset("x/y", layout)
+
+
+def two_names_for_a_group(file):
+    file["a/x"] = np.ones(2)
+    file["b"] = file["a"]
+
+
+def a_group_in_itself(file):
+    group = file.create_group("a")
+    group["b"] = group
+
+
+def nested(file):
+    file["/".join("g" * 100)] = np.ones(2)
+
+
+def same_layer_names(file):
+    for i in range(2):
+        file[f"layers/conv2d_{i}/vars/0"] = np.ones(2)
+        file[f"layers/conv2d_{i}/vars"].attrs["name"] = "conv"
+
+
+def a_large_name(file):
+    file["layers/conv2d/vars/0"] = np.ones(2)
+    file["layers/conv2d/vars"].attrs["name"] = "x" * 10_000
+
+
+def a_number_for_a_name(file):
+    file["layers/conv2d/vars/0"] = np.ones(2)
+    file["layers/conv2d/vars"].attrs["name"] = 5
+
+
+def chunks(**options):
+    options = {"shape": (4,), "dtype": "f4", "chunks": (2,)} | options
+    return lambda file: file.create_dataset("x/y", **options)
+
+
+@pytest.mark.parametrize(
+    ("fill", "words"),
+    [
+        (lambda file: file.__setitem__("x", h5py.ExternalLink("/etc/passwd", "y")), "damaged"),
+        (lambda file: file.__setitem__("x", h5py.SoftLink("/y")), "links to other names"),
+        (external_data, "external data"),
+        (virtual_data, "in other files"),
+        (two_names_for_a_group, "contain each other"),
+        (a_group_in_itself, "contain each other"),
+        (nested, "nested too deeply"),
+        (chunks(), "data in chunks"),
+        (chunks(compression="gzip"), "compressed"),
+        (chunks(shape=(1 << 45,), chunks=(1 << 20,)), "data in chunks"),
+        (lambda file: file.create_dataset("x/y", (1 << 40,), "f8"), "exist"),
+        (lambda file: file.create_dataset("x/y", (1 << 50,), "u1"), "sizes that are negative"),
+        (lambda file: file.create_dataset("x/y", (2,), "S4"), "element type"),
+        (lambda file: file.create_dataset("x/y", (2,), "c8"), "element type"),
+        (lambda file: file.create_dataset("x/y", (2,), h5py.string_dtype()), "element type"),
+        (lambda file: file.create_dataset("x/y", (1,) * 9, "f4"), "dimensions"),
+        (lambda file: file.create_dataset("x/y", dtype="f4", data=h5py.Empty("f4")), "shape"),
+        (lambda file: file.create_group("x", track_order=True), "newer HDF5"),
+        (lambda file: file.__setitem__("x", np.dtype("f8")), "newer HDF5"),
+        (same_layer_names, "two variables"),
+        (a_large_name, "limit is 512"),
+        (a_number_for_a_name, "damaged"),
+        (lambda file: None, "no tensors"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_keras_does_not_write(refused, fill, words):
+    refused(hdf5(fill), words)
+
+
+def test_the_newest_layout_is_named(refused):
+    refused(hdf5(lambda file: file.create_group("x"), libver="latest"), "newer HDF5")
+    refused(hdf5(lambda file: file.create_group("x"), userblock_size=512), "none of the formats")
+
+
+def patched(content, signature, offset, value, size=8):
+    """Returns a file with a number after the first occurrence of a signature replaced."""
+    content = bytearray(content)
+    at = content.index(signature) + offset
+    content[at : at + size] = value.to_bytes(size, "little")
+    return bytes(content)
+
+
+@pytest.fixture(scope="module")
+def keras_3():
+    def fill(file):
+        file["layers/conv2d/vars/0"] = np.ones((2, 2), np.float32)
+        file["layers/conv2d/vars"].attrs["name"] = "conv"
+
+    return hdf5(fill)
+
+
+@pytest.mark.parametrize("value", [0, 1, 1 << 40, (1 << 63) - 1, (1 << 64) - 1])
+@pytest.mark.parametrize(
+    ("signature", "offset"),
+    [
+        (b"\x89HDF", 64),  # address of the root group
+        (b"HEAP", 8),  # size of its names
+        (b"HEAP", 24),  # address of its names
+        (b"TREE", 32),  # address of its table of members
+        (b"SNOD", 16),  # address of a member
+        (b"GCOL", 8),  # size of a heap of texts
+    ],
+)
+def test_addresses_that_lead_astray(refused, keras_3, signature, offset, value):
+    refused(patched(keras_3, signature, offset, value))
+
+
+def test_a_tree_that_contains_itself(refused, keras_3):
+    tree = keras_3.index(b"TREE")
+    for level in (1, 200):
+        content = patched(keras_3, b"TREE", 5, level, size=1)
+        refused(patched(content, b"TREE", 32, tree))
+    content = patched(keras_3, b"TREE", 5, 3, size=1)
+    content = patched(content, b"TREE", 6, 0xFFFF, size=2)
+    refused(patched(content, b"TREE", 32, tree), memory=5e6)
+
+
+def test_a_header_that_continues_in_itself(refused, keras_3):
+    header = struct.unpack("<Q", keras_3[64:72])[0]
+    content = bytearray(keras_3)
+    struct.pack_into("<HHLQQ", content, header + 16, 0x10, 16, 0, header + 16, 24)
+    refused(bytes(content), "damaged")
+
+
+@pytest.mark.parametrize("cut", range(1, 8000, 501))
+def test_truncated_files(refused, golden_weights, cut):
+    content = (golden_weights / "keras_legacy.h5").read_bytes()
+    refused(content[:-cut] if cut % 2 else content[:cut])
