@@ -9,10 +9,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from densenet_jax.models.dense_block import at_least_float32, dropout
 from densenet_jax.models.densenet import he_normal
+from densenet_jax.models.depthwise import Depthwise
 from densenet_jax.models.inputs import check_images
 
 PATCH = 4  # pixels of the stem's patches
@@ -52,13 +54,13 @@ class DenseLayer(nn.Module):
           drop: probability to zero each new value.
         """
         width = multiple_of_8(x.shape[-1] * self.expansion)
-        y = conv(x.shape[-1], 7, self.types, "depthwise", groups=x.shape[-1])(x)
+        y = Depthwise(7, **self.types, name="depthwise")(x)
         y = layer_norm(self.epsilon, self.types, "norm")(y)
         y = jax.nn.gelu(conv(width, 1, self.types, "expand")(y), approximate=False)
         y = conv(self.growth_rate, 1, self.types, "project")(y)
         if self.gated:
             mean = y.astype(at_least_float32(y.dtype)).mean((1, 2), keepdims=True).astype(y.dtype)
-            y *= jax.nn.hard_sigmoid(conv(self.growth_rate, 1, self.types, "gate")(mean))
+            y *= hard_sigmoid(conv(self.growth_rate, 1, self.types, "gate")(mean))
         initial = nn.initializers.constant(self.layer_scale)
         scale = self.param("gamma", initial, (self.growth_rate,), self.types["param_dtype"])
         y *= scale.astype(y.dtype)
@@ -87,7 +89,7 @@ class Stage(nn.Module):
         types = self.layer_args["types"]
         if self.out_features is not None:
             x = layer_norm(self.layer_args["epsilon"], types, "norm")(x)
-            x = conv(self.out_features, self.stride, types, "conv", stride=self.stride)(x)
+            x = conv(self.out_features, self.stride, types, "conv")(x)
         for i in range(self.depth):
             y = DenseLayer(**self.layer_args, name=f"layer{i}")(x, drop_paths[i], drop)
             x = jnp.concatenate([x, y], axis=-1)
@@ -139,7 +141,7 @@ class RDNet(nn.Module):
             )
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         head_types = {**types, "dtype": at_least_float32(self.dtype)}
-        self.stem_conv = conv(self.stem_features, PATCH, types, stride=PATCH)
+        self.stem_conv = conv(self.stem_features, PATCH, types)
         self.stem_norm = layer_norm(self.norm_epsilon, types)
         features, stages = self.stem_features, []
         for i, (depth, growth) in enumerate(zip(self.block_sizes, self.growth_rates, strict=True)):
@@ -194,21 +196,24 @@ class RDNet(nn.Module):
         return [self.drop_path_rate * i / last for i in range(sum(self.block_sizes))]
 
 
-def conv(
-    features: int, size: int, types: dict, name: str | None = None, *, stride=1, groups=1
-) -> nn.Conv:
-    """A convolution with bias, padded to keep the size unless its stride is its size."""
-    pad = 0 if stride == size else size // 2
-    return nn.Conv(
-        features,
-        (size, size),
-        (stride, stride),
-        [(pad, pad)] * 2,
-        feature_group_count=groups,
-        kernel_init=he_normal,
-        name=name,
-        **types,
-    )
+@jax.custom_jvp
+def hard_sigmoid(x: jax.Array) -> jax.Array:
+    """min(max(x + 3, 0), 6) / 6, with PyTorch's derivative."""
+    return jnp.clip(x + 3, 0, 6) / 6
+
+
+@hard_sigmoid.defjvp
+def _hard_sigmoid_jvp(primals, tangents):
+    (x,), (tangent,) = primals, tangents
+    # PyTorch's slope is 1 / 6 rounded to float32 whatever the type: 3e-8 from it in float64.
+    slope = jnp.asarray(np.float32(1 / 6), x.dtype)
+    return hard_sigmoid(x), jnp.where(jnp.abs(x) < 3, slope * tangent, 0)
+
+
+def conv(features: int, size: int, types: dict, name: str | None = None) -> nn.Conv:
+    """A convolution with bias of disjoint size x size patches, or of single pixels."""
+    kernel = (size, size)
+    return nn.Conv(features, kernel, kernel, "VALID", kernel_init=he_normal, name=name, **types)
 
 
 def layer_norm(epsilon: float, types: dict, name: str | None = None) -> nn.LayerNorm:
