@@ -62,11 +62,14 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
             arrays = _read_any(source)
     except FileNotFoundError:
         raise WeightsError(f"{path}: there is no such file; check the path") from None
+    except OSError as error:
+        raise WeightsError(f"{path}: it cannot be read: {error.strerror or error}") from error
     except WeightsError:
         raise
-    except Exception as error:  # A file must never surface as anything else, whatever it found.
-        reason = getattr(error, "strerror", None) or type(error).__name__
-        raise WeightsError(f"{path}: it cannot be read ({reason}); download it again") from error
+    except Exception as error:
+        # Should a reader stumble over what it did not check, the culprit is still the file.
+        reason = type(error).__name__
+        raise WeightsError(f"{path}: it is damaged ({reason}); download it again") from error
     if not arrays:
         raise source.fail("it holds no tensors; save the weights again")
     return _unwrapped(source, arrays)

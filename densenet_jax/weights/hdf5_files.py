@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from densenet_jax.weights.source import BFLOAT16, MAX_NAME, Source
+from densenet_jax.weights.source import BFLOAT16, MAX_NAME, Source, WeightsError
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 MAX_STEPS = 200_000  # messages, links and heap objects; a DenseNet-201 takes 10,000
@@ -103,7 +103,7 @@ class Hdf5:
             raise self.source.fail(f"it has a name of {value.size} bytes, the limit is {MAX_NAME}")
         return value.read(0, value.size).rstrip(b"\0").decode("utf-8", "backslashreplace")
 
-    def _damaged(self) -> Exception:
+    def _damaged(self) -> WeightsError:
         return self.source.fail("its HDF5 structure is damaged; download or save the file again")
 
     def _step(self) -> None:
@@ -218,7 +218,7 @@ class Hdf5:
         return part
 
 
-def _unsupported(source: Source, what: str, tensor: str | None = None) -> Exception:
+def _unsupported(source: Source, what: str, tensor: str | None = None) -> WeightsError:
     return source.fail(
         f"it is damaged or uses {what}, which Keras does not write; "
         "download it again or save it with model.save_weights",

@@ -58,20 +58,33 @@ def _datasets(
 
 
 def _name(file: Hdf5, groups: tuple[Group, ...], path: tuple[str, ...]) -> str:
-    containers = ("layers", "model_weights")
-    if path[-2:-1] == ("vars",):  # Keras 3: .../batch_normalization_7/vars/2
-        layer = "_".join(part for part in path[:-2] if part not in containers)
-        if named := groups[-1].attributes.get("name"):
-            layer = file.text(named)
-        kind = re.sub(r"_\d+$", "", path[-3]) if len(path) > 2 else ""
-        names = _VARIABLES.get(kind, {}).get(len(groups[-1].members), ())
-        index = int(path[-1]) if path[-1] in ("0", "1", "2", "3") else len(names)
-        variable = names[index] if index < len(names) else path[-1]
-    else:  # Keras 2: the group of a layer has `weight_names`, which are paths below it.
-        below = [i for i, group in enumerate(groups) if "weight_names" in group.attributes]
-        begin = below[0] if below and len(path) - below[0] > 1 else 0
-        *parts, variable = path[begin:]
-        layer = "_".join(part for part in parts if part not in containers)
+    is_keras_3 = path[-2:-1] == ("vars",)
+    layer, variable = _name_3(file, groups[-1], path) if is_keras_3 else _name_2(groups, path)
     layer = layer.replace("/", "_")
     variable = re.sub(r":\d+$", "", variable)
     return f"{layer}/{variable}" if layer else variable
+
+
+def _name_3(file: Hdf5, group: Group, path: tuple[str, ...]) -> tuple[str, str]:
+    """Names a variable by the layer's name that its group bears: .../dense_7/vars/1."""
+    layer = _joined(path[:-2])
+    if named := group.attributes.get("name"):
+        layer = file.text(named)
+    kind = re.sub(r"_\d+$", "", path[-3]) if len(path) > 2 else ""
+    names = _VARIABLES.get(kind, {}).get(len(group.members), ())
+    index = int(path[-1]) if path[-1] in ("0", "1", "2", "3") else len(names)
+    return layer, names[index] if index < len(names) else path[-1]
+
+
+def _name_2(groups: tuple[Group, ...], path: tuple[str, ...]) -> tuple[str, str]:
+    """Names a variable by its path below the layer's group, the one that has `weight_names`."""
+    layers = [i for i, group in enumerate(groups) if "weight_names" in group.attributes]
+    begin = layers[0] if layers and len(path) - layers[0] > 1 else 0
+    layer, below = _joined(path[:begin]), _joined(path[begin:-1])
+    # In `sequential/fc/kernel` of the group `fc`, Keras 3 put the model's name before the layer's;
+    # otherwise the group may be that of a whole model, whose layers' names are below.
+    return layer if begin and f"_{below}".endswith(f"_{layer}") else below, path[-1]
+
+
+def _joined(path: tuple[str, ...]) -> str:
+    return "_".join(part for part in path if part not in ("layers", "model_weights"))

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from densenet_jax.weights.source import Source, shown
+from densenet_jax.weights.source import MAX_NAME, Source, WeightsError, shown
 
 MAX_PICKLE = 32 << 20  # bytes; a DenseNet-201 with optimizer state takes 1 MB
 MAX_OPERATIONS = 1_000_000
@@ -108,10 +108,10 @@ class Pickles:
                 self._spend(1)
                 self._step(opcode)
             return self.stack.pop()
-        except (IndexError, KeyError, struct.error, UnicodeDecodeError):
+        except (IndexError, KeyError, UnicodeDecodeError):
             raise self._damaged() from None
 
-    def _damaged(self) -> Exception:
+    def _damaged(self) -> WeightsError:
         return self.source.fail("its pickle is damaged; download or save the file again")
 
     def _take(self, size: int) -> bytes:
@@ -219,7 +219,8 @@ class Pickles:
                 )
 
     def _global(self, module: object, name: object) -> Global:
-        if not isinstance(module, str) or not isinstance(name, str):
+        # Joining two long texts again and again would take more memory than the pickle has.
+        if any(not isinstance(text, str) or len(text) > MAX_NAME for text in (module, name)):
             raise self._damaged()
         builtin = module in ("builtins", "__builtin__") and name.split(".")[0] in _ATTACK_BUILTINS
         if builtin or module.split(".")[0] in _ATTACK_MODULES:

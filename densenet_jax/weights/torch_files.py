@@ -141,32 +141,16 @@ def read_torch_stream(source: Source) -> dict[str, np.ndarray]:
     return _arrays(source, content, storage_data, big_endian=False)
 
 
-def _rebuild(callee: str, args: object) -> object:
+def _rebuild(callee: str, args: Any) -> object:
     """Stands in for the functions by which `torch.save` rebuilds objects."""
-    match callee, args:
-        case (
-            ("torch._utils._rebuild_tensor_v2" | "torch._utils._rebuild_tensor"),
-            (
-                storage,
-                offset,
-                shape,
-                strides,
-                *_,
-            ),
-        ):
-            return Tensor(storage, offset, shape, strides)
-        case "torch._utils._rebuild_tensor_v3", (storage, offset, shape, strides, _, _, dtype, *_):
-            return Tensor(storage, offset, shape, strides, dtype)
-        case (
-            ("torch._utils._rebuild_parameter" | "torch._utils._rebuild_parameter_with_state"),
-            (
-                tensor,
-                *_,
-            ),
-        ):
-            return tensor
-        case "torch.Size", (tuple(shape),):
-            return shape
+    kind = callee.removeprefix("torch._utils._rebuild_")
+    size = len(args) if isinstance(args, tuple) else 0
+    if kind in ("tensor", "tensor_v2") and size >= 4:
+        return Tensor(*args[:4])
+    if kind == "tensor_v3" and size >= 7:
+        return Tensor(*args[:4], dtype=args[6])
+    if kind in ("parameter", "parameter_with_state") or callee == "torch.Size":
+        return args[0] if size else None
     return Opaque(Global(callee), args)
 
 

@@ -177,6 +177,16 @@ def test_paths_that_are_no_files(tmp_path):
         weights.read(tmp_path / "pipe")
 
 
+def test_a_reader_that_stumbles_still_names_the_file(golden_weights, monkeypatch):
+    def stumble(*_):
+        raise KeyError("secret")
+
+    monkeypatch.setattr("densenet_jax.weights.files.read_safetensors", stumble)
+    with pytest.raises(weights.WeightsError, match=r"half\.safetensors: it is damaged") as caught:
+        weights.read(golden_weights / "half.safetensors")
+    assert isinstance(caught.value.__cause__, KeyError)
+
+
 @pytest.mark.parametrize("name", ["", "a\nb", "x" * 600, "\u202e"])
 def test_names_that_would_spoil_a_message(refused, name):
     refused(torch_zip({name: tensor((1,), count=1)}, {"0": bytes(4)}), "name is empty, too long")

@@ -87,13 +87,14 @@ def test_names_of_keras_2(tmp_path, root):
         keras_2(file, f"{root}bn", ["bn/gamma:0", "bn/beta:0"])
         keras_2(file, f"{root}fc", ["kernel", "bias"])
         keras_2(file, f"{root}densenet121", ["conv2_block1_1_conv/kernel:0"])  # a nested model
+        keras_2(file, f"{root}head", ["sequential/head/kernel"])
         keras_2(file, f"{root}dropout", ["seed_generator/seed_generator_state"])
         file.create_group(f"{root}relu").attrs["weight_names"] = np.zeros(0)
         file["optimizer_weights/Adam/bn/gamma/m:0"] = np.zeros(2)
 
     assert set(read(tmp_path, hdf5(fill))) == {
         *("conv1_conv/kernel", "bn/gamma", "bn/beta", "fc/kernel", "fc/bias"),
-        "conv2_block1_1_conv/kernel",
+        *("conv2_block1_1_conv/kernel", "head/kernel"),
     }
 
 

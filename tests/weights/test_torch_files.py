@@ -265,6 +265,11 @@ PICKLE_BOMBS = {
     + b"h\1h\0\x85R" * 8_000
     + b"t.",
     "long ids": b"\x80\x02(" + b"N" * 20_000 + b"tq\0(" + b"h\0Q" * 15_000 + b"t.",
+    "long names": b"\x80\x04("
+    + code("x" * 100_000)
+    + b"\x94h\0\x93"
+    + b"h\0h\0\x93" * 10_000
+    + b"t.",
     "underflow": b"\x80\x02R.",
     "no mark": b"\x80\x02e.",
     "no memo": b"\x80\x02h\7.",
