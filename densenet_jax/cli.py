@@ -142,7 +142,9 @@ def _explain(error: Exception) -> str:
     text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
     if "Traceback" in text:  # raised inside a configuration file
         return text.strip().splitlines()[-1].partition(": ")[2]
-    lines = [line.strip("\"'") for line in text.replace("\\n", "\n").strip().splitlines()]
+    # ml_collections quotes its quotations: KeyError('"\\'seeed\\'\\nDid you mean ...').
+    plain = text.replace("\\n", "\n").replace("\\", "").replace('"', "'")
+    lines = [line.strip("'") for line in plain.strip().splitlines()]
     message = ". ".join(lines[:2]) or type(error).__name__
     if isinstance(error, KeyError | AttributeError):
         message = f"the configuration has no key {message}"
@@ -153,11 +155,11 @@ def from_json(path: str) -> ml_collections.ConfigDict:
     """Returns a run's config.json as a locked configuration, with the types of the defaults."""
     try:
         stored = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
-        config = importlib.import_module("configs.default").get_config()
+        config = importlib.import_module("configs.default").get_config().lock()
         config.update(stored)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
         raise UsageError(f"{path} is not the configuration of a run: {e}") from None
-    return config.lock()
+    return config
 
 
 def set_up_process() -> None:

@@ -1,0 +1,104 @@
+"""The command line: bad input ends in one clear sentence and exit code 2."""
+
+import json
+import pathlib
+
+import pytest
+
+from densenet_jax import cli
+
+ROOT = pathlib.Path(__file__).parent.parent
+DIGITS = f"--config={ROOT}/configs/digits.py"
+
+
+@pytest.fixture(autouse=True)
+def _in_checkout(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+def run(capsys, *words: str) -> tuple[int, str, str]:
+    code = cli.main(["main.py", *words])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "--config is missing"),
+        (["fly", DIGITS], "no command 'fly'; there are train, evaluate"),
+        (["train", "now", DIGITS], "does not take 'now'"),
+        (["--config=configs/digit.py"], "no configuration 'configs/digit.py'; there are"),
+        ([DIGITS, "--config.modle.name=x"], "no key modle. Did you mean 'model'"),
+        ([DIGITS, "--config.seeed=1"], "no key seeed"),
+        ([DIGITS, "--config.batch_size=many"], "config.batch_size=many"),
+        ([DIGITS, "--wrkdir=x"], "flag 'wrkdir'"),
+        (["--config=configs/cifar10.py:resnet50"], "takes densenet_bc_DEPTH_GROWTH"),
+        ([DIGITS, "--config.model.name=densnet121"], "Did you mean densenet121"),
+        ([DIGITS, "--config.model.depth=23"], "depth is 23"),
+        ([DIGITS, "--config.model.num_classes=7"], "digits has 10 classes"),
+        ([DIGITS, "--config.batch_size=12"], "multiple of 8, the number of devices: 8 or 16"),
+        ([DIGITS, "--config.mesh.data=9"], "there are 8 devices"),
+        ([DIGITS, "--config.data.name=cifra10"], "did you mean cifar10"),
+        ([DIGITS, "--config.data.eval_split=dev"], "no split 'dev'"),
+        ([DIGITS, "--config.optimizer.learning_rate=nan"], "learning_rate is nan"),
+        ([DIGITS, "--config.model.dtype=float8"], "'float8'; it must be one of"),
+        (["evaluate", "--workdir=/nowhere"], "/nowhere is not the directory of a run"),
+    ],
+)
+def test_bad_input(capsys, tmp_path, words, message):
+    if not any(word.startswith("--workdir") for word in words):
+        words = [*words, f"--workdir={tmp_path / 'run'}"]
+    code, _, err = run(capsys, *words)
+    assert code == 2
+    assert message in err
+    assert err.startswith("error: ")
+    assert "Traceback" not in err
+    assert not (tmp_path / "run").exists()  # nothing is left behind
+
+
+def test_missing_imagenet_says_how_to_get_it(capsys, tmp_path):
+    code, _, err = run(
+        capsys, "--config=configs/densenet121.py", f"--config.data.data_dir={tmp_path}"
+    )
+    assert code == 2
+    assert f"there is no {tmp_path}/imagenet2012" in err
+    assert "--config.data.data_dir=DIR" in err
+    assert "make demo" in err
+    assert len(err.splitlines()) < 12
+
+
+def test_help_names_every_command(capsys):
+    code, out, _ = run(capsys, "--help")
+    assert code == 0
+    for command in cli.COMMANDS:
+        assert f"\n  {command} " in out
+
+
+@pytest.mark.parametrize("text", ["{", '{"nonsense": 1}', "[1]"])
+def test_a_broken_stored_configuration_is_named(capsys, tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
+    code, _, err = run(capsys, "evaluate", f"--workdir={tmp_path}")
+    assert code == 2
+    assert f"{tmp_path}/config.json is not the configuration of a run" in err
+
+
+def test_a_run_of_another_seed_is_refused(capsys, tmp_path):
+    _, config, _ = cli.parse(["main.py", DIGITS])
+    stored = json.loads(config.to_json()) | {"seed": 5}
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    code, _, err = run(capsys, DIGITS, f"--workdir={tmp_path}")
+    assert code == 2
+    assert "holds a run with config.seed=5, not 0" in err
+
+
+def test_a_stored_configuration_keeps_types_and_takes_overrides(tmp_path):
+    _, config, _ = cli.parse(["main.py", DIGITS])
+    (tmp_path / "config.json").write_text(config.to_json())
+    words = [f"--workdir={tmp_path}", "--config.total_steps=3", "--config.data.crop_scale=(0.5,1)"]
+    command, again, options = cli.parse(["main.py", *words])
+    assert command == "train"
+    assert options["workdir"] == str(tmp_path)
+    assert again.total_steps == 3
+    assert again.data.crop_scale == (0.5, 1)
+    assert again.model.to_dict() == config.model.to_dict()

@@ -1,0 +1,156 @@
+"""A whole run on the digits, interrupted and not: small, but through every part."""
+
+import importlib
+import json
+import os
+import pathlib
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from densenet_jax import cli
+from densenet_jax.training import loop, metrics_log
+from densenet_jax.training.checkpoints import Checkpoints
+from densenet_jax.training.errors import CheckpointError
+
+CLOCK = ("seconds", "images_per_second")
+STEPS = 9
+
+
+def small_config(**changes):
+    config = importlib.import_module("configs.digits").get_config()
+    config.update_from_flattened_dict(
+        {
+            "model.depth": 10,
+            "model.growth_rate": 4,
+            "data.image_size": 8,
+            "model.dropout_rate": 0.1,
+            "mesh.data": 1,
+            "batch_size": 32,
+            "total_steps": STEPS,
+            "eval_every_epochs": 0.1,  # every 4.5 steps
+            "checkpoint_every_steps": 2,
+            **changes,
+        }
+    )
+    return config.lock()
+
+
+def records(workdir: pathlib.Path) -> list[dict]:
+    return [
+        {k: v for k, v in r.items() if k not in CLOCK}
+        for r in metrics_log.read(workdir / "metrics.jsonl")
+    ]
+
+
+def params(workdir: pathlib.Path, config) -> list[np.ndarray]:
+    setup = loop.experiment.build(config)
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        state = loop.restored_state(setup, checkpoints, checkpoints.resolve("latest"))
+    return jax.tree.leaves(jax.device_get(state))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("undisturbed")
+    result = loop.train_and_evaluate(small_config(), workdir)
+    return workdir, result
+
+
+def test_files_of_a_run(undisturbed):
+    workdir, result = undisturbed
+    assert json.loads((workdir / "config.json").read_text())["total_steps"] == STEPS
+    lines = records(workdir)
+    assert [r["step"] for r in lines if r["split"] == "train"] == list(range(1, STEPS + 1))
+    assert [r["step"] for r in lines if r["split"] == "eval"] == [5, STEPS]
+    assert {"epoch", "loss", "top1", "top5", "learning_rate"} <= set(lines[0])
+    assert all(0 <= r["top1"] <= r["top5"] <= 1 for r in lines)
+    assert lines[-1]["examples"] == 360
+    assert result["top1"] == lines[-1]["top1"]
+    assert result["best_step"] in (5, STEPS)
+
+
+def test_stopped_and_resumed_to_the_bit(undisturbed, tmp_path, monkeypatch):
+    original = loop.Recorder.add
+
+    def signal_at_three(self, step, metrics):
+        original(self, step, metrics)
+        if step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(loop.Recorder, "add", signal_at_three)
+    with pytest.raises(loop.Interrupted, match="after step 3"):
+        loop.train_and_evaluate(small_config(), tmp_path)
+    monkeypatch.undo()
+    loop.train_and_evaluate(small_config(), tmp_path)
+    compare(tmp_path, undisturbed[0])
+
+
+def test_crashed_and_resumed_to_the_bit(undisturbed, tmp_path, monkeypatch):
+    original = loop.Recorder.add
+
+    def crash_at_eight(self, step, metrics):
+        original(self, step, metrics)
+        if step == 8:
+            self.flush()
+            with (tmp_path / "metrics.jsonl").open("a") as file:
+                file.write('{"step": 8, "torn')
+            raise RuntimeError("power cut")
+
+    monkeypatch.setattr(loop.Recorder, "add", crash_at_eight)
+    with pytest.raises(RuntimeError, match="power cut"):
+        loop.train_and_evaluate(small_config(), tmp_path)
+    monkeypatch.undo()
+    loop.train_and_evaluate(small_config(), tmp_path)
+    compare(tmp_path, undisturbed[0])
+
+
+def compare(workdir, expected):
+    assert records(workdir) == records(expected)
+    config = small_config()
+    for a, b in zip(params(workdir, config), params(expected, config), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_finished_run_starts_and_ends_at_once(undisturbed):
+    workdir, result = undisturbed
+    before = (workdir / "metrics.jsonl").read_text()
+    again = loop.train_and_evaluate(small_config(), workdir)
+    assert again["top1"] == result["top1"]
+    assert (workdir / "metrics.jsonl").read_text() == before
+
+
+def test_evaluate_command_repeats_the_runs_last_evaluation(undisturbed, capsys):
+    workdir, _ = undisturbed
+    assert cli.main(["main.py", "evaluate", f"--workdir={workdir}", "--checkpoint=latest"]) == 0
+    written = json.loads((workdir / "evaluation.json").read_text())
+    last = records(workdir)[-1]
+    assert (written["top1"], written["examples"]) == (last["top1"], 360)
+    assert written["loss"] == pytest.approx(last["loss"], rel=1e-6)
+    assert "360 examples" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("which", ["4711", "newest"])
+def test_evaluate_names_the_checkpoints_there_are(undisturbed, capsys, which):
+    code = cli.main(["main.py", "evaluate", f"--workdir={undisturbed[0]}", f"--checkpoint={which}"])
+    assert code == 2
+    assert f"no checkpoint '{which}'" in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_another_model_is_refused(undisturbed):
+    other = loop.experiment.build(small_config(**{"model.growth_rate": 5}))
+    with (
+        Checkpoints(undisturbed[0], read_only=True) as checkpoints,
+        pytest.raises(CheckpointError, match="does not fit this model"),
+    ):
+        loop.restored_state(other, checkpoints, STEPS)
+
+
+def test_the_latest_and_the_best_checkpoint_are_kept(undisturbed):
+    with Checkpoints(undisturbed[0], read_only=True) as checkpoints:
+        steps = sorted(int(p.name) for p in checkpoints.path.iterdir() if p.name.isdigit())
+        best = checkpoints.resolve("best")
+    assert steps[-2:] == [8, STEPS]
+    assert set(steps) == {8, STEPS, best}

@@ -1,0 +1,133 @@
+"""The training step: what it changes, and that it does not matter how many devices run it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from densenet_jax import evaluation
+from densenet_jax.data import device
+from densenet_jax.models.variants import create_model
+from densenet_jax.training import mesh as meshes
+from densenet_jax.training import state as states
+from densenet_jax.training import step as steps
+from densenet_jax.training.errors import ConfigError
+from densenet_jax.training.optimizer import make_optimizer, make_schedule
+
+SHAPE = (8, 8, 1)
+
+
+def preprocess(key, images):
+    images = device.augment(key, images, pad=1, flip=True)
+    return device.normalize(images, (0.5,), (0.25,), jnp.float64)
+
+
+def run(devices: int, count: int = 3):
+    """Returns the state and the metrics after some steps in float64 on a mesh of `devices`."""
+    with jax.enable_x64():
+        mesh = meshes.make_mesh(devices)
+        model = create_model(
+            "densenet_cifar",
+            depth=10,
+            growth_rate=4,
+            in_channels=1,
+            dropout_rate=0.2,
+            dtype=jnp.float64,
+            param_dtype=jnp.float64,
+        )
+        schedule = make_schedule("constant", learning_rate=0.1, total_steps=10)
+        optimizer = make_optimizer(schedule)
+        state = states.initial_state(model, optimizer, 0, SHAPE, meshes.replicated(mesh))
+        step = steps.make_train_step(model, optimizer, schedule, preprocess, label_smoothing=0.1)
+        rng = np.random.default_rng(0)
+        sharding = meshes.batch_sharding(mesh)
+        batch = {
+            "image": jax.device_put(rng.integers(0, 256, (16, *SHAPE), np.uint8), sharding),
+            "label": jax.device_put(rng.integers(0, 10, 16, np.int32), sharding),
+        }
+        first = jax.tree.map(np.asarray, state)
+        metrics = []
+        for _ in range(count):
+            state, measured = step(state, batch)
+            metrics.append(jax.device_get(measured))
+        return first, jax.device_get(state), metrics
+
+
+@pytest.fixture(scope="module")
+def one_device():
+    return run(1)
+
+
+def test_a_step_changes_everything_that_it_should(one_device):
+    first, last, metrics = one_device
+    assert int(last.step) == 3
+    changed = jax.tree.map(lambda a, b: not np.array_equal(a, b), first, last)
+    assert jax.tree.all(changed.params)
+    assert jax.tree.all(changed.batch_stats)
+    assert metrics[-1]["loss"] < metrics[0]["loss"]  # the same batch again and again
+    assert metrics[0]["learning_rate"] == np.float32(0.1)
+
+
+def test_eight_devices_give_what_one_gives(one_device):
+    _, one, metrics_one = one_device
+    _, eight, metrics_eight = run(8)
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(eight), strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-10, atol=1e-12)
+    for a, b in zip(metrics_one, metrics_eight, strict=True):
+        np.testing.assert_allclose(b["loss"], a["loss"], rtol=1e-10)
+        assert a["top1"] == b["top1"]
+
+
+def test_what_is_random_depends_on_seed_and_step_alone():
+    class Model:
+        """Its logits are the images' mean, so that the loss shows the augmentation."""
+
+        @staticmethod
+        def apply(variables, images, **_):
+            return variables["params"] * images.mean((1, 2)), {}
+
+    def losses(seed: int, start: int) -> list[float]:
+        optimizer = optax.sgd(0.0)
+        step = steps.make_train_step(
+            Model,
+            optimizer,
+            lambda _: 0.0,
+            lambda key, images: jax.random.normal(key, (*images.shape[:3], 10)),
+            seed=seed,
+        )
+        state = states.from_variables({"params": jnp.ones(())}, optimizer)
+        state, seen = state.replace(step=jnp.int32(start)), []
+        for _ in range(3):
+            state, metrics = step(state, batch)
+            seen.append(float(metrics["loss"]))
+        return seen
+
+    batch = {"image": jnp.zeros((4, *SHAPE), jnp.uint8), "label": jnp.zeros(4, jnp.int32)}
+    run = losses(seed=0, start=0)
+    assert len(set(run)) == 3
+    assert losses(seed=0, start=1)[:2] == run[1:]  # as a run that resumes after step 1
+    assert not set(losses(seed=1, start=0)) & set(run)
+
+
+def test_evaluation_uses_running_statistics_and_the_mask():
+    model = create_model("densenet_cifar", depth=10, growth_rate=4, in_channels=1)
+    state = states.initial_state(
+        model, optax.sgd(0.1), 0, SHAPE, meshes.replicated(meshes.make_mesh(1))
+    )
+    normalize = lambda images: device.normalize(images, (0.5,), (0.25,), jnp.float32)  # noqa: E731
+    eval_step = steps.make_eval_step(model, normalize)
+    images = np.random.default_rng(1).integers(0, 256, (4, *SHAPE), np.uint8)
+    labels = np.arange(4, dtype=np.int32)
+    batch = {"image": images, "label": labels, "mask": np.array([True, True, True, False])}
+    logits = model.apply(state.variables, normalize(images))
+    expected = evaluation.cross_entropy(logits, labels)[:3].sum()
+    got = eval_step(state, batch)
+    np.testing.assert_allclose(got["loss"], expected, rtol=1e-5)
+    assert int(got["examples"]) == 3
+
+
+@pytest.mark.parametrize(("size", "words"), [(12, "8 or 16"), (0, "must be a positive multiple")])
+def test_batches_that_cannot_be_split(size, words):
+    with pytest.raises(ConfigError, match=words):
+        meshes.check_batch_size("batch_size", size, meshes.make_mesh(8))
