@@ -24,7 +24,7 @@ NAMES = (
     *("torchvision_zip.pth", "trainer_wrapped.pth.tar", "variants_zip.pth"),
     *("variants_legacy.pth", "variants_trainer.pth", "expected.npz"),
 )
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "40"))
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "25"))
 MEMORY = 2 * (64 << 20)  # What even a small file may unfold to, and as much for its sources.
 
 NUMBERS = st.sampled_from([0, 1, 255, 1 << 31, 1 << 32, 1 << 40, (1 << 63) - 1, (1 << 64) - 1])
