@@ -47,11 +47,11 @@ class ProgressLine:
         if now - self._printed >= self._every or step == self._total:
             self._printed = now
             left = (now - self._began) / max(step - self._start, 1) * (self._total - step)
-            self._console.print(f"step {step}/{self._total}  {text}  {_duration(left)} left")
+            self.note(f"step {step}/{self._total}  {text}  {_duration(left)} left")
 
     def note(self, text: str) -> None:
         """Prints a line that stays."""
-        self._console.print(text, markup=False)
+        self._console.print(text, markup=False, soft_wrap=True)
 
 
 def _duration(seconds: float) -> str:
