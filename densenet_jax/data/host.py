@@ -1,42 +1,24 @@
-"""Decoding and cropping of one image, on the host; uint8 in, uint8 out."""
+"""Cropping of one image, on the host; encoded bytes or uint8 in, uint8 out."""
 
-import io
 import math
 
 import cv2
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-cv2.setNumThreads(0)  # the pipeline has a thread or a process per image already
-Image.MAX_IMAGE_PIXELS = None  # replaced by the limit below, which raises before decoding
-MAX_PIXELS = 178_956_970  # Pillow's own threshold against decompression bombs
+from densenet_jax.data.decoding import ImageError, decode, dimensions
+
+__all__ = [
+    "ImageError",
+    "center_crop",
+    "decode",
+    "eval_crop",
+    "random_resized_crop",
+    "resize",
+    "train_crop",
+]
 
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
-
-
-class ImageError(ValueError):
-    """An image that cannot be decoded."""
-
-
-def decode(image: bytes | np.ndarray, channels: int = 3) -> np.ndarray:
-    """Returns an image as uint8 [H, W, channels]; arrays pass through.
-
-    Grayscale becomes RGB (and the reverse, for one channel), CMYK and palettes are converted, and
-    the EXIF orientation is ignored, as torchvision and timm do.
-
-    Raises:
-      ImageError: not an image, a broken one, or one of more than 179 million pixels.
-    """
-    if isinstance(image, np.ndarray):
-        return np.broadcast_to(image, (*image.shape[:2], channels)) if image.ndim == 3 else image
-    try:
-        with Image.open(io.BytesIO(image)) as picture:
-            if picture.width * picture.height > MAX_PIXELS:
-                raise ImageError(f"the image has {picture.width}x{picture.height} pixels")
-            array = np.asarray(picture.convert("L" if channels == 1 else "RGB"))
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as e:
-        raise ImageError(f"the image cannot be decoded: {e}") from e
-    return array[..., None] if channels == 1 else array
 
 
 def resize(image: np.ndarray, height: int, width: int, interpolation: str) -> np.ndarray:
@@ -51,8 +33,13 @@ def resize(image: np.ndarray, height: int, width: int, interpolation: str) -> np
 
 
 def center_crop(image: np.ndarray, size: int, fraction: float, interpolation: str) -> np.ndarray:
-    """Returns the evaluation crop: shorter side to size / fraction, then the central size x size."""
+    """Returns the evaluation crop: the shorter side to size / fraction, then the central square."""
     height, width = image.shape[:2]
+    if max(height, width) > 8 * min(height, width):  # else resizing a line would fill the memory
+        half = 4 * min(height, width)
+        image = image[max(0, height // 2 - half) :][: 2 * half]
+        image = image[:, max(0, width // 2 - half) :][:, : 2 * half]
+        height, width = image.shape[:2]
     short = math.floor(size / fraction)
     # torchvision's Resize: the longer side is truncated, not rounded.
     if height <= width:
@@ -64,36 +51,85 @@ def center_crop(image: np.ndarray, size: int, fraction: float, interpolation: st
     return image[top : top + size, left : left + size]
 
 
-def random_resized_crop(
-    image: np.ndarray,
+def random_region(
     rng: np.random.Generator,
-    size: int,
+    height: int,
+    width: int,
     scale: tuple[float, float] = (0.08, 1.0),
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
-) -> np.ndarray:
-    """Returns a random region, resized to size x size (Szegedy et al., 2015).
+) -> tuple[int, int, int, int]:
+    """Returns top, left, height and width of a random region (Szegedy et al., 2015).
 
     Args:
-      image: uint8 [H, W, C].
+      height, width: of the image.
       scale: range of the region's share of the area.
       ratio: range of its width / height, log-uniform.
     """
-    height, width = image.shape[:2]
     for _ in range(10):
         area = height * width * rng.uniform(*scale)
         aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
         w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if 0 < w <= width and 0 < h <= height:
-            top = int(rng.integers(0, height - h + 1))
-            left = int(rng.integers(0, width - w + 1))
-            break
-    else:  # the central region nearest to the range of ratios, as torchvision does
-        w = min(width, round(height * ratio[1]))
-        h = min(height, round(width / ratio[0]))
-        top, left = (height - h) // 2, (width - w) // 2
-    # INTER_AREA averages, so shrinking is antialiased at a fraction of Pillow's time.
-    shrinks = h * w > size * size
-    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
-    region = np.ascontiguousarray(image[top : top + h, left : left + w])
-    resized = cv2.resize(region, (size, size), interpolation=interpolation)
-    return resized.reshape(size, size, image.shape[2])
+            return int(rng.integers(0, height - h + 1)), int(rng.integers(0, width - w + 1)), h, w
+    # The central region nearest to the range of ratios, as torchvision does.
+    w = min(width, max(1, round(height * ratio[1])))
+    h = min(height, max(1, round(width / ratio[0])))
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+def random_resized_crop(
+    image: bytes | np.ndarray,
+    rng: np.random.Generator,
+    image_size: int,
+    scale: tuple[float, float] = (0.08, 1.0),
+    channels: int = 3,
+) -> np.ndarray:
+    """Returns a random region of an encoded or decoded image, as uint8 [size, size, channels].
+
+    A region of more than twice the size is decoded at 1/2, 1/4 or 1/8, which averages pixels as an
+    antialiasing filter does and saves most of the time; bilinear interpolation does the rest.
+
+    Raises:
+      ImageError: the image cannot be decoded.
+    """
+    height, width = dimensions(image)
+    top, left, h, w = random_region(rng, height, width, scale)
+    reduction = max((r for r in (1, 2, 4, 8) if min(h, w) >= r * image_size), default=1)
+    pixels = decode(image, channels, reduction)
+    if pixels.shape[:2] != (height, width):
+        down, right = pixels.shape[0] / height, pixels.shape[1] / width
+        top, left = int(top * down), int(left * right)
+        h, w = max(1, round(h * down)), max(1, round(w * right))
+    region = pixels[top : top + h, left : left + w]
+    # OpenCV's AREA is the mean of whole pixels: for arrays, that no decoder has reduced.
+    shrinks = min(region.shape[:2]) >= 2 * image_size
+    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    resized = cv2.resize(region, (image_size, image_size), interpolation=interpolation)
+    return resized.reshape(image_size, image_size, channels)
+
+
+def train_crop(
+    image: bytes | np.ndarray,
+    rng: np.random.Generator,
+    *,
+    image_size: int,
+    channels: int,
+    random_crop: bool,
+    crop_scale: tuple[float, float],
+) -> np.ndarray:
+    """Returns a training image: a random region, or the whole image as a square (bicubic)."""
+    if random_crop:
+        return random_resized_crop(image, rng, image_size, crop_scale, channels)
+    return resize(decode(image, channels), image_size, image_size, "bicubic")
+
+
+def eval_crop(
+    image: bytes | np.ndarray,
+    *,
+    image_size: int,
+    channels: int,
+    crop_fraction: float,
+    interpolation: str,
+) -> np.ndarray:
+    """Returns an evaluation image: decoded, then `center_crop`."""
+    return center_crop(decode(image, channels), image_size, crop_fraction, interpolation)

@@ -1,43 +1,56 @@
-"""Grain: shuffle, shard, decode, batch; and the batches on their way to the mesh.
+"""Batches read ahead by Grain's threads or worker processes, and put on the mesh.
 
 The order of examples is a function of (seed, position) alone, whatever the number of processes,
 workers or threads: global batch b holds positions [b B, (b + 1) B) of an endless stream of shuffled
 epochs.  A run's position in its data is therefore its step, and resuming means starting there.
 """
 
+import dataclasses
 import functools
-import os
+import itertools
 from collections.abc import Iterator
-from typing import Any
 
 import grain
 import jax
 import numpy as np
 from grain.experimental import ThreadPrefetchIterDataset
+from jax.sharding import NamedSharding, PartitionSpec
 
-from densenet_jax.data import host
-from densenet_jax.data.sources import Source
+from densenet_jax.data.batches import Batches, EvalBatches, TrainBatches, default_threads, hold
+from densenet_jax.data.examples import Arrays, DataError, Source
+from densenet_jax.data.stream import Batch, Stream
 
-Batch = dict[str, Any]
+DEVICE_BYTES = 2**30  # of images in memory that every device may hold as well
+in_memory = hold
 
 
-class _ProcessShare(grain.MapDataset):
-    """A process's contiguous share of every global batch."""
+@dataclasses.dataclass(frozen=True)
+class Reader:
+    """Batches from number `start` on; iterating starts the threads or processes that read ahead.
 
-    def __init__(self, parent: grain.MapDataset, batch_size: int, index: int, count: int):
-        super().__init__(parent)
-        self._batch, self._share, self._offset = batch_size, batch_size // count, None
-        self._offset = index * self._share
-        self._length = len(parent) // batch_size * self._share
+    Attributes:
+      workers: decoding processes; 0: threads of this one.
+    """
 
-    def __len__(self):
-        return self._length
+    batches: Batches
+    workers: int
+    start: int = 0
 
-    def __getitem__(self, i):
-        if isinstance(i, slice):
-            return self.slice(i)
-        batch, within = divmod(i, self._share)
-        return self._parent[batch * self._batch + self._offset + within]
+    def __iter__(self) -> Stream:
+        return Stream(iter(self.dataset()))
+
+    def dataset(self) -> grain.IterDataset:
+        """Returns the Grain data set."""
+        batches = grain.MapDataset.source(self.batches)[self.start :]
+        if not self.workers:
+            # Threads share a batch, so that few are under way; the second keeps them busy at
+            # the end of the first.
+            return batches.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=2))
+        _parse_flags()
+        # Each worker makes whole batches with one thread: the processes are the parallelism.
+        batches = batches.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1))
+        options = grain.MultiprocessingOptions(self.workers, per_worker_buffer_size=1)
+        return batches.mp_prefetch(options)
 
 
 def train_batches(
@@ -53,7 +66,8 @@ def train_batches(
     workers: int = 0,
     process_index: int = 0,
     process_count: int = 1,
-) -> grain.IterDataset:
+    strict: bool = False,
+) -> Reader:
     """Returns this process's part of an endless stream of global batches.
 
     Args:
@@ -65,22 +79,32 @@ def train_batches(
       seed: of order and crops.
       start: number of global batches to leave out at the beginning (the step to resume at).
       workers: decoding processes; 0: threads of this one.
+      strict: raise DataError for an unreadable example instead of passing over it.
 
     Yields:
-      {"image": uint8 [b, H, W, C], "label": int32 [b]} with b = batch_size / process_count.
+      {"image": uint8 [b, H, W, C], "label": int32 [b], "bad": int32 [b]} with
+      b = batch_size / process_count; `bad` counts the unreadable examples passed over.
     """
-    prepare = functools.partial(
-        _train_example,
+    _check(source, batch_size, image_size, channels, process_count)
+    if random_crop and _fitted(source):
+        raise DataError(
+            "data.in_memory holds images already cropped, so data.random_crop must be False; "
+            "pass --config.data.random_crop=False or --config.data.in_memory=False."
+        )
+    batches = TrainBatches(
+        source=source,
+        batch_size=batch_size,
         image_size=image_size,
         channels=channels,
+        process_index=process_index,
+        process_count=process_count,
+        strict=strict,
+        threads=1 if workers else default_threads(),
         random_crop=random_crop,
         crop_scale=tuple(crop_scale),
+        seed=seed,
     )
-    examples = grain.MapDataset.source(source.examples).seed(seed).shuffle().repeat()
-    examples = examples.random_map(prepare)
-    share = _ProcessShare(examples, batch_size, process_index, process_count)
-    batches = share.batch(batch_size // process_count)[start:]
-    return _read(batches, workers)
+    return Reader(batches, workers, start)
 
 
 def eval_batches(
@@ -94,49 +118,103 @@ def eval_batches(
     workers: int = 0,
     process_index: int = 0,
     process_count: int = 1,
-) -> grain.IterDataset:
+    strict: bool = False,
+) -> Reader:
     """Returns this process's part of one pass over a split, every example exactly once.
 
     The last batch is filled with blank images.
 
     Yields:
-      {"image": uint8 [b, H, W, C], "label": int32 [b], "mask": bool [b]}; the mask is False for
-      the filling.
+      {"image": uint8 [b, H, W, C], "label": int32 [b], "mask": bool [b], "bad": int32 [b]}; the
+      mask is False for the filling and for unreadable examples, which `bad` counts.
     """
-    padded = -(-len(source) // batch_size) * batch_size
-    load = functools.partial(
-        _eval_example,
-        examples=source.examples,
+    _check(source, batch_size, image_size, channels, process_count)
+    batches = EvalBatches(
+        source=source,
+        batch_size=batch_size,
         image_size=image_size,
         channels=channels,
+        process_index=process_index,
+        process_count=process_count,
+        strict=strict,
+        threads=1 if workers else default_threads(),
         crop_fraction=crop_fraction,
         interpolation=interpolation,
     )
-    share = _ProcessShare(grain.MapDataset.range(padded), batch_size, process_index, process_count)
-    return _read(share.map(load).batch(batch_size // process_count), workers)
+    return Reader(batches, min(workers, len(batches)))
 
 
-def to_mesh(batches: grain.IterDataset, sharding: jax.sharding.Sharding) -> Iterator[Batch]:
-    """Iterates over batches as global arrays, two of them on the devices ahead of their use."""
+def to_mesh(reader: Reader, sharding: NamedSharding) -> Stream:
+    """Returns an iterator over batches as global arrays, two of them on the devices in advance.
+
+    The images of a training source held in memory are put on every device, if they are few enough;
+    a batch is then only its examples' numbers, and the host does nothing.
+    """
+    batches = reader.batches
+    if (
+        isinstance(batches, TrainBatches)
+        and _fitted(batches.source)
+        and batches.source.examples.images.nbytes <= DEVICE_BYTES
+    ):
+        return Stream(_rows_on_device(batches, reader.start, sharding))
+    # On the CPU an array would share the worker's shared memory, and keep it alive.
+    on_cpu = next(iter(sharding.device_set)).platform == "cpu"
 
     def put(batch: Batch) -> Batch:
         return {
-            name: jax.make_array_from_process_local_data(sharding, array)
+            name: jax.make_array_from_process_local_data(
+                sharding, np.array(array) if on_cpu else array
+            )
             for name, array in batch.items()
         }
 
-    return iter(ThreadPrefetchIterDataset(batches.map(put), prefetch_buffer_size=2))
+    return Stream(
+        iter(ThreadPrefetchIterDataset(reader.dataset().map(put), prefetch_buffer_size=2))
+    )
 
 
-def _read(batches: grain.MapDataset, workers: int) -> grain.IterDataset:
-    """Reads batches ahead, in order: whole batches go to threads or processes, so none is mixed."""
-    if workers:
-        # Each worker reads with one thread: the processes are the parallelism.
-        batches = batches.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1))
-        _parse_flags()
-        return batches.mp_prefetch(grain.MultiprocessingOptions(workers, per_worker_buffer_size=2))
-    threads = min(os.cpu_count() or 1, 16)
-    return batches.to_iter_dataset(grain.ReadOptions(threads, prefetch_buffer_size=threads))
+def _rows_on_device(batches: TrainBatches, start: int, sharding: NamedSharding) -> Iterator[Batch]:
+    held = batches.source.examples
+    replicated = NamedSharding(sharding.mesh, PartitionSpec())
+    arrays = {"image": held.images, "label": held.labels, "bad": held.bad}
+    arrays = {
+        name: jax.make_array_from_callback(a.shape, replicated, functools.partial(_part, a))
+        for name, a in arrays.items()
+    }
+
+    @functools.partial(jax.jit, out_shardings=sharding)
+    def pick(arrays, rows):
+        return {name: array[rows] for name, array in arrays.items()}
+
+    for batch in itertools.count(start):
+        rows = batches.indices(batch).astype(np.int32)
+        yield pick(arrays, jax.make_array_from_process_local_data(sharding, rows))
+
+
+def _part(array: np.ndarray, where) -> np.ndarray:
+    return array[where]
+
+
+def _fitted(source: Source) -> bool:
+    return isinstance(source.examples, Arrays) and source.examples.fitted
+
+
+def _check(
+    source: Source, batch_size: int, image_size: int, channels: int, process_count: int
+) -> None:
+    if batch_size % process_count:
+        raise DataError(
+            f"The batch of {batch_size} examples cannot be shared by {process_count} processes; "
+            "make the batch size a multiple of their number."
+        )
+    if not len(source):
+        raise DataError(f"{source.name} has no examples.")
+    expected = (image_size, image_size, channels)
+    if _fitted(source) and source.examples.images.shape[1:] != expected:
+        raise DataError(
+            f"The images held in memory are {list(source.examples.images.shape[1:])}, but "
+            f"data.image_size and data.channels ask for {list(expected)}."
+        )
 
 
 def _parse_flags() -> None:
@@ -145,38 +223,3 @@ def _parse_flags() -> None:
 
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()
-
-
-def _train_example(
-    example: dict,
-    rng: np.random.Generator,
-    *,
-    image_size: int,
-    channels: int,
-    random_crop: bool,
-    crop_scale: tuple[float, float],
-) -> Batch:
-    image = host.decode(example["image"], channels)
-    if random_crop:
-        image = host.random_resized_crop(image, rng, image_size, crop_scale)
-    else:
-        image = host.resize(image, image_size, image_size, "bicubic")
-    return {"image": image, "label": np.int32(example["label"])}
-
-
-def _eval_example(
-    index: int,
-    *,
-    examples,
-    image_size: int,
-    channels: int,
-    crop_fraction: float,
-    interpolation: str,
-) -> Batch:
-    if index >= len(examples):
-        blank = np.zeros((image_size, image_size, channels), np.uint8)
-        return {"image": blank, "label": np.int32(0), "mask": np.bool_(False)}
-    example = examples[index]
-    image = host.decode(example["image"], channels)
-    image = host.center_crop(image, image_size, crop_fraction, interpolation)
-    return {"image": image, "label": np.int32(example["label"]), "mask": np.bool_(True)}

@@ -1,0 +1,203 @@
+"""Batch number b of a split, as a function of b: whole arrays, decoded by threads or by one worker.
+
+A batch also holds `bad` int32 [b]: how many unreadable examples were passed over for each example.
+"""
+
+import concurrent.futures
+import dataclasses
+import functools
+import os
+from typing import Any
+
+import numpy as np
+
+from densenet_jax.data import host, order, reading
+from densenet_jax.data.examples import Arrays, Source
+
+Batch = dict[str, np.ndarray]
+CHUNK = 512  # examples read together when a split is read from end to end
+ENDLESS = 2**48  # batches: more than anyone trains
+
+
+@dataclasses.dataclass(frozen=True)
+class Batches:
+    """What the batches of training and of evaluation share.
+
+    Attributes:
+      batch_size: examples in a global batch, over all processes.
+      process_index, process_count: which contiguous share of every batch is this process's.
+      strict: an unreadable example is an error, and not passed over.
+      threads: that decode one batch together.
+    """
+
+    source: Source
+    batch_size: int
+    image_size: int
+    channels: int
+    process_index: int
+    process_count: int
+    strict: bool
+    threads: int
+
+    @property
+    def share(self) -> int:
+        return self.batch_size // self.process_count
+
+    def positions(self, batch: int) -> np.ndarray:
+        """Returns the positions, in the stream of examples, of this process's share of a batch."""
+        start = batch * self.batch_size + self.process_index * self.share
+        return np.arange(start, start + self.share)
+
+    def fill(self, indices: np.ndarray, prepare) -> Batch:
+        """Returns the examples `indices`; `prepare(k)` gives the function that crops example k."""
+        held = self.source.examples
+        if isinstance(held, Arrays) and held.fitted:
+            return {
+                "image": held.images[indices],
+                "label": held.labels[indices],
+                "bad": held.bad[indices],
+            }
+        images = np.empty((len(indices), self.image_size, self.image_size, self.channels), np.uint8)
+        labels, bad = np.empty(len(indices), np.int32), np.empty(len(indices), np.int32)
+
+        def one(k):
+            images[k], labels[k], bad[k] = reading.load(
+                self.source, int(indices[k]), prepare(k), self.strict
+            )
+
+        for_each(one, len(indices), self.threads)
+        return {"image": images, "label": labels, "bad": bad}
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainBatches(Batches):
+    """An endless sequence of shuffled batches."""
+
+    random_crop: bool
+    crop_scale: tuple[float, float]
+    seed: int
+
+    def __len__(self) -> int:
+        return ENDLESS
+
+    def indices(self, batch: int) -> np.ndarray:
+        """Returns the examples' numbers in this process's share of a batch."""
+        return order.examples_at(self.positions(batch), len(self.source), self.seed)
+
+    def __getitem__(self, batch: int) -> Batch:
+        positions = self.positions(batch)
+
+        def prepare(k):
+            return functools.partial(
+                host.train_crop,
+                rng=order.rng_at(int(positions[k]), self.seed) if self.random_crop else None,
+                image_size=self.image_size,
+                channels=self.channels,
+                random_crop=self.random_crop,
+                crop_scale=self.crop_scale,
+            )
+
+        return self.fill(self.indices(batch), prepare)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalBatches(Batches):
+    """One pass over a split; blanks fill the last batch.
+
+    `mask` bool [b] is False for the blanks, and for examples that cannot be read.
+    """
+
+    crop_fraction: float
+    interpolation: str
+
+    def __len__(self) -> int:
+        return -(-len(self.source) // self.batch_size)
+
+    def __getitem__(self, batch: int) -> Batch:
+        indices = self.positions(batch)
+        indices = indices[indices < len(self.source)]
+        crop = functools.partial(
+            host.eval_crop,
+            image_size=self.image_size,
+            channels=self.channels,
+            crop_fraction=self.crop_fraction,
+            interpolation=self.interpolation,
+        )
+        full = self.fill(indices, lambda _: crop)
+        blanks = self.share - len(indices)
+        # What stands in for an unreadable example is counted at its own place.
+        full["mask"] = full["bad"] == 0
+        full["bad"] = (full["bad"] > 0).astype(np.int32)
+        return {
+            name: np.pad(array, [(0, blanks)] + [(0, 0)] * (array.ndim - 1)) if blanks else array
+            for name, array in full.items()
+        }
+
+
+def hold(
+    source: Source,
+    *,
+    image_size: int,
+    channels: int = 3,
+    crop_fraction: float | None = None,
+    interpolation: str = "bicubic",
+    strict: bool = False,
+) -> Source:
+    """Reads a split once and returns it as one uint8 array in memory.
+
+    `train_batches(random_crop=False)` and `eval_batches` then only pick rows of it, and give the
+    same batches as before.
+
+    Args:
+      crop_fraction: of the evaluation crop; None: the whole image as a square, as for training.
+
+    Returns:
+      a source that needs no decoding. Unreadable examples are replaced and counted as always.
+    """
+    if isinstance(source.examples, Arrays) and source.examples.fitted:
+        return source
+    if crop_fraction is None:
+        options = {"rng": None, "random_crop": False, "crop_scale": (1.0, 1.0)}
+        crop = functools.partial(host.train_crop, **options)
+    else:
+        options = {"crop_fraction": crop_fraction, "interpolation": interpolation}
+        crop = functools.partial(host.eval_crop, **options)
+    crop = functools.partial(crop, image_size=image_size, channels=channels)
+    images = np.empty((len(source), image_size, image_size, channels), np.uint8)
+    labels, bad = np.empty(len(source), np.int32), np.empty(len(source), np.int32)
+
+    def some(chunk):
+        start = chunk * CHUNK
+        numbers = range(start, min(start + CHUNK, len(source)))
+        read_ahead = reading.read_together(source, numbers)
+        for i in numbers:
+            images[i], labels[i], bad[i] = reading.load(read_ahead, i, crop, strict)
+
+    for_each(some, -(-len(source) // CHUNK), default_threads())
+    return dataclasses.replace(source, examples=Arrays(images, labels, bad))
+
+
+def default_threads() -> int:
+    """Returns the number of cores this process may use, 16 at most."""
+    return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 8, 16)
+
+
+@functools.cache
+def _pool(pid: int, threads: int) -> concurrent.futures.ThreadPoolExecutor:
+    return concurrent.futures.ThreadPoolExecutor(threads, thread_name_prefix="decode")
+
+
+def for_each(function, count: int, threads: int) -> None:
+    """Calls `function(0)` to `function(count - 1)`, by threads where there are more than one."""
+    if threads <= 1:
+        for k in range(count):
+            function(k)
+        return
+    chunk = max(1, min(64, count // (4 * threads)))
+
+    def some(start: int) -> Any:
+        for k in range(start, min(start + chunk, count)):
+            function(k)
+
+    for _ in _pool(os.getpid(), threads).map(some, range(0, count, chunk)):
+        pass  # raises what a thread has raised

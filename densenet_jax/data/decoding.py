@@ -1,0 +1,139 @@
+"""Encoded image -> uint8 array; never more pixels than a limit, whatever the file says.
+
+OpenCV decodes ordinary JPEGs, at reduced size where that is enough; Pillow the rest, and everything
+that OpenCV refuses. Both contain libjpeg-turbo and give the same pixels.
+"""
+
+import io
+
+import cv2
+import numpy as np
+from PIL import Image
+
+cv2.setNumThreads(0)  # the pipeline has a thread or a process per image already
+
+MAX_PIXELS = 178_956_970  # at which Pillow too speaks of a decompression bomb
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
+
+# OpenCV's names for these promise grey or BGR; together with COLOR_RGB they reduce in RGB.
+_REDUCED = {
+    1: 0,
+    2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
+    4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
+    8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
+}
+_FLAGS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+_TAIL = 64  # bytes of padding to allow for after a JPEG's end marker
+
+
+class ImageError(ValueError):
+    """An image that cannot be decoded."""
+
+
+def decode(image: bytes | np.ndarray, channels: int = 3, reduction: int = 1) -> np.ndarray:
+    """Returns an image as uint8 [H, W, channels]; arrays pass through.
+
+    Grayscale becomes RGB (and the reverse, for one channel), CMYK and palettes are converted, alpha
+    is dropped, 16 bits become 8, and the EXIF orientation is ignored, as torchvision and timm do.
+
+    Args:
+      image: an encoded image, or uint8 [H, W], [H, W, 1] or [H, W, channels].
+      channels: 3 or 1.
+      reduction: 1, 2, 4 or 8: the size may be divided by so much, where that saves time.
+
+    Raises:
+      ImageError: not an image, a broken one, or one of more than 179 million pixels.
+    """
+    if isinstance(image, np.ndarray):
+        return _from_array(image, channels)
+    header = jpeg_header(image)
+    if header:
+        _check_size(*header[:2])
+        ends = image.rfind(b"\xff\xd9", -_TAIL) >= 0  # else truncated, which only Pillow reports
+        if ends and channels == 3 and header[2] in (1, 3):
+            try:
+                flags = _FLAGS | _REDUCED[reduction]
+                decoded = cv2.imdecode(np.frombuffer(image, np.uint8), flags)
+            except cv2.error:
+                decoded = None
+            if decoded is not None:
+                return decoded
+    return _pillow(image, channels)
+
+
+def dimensions(image: bytes | np.ndarray) -> tuple[int, int]:
+    """Returns height and width, of an encoded image from its header alone.
+
+    Raises:
+      ImageError: not an image, or one of more than 179 million pixels.
+    """
+    if isinstance(image, np.ndarray):
+        return image.shape[:2]
+    header = jpeg_header(image)
+    if header:
+        _check_size(*header[:2])
+        return header[:2]
+    try:
+        with Image.open(io.BytesIO(image), formats=FORMATS) as picture:
+            _check_size(picture.height, picture.width)
+            return picture.height, picture.width
+    except Exception as e:
+        raise _as_image_error(e) from e
+
+
+def jpeg_header(image: bytes) -> tuple[int, int, int] | None:
+    """Returns height, width and number of components of a JPEG; None if it is none."""
+    if image[:2] != b"\xff\xd8":
+        return None
+    at = 2
+    while at + 9 < len(image):
+        if image[at] != 0xFF:
+            return None
+        marker = image[at + 1]
+        if marker == 0xFF:  # filling
+            at += 1
+        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            height = int.from_bytes(image[at + 5 : at + 7], "big")
+            width = int.from_bytes(image[at + 7 : at + 9], "big")
+            return (height, width, image[at + 9]) if height and width else None
+        elif marker in (0xD9, 0xDA):
+            return None
+        else:
+            at += 2 + max(2, int.from_bytes(image[at + 2 : at + 4], "big"))
+    return None
+
+
+def _check_size(height: int, width: int) -> None:
+    if height * width > MAX_PIXELS:
+        raise ImageError(f"{width} x {height} pixels are more than {MAX_PIXELS:,}")
+
+
+def _from_array(image: np.ndarray, channels: int) -> np.ndarray:
+    if image.ndim == 2:
+        image = image[..., None]
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (1, channels):
+        raise ImageError(
+            f"an array of {image.dtype} {list(image.shape)}, not uint8 [height, width, {channels}]"
+        )
+    return image if image.shape[2] == channels else np.repeat(image, channels, axis=2)
+
+
+def _pillow(image: bytes, channels: int) -> np.ndarray:
+    mode = "L" if channels == 1 else "RGB"
+    try:
+        with Image.open(io.BytesIO(image), formats=FORMATS) as picture:
+            _check_size(picture.height, picture.width)
+            if picture.mode.startswith("I"):  # 16 bits of grey, which `convert` would clip
+                array = (np.asarray(picture) >> 8).clip(0, 255).astype(np.uint8)
+                return np.repeat(array[..., None], channels, axis=2)
+            array = np.asarray(picture.convert(mode))
+    except Exception as e:  # a broken file makes Pillow raise nearly anything
+        raise _as_image_error(e) from e
+    return array[..., None] if channels == 1 else array
+
+
+def _as_image_error(error: Exception) -> ImageError:
+    if isinstance(error, ImageError):
+        return error
+    reason = str(error).split(" <_io.BytesIO")[0] or type(error).__name__
+    return ImageError(f"not a readable image: {reason}")
