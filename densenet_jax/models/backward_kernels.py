@@ -67,13 +67,14 @@ def _conv1x1(*refs, n, d, tile, unit):
     part, j = divide(pl.program_id(0), divide(c + tile[1] - 1, tile[1])[0])
     ins, outs = span(j * tile[1], tile[1]), span(0, power_of_2(d))
     row_limit, out_limit = unless_multiple(n, tile[0]), unless_multiple(d, len(outs))
-    gain, shift = load_vector(gain_ref, ins, c), load_vector(shift_ref, ins, c)
-    a, b = load_vector(a_ref, outs, out_limit), load_vector(b_ref, outs, out_limit)
     w = load(w_ref, ins, outs, (c, out_limit))
 
     def step(i, sums):
         d_w, d_shift, d_gain = sums
         rows = span(i * tile[0], tile[0])
+        # Read in every step: they are in the cache, and registers are short.
+        a, b = load_vector(a_ref, outs, out_limit), load_vector(b_ref, outs, out_limit)
+        gain, shift = load_vector(gain_ref, ins, c), load_vector(shift_ref, ins, c)
         dy = _complete(d_ref, y_ref, a, b, rows, outs, (row_limit, out_limit))
         at = rows, ins
         limits = row_limit, c
@@ -134,10 +135,10 @@ def conv1x1(
     return d_source, d_w.reshape(parts, c, d).sum(0), d_shift, d_gain
 
 
-def _conv3x3(*refs, image, tile, steps, unit):
+def _conv3x3(*refs, n, c, d, image, tile, steps, unit):
     number_ref, x_ref, gain_ref, shift_ref, w_ref, d_ref, y_ref, a_ref, b_ref = refs[:9]
     dx_ref, d_w_ref, d_shift_ref, d_gain_ref = refs[9:]
-    offset, (n, c), d = number_ref[0] * unit, x_ref.shape, w_ref.shape[1]
+    offset = number_ref[0] * unit
     part, j = divide(pl.program_id(0), ceil_div(c, tile[1]))
     ins, outs = span(j * tile[1], tile[1]), span(0, power_of_2(d))
     row_limit, in_limit = unless_multiple(n, tile[0]), unless_multiple(c, tile[1])
@@ -212,7 +213,7 @@ def conv3x3(
     # A range reads the rows around it, too: those of its neighbours, at another time.
     dy_rows = n + parts * 2 * (image[1] + 1)
     dx, d_w, d_shift, d_gain = call(
-        named(_conv3x3, image=image, tile=tile, steps=steps, unit=unit),
+        named(_conv3x3, n=n, c=c, d=d, image=image, tile=tile, steps=steps, unit=unit),
         *(number, source, gain, shift, w, d_out, out, *correction),
         grid=parts * columns,
         out=(shape(source.shape, source.dtype), *sums),

@@ -100,9 +100,9 @@ def neighbour(rows, tap, height: int, width: int, n: int, sign: int):
     return jnp.clip(rows + down * width + right, 0, n - 1), exists
 
 
-def _conv3x3(*refs, image, tile, unit):
+def _conv3x3(*refs, n, c, d, image, tile, unit):
     number_ref, x_ref, gain_ref, shift_ref, w_ref, _, y_ref, total_ref, squares_ref = refs
-    offset, (n, c), d = number_ref[0] * unit, x_ref.shape, w_ref.shape[1]
+    offset = number_ref[0] * unit
     rows, columns = span(pl.program_id(0) * tile, tile), span(0, power_of_2(d))
     channels = span(0, power_of_2(c))
     limits = unless_multiple(n, tile), unless_multiple(d, len(columns))
@@ -146,7 +146,7 @@ def conv3x3(source, gain, shift, w, into, *, image, offset, interpret=False, til
     y = shape((n, d), into.dtype)
     number, unit = numbers(offset)
     into, total, squares = call(
-        named(_conv3x3, image=image, tile=tile, unit=unit),
+        named(_conv3x3, n=n, c=c, d=d, image=image, tile=tile, unit=unit),
         *(number, source, gain, shift, w, into),
         grid=programs,
         out=(shape(into.shape, into.dtype), partial_sums, partial_sums),

@@ -114,6 +114,10 @@ def call(kernel, *arrays, grid, out, moves, interpret, warps, stages=2, aliases=
     """
     params = {}
     if not interpret:
+        # Blocks of one element, all at the origin: kernels compute addresses from there.  Blocks as
+        # large as the arrays would be the same, but for the sizes, which the compiled kernel would
+        # then depend on.
+        params["in_specs"], params["out_specs"] = _origins(arrays), _origins(out)
         params["compiler_params"] = plgpu.CompilerParams(num_warps=warps, num_stages=stages)
     kernel_call = pl.pallas_call(
         kernel,
@@ -125,6 +129,12 @@ def call(kernel, *arrays, grid, out, moves, interpret, warps, stages=2, aliases=
     )
     with jax.named_scope(f"moves_{moves}_bytes"):
         return kernel_call(*arrays)
+
+
+def _origins(arrays) -> tuple:
+    return tuple(
+        pl.BlockSpec((1,) * len(a.shape), lambda _, a=a: (0,) * len(a.shape)) for a in arrays
+    )
 
 
 def size_in_bytes(*arrays) -> int:
