@@ -4,6 +4,7 @@ The modules own parameters and running statistics, under the names of the PyTorc
 arithmetic of a block is in `dense_block`.  Images are [B, H, W, C].
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,8 +13,9 @@ from flax import linen as nn
 from jax import lax
 
 from densenet_jax.models import dense_block
-from densenet_jax.models.dense_block import Moments, at_least_float32
+from densenet_jax.models.dense_block import Moments, at_least_float32, positions
 from densenet_jax.models.inputs import check_images
+from densenet_jax.models.pooling import average_pool, norm_relu_average_pool
 from densenet_jax.models.stem import find_stem
 
 he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")  # He et al., 2015
@@ -57,11 +59,19 @@ class BatchNorm(nn.Module):
         statistics = Moments(self.mean.value, self.var.value) if batch is None else batch
         return dense_block.affine(self.params(), statistics, self.epsilon)
 
-    def __call__(self, x: jax.Array, batch: Moments | None) -> jax.Array:
-        """Returns relu(BN(x)), x [B, H, W, C] with the given moments (None: running statistics)."""
+    def __call__(
+        self, x: jax.Array, batch: Moments | None, norm_relu: Callable = dense_block.norm_relu
+    ) -> jax.Array:
+        """Returns relu(BN(x)).
+
+        Args:
+          x: feature maps [B, H, W, C].
+          batch: their moments; None: the running statistics normalise.
+          norm_relu: maps x, gain and shift to relu(x * gain + shift), or to more: see `pooling`.
+        """
         if batch is not None:
             self.update(batch, positions(x))
-        return dense_block.norm_relu(x, *self.affine(batch))
+        return norm_relu(x, *self.affine(batch))
 
     def update(self, batch: Moments, count: int) -> None:
         """Moves the running statistics towards those of a batch with `count` values a channel."""
@@ -162,13 +172,11 @@ class Transition(nn.Module):
         self.conv = Kernel(shape, self.norm_args["param_dtype"])
 
     def __call__(self, x: jax.Array, batch: Moments | None, dropout_rate: float = 0.0) -> jax.Array:
-        x = self.norm(x, batch)
         if dropout_rate:
-            x = dense_block.convolve(x, self.conv())
-            x = dense_block.dropout(x, dropout_rate, self.make_rng("dropout"))
-            return average_pool(x)
+            x = dense_block.convolve(self.norm(x, batch), self.conv())
+            return average_pool(dense_block.dropout(x, dropout_rate, self.make_rng("dropout")))
         # Pooling and a 1x1 convolution commute: pooled first, the convolution has a quarter to do.
-        return dense_block.convolve(average_pool(x), self.conv())
+        return dense_block.convolve(self.norm(x, batch, norm_relu_average_pool), self.conv())
 
 
 class DenseNet(nn.Module):
@@ -277,14 +285,7 @@ class DenseNet(nn.Module):
             x = dense_block.convolve(x, getattr(self, f"conv{i}")(), stride)
             if stem.norm:
                 batch = dense_block.moments(x) if batch_statistics else None
-                x = getattr(self, f"norm{i}")(x, batch)
-        return stem.pool(x)
-
-
-def positions(x: jax.Array) -> int:
-    """Returns how many values of x [B, H, W, C] a channel's statistics are taken over."""
-    return x.shape[0] * x.shape[1] * x.shape[2]
-
-
-def average_pool(x: jax.Array) -> jax.Array:
-    return nn.avg_pool(x, (2, 2), (2, 2))
+                last = i + 1 == len(stem.convolutions)
+                norm_relu = stem.pool if last else dense_block.norm_relu
+                x = getattr(self, f"norm{i}")(x, batch, norm_relu)
+        return x

@@ -96,7 +96,7 @@ def unless_multiple(limit: int, tile: int) -> int | None:
 
 def matmul(a, b, **transposed):
     """Returns a @ b, or with trans_a or trans_b the product of transposes, in float32."""
-    return pl.dot(a, b, **transposed).astype(jnp.float32)
+    return plgpu.dot(a, b, **transposed).astype(jnp.float32)
 
 
 def call(kernel, *arrays, grid, out, moves, interpret, warps, stages=2, aliases=None):

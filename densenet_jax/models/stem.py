@@ -10,6 +10,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from densenet_jax.models.batch_norm import norm_relu
+from densenet_jax.models.pooling import norm_relu_max_pool
+
 
 class Convolution(NamedTuple):
     """One convolution of a stem: kernel size, stride, and its share of the stem's features."""
@@ -25,19 +28,15 @@ class Stem(NamedTuple):
     Attributes:
       convolutions: in order, named `conv0`, `conv1`, ...
       norm: BN and ReLU after each convolution (`norm0`, `norm1`, ...).
-      pool: maps [B, H, W, C] to the first block's input.
+      pool: the last BN and ReLU together with the pooling that follows: maps [B, H, W, C], gain
+        and shift to the first block's input.
       reduction: how many pixels of the image become one.
     """
 
     convolutions: tuple[Convolution, ...]
     norm: bool
-    pool: Callable[[jax.Array], jax.Array]
+    pool: Callable[[jax.Array, jax.Array, jax.Array], jax.Array] | None
     reduction: int
-
-
-def max_pool(x: jax.Array, stride: int = 2) -> jax.Array:
-    """3x3 max pooling.  `SAME` would pad 112 pixels by (0, 1); the reference pads (1, 1)."""
-    return nn.max_pool(x, (3, 3), (stride, stride), ((1, 1), (1, 1)))
 
 
 def blur_pool(x: jax.Array) -> jax.Array:
@@ -51,18 +50,19 @@ def blur_pool(x: jax.Array) -> jax.Array:
     return (x[:, :, :-2:2] + 2 * x[:, :, 1:-1:2] + x[:, :, 2::2]) / 4
 
 
-def max_blur_pool(x: jax.Array) -> jax.Array:
-    """Max pooling without stride, then the blur that halves: no aliasing."""
-    return blur_pool(max_pool(x, stride=1))
+def norm_relu_max_blur_pool(x: jax.Array, gain: jax.Array, shift: jax.Array) -> jax.Array:
+    """Max pooling of relu(x * gain + shift) without stride, then the blur that halves."""
+    x = nn.max_pool(norm_relu(x, gain, shift), (3, 3), (1, 1), ((1, 1), (1, 1)))
+    return blur_pool(x)
 
 
 _DEEP = (Convolution(3, 2, share=0.5), Convolution(3, 1, share=0.5), Convolution(3, 1))
 
 STEMS = {
-    "imagenet": Stem((Convolution(7, 2),), norm=True, pool=max_pool, reduction=4),
-    "deep": Stem(_DEEP, norm=True, pool=max_pool, reduction=4),
-    "deep_blur": Stem(_DEEP, norm=True, pool=max_blur_pool, reduction=4),
-    "cifar": Stem((Convolution(3, 1),), norm=False, pool=lambda x: x, reduction=1),
+    "imagenet": Stem((Convolution(7, 2),), norm=True, pool=norm_relu_max_pool, reduction=4),
+    "deep": Stem(_DEEP, norm=True, pool=norm_relu_max_pool, reduction=4),
+    "deep_blur": Stem(_DEEP, norm=True, pool=norm_relu_max_blur_pool, reduction=4),
+    "cifar": Stem((Convolution(3, 1),), norm=False, pool=None, reduction=1),
 }
 
 

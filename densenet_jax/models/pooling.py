@@ -1,0 +1,127 @@
+"""BN-ReLU-pooling in one, with gradients written by hand.
+
+Automatic differentiation keeps what it normalised, and XLA's gradient of max pooling (a select and
+a scatter) takes several passes over a tensor four times as large as the result.  Here the gradients
+are sums of a few shifted maps, which fuse with the ReLU's mask and with BN's own gradient.
+
+Maps are [B, H, W, C]; gain and shift, [C] each, are the normalisation (`batch_norm.affine`).
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from densenet_jax.models.batch_norm import norm_relu, widen
+
+
+def average_pool(x: jax.Array) -> jax.Array:
+    """Returns the means of 2x2 windows; an odd last row or column is left out."""
+    height, width = x.shape[1] // 2 * 2, x.shape[2] // 2 * 2
+    wide = widen(x[:, :height, :width])
+    rows = wide[:, ::2] + wide[:, 1::2]
+    return ((rows[:, :, ::2] + rows[:, :, 1::2]) / 4).astype(x.dtype)
+
+
+@jax.custom_vjp
+def norm_relu_average_pool(x: jax.Array, gain: jax.Array, shift: jax.Array) -> jax.Array:
+    """Returns average_pool(relu(x * gain + shift))."""
+    return average_pool(norm_relu(x, gain, shift))
+
+
+def _average_forward(x, gain, shift):
+    return norm_relu_average_pool(x, gain, shift), (x, gain, shift)
+
+
+def _average_backward(residuals, dy):
+    # Behind a barrier XLA cannot share what the forward pass computed: it would have to store it.
+    (x, gain, shift), dy = lax.optimization_barrier((residuals, dy))
+    wide = widen(x)
+    du = _fit(_merge(_quadruple(widen(dy)) / 4), x.shape[1:3])
+    du = jnp.where(wide * gain + shift > 0, du, 0)
+    sums = _like((du * wide).sum((0, 1, 2)), gain), _like(du.sum((0, 1, 2)), shift)
+    return (du * gain).astype(x.dtype), *sums
+
+
+norm_relu_average_pool.defvjp(_average_forward, _average_backward)
+
+
+@jax.custom_vjp
+def norm_relu_max_pool(x: jax.Array, gain: jax.Array, shift: jax.Array) -> jax.Array:
+    """Returns the maxima of relu(x * gain + shift) over 3x3 windows, stride 2, padding 1."""
+    return _max_forward(x, gain, shift)[0]
+
+
+def _max_forward(x, gain, shift):
+    """Keeps, for each window, which tap had the maximum, and x there."""
+    height, width = (x.shape[1] + 1) // 2, (x.shape[2] + 1) // 2
+    around = ((0, 0), (1, 2), (1, 2), (0, 0))
+    x_padded = jnp.pad(x, around)
+    u_padded = jnp.pad(norm_relu(x, gain, shift), around)  # nothing is smaller than a ReLU's 0
+    for tap in range(9):
+        i, j = divmod(tap, 3)
+        x_tap, u_tap = (
+            v[:, i : i + 2 * height : 2, j : j + 2 * width : 2] for v in (x_padded, u_padded)
+        )
+        if tap == 0:
+            largest, x_largest = u_tap, x_tap
+            where = jnp.zeros(u_tap.shape, jnp.uint8)
+            continue
+        new = u_tap > largest  # of equal values the first counts, as in the reference
+        largest = jnp.where(new, u_tap, largest)
+        x_largest = jnp.where(new, x_tap, x_largest)
+        where = jnp.where(new, jnp.uint8(tap), where)
+    return largest, (x, gain, shift, where, x_largest)
+
+
+def _max_backward(residuals, dy):
+    x, gain, shift, where, x_largest = residuals
+    # One value of each window has a gradient: the sums need no more than those.
+    wide = widen(x_largest)
+    d = jnp.where(wide * gain + shift > 0, widen(dy), 0)
+    sums = _like((d * wide).sum((0, 1, 2)), gain), _like(d.sum((0, 1, 2)), shift)
+
+    # Window (a, b) is centred at position (2a, 2b).  An odd position lies between two centres: it
+    # is tap 2 of the window before it and tap 0 of the one behind.  Everything is broadcast and
+    # compared, nothing interleaved, so that XLA can fuse it with what follows.
+    odd_row, odd_column = (lax.broadcasted_iota(jnp.uint8, (2, 1, 2, 1), d) for d in (0, 2))
+
+    def part(row_behind, column_behind):
+        """The gradient from one of the up to four windows that a position lies in."""
+        tap = 3 * (1 - row_behind) * (1 + odd_row) + (1 - column_behind) * (1 + odd_column)
+        here = _quadruple(_behind(where, row_behind, column_behind, 255)) == tap
+        here &= (odd_row >= row_behind) & (odd_column >= column_behind)
+        return jnp.where(here, _quadruple(_behind(widen(dy), row_behind, column_behind, 0)), 0)
+
+    du = _fit(_merge(part(0, 0) + part(0, 1) + part(1, 0) + part(1, 1)), x.shape[1:3])
+    du = jnp.where(widen(x) * gain + shift > 0, du, 0)
+    return (du * gain).astype(x.dtype), *sums
+
+
+norm_relu_max_pool.defvjp(_max_forward, _max_backward)
+
+
+def _like(gradient, value):
+    return gradient.astype(value.dtype)
+
+
+def _behind(x, rows: int, columns: int, outside):
+    """Returns x shifted towards the origin by rows and columns."""
+    low_high = ((0, 0, 0), (-rows, rows, 0), (-columns, columns, 0), (0, 0, 0))
+    return lax.pad(x, jnp.asarray(outside, x.dtype), low_high)
+
+
+def _quadruple(x):
+    """Returns x [B, H, W, C] as [B, H, 1, W, 1, C], which broadcasts to four copies."""
+    return x[:, :, None, :, None]
+
+
+def _merge(x):
+    """Returns x, broadcast to [B, H, 2, W, 2, C], as [B, 2H, 2W, C]."""
+    b, h, _, w, _, c = x.shape
+    return jnp.broadcast_to(x, (b, h, 2, w, 2, c)).reshape(b, 2 * h, 2 * w, c)
+
+
+def _fit(x, size: tuple[int, int]):
+    """Cuts x to a height and width, or pads it with zeros."""
+    x = x[:, : size[0], : size[1]]
+    return jnp.pad(x, ((0, 0), (0, size[0] - x.shape[1]), (0, size[1] - x.shape[2]), (0, 0)))

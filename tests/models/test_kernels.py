@@ -1,0 +1,126 @@
+"""The GPU kernels, run as plain JAX, against their plain twins in `stages`."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from densenet_jax.models import (
+    backward_kernels,
+    dense_block,
+    forward_kernels,
+    stage_kernels,
+    stages,
+)
+
+# Images, channels of the buffer, channels read, bottleneck width, growth rate.  Nothing divides
+# the tiles in the first: masks cut rows, channels in and channels out.
+CASES = {
+    "odd": ((2, 5, 6), 24, 20, 12, 4),
+    "even": ((2, 4, 8), 64, 32, 32, 16),
+}
+# Kernels and twins round at different places; sums over rows add up the differences.
+TOLERANCE = {jnp.float32: 1e-5, jnp.bfloat16: 2e-2}
+
+
+@pytest.fixture(params=CASES)
+def case(request):
+    (batch, height, width), *channels = CASES[request.param]
+    return (batch, height, width), *channels
+
+
+@pytest.fixture(params=TOLERANCE, ids=lambda dtype: dtype.__name__)
+def dtype(request):
+    return request.param
+
+
+def assert_close(actual, expected, dtype):
+    """Compares each result with the largest value of its twin's."""
+    for a, b in zip(actual, expected, strict=True):
+        b = np.asarray(b, np.float32)
+        a = np.asarray(a, np.float32).reshape(b.shape)
+        assert np.abs(a - b).max() <= TOLERANCE[dtype] * np.abs(b).max()
+
+
+class Arrays:
+    """Random arrays of one type; per-channel vectors are float32."""
+
+    def __init__(self, dtype):
+        self.rng, self.dtype = np.random.default_rng(0), dtype
+
+    def maps(self, *shape):
+        return jnp.asarray(self.rng.normal(size=shape), self.dtype)
+
+    def vectors(self, size):
+        return tuple(jnp.asarray(self.rng.normal(size=size), jnp.float32) for _ in range(2))
+
+    def kernel(self, *shape):
+        return jnp.asarray(self.rng.normal(0, 0.1, shape), jnp.float32)
+
+
+def matrix(x):
+    return x.reshape(-1, x.shape[-1])
+
+
+def test_forward_1x1(case, dtype):
+    image, channels, c, d, _ = case
+    arrays = Arrays(dtype)
+    x, affine, w = arrays.maps(*image, channels), arrays.vectors(c), arrays.kernel(1, 1, c, d)
+    actual = forward_kernels.conv1x1(matrix(x), *affine, w[0, 0], interpret=True, tile=(16, 16))
+    assert_close(actual, stages.forward(x, *affine, w), dtype)
+
+
+def test_forward_3x3(case, dtype):
+    image, channels, c, d, growth = case
+    arrays = Arrays(dtype)
+    x, z = arrays.maps(*image, channels), arrays.maps(*image, d)
+    affine, w = arrays.vectors(d), arrays.kernel(3, 3, d, growth)
+    actual = forward_kernels.conv3x3(
+        *(matrix(z), *affine, w, matrix(x)), image=image[1:], offset=c, interpret=True, tile=16
+    )
+    assert_close(actual, stages.forward(z, *affine, w, into=x, offset=c), dtype)
+
+
+def test_backward_1x1(case, dtype):
+    image, channels, c, d, _ = case
+    arrays = Arrays(dtype)
+    x, dx = (arrays.maps(*image, channels) for _ in range(2))
+    z, dz = (arrays.maps(*image, d) for _ in range(2))
+    affine, correction, w = arrays.vectors(c), arrays.vectors(d), arrays.kernel(1, 1, c, d)
+    actual = backward_kernels.conv1x1(
+        *(matrix(x), *affine, w[0, 0], matrix(dz), matrix(z), correction, matrix(dx)),
+        interpret=True,
+        tile=(16, 16),
+    )
+    expected = stages.backward(x, *affine, w, d_out=dz, out=z, correction=correction, d_source=dx)
+    assert_close(actual, expected, dtype)
+
+
+def test_backward_3x3(case, dtype):
+    image, channels, c, d, growth = case
+    arrays = Arrays(dtype)
+    x, dx = (arrays.maps(*image, channels) for _ in range(2))
+    z, affine, correction = arrays.maps(*image, d), arrays.vectors(d), arrays.vectors(growth)
+    w = arrays.kernel(3, 3, d, growth)
+    actual = backward_kernels.conv3x3(
+        *(matrix(z), *affine, w, matrix(dx), matrix(x), correction),
+        image=image[1:],
+        offset=c,
+        interpret=True,
+        tile=(16, 16),
+    )
+    expected = stages.backward(z, *affine, w, d_out=dx, out=x, correction=correction, offset=c)
+    assert_close(actual, expected, dtype)
+
+
+def layers(*shapes):
+    return [[(None, jnp.zeros(shape)) for shape in shapes]]
+
+
+def test_choice_of_implementation():
+    x, bottleneck = jnp.zeros((1, 4, 4, 8), jnp.bfloat16), layers((1, 1, 8, 4), (3, 3, 4, 2))
+    assert stage_kernels.choose("auto", x, bottleneck, 0.0) == "plain"  # on a CPU
+    assert stage_kernels.choose("kernels", x, bottleneck, 0.0) == "kernels"
+    assert stage_kernels.choose("kernels", x, bottleneck, 0.1) == "plain"
+    assert stage_kernels.choose("kernels", x, layers((3, 3, 8, 2)), 0.0) == "plain"
+    with pytest.raises(ValueError, match="implementation is 'fast'; it must be one of 'auto'"):
+        dense_block.train(x, None, bottleneck, epsilon=1e-5, implementation="fast")

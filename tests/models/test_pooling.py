@@ -1,0 +1,41 @@
+"""BN-ReLU-pooling and its gradient by hand, against automatic differentiation of Flax's pooling."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from densenet_jax.models import pooling
+from densenet_jax.models.batch_norm import norm_relu
+
+POOLINGS = {
+    "max": (
+        pooling.norm_relu_max_pool,
+        lambda x: nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1))),
+    ),
+    "average": (pooling.norm_relu_average_pool, lambda x: nn.avg_pool(x, (2, 2), (2, 2))),
+}
+
+
+@pytest.mark.parametrize("size", [(8, 8), (7, 9), (6, 5)])
+@pytest.mark.parametrize("name", POOLINGS)
+def test_matches_flax(name, size):
+    pool, reference = POOLINGS[name]
+    rng = np.random.default_rng(0)
+    with jax.enable_x64(True):
+        # Rounded, so that windows have equal values: the gradient goes to the first of them.
+        x = jnp.asarray(rng.normal(size=(2, *size, 3)).round(1))
+        gain, shift = (jnp.asarray(rng.normal(size=3)) for _ in range(2))
+        weights = rng.normal(size=reference(x).shape)
+
+        def loss(pool, *args):
+            return (pool(*args) * weights).sum()
+
+        actual = jax.value_and_grad(loss, (1, 2, 3))(pool, x, gain, shift)
+        expected = jax.value_and_grad(loss, (1, 2, 3))(
+            lambda *args: reference(norm_relu(*args)), x, gain, shift
+        )
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12), actual, expected
+        )
