@@ -96,10 +96,24 @@ def random_resized_crop(
     top, left, h, w = random_region(rng, height, width, scale)
     reduction = max((r for r in (1, 2, 4, 8) if min(h, w) >= r * image_size), default=1)
     pixels = decode(image, channels, reduction)
-    if pixels.shape[:2] != (height, width):
+    if pixels.shape[:2] != (height, width):  # the region's edges lie between pixels now
         down, right = pixels.shape[0] / height, pixels.shape[1] / width
-        top, left = int(top * down), int(left * right)
-        h, w = max(1, round(h * down)), max(1, round(w * right))
+        step_y, step_x = h * down / image_size, w * right / image_size
+        to_source = np.array(
+            [
+                [step_x, 0, left * right + step_x / 2 - 0.5],
+                [0, step_y, top * down + step_y / 2 - 0.5],
+            ]
+        )
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        resized = cv2.warpAffine(
+            pixels,
+            to_source,
+            (image_size, image_size),
+            flags=flags,
+            borderMode=cv2.BORDER_REPLICATE,
+        )
+        return resized.reshape(image_size, image_size, channels)
     region = pixels[top : top + h, left : left + w]
     # OpenCV's AREA is the mean of whole pixels: for arrays, that no decoder has reduced.
     shrinks = min(region.shape[:2]) >= 2 * image_size

@@ -37,7 +37,8 @@ class Reader:
     start: int = 0
 
     def __iter__(self) -> Stream:
-        return Stream(iter(self.dataset()))
+        dataset = self.dataset()
+        return Stream(iter(dataset.map(_own) if self.workers else dataset))
 
     def dataset(self) -> grain.IterDataset:
         """Returns the Grain data set."""
@@ -157,14 +158,13 @@ def to_mesh(reader: Reader, sharding: NamedSharding) -> Stream:
         and batches.source.examples.images.nbytes <= DEVICE_BYTES
     ):
         return Stream(_rows_on_device(batches, reader.start, sharding))
-    # On the CPU an array would share the worker's shared memory, and keep it alive.
     on_cpu = next(iter(sharding.device_set)).platform == "cpu"
 
     def put(batch: Batch) -> Batch:
+        if on_cpu and reader.workers:  # where an array on the device is the very memory
+            batch = _own(batch)
         return {
-            name: jax.make_array_from_process_local_data(
-                sharding, np.array(array) if on_cpu else array
-            )
+            name: jax.make_array_from_process_local_data(sharding, array)
             for name, array in batch.items()
         }
 
@@ -189,6 +189,11 @@ def _rows_on_device(batches: TrainBatches, start: int, sharding: NamedSharding) 
     for batch in itertools.count(start):
         rows = batches.indices(batch).astype(np.int32)
         yield pick(arrays, jax.make_array_from_process_local_data(sharding, rows))
+
+
+def _own(batch: Batch) -> Batch:
+    """Copies a batch out of the memory that a worker shares, which must not outlive the reading."""
+    return {name: np.array(array) for name, array in batch.items()}
 
 
 def _part(array: np.ndarray, where) -> np.ndarray:

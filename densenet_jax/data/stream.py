@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import gc
 import weakref
 from collections.abc import Iterator
 from typing import Any
@@ -37,8 +38,10 @@ class Stream(Iterator[Batch]):
 
     def close(self) -> None:
         """Ends reading; safe to call twice."""
-        self._batches.close()
+        batches, self._batches = self._batches, iter(())
         _open.discard(self)
+        if hasattr(batches, "close"):
+            batches.close()
 
     def __enter__(self) -> "Stream":
         return self
@@ -55,6 +58,7 @@ def _close_all() -> None:
     for stream in list(_open):
         with contextlib.suppress(Exception):  # nothing may keep the interpreter from ending
             stream.close()
+    gc.collect()  # Grain's iterators, which would complain of their half-dismantled modules
     _finish_deletions()
 
 

@@ -1,0 +1,325 @@
+"""Prepares data sets for training, once, without TensorFlow.
+
+    python -m densenet_jax.data.prepare imagenet2012 --train=TAR --val=TAR [--max-size=320]
+    python -m densenet_jax.data.prepare folder DIR --name=NAME [--max-size=320]
+    python -m densenet_jax.data.prepare convert DATA_DIR/NAME/VERSION --data-dir=NEW_DIR
+
+`imagenet2012` builds ImageNet from the two tars of ILSVRC 2012, `folder` a data set from a folder
+of images (DIR/train/CLASS/*, DIR/val/CLASS/*, or DIR/CLASS/*), `convert` turns a data set that
+TFDS has prepared as TFRecord into ArrayRecord. Each can be stopped and started again: what is
+finished is kept. The result is in TFDS's format, for `--config.data.name=NAME`.
+"""
+
+import argparse
+import collections
+import json
+import os
+import pathlib
+import shutil
+import statistics
+import sys
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from densenet_jax.data import folders, ilsvrc, shards, tfrecord
+from densenet_jax.data.examples import DataError
+from densenet_jax.data.shards import Item
+
+VERSION = "5.1.0"  # of TFDS's imagenet2012, whose layout this is
+console = Console(stderr=True, highlight=False)
+
+
+def imagenet2012(options: argparse.Namespace) -> pathlib.Path:
+    """Builds imagenet2012 from the tars; returns its folder."""
+    import tensorflow_datasets as tfds
+
+    tars = {"train": options.train, "validation": options.val}
+    tars = {split: path.expanduser() for split, path in tars.items() if path}
+    if not tars:
+        raise DataError(
+            "Nothing to do: pass --train=ILSVRC2012_img_train.tar or --val=..., or both."
+        )
+    for path in tars.values():
+        if not path.is_file():
+            raise DataError(f"There is no file {path}; download it from {ilsvrc.URL}.")
+    final, folder = _folders(options, "imagenet2012", VERSION)
+    if not options.skip_hash:
+        for split, path in tars.items():
+            ilsvrc.check_size(path, split)
+        with _bar("bytes") as progress:
+            for split, path in tars.items():
+                task = progress.add_task(f"checking {path.name}", total=path.stat().st_size)
+                ilsvrc.check_md5(path, split, lambda n, task=task: progress.advance(task, n))
+    classes, validation_wnids = ilsvrc.labels()
+    splits = {}
+    for split, path in tars.items():
+        console.print(f"listing {path.name}")
+        if split == "train":
+            splits[split] = ilsvrc.train_items(path, classes)
+        else:
+            splits[split] = ilsvrc.validation_items(path, classes, validation_wnids)
+    builder = tfds.builder(
+        f"imagenet2012:{VERSION}", data_dir=folder / "tfds", file_format="array_record"
+    )
+    infos = _write(folder, "imagenet2012", splits, options, jpeg_only=True)
+    builder.info.set_splits(tfds.core.splits.SplitDict(infos))
+    builder.info.write_to_directory(folder)
+    _finish(folder, final)
+    _report(splits, classes)
+    for split, items in splits.items():
+        expected = ilsvrc.TARS[split][2]
+        if len(items) != expected:
+            console.print(f"Note: {split} has {len(items):,} images, ILSVRC 2012 {expected:,}.")
+    return final
+
+
+def folder(options: argparse.Namespace) -> pathlib.Path:
+    """Builds a data set from a folder of images; returns its folder."""
+    import tensorflow_datasets as tfds
+
+    final, folder = _folders(options, options.name, "1.0.0")
+    base, splits = options.folder.expanduser(), {}
+    one_folder = not any((base / name).is_dir() for name in ("train", "validation", "val", "valid"))
+    for split in ("train", "validation", "test"):
+        if split == "test" and (one_folder or not (base / "test").is_dir()):
+            continue
+        source = folders.image_folder(str(base), split, options.holdout)
+        splits[split] = [
+            Item(path, os.path.relpath(path, base), label) for path, label in source.examples.files
+        ]
+    infos = _write(folder, options.name, splits, options, jpeg_only=False)
+    features = tfds.features.FeaturesDict(
+        {
+            "image": tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg"),
+            "label": tfds.features.ClassLabel(names=source.class_names),
+            "file_name": tfds.features.Text(),
+        }
+    )
+    tfds.folder_dataset.write_metadata(
+        data_dir=folder,
+        features=features,
+        split_infos=infos,
+        version="1.0.0",
+        supervised_keys=("image", "label"),
+        check_data=False,  # which needs TensorFlow
+    )
+    _finish(folder, final)
+    _report(splits, source.class_names)
+    return final
+
+
+def convert(options: argparse.Namespace) -> pathlib.Path:
+    """Copies a data set prepared as TFRecord into ArrayRecord; returns the new folder."""
+    source = options.source.expanduser()
+    try:
+        info = json.loads((source / "dataset_info.json").read_text())
+        name, version = info["name"], info["version"]
+        splits = {s["name"]: [int(n) for n in s["shardLengths"]] for s in info["splits"]}
+    except (OSError, ValueError, KeyError) as e:
+        raise DataError(
+            f"{source} is not a prepared data set (DATA_DIR/NAME/VERSION with a readable "
+            f"dataset_info.json): {e}"
+        ) from e
+    if info.get("fileFormat", "tfrecord") != "tfrecord":
+        raise DataError(f"{source} is stored as {info['fileFormat']}, not as tfrecord.")
+    name_and_config = f"{name}/{info['configName']}" if info.get("configName") else name
+    final, folder = _folders(options, name_and_config, version)
+    with _bar() as progress:
+        for split, lengths in splits.items():
+            task = progress.add_task(f"converting {split}", total=sum(lengths))
+            for k, length in enumerate(lengths):
+                ending = f"{k:05d}-of-{len(lengths):05d}"
+                path = folder / f"{name}-{split}.array_record-{ending}"
+                if not (path.exists() and shards.count_records(path) == length):
+                    records = source / f"{name}-{split}.tfrecord-{ending}"
+                    if not records.is_file():
+                        raise DataError(f"{source} lacks the shard {records.name}.")
+                    count = shards.write_shard(path, tfrecord.read(records))
+                    if count != length:
+                        path.unlink()
+                        raise DataError(f"{records} has {count} records, not {length}: damaged.")
+                progress.advance(task, length)
+    for path in source.iterdir():
+        if path.is_file() and ".tfrecord-" not in path.name:
+            shutil.copyfile(path, folder / path.name)
+    info["fileFormat"] = "array_record"
+    (folder / "dataset_info.json").write_text(json.dumps(info, indent=2))
+    _finish(folder, final)
+    return final
+
+
+def _folders(
+    options: argparse.Namespace, name: str, version: str
+) -> tuple[pathlib.Path, pathlib.Path]:
+    """Returns where the data set will be, and where it is until it is finished."""
+    final = options.data_dir.expanduser() / name / version
+    if (final / "dataset_info.json").exists():
+        raise DataError(f"{final} exists already; remove it to build it again.")
+    folder = final.with_name(f"{version}.incomplete")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise DataError(f"{folder} cannot be made: {e.strerror}; choose another --data-dir.") from e
+    return final, folder
+
+
+def _begin(folder: pathlib.Path, options: argparse.Namespace) -> None:
+    """Makes sure that shards written earlier were written with the same settings."""
+    settings = {key: getattr(options, key, None) for key in ("max_size", "holdout")}
+    record = folder / "settings.json"
+    if record.exists() and json.loads(record.read_text()) != settings:
+        raise DataError(
+            f"{folder} was begun with the settings {record.read_text()}; go on with the same, or "
+            "remove it."
+        )
+    record.write_text(json.dumps(settings))
+
+
+def _write(
+    folder: pathlib.Path,
+    name: str,
+    splits: dict[str, Sequence[Item]],
+    options: argparse.Namespace,
+    *,
+    jpeg_only: bool,
+) -> list:
+    """Writes the shards of all splits; returns TFDS's description of them."""
+    _begin(folder, options)
+    from tensorflow_datasets.core import naming
+    from tensorflow_datasets.core.splits import SplitInfo
+
+    sizes = {
+        split: sum(item.size or os.path.getsize(item.path) for item in items)
+        for split, items in splits.items()
+    }
+    there = sum(p.stat().st_size for p in folder.iterdir() if p.is_file())
+    needed, free = sum(sizes.values()) - there, shutil.disk_usage(folder).free
+    if needed > free and not options.max_size:
+        raise DataError(
+            f"{folder} needs {needed / 1e9:.1f} GB more and its disk has {free / 1e9:.1f} GB free; "
+            "choose another --data-dir, or a --max-size."
+        )
+    infos = []
+    with _bar() as progress:
+        for split, items in splits.items():
+            task = progress.add_task(f"writing {split}", total=len(items))
+            lengths, size = shards.write_split(
+                folder,
+                name,
+                split,
+                shards.shuffled(items),
+                shards.shard_count(items, sizes[split]),
+                max_size=options.max_size,
+                jpeg_only=jpeg_only,
+                workers=options.workers,
+                advance=lambda n, task=task: progress.advance(task, n),
+            )
+            template = naming.ShardedFileTemplate(
+                data_dir=folder, dataset_name=name, split=split, filetype_suffix="array_record"
+            )
+            infos.append(
+                SplitInfo(
+                    name=split, shard_lengths=lengths, num_bytes=size, filename_template=template
+                )
+            )
+    return infos
+
+
+def _finish(folder: pathlib.Path, final: pathlib.Path) -> None:
+    (folder / "settings.json").unlink(missing_ok=True)
+    shutil.rmtree(folder / "tfds", ignore_errors=True)
+    os.replace(folder, final)
+
+
+def _report(splits: dict[str, Sequence[Item]], classes: Sequence[str]) -> None:
+    """Prints how many examples each split and its classes have."""
+    for split, items in splits.items():
+        counts = collections.Counter(item.label for item in items)
+        counts = [counts[label] for label in range(len(classes))]
+        smallest, median, largest = min(counts), round(statistics.median(counts)), max(counts)
+        console.print(
+            f"{split}: {len(items):,} examples of {len(classes):,} classes, from {smallest:,} to "
+            f"{largest:,} of each, the median {median:,}",
+            soft_wrap=True,
+        )
+        empty = [name for name, count in zip(classes, counts, strict=True) if not count]
+        if empty:
+            console.print(f"  classes without any: {len(empty):,}, the first is {empty[0]}")
+
+
+def _bar(unit: str = "examples") -> Progress:
+    done = MofNCompleteColumn() if unit == "examples" else TextColumn("{task.percentage:>3.0f} %")
+    columns = TextColumn("{task.description}"), BarColumn(), done, TimeRemainingColumn()
+    return Progress(*columns, console=console)
+
+
+def _parser() -> argparse.ArgumentParser:
+    description, _, details = (__doc__ or "").partition("\n")
+    parser = argparse.ArgumentParser(
+        prog="python -m densenet_jax.data.prepare",
+        description=description,
+        epilog=details,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "--data-dir",
+        type=pathlib.Path,
+        default=pathlib.Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")),
+        help="where data sets are kept (default: %(default)s)",
+    )
+    images = argparse.ArgumentParser(add_help=False)
+    images.add_argument(
+        "--max-size",
+        type=int,
+        help="resize images whose shorter side is longer than so many pixels",
+    )
+    images.add_argument(
+        "--workers", type=int, default=os.cpu_count(), help="processes (default: one per core)"
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    command = commands.add_parser(
+        "imagenet2012", parents=[common, images], help="ImageNet, from the tars of ILSVRC 2012"
+    )
+    command.add_argument("--train", type=pathlib.Path, help="ILSVRC2012_img_train.tar, 138 GB")
+    command.add_argument("--val", type=pathlib.Path, help="ILSVRC2012_img_val.tar, 6.3 GB")
+    command.add_argument(
+        "--skip-hash", action="store_true", help="do not compare the tars' sizes and MD5"
+    )
+    command.set_defaults(run=imagenet2012)
+    command = commands.add_parser(
+        "folder", parents=[common, images], help="a data set from a folder of images"
+    )
+    command.add_argument("folder", type=pathlib.Path)
+    command.add_argument("--name", required=True, help="what to call the data set")
+    command.add_argument(
+        "--holdout", type=float, default=0.1, help="validation share of a folder without splits"
+    )
+    command.set_defaults(run=folder)
+    command = commands.add_parser(
+        "convert", parents=[common], help="a data set that TFDS has prepared as TFRecord"
+    )
+    command.add_argument("source", type=pathlib.Path, metavar="DATA_DIR/NAME/VERSION")
+    command.set_defaults(run=convert)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        final = options.run(options)
+    except DataError as e:
+        console.print(str(e), soft_wrap=True, markup=False)
+        return 2
+    except KeyboardInterrupt:
+        console.print("Stopped; the same command goes on from here.")
+        return 130
+    console.print(f"Finished: {final}", soft_wrap=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

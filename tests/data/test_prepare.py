@@ -1,0 +1,226 @@
+"""Preparing data sets: from tars in the layout of ILSVRC 2012, from folders, from TFRecord."""
+
+import io
+import json
+import tarfile
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from densenet_jax.data import ilsvrc, prepare, shards, sources, tfrecord
+from densenet_jax.data.examples import DataError
+
+from .conftest import JPEGS, as_tfrecord, encode, picture
+
+CLASSES, VALIDATION = ilsvrc.labels()
+PNG = encode(picture(seed=9), "PNG")  # one of ImageNet's JPEGs is a PNG, and some are CMYK
+
+
+def cmyk():
+    out = io.BytesIO()
+    Image.fromarray(picture(seed=8)).convert("CMYK").save(out, "JPEG")
+    return out.getvalue()
+
+
+def add(tar, name, data):
+    member = tarfile.TarInfo(name)
+    member.size = len(data)
+    tar.addfile(member, io.BytesIO(data))
+
+
+@pytest.fixture
+def tars(tmp_path, monkeypatch):
+    """Both tars, with 3 training images of 3 classes and 6 validation images."""
+    images = [path.read_bytes() for path in JPEGS]
+    for split, (size, md5, _) in ilsvrc.TARS.items():
+        monkeypatch.setitem(ilsvrc.TARS, split, (size, md5, 0))
+    monkeypatch.setattr(ilsvrc, "labels", lambda: (CLASSES, VALIDATION[:6]))
+    train, validation = tmp_path / "train.tar", tmp_path / "val.tar"
+    with tarfile.open(train, "w") as outer:
+        for k, wnid in enumerate(CLASSES[:3]):
+            inner_bytes = io.BytesIO()
+            with tarfile.open(fileobj=inner_bytes, mode="w") as inner:
+                for i, image in enumerate((images[k], PNG, cmyk())):
+                    add(inner, f"{wnid}_{i}.JPEG", image)
+            add(outer, f"{wnid}.tar", inner_bytes.getvalue())
+    with tarfile.open(validation, "w") as tar:
+        for k in (3, 0, 1, 2, 5, 4):  # the order of the tar is not that of the names
+            add(tar, f"ILSVRC2012_val_{k + 1:08}.JPEG", encode(picture(40, 60, k)))
+    return train, validation
+
+
+def run(*arguments):
+    return prepare.main([str(a) for a in arguments])
+
+
+def test_imagenet(tars, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(shards, "SHARD_BYTES", 50_000)
+    train, validation = tars
+    arguments = ["imagenet2012", "--skip-hash", "--workers=1", f"--data-dir={tmp_path}"]
+    assert run(*arguments, f"--train={train}", f"--val={validation}") == 0
+    printed = capsys.readouterr().err
+    assert "train: 9 examples of 1,000 classes, from 0 to 3 of each" in printed
+
+    records = tfds.data_source("imagenet2012", data_dir=tmp_path, split="train")
+    assert len(records) == 9
+    by_name = {str(np.asarray(r["file_name"]).astype(str)): r for r in records}
+    assert by_name[f"{CLASSES[1]}_0.JPEG"]["label"] == 1
+    np.testing.assert_array_equal(
+        by_name[f"{CLASSES[1]}_0.JPEG"]["image"], np.asarray(Image.open(JPEGS[1]).convert("RGB"))
+    )
+    records = tfds.data_source("imagenet2012", data_dir=tmp_path, split="validation")
+    labels = {str(np.asarray(r["file_name"]).astype(str)): r["label"] for r in records}
+    for k in range(6):
+        assert CLASSES[labels[f"ILSVRC2012_val_{k + 1:08}.JPEG"]] == VALIDATION[k]
+
+    source = sources.load("imagenet2012", "train", str(tmp_path))
+    images = [source.examples[i]["image"] for i in range(9)]
+    assert all(image[:2] == b"\xff\xd8" for image in images)  # the PNG has become a JPEG
+    assert JPEGS[0].read_bytes() in images  # untouched
+    assert run(*arguments, f"--train={train}") == 2
+    assert "exists already" in capsys.readouterr().err
+
+
+def test_the_layout_is_that_of_tfds(tars, tmp_path):
+    run("imagenet2012", "--skip-hash", "--workers=1", f"--data-dir={tmp_path}", f"--val={tars[1]}")
+    folder = tmp_path / "imagenet2012" / "5.1.0"
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "dataset_info.json",
+        "features.json",
+        "imagenet2012-validation.array_record-00000-of-00001",
+        "label.labels.txt",
+    ]
+    info = json.loads((folder / "dataset_info.json").read_text())
+    assert info["fileFormat"] == "array_record"
+    assert info["splits"][0]["shardLengths"] == ["6"]
+    assert (folder / "label.labels.txt").read_text().split() == CLASSES
+
+
+def test_an_interrupted_run_goes_on(tars, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(shards, "SHARD_BYTES", 50_000)
+    arguments = ["imagenet2012", "--skip-hash", "--workers=1", f"--data-dir={tmp_path}"]
+    arguments.append(f"--train={tars[0]}")
+    written, write = [], shards._write_images
+
+    def stop_at_the_second(path, *rest):
+        if written:
+            raise KeyboardInterrupt
+        written.append(path)
+        return write(path, *rest)
+
+    monkeypatch.setattr(shards, "_write_images", stop_at_the_second)
+    assert run(*arguments) == 130
+    assert not (tmp_path / "imagenet2012" / "5.1.0").exists()
+    first = written[0].stat().st_mtime_ns
+    assert run(*arguments, "--max-size=20") == 2
+    assert "was begun with the settings" in capsys.readouterr().err
+    monkeypatch.setattr(shards, "_write_images", write)
+    assert run(*arguments) == 0
+    final = tmp_path / "imagenet2012" / "5.1.0" / written[0].name
+    assert final.stat().st_mtime_ns == first
+    assert len(sources.load("imagenet2012", "train", str(tmp_path))) == 9
+
+
+def test_tars_are_checked_before_hours_are_spent(tars, tmp_path, capsys, monkeypatch):
+    arguments = ["imagenet2012", f"--data-dir={tmp_path}", f"--val={tars[1]}"]
+    assert run(*arguments) == 2
+    assert "published validation tar 6,744,924,160: the download is incomplete" in (
+        capsys.readouterr().err
+    )
+    size = tars[1].stat().st_size
+    monkeypatch.setitem(ilsvrc.TARS, "validation", (size, "0" * 32, 6))
+    assert run(*arguments) == 2
+    assert "it is damaged" in capsys.readouterr().err
+
+
+def test_wrong_files(tars, tmp_path, capsys):
+    arguments = ["imagenet2012", "--skip-hash", f"--data-dir={tmp_path}"]
+    assert run(*arguments) == 2
+    assert "Nothing to do" in capsys.readouterr().err
+    assert run(*arguments, f"--train={tmp_path / 'none.tar'}") == 2
+    assert "There is no file" in capsys.readouterr().err
+    assert run(*arguments, f"--train={tars[1]}") == 2
+    assert "Is --train the right file?" in capsys.readouterr().err
+    assert run(*arguments, f"--val={tars[0]}") == 2
+    assert "Is --val the right file?" in capsys.readouterr().err
+    assert run(*arguments, f"--val={JPEGS[0]}") == 2
+    assert "not an uncompressed tar" in capsys.readouterr().err
+
+
+def test_a_tar_that_is_cut_off(tars, tmp_path):
+    cut = tmp_path / "cut.tar"
+    cut.write_bytes(tars[0].read_bytes()[:60_000])
+    with pytest.raises(DataError, match=r"cut\.tar is damaged|cut\.tar is not"):
+        ilsvrc.train_items(cut, CLASSES)
+
+
+def test_max_size():
+    original = JPEGS[0].read_bytes()
+    smaller = shards.standard_image(original, max_size=64)
+    height, width = np.asarray(Image.open(io.BytesIO(smaller))).shape[:2]
+    assert min(height, width) == 64
+    assert len(smaller) < len(original) / 4
+    assert shards.standard_image(original, max_size=2000) is original
+    tall = encode(picture(300, 30))
+    assert shards.standard_image(tall, max_size=64) is tall
+    assert shards.standard_image(PNG) is PNG
+
+
+def test_folder(image_dir, tmp_path):
+    (image_dir / "train" / "cat" / "png.png").write_bytes(PNG)
+    data_dir = tmp_path / "data"
+    assert run("folder", image_dir, "--name=pets", f"--data-dir={data_dir}", "--workers=1") == 0
+    train = sources.load("pets", "train", str(data_dir))
+    assert (len(train), train.class_names) == (13, ("cat", "dog"))
+    assert PNG in [train.examples[i]["image"] for i in range(13)]
+    assert len(sources.load("pets", "validation", str(data_dir))) == 4
+
+
+def test_a_broken_image_is_named(image_dir, tmp_path, capsys):
+    bad = image_dir / "train" / "cat" / "bad.png"
+    bad.write_bytes(b"nonsense")
+    arguments = ["folder", image_dir, "--name=pets", f"--data-dir={tmp_path}", "--workers=1"]
+    assert run(*arguments, "--max-size=8") == 2
+    assert f"train/cat/bad.png in {bad}: not a readable image" in capsys.readouterr().err
+
+
+def test_shards_by_several_processes(image_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(shards, "SHARD_BYTES", 3_000)
+    assert run("folder", image_dir, "--name=pets", f"--data-dir={tmp_path}", "--workers=2") == 0
+    assert len(list((tmp_path / "pets" / "1.0.0").glob("pets-train.array_record-*"))) > 1
+    assert len(sources.load("pets", "train", str(tmp_path))) == 12
+
+
+def test_convert(tiny, tmp_path):
+    old = as_tfrecord(tiny / "tiny" / "1.0.0", tmp_path / "old" / "tiny" / "1.0.0")
+    assert run("convert", old, f"--data-dir={tmp_path / 'new'}") == 0
+    converted = sources.load("tiny", "train", str(tmp_path / "new"))
+    original = sources.load("tiny", "train", str(tiny))
+    assert [converted.examples[i] for i in range(40)] == [original.examples[i] for i in range(40)]
+
+
+def test_convert_mistakes(tiny, tmp_path, capsys):
+    assert run("convert", tmp_path, f"--data-dir={tmp_path}") == 2
+    assert "is not a prepared data set" in capsys.readouterr().err
+    assert run("convert", tiny / "tiny" / "1.0.0", f"--data-dir={tmp_path}") == 2
+    assert "stored as array_record" in capsys.readouterr().err
+    old = as_tfrecord(tiny / "tiny" / "1.0.0", tmp_path / "old" / "tiny" / "1.0.0")
+    shard = old / "tiny-train.tfrecord-00000-of-00001"
+    shard.write_bytes(shard.read_bytes()[:-100])
+    assert run("convert", old, f"--data-dir={tmp_path / 'new'}") == 2
+    assert "is cut off" in capsys.readouterr().err
+
+
+def test_crc32c():
+    # RFC 3720: the CRC32C of 32 zeros is 8A9136AA, which TFRecord turns and shifts.
+    crc = 0x8A9136AA
+    assert tfrecord.masked_crc(bytes(32)) == ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def test_a_file_that_is_no_tfrecord(tmp_path):
+    path = tmp_path / "x.tfrecord"
+    path.write_bytes(JPEGS[0].read_bytes())
+    with pytest.raises(DataError, match="not a TFRecord"):
+        list(tfrecord.read(path))
