@@ -38,12 +38,14 @@ class Matching(NamedTuple):
     """Tensors of a state dict beside the variables of a model.
 
     Attributes:
+      targets: shape and type of each of our variables, by path.
       convention: whose names the state dict has.
       tensors: path of our variable -> tensor, in our layout, of the shape that it has in the file.
       missing: paths of our variables without a tensor.
       left_over: names of tensors without a variable.
     """
 
+    targets: dict[str, jax.ShapeDtypeStruct]
     convention: Convention
     tensors: dict[str, np.ndarray]
     missing: list[str]
@@ -95,16 +97,16 @@ def match(model: nn.Module, state_dict: Mapping[str, np.ndarray]) -> Matching:
         if tensor.ndim == len(axes):
             tensor = tensor.transpose(np.argsort(axes))
         tensors[path] = tensor
-    return Matching(convention, tensors, missing, sorted(by_name.values()))
+    return Matching(paths, convention, tensors, missing, sorted(by_name.values()))
 
 
-def fit(model: nn.Module, matching: Matching) -> dict[str, Any]:
+def fit(matching: Matching) -> dict[str, Any]:
     """Returns the matched tensors as the model's variables, in the model's types.
 
     Raises:
       MismatchError: tensors are missing, left over or of another shape; all of them are named.
     """
-    paths, (convention, tensors, missing, left_over) = shapes(model), matching
+    paths, convention, tensors, missing, left_over = matching
     misshapen = {}
     for path, tensor in tensors.items():
         if tensor.shape == paths[path].shape:
@@ -132,7 +134,7 @@ def from_state_dict(model: nn.Module, state_dict: Mapping[str, np.ndarray]) -> d
     Raises:
       WeightsError: no name is known; MismatchError: they are, but do not fit.
     """
-    return fit(model, match(model, state_dict))
+    return fit(match(model, state_dict))
 
 
 def to_state_dict(

@@ -1,0 +1,96 @@
+"""The published weights that are known by name, and how images were prepared for each.
+
+A name is `model.tag`, as timm writes it.  Accuracies are on ImageNet-1k's validation split, in
+per cent, measured by timm at the sizes given here.
+"""
+
+from dataclasses import dataclass
+
+WEIGHTS_FILE = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How an image becomes the input of a network.
+
+    Attributes:
+      image_size: height and width of the input.
+      crop_fraction: share of the resized image that the central crop keeps along each axis.
+      interpolation: "bicubic" or "bilinear", with antialiasing.
+      mean, std: of each channel, for images from 0 to 1.
+    """
+
+    image_size: int = 224
+    crop_fraction: float = 0.875
+    interpolation: str = "bicubic"
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+
+
+IMAGENET = Preprocessing()
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Top-1 and top-5 in per cent (None: not published) of one evaluation."""
+
+    top1: float
+    top5: float | None = None
+
+
+@dataclass(frozen=True)
+class Published:
+    """Weights on the hub.
+
+    Attributes:
+      repository: `owner/name` there; the file is `WEIGHTS_FILE`.
+      accuracy: with `preprocessing`.
+      preprocessing: as in training.
+      larger: preprocessing at a larger size with which the weights do better, and the accuracy.
+      licence: as the weights' own configuration states it.
+    """
+
+    repository: str
+    accuracy: Accuracy
+    preprocessing: Preprocessing = IMAGENET
+    larger: tuple[Preprocessing, Accuracy] | None = None
+    licence: str = "apache-2.0"
+
+
+def _timm(name: str, top1: float, top5: float, at_288: Accuracy | None = None) -> Published:
+    larger = at_288 and (Preprocessing(image_size=288, crop_fraction=0.95), at_288)
+    return Published(f"timm/{name}", Accuracy(top1, top5), larger=larger)
+
+
+def _naver(name: str, top1: float, size: int = 224, crop: float = 0.9) -> Published:
+    return Published(f"naver-ai/{name}", Accuracy(top1), Preprocessing(size, crop))
+
+
+# The first row of a model is the one that its bare name stands for.
+PUBLISHED: dict[str, Published] = {
+    "densenet121.ra_in1k": _timm("densenet121.ra_in1k", 75.57, 92.65, Accuracy(76.49, 93.38)),
+    "densenet121.tv_in1k": _timm("densenet121.tv_in1k", 74.75, 92.16),
+    "densenet161.tv_in1k": _timm("densenet161.tv_in1k", 77.38, 93.66),
+    "densenet169.tv_in1k": _timm("densenet169.tv_in1k", 75.92, 92.98),
+    "densenet201.tv_in1k": _timm("densenet201.tv_in1k", 77.28, 93.48),
+    "densenetblur121d.ra_in1k": _timm(
+        "densenetblur121d.ra_in1k", 76.57, 93.19, Accuracy(77.32, 93.80)
+    ),
+    "rdnet_tiny.nv_in1k": _naver("rdnet_tiny.nv_in1k", 82.81),
+    "rdnet_small.nv_in1k": _naver("rdnet_small.nv_in1k", 83.66),
+    "rdnet_base.nv_in1k": _naver("rdnet_base.nv_in1k", 84.37),
+    "rdnet_large.nv_in1k": _naver("rdnet_large.nv_in1k", 84.79),
+    "rdnet_large.nv_in1k_ft_in1k_384": _naver(
+        "rdnet_large.nv_in1k_ft_in1k_384", 85.84, size=384, crop=1.0
+    ),
+}
+
+
+def model_of(name: str) -> str:
+    """Returns the variant of published weights: the name without its tag."""
+    return name.partition(".")[0]
+
+
+def of_model(model: str) -> dict[str, Published]:
+    """Returns the published weights of a variant, by name."""
+    return {name: row for name, row in PUBLISHED.items() if model_of(name) == model}
