@@ -38,8 +38,7 @@ def download(repository: str, name: str, revision: str | None, config: bool) -> 
       WeightsError: no client, network, repository, revision or file; what to do instead.
     """
     try:
-        import huggingface_hub
-        from huggingface_hub import errors
+        from huggingface_hub import constants, errors, hf_hub_download
     except ImportError:
         raise WeightsError(
             f"{name} comes from the Hugging Face hub: pip install huggingface_hub, or "
@@ -47,12 +46,12 @@ def download(repository: str, name: str, revision: str | None, config: bool) -> 
         ) from None
 
     def fetch(file: str) -> str:
-        get = functools.partial(huggingface_hub.hf_hub_download, repository, file)
+        get = functools.partial(hf_hub_download, repository, file)
         try:
             # What was downloaded once is what later runs use, without asking the hub again.
             return get(revision=revision, local_files_only=True)
         except errors.LocalEntryNotFoundError:
-            if not _reachable(huggingface_hub.constants.ENDPOINT):
+            if not _reachable(constants.ENDPOINT):
                 raise
             return get(revision=revision)
 

@@ -1,0 +1,380 @@
+"""Published weights without the network: a folder and a server with the hub's layout."""
+
+import hashlib
+import http.server
+import json
+import logging
+import sys
+import threading
+from pathlib import Path
+
+import huggingface_hub.constants
+import jax
+import numpy as np
+import pytest
+
+from densenet_jax import load_pretrained, weights
+from densenet_jax.models.variants import create_model, list_models
+from densenet_jax.weights import adapt, hub, names, pretrained
+from densenet_jax.weights.published import PUBLISHED, model_of
+
+TINY = {"block_sizes": (1, 1, 1, 1), "growth_rate": 4, "stem_features": 8}
+TIMM_TINY = {"block_config": [1, 1, 1, 1], "growth_rate": 4}
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def tiny(**overrides):
+    return create_model("densenet121", **{**TINY, "num_classes": 5, **overrides})
+
+
+def tensors_of(model, seed=0):
+    """Returns a random state dict under PyTorch's names."""
+    rng = np.random.default_rng(seed)
+    variables = {
+        path: rng.uniform(0.5, 1.5, target.shape).astype(np.float32)
+        for path, target in names.shapes(model).items()
+    }
+    return weights.to_state_dict(model, names.traverse_util.unflatten_dict(variables, sep="/"))
+
+
+@pytest.fixture(scope="module")
+def state_dict():
+    return tensors_of(tiny())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, state_dict):
+    """A folder as timm's `save_for_hf` writes it."""
+    folder = tmp_path_factory.mktemp("timm")
+    weights.write_safetensors(folder / "model.safetensors", state_dict)
+    config = {
+        "architecture": "densenet121",
+        "num_classes": 5,
+        "model_args": TIMM_TINY,
+        "pretrained_cfg": {
+            "input_size": [3, 96, 96],
+            "crop_pct": 0.9,
+            "interpolation": "bilinear",
+            "mean": [0.5, 0.5, 0.5],
+            "std": [0.25, 0.25, 0.25],
+            "license": "mit",
+        },
+    }
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    """Nothing on the machine is seen, and nothing outside it is asked."""
+    monkeypatch.setenv("DENSENET_JAX_CACHE", str(tmp_path / "placed"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    point_client_to("http://nowhere.invalid", monkeypatch)
+    return tmp_path
+
+
+def point_client_to(endpoint, monkeypatch):
+    """What HF_ENDPOINT does, which the client reads when it is imported."""
+    path = "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", endpoint)
+    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + path)
+
+
+def cached(cache, repository, folder, revision="main"):
+    """Lays a folder's files out as the hub's client does in its cache."""
+    root = cache / "hub" / f"models--{repository.replace('/', '--')}"
+    (root / "refs").mkdir(parents=True)
+    (root / "blobs").mkdir()
+    (root / "snapshots" / COMMIT).mkdir(parents=True)
+    (root / "refs" / revision).write_text(COMMIT, encoding="utf-8")
+    for file in folder.iterdir():
+        blob = root / "blobs" / hashlib.sha256(file.read_bytes()).hexdigest()
+        blob.write_bytes(file.read_bytes())
+        (root / "snapshots" / COMMIT / file.name).symlink_to(blob)
+    return root
+
+
+@pytest.fixture
+def server(folder, monkeypatch):
+    """The part of the hub's protocol that a download needs, on this machine."""
+
+    class Hub(http.server.BaseHTTPRequestHandler):
+        requests: list = []  # noqa: RUF012
+
+        def do_HEAD(self):
+            self.answer(body=False)
+
+        def do_GET(self):
+            self.answer(body=True)
+
+        def answer(self, body):
+            type(self).requests.append(self.path)
+            *repository, _, revision, name = self.path.strip("/").split("/")
+            known = repository == ["someone", "small"]
+            error = None if known else "RepoNotFound"
+            error = error or (None if revision in ("main", "v1") else "RevisionNotFound")
+            error = error or (None if (folder / name).is_file() else "EntryNotFound")
+            content = b"" if error else (folder / name).read_bytes()
+            self.send_response(404 if error else 200)
+            if error:
+                self.send_header("X-Error-Code", error)
+            else:
+                self.send_header("X-Repo-Commit", COMMIT)
+                self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            if body:
+                self.wfile.write(content)
+
+        def log_message(self, *args):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        point_client_to(f"http://127.0.0.1:{running.server_port}", monkeypatch)
+        yield Hub
+        running.shutdown()
+
+
+def assert_same(model, variables, state_dict):
+    back = weights.to_state_dict(model, variables)
+    assert back.keys() == state_dict.keys()
+    assert all(np.array_equal(back[name], tensor) for name, tensor in state_dict.items())
+
+
+def test_table_is_of_variants_and_says_how_to_prepare_images():
+    assert {model_of(name) for name in PUBLISHED} <= set(list_models())
+    assert PUBLISHED["densenet121.ra_in1k"].larger[0].image_size == 288
+    assert PUBLISHED["rdnet_large.nv_in1k_ft_in1k_384"].preprocessing.crop_fraction == 1.0
+    assert all(row.licence and row.repository.endswith(name) for name, row in PUBLISHED.items())
+
+
+def test_folder_with_timm_s_config(folder, state_dict):
+    loaded = weights.load(folder)
+    assert loaded.model == tiny()
+    assert_same(loaded.model, loaded.variables, state_dict)
+    assert loaded.preprocessing.image_size == 96
+    assert loaded.preprocessing.interpolation == "bilinear"
+    assert loaded.preprocessing.mean == (0.5, 0.5, 0.5)
+    assert loaded.licence == "mit"
+
+
+def test_file_needs_the_model_unless_its_name_tells(tmp_path, folder, state_dict):
+    file = tmp_path / "weights.safetensors"
+    weights.write_safetensors(file, state_dict)
+    with pytest.raises(weights.WeightsError, match=r"weights.safetensors.*pass model="):
+        load_pretrained(file)
+    assert_same(*load_pretrained(file, "densenet121", **TINY), state_dict)
+    named = tmp_path / "densenet121-0a1b2c3d.safetensors"
+    weights.write_safetensors(named, state_dict)
+    assert_same(*load_pretrained(named, **TINY), state_dict)
+
+
+def test_model_may_be_a_module(folder, state_dict):
+    model, variables = load_pretrained(folder, tiny(dropout_rate=0.1))
+    assert model.dropout_rate == 0.1
+    assert_same(model, variables, state_dict)
+    with pytest.raises(ValueError, match="dtype must be fields of the model"):
+        load_pretrained(folder, tiny(), dtype="bfloat16")
+
+
+@pytest.mark.parametrize("name", ["densenet121.tv_in1k", "densenet121"])
+def test_published_name_from_the_hub_s_cache(own_cache, folder, state_dict, name):
+    repository = PUBLISHED[name if "." in name else "densenet121.ra_in1k"].repository
+    cached(own_cache, repository, folder)
+    loaded = weights.load(name, **TINY)
+    assert_same(loaded.model, loaded.variables, state_dict)
+    assert loaded.preprocessing == PUBLISHED["densenet121.tv_in1k"].preprocessing
+    assert loaded.licence == "apache-2.0"
+
+
+def test_changed_file_in_the_cache_is_refused(own_cache, folder):
+    root = cached(own_cache, "timm/densenet121.tv_in1k", folder)
+    blob = (root / "snapshots" / COMMIT / "model.safetensors").resolve()
+    blob.write_bytes(blob.read_bytes()[:-1] + b"\x01")
+    with pytest.raises(weights.WeightsError, match=r"SHA-256 is .* download it again"):
+        load_pretrained("densenet121.tv_in1k", **TINY)
+
+
+def test_hash_that_the_user_gives(folder):
+    file = folder / "model.safetensors"
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    load_pretrained(folder, sha256=digest.upper())
+    with pytest.raises(weights.WeightsError, match="SHA-256"):
+        load_pretrained(folder, sha256="0" * 64)
+
+
+def test_download_then_cache(server, state_dict):
+    assert_same(*load_pretrained("hf-hub:someone/small"), state_dict)
+    assert server.requests
+    server.requests.clear()
+    assert_same(*load_pretrained("hf-hub:someone/small"), state_dict)
+    assert not server.requests
+
+
+def test_revisions(server, state_dict):
+    assert_same(*load_pretrained("hf-hub:someone/small@v1"), state_dict)
+    assert all("/v1/" in path for path in server.requests)
+    assert_same(*load_pretrained("hf-hub:someone/small", revision="v1"), state_dict)
+    with pytest.raises(weights.WeightsError, match="someone/small has no revision 'v2'"):
+        load_pretrained("hf-hub:someone/small@v2")
+
+
+def test_repository_that_does_not_exist(server):
+    with pytest.raises(weights.WeightsError, match="no public repository 'someone/large'"):
+        load_pretrained("hf-hub:someone/large")
+    with pytest.raises(weights.WeightsError, match=r"cannot be downloaded|no public repository"):
+        load_pretrained("hf-hub:not a name")
+
+
+def test_repository_without_weights(server, folder, tmp_path, monkeypatch):
+    kept = (folder / "model.safetensors").rename(folder / "away")
+    try:
+        with pytest.raises(weights.WeightsError, match=r"someone/small lacks .*model.safetensors"):
+            load_pretrained("hf-hub:someone/small")
+    finally:
+        kept.rename(folder / "model.safetensors")
+
+
+def test_without_network_the_message_says_what_to_put_where(folder, state_dict):
+    with pytest.raises(weights.WeightsError) as error:
+        load_pretrained("densenet121.ra_in1k")
+    url = "https://huggingface.co/timm/densenet121.ra_in1k/resolve/main/model.safetensors"
+    place = hub.placed_folder("densenet121.ra_in1k")
+    assert url in str(error.value)
+    assert place in str(error.value)
+    Path(place).mkdir(parents=True)
+    weights.write_safetensors(Path(place) / "model.safetensors", state_dict)
+    assert_same(*load_pretrained("densenet121.ra_in1k", **TINY), state_dict)
+
+
+def test_without_the_client(monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(weights.WeightsError, match="pip install huggingface_hub, or download"):
+        load_pretrained("densenet121.ra_in1k")
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("densenet121.ra_in1x", "Did you mean densenet121.ra_in1k"),
+        ("densenet264", "No weights of densenet264 are published"),
+        ("missing.pth", r"missing.pth: there is no such file"),
+        ("no/where", "no such file"),
+    ],
+)
+def test_source_that_does_not_exist(source, message):
+    with pytest.raises(weights.WeightsError, match=message):
+        load_pretrained(source)
+
+
+def test_folder_without_weights(tmp_path):
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(weights.WeightsError, match=r"neither model.safetensors.*notes.txt"):
+        load_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["{", '{"architecture": "densenet121", "pretrained_cfg": 3}'])
+def test_broken_config(tmp_path, state_dict, text):
+    weights.write_safetensors(tmp_path / "model.safetensors", state_dict)
+    (tmp_path / "config.json").write_text(text, encoding="utf-8")
+    with pytest.raises(weights.WeightsError, match=r"config.json: it is not timm's"):
+        load_pretrained(tmp_path)
+
+
+def test_workdir(tmp_path, state_dict, monkeypatch):
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(weights.WeightsError, match="nobody here reads checkpoints"):
+        load_pretrained(tmp_path)
+    trained = tiny(dropout_rate=0.2)
+    variables = weights.from_state_dict(trained, state_dict)
+    preprocessing = weights.Preprocessing(image_size=32)
+    reader = lambda folder: (trained, variables, preprocessing)  # noqa: E731
+    monkeypatch.setattr(pretrained, "workdir_reader", reader)
+    loaded = weights.load(tmp_path, num_classes=2)
+    assert loaded.model == trained.clone(num_classes=2)
+    assert loaded.preprocessing == preprocessing
+
+
+def test_new_head_is_fresh_and_the_rest_loaded(folder, state_dict, caplog):
+    with caplog.at_level(logging.INFO):
+        model, variables = load_pretrained(folder, num_classes=7)
+    assert model.num_classes == 7
+    back = weights.to_state_dict(model, variables)
+    assert back["classifier.weight"].shape[0] == 7
+    assert not back["classifier.bias"].any()
+    assert np.std(back["classifier.weight"]) > 0
+    for name, tensor in state_dict.items():
+        assert name.startswith("classifier") or np.array_equal(back[name], tensor)
+    assert "fresh: params/classifier/bias, params/classifier/kernel" in caplog.text
+    again = weights.load(folder, num_classes=7, seed=1)
+    kernels = (v["params"]["classifier"]["kernel"] for v in (variables, again.variables))
+    assert not np.array_equal(*kernels)
+
+
+def test_pooled_features(folder, state_dict):
+    loaded = weights.load(folder, num_classes=0)
+    assert loaded.report.dropped == ("classifier.bias", "classifier.weight")
+    images = np.ones((2, 32, 32, 3), np.float32)
+    pooled = jax.jit(loaded.model.apply)(loaded.variables, images)
+    full = tiny()
+    logits = jax.jit(full.apply)(weights.from_state_dict(full, state_dict), images)
+    kernel, bias = state_dict["classifier.weight"], state_dict["classifier.bias"]
+    np.testing.assert_allclose(pooled @ kernel.T + bias, logits, rtol=1e-5)
+
+
+def test_weights_without_a_head(tmp_path, state_dict):
+    headless = {n: x for n, x in state_dict.items() if not n.startswith("classifier")}
+    weights.write_safetensors(tmp_path / "densenet121.safetensors", headless)
+    source = tmp_path / "densenet121.safetensors"
+    assert load_pretrained(source, **TINY)[0].num_classes == 0
+    loaded = weights.load(source, num_classes=4, **TINY)
+    assert loaded.report.fresh == ("params/classifier/bias", "params/classifier/kernel")
+
+
+def test_nothing_else_is_forgiven(folder):
+    with pytest.raises(weights.MismatchError, match=r"Missing in the weights.*denselayer2"):
+        load_pretrained(folder, "densenet121", **{**TINY, "block_sizes": (1, 2, 1, 1)})
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 7])
+def test_input_channels(folder, state_dict, channels):
+    loaded = weights.load(folder, in_channels=channels)
+    kernel = weights.to_state_dict(loaded.model, loaded.variables)["features.conv0.weight"]
+    original = state_dict["features.conv0.weight"]
+    if channels == 1:
+        expected = original.sum(1, keepdims=True)
+    else:
+        expected = np.stack([original[:, i % 3] for i in range(channels)], 1) * (3 / channels)
+    np.testing.assert_allclose(kernel, expected, rtol=1e-6)
+    assert (loaded.report.adapted is None) == (channels == 3)
+
+
+def test_grey_image_gives_what_it_gave_in_three_channels(folder):
+    grey = np.random.default_rng(0).normal(size=(1, 32, 32, 1)).astype(np.float32)
+    three, one = weights.load(folder), weights.load(folder, in_channels=1)
+    np.testing.assert_allclose(
+        jax.jit(one.model.apply)(one.variables, grey),
+        jax.jit(three.model.apply)(three.variables, np.repeat(grey, 3, -1)),
+        rtol=1e-4,
+    )
+
+
+def test_channels_of_the_file_are_the_default(tmp_path):
+    state_dict = tensors_of(tiny(in_channels=2))
+    weights.write_safetensors(tmp_path / "densenet121.safetensors", state_dict)
+    model, variables = load_pretrained(tmp_path / "densenet121.safetensors", **TINY)
+    assert model.in_channels == 2
+    assert_same(model, variables, state_dict)
+
+
+def test_keras_epsilon_comes_with_keras_weights(tmp_path):
+    model = tiny()
+    variables = weights.from_state_dict(model, tensors_of(model))
+    np.savez(tmp_path / "densenet121.npz", **weights.to_state_dict(model, variables, "keras"))
+    assert load_pretrained(tmp_path / "densenet121.npz", **TINY)[0].norm_epsilon == 1.001e-5
+
+
+def test_half_precision_kernels_are_summed_in_float32():
+    kernel = np.full((1, 1, 3, 1), 1.001, np.float16)
+    assert adapt.adapt_channels(kernel, 1).dtype == np.float16
