@@ -1,0 +1,76 @@
+"""How large a variant is: parameters and multiply-adds, both counted."""
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import jax
+from flax import linen as nn
+from jax.extend import core
+
+from densenet_jax.models.densenet import DenseNet
+from densenet_jax.models.variants import VARIANTS, create_model
+
+
+class Size(NamedTuple):
+    """Numbers that a training adjusts (no running statistics), and multiply-adds per image."""
+
+    parameters: int
+    multiply_adds: int
+
+
+def count(model: nn.Module, image_size: int) -> Size:
+    """Counts a model's parameters, and the multiply-adds of its convolutions and matrix products.
+
+    They are those of the definition: a transition convolves, then pools.  (The model pools first
+    where it can, which gives the same for a quarter of the work.)
+    """
+    if isinstance(model, DenseNet):
+        # With dropout after its convolution a transition keeps the order of the definition.
+        model = model.clone(freeze_statistics=True, dropout_rate=0.5)
+    images = jax.ShapeDtypeStruct((1, image_size, image_size, model.in_channels), model.dtype)
+
+    def init(images):  # runs the network once, and traces faster than init and apply
+        keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
+        return model.init(keys, images, train=True)
+
+    program, variables = jax.make_jaxpr(init, return_shape=True)(images)
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+    return Size(parameters, _multiply_adds(program.jaxpr))
+
+
+def table() -> Iterator[tuple[str, int, Size]]:
+    """Yields each variant's name, the image size that its numbers belong to, and its size."""
+    for name, variant in VARIANTS.items():
+        yield name, variant.image_size, count(create_model(name), variant.image_size)
+
+
+def _multiply_adds(jaxpr: core.Jaxpr) -> int:
+    total = 0
+    for equation in jaxpr.eqns:
+        output = equation.outvars[0].aval
+        name, inner = equation.primitive.name, _inner(equation)
+        if name == "conv_general_dilated":
+            kernel = equation.invars[1].aval
+            features = kernel.shape[equation.params["dimension_numbers"].rhs_spec[0]]
+            total += output.size * kernel.size // features
+        elif name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            left = equation.invars[0].aval
+            total += output.size * math.prod(left.shape[axis] for axis in contracted)
+        elif name == "cond":  # one branch for each platform; only some spell convolutions out
+            total += max(map(_multiply_adds, inner))
+        else:
+            total += equation.params.get("length", 1) * sum(map(_multiply_adds, inner))
+    return total
+
+
+def _inner(equation) -> list[core.Jaxpr]:
+    """Returns the programs that an equation calls."""
+    values = [
+        value
+        for parameter in equation.params.values()
+        for value in (parameter if isinstance(parameter, (list, tuple)) else [parameter])
+    ]
+    closed = [value.jaxpr if isinstance(value, core.ClosedJaxpr) else value for value in values]
+    return [value for value in closed if isinstance(value, core.Jaxpr)]
