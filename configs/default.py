@@ -94,4 +94,7 @@ def get_config() -> ConfigDict:
     config.checkpoint_every_steps = 1000
     # Latest checkpoints to keep, besides the best by top-1.
     config.checkpoints_to_keep = 2
+    # A step whose loss or gradients are not finite changes nothing; after so many in a row the run
+    # stops and writes nonfinite.json, which says where the first such value arises.  1: at once.
+    config.nonfinite_limit = 10
     return config

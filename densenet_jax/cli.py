@@ -41,6 +41,7 @@ examples
 """
 
 EXIT_USER_ERROR = 2
+EXIT_DIVERGED = 3
 EXIT_INTERRUPTED = 75  # EX_TEMPFAIL: start again to go on
 
 
@@ -59,6 +60,7 @@ def main(argv: Sequence[str]) -> int:
         return fail(e)
     set_up_process()
     from densenet_jax.data.sources import DataError
+    from densenet_jax.training.diagnose import NonFiniteError
     from densenet_jax.training.errors import CheckpointError, ConfigError
     from densenet_jax.training.loop import Interrupted
 
@@ -66,6 +68,9 @@ def main(argv: Sequence[str]) -> int:
         return COMMANDS[command](config, **options)
     except (UsageError, ConfigError, DataError, CheckpointError) as e:
         return fail(e)
+    except NonFiniteError as e:
+        fail(e)
+        return EXIT_DIVERGED
     except Interrupted as e:
         print(f"{e}; the same command goes on from there.")
         return EXIT_INTERRUPTED
@@ -164,7 +169,9 @@ def from_json(path: str) -> ml_collections.ConfigDict:
 
 def set_up_process() -> None:
     """Quiet logs, and compiled programs kept between runs: a resumed run starts in seconds."""
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    # What Orbax logs as errors, the checkpoints say in a sentence.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     os.environ.setdefault(
         "JAX_COMPILATION_CACHE_DIR", os.path.expanduser("~/.cache/densenet_jax/compiled")
     )

@@ -62,7 +62,8 @@ def test_missing_imagenet_says_how_to_get_it(capsys, tmp_path):
         capsys, "--config=configs/densenet121.py", f"--config.data.data_dir={tmp_path}"
     )
     assert code == 2
-    assert f"there is no {tmp_path}/imagenet2012" in err
+    assert f"imagenet2012 is not in {tmp_path}" in err
+    assert "densenet_jax.data.prepare" in err
     assert "--config.data.data_dir=DIR" in err
     assert "make demo" in err
     assert len(err.splitlines()) < 12

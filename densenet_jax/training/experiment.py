@@ -1,7 +1,6 @@
 """A configuration made real: model, data, optimiser, steps and mesh, checked against each other."""
 
 import dataclasses
-import functools
 import math
 from typing import Any
 
@@ -86,22 +85,25 @@ class Experiment:
         )
         return optimizer, schedule
 
-    def train_step(self, optimizer: optax.GradientTransformation, schedule: optax.Schedule):
+    def preprocess(self, key: jax.Array, images: jax.Array) -> jax.Array:
+        """Maps uint8 training images to augmented, normalised ones, inside the step."""
         options = self.config.augment
-        augment = functools.partial(device.augment, pad=options.pad, flip=options.flip)
+        return self._normalize(device.augment(key, images, pad=options.pad, flip=options.flip))
+
+    def train_step(self, optimizer: optax.GradientTransformation, schedule: optax.Schedule):
         return steps.make_train_step(
             self.model,
             optimizer,
             schedule,
-            lambda key, images: self._normalize(augment(key, images)),
+            self.preprocess,
             label_smoothing=self.config.label_smoothing,
             seed=self.config.seed,
         )
 
-    def train_batches(self, source: Source, start: int):
-        """Returns the endless stream of training batches from a step on, on the mesh."""
+    def reader(self, source: Source, start: int) -> pipeline.Reader:
+        """Returns the endless stream of training batches from a step on, on the host."""
         data = self.config.data
-        batches = pipeline.train_batches(
+        return pipeline.train_batches(
             source,
             random_crop=data.random_crop,
             crop_scale=data.crop_scale,
@@ -109,7 +111,10 @@ class Experiment:
             start=start,
             **self._host_args(self.config.batch_size),
         )
-        return pipeline.to_mesh(batches, meshes.batch_sharding(self.mesh))
+
+    def train_batches(self, source: Source, start: int):
+        """Returns the same stream on the mesh."""
+        return pipeline.to_mesh(self.reader(source, start), meshes.batch_sharding(self.mesh))
 
     def initial_state(self, optimizer: optax.GradientTransformation) -> TrainState:
         return states.initial_state(
@@ -169,6 +174,7 @@ def check_numbers(config: ml_collections.ConfigDict) -> None:
         "eval_every_epochs": config.eval_every_epochs,
         "checkpoint_every_steps": config.checkpoint_every_steps,
         "checkpoints_to_keep": config.checkpoints_to_keep,
+        "nonfinite_limit": config.nonfinite_limit,
     }
     if config.total_steps is not None:
         positive["total_steps"] = config.total_steps

@@ -1,13 +1,11 @@
 """train_and_evaluate: the loop that holds a run together, from its directory and back."""
 
 import collections
-import json
-import os
 import pathlib
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from typing import Any
 
 import jax
@@ -15,17 +13,15 @@ import ml_collections
 
 from densenet_jax import evaluation
 from densenet_jax.data import sources
-from densenet_jax.training import experiment
+from densenet_jax.training import diagnose, environment, experiment
+from densenet_jax.training import mesh as meshes
 from densenet_jax.training.checkpoints import Checkpoints
 from densenet_jax.training.errors import ConfigError
 from densenet_jax.training.metrics_log import MetricsLog
 from densenet_jax.training.progress import ProgressLine
+from densenet_jax.training.recorder import Recorder
 from densenet_jax.training.state import TrainState
-
-# Steps that may be under way: more would only pile up batches on the device.
-MAX_PENDING = 16
-# What decides a run's numbers from its first step; another value is another run.
-FIXED = ("model", "seed", "batch_size", "data.name", "data.train_split", "data.image_size")
+from densenet_jax.training.workdir import locked, make_workdir, save_config
 
 
 class Interrupted(Exception):
@@ -60,37 +56,43 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str) -> dict[
     optimizer, schedule = setup.optimizer(total, steps_per_epoch)
 
     workdir = pathlib.Path(workdir)
-    save_config(config, workdir)
-    state = setup.initial_state(optimizer)
-    with Checkpoints(workdir, config.checkpoints_to_keep) as checkpoints:
-        start = checkpoints.latest() or 0
-        if start:
-            state = checkpoints.restore(start, state)
+    make_workdir(config, workdir)
+    with locked(workdir), Checkpoints(workdir, config.checkpoints_to_keep) as checkpoints:
+        save_config(config, workdir)
+        environment.save(workdir)
+        state = setup.initial_state(optimizer)
+        state = checkpoints.resume(state) or state
+        start = int(state.step)
         with (
             MetricsLog(workdir / "metrics.jsonl", start) as log,
             ProgressLine(total, start) as progress,
             stop_requests() as stop_requested,
+            ExitStack() as stack,
         ):
             say_start(progress, setup, train_source, start, total)
             train_step = setup.train_step(optimizer, schedule)
             eval_step = setup.eval_step()
-            recorder = Recorder(log, progress, config, steps_per_epoch, began)
-            metrics = log.last  # already finished: nothing below runs
-            for step, batch in zip(
-                range(start + 1, total + 1), setup.train_batches(train_source, start), strict=False
-            ):
+            recorder = Recorder(log, progress, config, start, steps_per_epoch)
+            metrics = log.last if log.last and log.last["split"] == "eval" else None
+            batches = stack.enter_context(closing(setup.train_batches(train_source, start)))
+            for step, batch in zip(range(start + 1, total + 1), batches, strict=False):
                 state, step_metrics = train_step(state, batch)
                 recorder.add(step, step_metrics)
+                if recorder.nonfinite >= config.nonfinite_limit:
+                    explain_nonfinite(setup, workdir, state, train_source, recorder.step)
                 evaluated = None
                 if step // eval_every > (step - 1) // eval_every or step == total:
                     recorder.flush()
                     metrics = evaluation.evaluate(eval_step, state, setup.eval_batches())
                     evaluated = recorder.evaluation(step, metrics)
-                if evaluated or step % config.checkpoint_every_steps == 0 or stop_requested():
+                due = step % config.checkpoint_every_steps == 0 or stop_requested()
+                if evaluated or due:
                     recorder.flush()
                     checkpoints.save(step, state, evaluated)
                 if stop_requested() and step < total:
                     raise Interrupted(f"stopped after step {step}; the state is saved")
+            if metrics is None:  # a finished run whose metrics are gone
+                metrics = evaluation.evaluate(eval_step, state, setup.eval_batches())
         best = checkpoints.resolve("best")
     return {
         **metrics,
@@ -98,57 +100,6 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str) -> dict[
         "best_step": best,
         "seconds": time.monotonic() - began,
     }
-
-
-class Recorder:
-    """Writes steps' metrics once the device has computed them, without making it wait."""
-
-    def __init__(self, log, progress, config, steps_per_epoch: float, began: float):
-        self._log, self._progress, self._config = log, progress, config
-        self._steps_per_epoch, self._began = steps_per_epoch, began
-        self._pending = collections.deque()
-        self._last = None  # (step, time) of the last record
-
-    def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
-        self._pending.append((step, metrics))
-        while self._pending and (
-            len(self._pending) > MAX_PENDING or self._pending[0][1]["loss"].is_ready()
-        ):
-            self._write(*self._pending.popleft())
-
-    def flush(self) -> None:
-        """Waits for all steps under way and writes them."""
-        while self._pending:
-            self._write(*self._pending.popleft())
-
-    def evaluation(self, step: int, metrics: dict[str, Any]) -> dict[str, float]:
-        """Writes the metrics of an evaluation; returns them as a checkpoint keeps them."""
-        self._record(step, "eval", metrics)
-        self._progress.note(
-            f"step {step}: top-1 {metrics['top1']:.2%}, top-5 {metrics['top5']:.2%}, "
-            f"loss {metrics['loss']:.4f} on {metrics['examples']} examples"
-        )
-        self._last = None  # the evaluation's time is not training time
-        return {name: metrics[name] for name in ("loss", "top1", "top5")}
-
-    def _write(self, step: int, metrics: dict[str, jax.Array]) -> None:
-        metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        now = time.monotonic()
-        if self._last is None:
-            self._last = (step - 1, self._began if step == 1 else now)
-        elapsed = max(now - self._last[1], 1e-9)
-        speed = (step - self._last[0]) * self._config.batch_size / elapsed
-        if step % self._config.log_every == 0:
-            self._record(step, "train", {**metrics, "images_per_second": speed})
-            self._last = (step, now)
-        self._progress.update(
-            step, step / self._steps_per_epoch, {**metrics, "images_per_second": speed}
-        )
-
-    def _record(self, step: int, split: str, metrics: dict[str, Any]) -> None:
-        record = {"step": step, "epoch": step / self._steps_per_epoch, "split": split, **metrics}
-        if jax.process_index() == 0:
-            self._log.write({**record, "seconds": time.monotonic() - self._began})
 
 
 @contextmanager
@@ -174,32 +125,22 @@ def stop_requests() -> Iterator[Any]:
             signal.signal(signum, old)
 
 
-def save_config(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
-    """Writes config.json; refuses a directory that holds another run."""
-    path = workdir / "config.json"
-    new = json.loads(config.to_json())
-    if path.exists():
-        old = json.loads(path.read_text(encoding="utf-8"))
-        for key in FIXED:
-            was, now = _lookup(old, key), _lookup(new, key)
-            if was != now:
-                raise ConfigError(
-                    f"{workdir} holds a run with config.{key}={was}, not {now}; "
-                    "give another --workdir, or remove that one."
-                )
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(new, indent=2) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as e:
-        raise ConfigError(f"--workdir={workdir} cannot be written: {e}.") from None
+def explain_nonfinite(setup, workdir, state: TrainState, source, step: int) -> None:
+    """Repeats a bad step, writes what is wrong with it, and raises NonFiniteError.
 
-
-def _lookup(tree: dict, key: str) -> Any:
-    for part in key.split("."):
-        tree = tree.get(part) if isinstance(tree, dict) else None
-    return tree
+    Since that step nothing but the counters of the state has changed.
+    """
+    reader = setup.reader(source, step - 1)
+    batch = jax.device_put(reader.batches[step - 1], meshes.batch_sharding(setup.mesh))
+    state = state.replace(step=jax.numpy.int32(step - 1))
+    found = diagnose.diagnose(setup.model, setup.preprocess, state, batch, setup.config.seed)
+    examples = reader.batches.indices(step - 1)
+    path = diagnose.write_report(workdir, step, examples, found)
+    raise diagnose.NonFiniteError(
+        f"loss or gradients were not finite in {setup.config.nonfinite_limit} steps in a row, up "
+        f"to step {step}; the first such tensor is: {found['first']}. {path} has all of them and "
+        "the examples of the step; a lower config.optimizer.learning_rate or a warm-up often helps."
+    )
 
 
 def say_start(progress, setup, train_source, start: int, total: int) -> None:

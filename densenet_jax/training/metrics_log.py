@@ -1,23 +1,24 @@
 """metrics.jsonl: one JSON object a line, every logged step exactly once, also over restarts."""
 
 import json
+import logging
 import os
 import pathlib
+import time
 from typing import Any
+
+logger = logging.getLogger(__name__)
+# Lines that wait for a disk that is full; beyond, the oldest are given up.
+MAX_WAITING = 100_000
 
 
 def read(path: str | pathlib.Path) -> list[dict[str, Any]]:
     """Returns the records of a metrics file; a torn last line is left out."""
-    records = []
     path = pathlib.Path(path)
     if not path.exists():
-        return records
+        return []
     with path.open(encoding="utf-8") as file:
-        for line in file:
-            if not line.endswith("\n"):
-                break
-            records.append(json.loads(line))
-    return records
+        return [json.loads(line) for line in file if line.endswith("\n")]
 
 
 class MetricsLog:
@@ -29,9 +30,12 @@ class MetricsLog:
         self.last = records[-1] if records else None
         # Written aside and renamed, so that a crash here loses nothing.
         temporary = self._path.with_suffix(".tmp")
-        temporary.write_text("".join(map(_line, records)), encoding="utf-8")
+        temporary.write_bytes(b"".join(map(_line, records)))
         os.replace(temporary, self._path)
-        self._file = self._path.open("a", encoding="utf-8")
+        self._file = self._path.open("ab", buffering=0)
+        self._size = self._file.tell()
+        self._waiting: list[bytes] = []
+        self._warned = -float("inf")
 
     def __enter__(self):
         return self
@@ -40,10 +44,23 @@ class MetricsLog:
         self._file.close()
 
     def write(self, record: dict[str, Any]) -> None:
-        """Appends a record, in one write so that a line is whole or torn, never interleaved."""
-        self._file.write(_line(record))
-        self._file.flush()
+        """Appends a record; on a disk that is full, as soon as there is space again."""
+        self._waiting = [*self._waiting, _line(record)][-MAX_WAITING:]
+        text = b"".join(self._waiting)
+        try:
+            written = self._file.write(text)
+            if written == len(text):
+                self._size += written
+                self._waiting = []
+                return
+            error = "the disk is full"
+        except OSError as e:
+            error = str(e)
+        os.truncate(self._file.fileno(), self._size)  # no line is ever torn
+        if time.monotonic() - self._warned > 60:
+            self._warned = time.monotonic()
+            logger.warning("%s cannot be written (%s); its lines wait.", self._path, error)
 
 
-def _line(record: dict[str, Any]) -> str:
-    return json.dumps(record) + "\n"
+def _line(record: dict[str, Any]) -> bytes:
+    return (json.dumps(record) + "\n").encode()

@@ -17,12 +17,15 @@ class TrainState(struct.PyTreeNode):
       params: the model's parameters.
       batch_stats: the running statistics of batch normalisation.
       opt_state: the optimiser's.
+      nonfinite: steps in a row, up to this one, whose loss or gradients were not finite, int32 [];
+        such a step counts, but changes nothing else.
     """
 
     step: jax.Array
     params: Any
     batch_stats: Any
     opt_state: optax.OptState
+    nonfinite: jax.Array
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -38,6 +41,7 @@ def from_variables(variables: dict, optimizer: optax.GradientTransformation) -> 
         params=params,
         batch_stats=variables.get("batch_stats", {}),
         opt_state=optimizer.init(params),
+        nonfinite=jnp.zeros((), jnp.int32),
     )
 
 

@@ -26,8 +26,8 @@ def make_train_step(
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """Returns the function that maps a state and a batch to the next state and its metrics.
 
-    The state's buffers are donated.  What is random depends on (seed, step) alone, so a resumed
-    run repeats it.
+    A step whose loss or gradients are not finite leaves parameters, statistics and optimiser as
+    they were, and is counted.  The state's buffers are donated.
 
     Args:
       schedule: the optimiser's learning rate, for the metrics.
@@ -35,8 +35,7 @@ def make_train_step(
     """
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        key = jax.random.fold_in(jax.random.key(seed), state.step)
-        augment_key, dropout_key = jax.random.split(key)
+        augment_key, dropout_key = keys(seed, state.step)
         images = preprocess(augment_key, batch["image"])
 
         def loss_fn(params):
@@ -54,21 +53,33 @@ def make_train_step(
             state.params
         )
         changes, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        finite = jnp.isfinite(loss) & jnp.isfinite(optax.global_norm(gradients))
+        stepped = state.replace(
+            params=optax.apply_updates(state.params, changes),
+            batch_stats=updates.get("batch_stats", state.batch_stats),
+            opt_state=opt_state,
+        )
+        new = jax.tree.map(lambda new, old: jnp.where(finite, new, old), stepped, state)
+        new = new.replace(step=state.step + 1, nonfinite=jnp.where(finite, 0, state.nonfinite + 1))
         metrics = {
             "loss": loss,
             "top1": jnp.mean(evaluation.hits(logits, batch["label"], 1)),
             "top5": jnp.mean(evaluation.hits(logits, batch["label"], 5)),
             "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
+            "nonfinite": new.nonfinite,
         }
-        state = state.replace(
-            step=state.step + 1,
-            params=optax.apply_updates(state.params, changes),
-            batch_stats=updates.get("batch_stats", state.batch_stats),
-            opt_state=opt_state,
-        )
-        return state, metrics
+        return new, metrics
 
     return jax.jit(train_step, donate_argnums=0)
+
+
+def keys(seed: int, step: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns the keys of a step's augmentation and dropout.
+
+    What is random depends on (seed, step) alone, so a resumed run repeats it.
+    """
+    augment_key, dropout_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), step))
+    return augment_key, dropout_key
 
 
 def make_eval_step(

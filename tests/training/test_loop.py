@@ -12,8 +12,10 @@ import pytest
 
 from densenet_jax import cli
 from densenet_jax.training import loop, metrics_log
+from densenet_jax.training import workdir as workdirs
 from densenet_jax.training.checkpoints import Checkpoints
-from densenet_jax.training.errors import CheckpointError
+from densenet_jax.training.diagnose import NonFiniteError
+from densenet_jax.training.errors import CheckpointError, ConfigError
 
 CLOCK = ("seconds", "images_per_second")
 STEPS = 9
@@ -154,3 +156,32 @@ def test_the_latest_and_the_best_checkpoint_are_kept(undisturbed):
         best = checkpoints.resolve("best")
     assert steps[-2:] == [8, STEPS]
     assert set(steps) == {8, STEPS, best}
+
+
+def test_a_second_run_in_the_directory_is_refused(tmp_path):
+    with (
+        workdirs.locked(tmp_path),
+        pytest.raises(ConfigError, match=f"in use by another run .*process {os.getpid()}"),
+    ):
+        loop.train_and_evaluate(small_config(), tmp_path)
+
+
+def test_the_environment_of_every_start_is_kept(undisturbed):
+    starts = json.loads((undisturbed[0] / "environment.json").read_text())
+    assert starts[0]["versions"]["jax"] == jax.__version__
+    assert len(starts[0]["devices"]) == 8
+
+
+def test_numbers_that_stay_bad_stop_the_run_with_a_report(tmp_path):
+    config = small_config(
+        **{"optimizer.learning_rate": 1e30, "optimizer.warmup_epochs": 0.0, "nonfinite_limit": 3}
+    )
+    with pytest.raises(NonFiniteError, match="3 steps in a row"):
+        loop.train_and_evaluate(config, tmp_path)
+    report = json.loads((tmp_path / "nonfinite.json").read_text())
+    assert report["first"].startswith("feature maps")
+    assert len(report["examples"]) == 32
+    counts = [r["nonfinite"] for r in records(tmp_path)]
+    assert counts[:2] == [0, 1]  # the first step is fine, and its update ruins the next
+    assert report["step"] == counts.index(3) + 1
+    assert "NaN" not in (tmp_path / "metrics.jsonl").read_text()

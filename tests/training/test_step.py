@@ -131,3 +131,31 @@ def test_evaluation_uses_running_statistics_and_the_mask():
 def test_batches_that_cannot_be_split(size, words):
     with pytest.raises(ConfigError, match=words):
         meshes.check_batch_size("batch_size", size, meshes.make_mesh(8))
+
+
+def test_a_step_that_is_not_finite_changes_nothing_but_the_counters():
+    model = create_model("densenet_cifar", depth=10, growth_rate=4, in_channels=1)
+    optimizer = make_optimizer(lambda _: 0.1)
+    state = states.initial_state(model, optimizer, 0, SHAPE, meshes.replicated(meshes.make_mesh(1)))
+    poison = jnp.array([1.0, jnp.nan, jnp.inf, 1.0])
+    step = steps.make_train_step(
+        model,
+        optimizer,
+        lambda _: 0.1,
+        lambda key, images: (
+            device.normalize(images, (0.5,), (0.25,), jnp.float32) * poison[images[0, 0, 0, 0]]
+        ),
+    )
+    rng = np.random.default_rng(0)
+    counts = []
+    for kind in (0, 1, 2, 3):
+        images = rng.integers(0, 256, (4, *SHAPE), np.uint8)
+        images[0, 0, 0, 0] = kind
+        before = jax.device_get(state)
+        state, metrics = step(state, {"image": images, "label": np.arange(4, dtype=np.int32)})
+        after = jax.device_get(state)
+        counts.append(int(metrics["nonfinite"]))
+        same = jax.tree.map(np.array_equal, before.variables, after.variables)
+        assert jax.tree.all(same) == (kind in (1, 2))
+        assert int(after.step) == int(before.step) + 1
+    assert counts == [0, 1, 2, 0]

@@ -1,0 +1,66 @@
+"""Metrics on their way from the device to metrics.jsonl and the progress line."""
+
+import collections
+import time
+from math import inf
+from typing import Any
+
+import jax
+
+# Steps that may be under way: more would only pile up batches on the device.
+MAX_PENDING = 16
+
+
+class Recorder:
+    """Writes steps' metrics once the device has computed them, without making it wait."""
+
+    def __init__(self, log, progress, config, start: int, steps_per_epoch: float):
+        self._log, self._progress, self._config = log, progress, config
+        self._steps_per_epoch = steps_per_epoch
+        earlier = log.last["seconds"] if log.last else 0.0  # of this run, before it was resumed
+        self._began = time.monotonic() - earlier
+        self._pending = collections.deque()
+        self.step, self.nonfinite = 0, 0  # of the last step that was written
+        self._last = (start, time.monotonic())  # step and time that the speed counts from
+
+    def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
+        self._pending.append((step, metrics))
+        while self._pending and (
+            len(self._pending) > MAX_PENDING or self._pending[0][1]["loss"].is_ready()
+        ):
+            self._write(*self._pending.popleft())
+
+    def flush(self) -> None:
+        """Waits for all steps under way and writes them."""
+        while self._pending:
+            self._write(*self._pending.popleft())
+
+    def evaluation(self, step: int, metrics: dict[str, Any]) -> dict[str, float]:
+        """Writes the metrics of an evaluation; returns them as a checkpoint keeps them."""
+        self._record(step, "eval", metrics)
+        self._progress.note(
+            f"step {step}: top-1 {metrics['top1']:.2%}, top-5 {metrics['top5']:.2%}, "
+            f"loss {metrics['loss']:.4f} on {metrics['examples']} examples"
+        )
+        self._last = (step, time.monotonic())  # the evaluation's time is not training time
+        return {name: metrics[name] for name in ("loss", "top1", "top5")}
+
+    def _write(self, step: int, metrics: dict[str, jax.Array]) -> None:
+        metrics = {name: value.item() for name, value in jax.device_get(metrics).items()}
+        self.step, self.nonfinite = step, metrics["nonfinite"]
+        now = time.monotonic()
+        elapsed = max(now - self._last[1], 1e-9)
+        speed = (step - self._last[0]) * self._config.batch_size / elapsed
+        if step % self._config.log_every == 0:
+            self._record(step, "train", {**metrics, "images_per_second": speed})
+            self._last = (step, now)
+        self._progress.update(
+            step, step / self._steps_per_epoch, {**metrics, "images_per_second": speed}
+        )
+
+    def _record(self, step: int, split: str, metrics: dict[str, Any]) -> None:
+        record = {"step": step, "epoch": step / self._steps_per_epoch, "split": split, **metrics}
+        # JSON knows neither NaN nor infinity.
+        record = {k: None if v != v or v in (inf, -inf) else v for k, v in record.items()}
+        if jax.process_index() == 0:
+            self._log.write({**record, "seconds": time.monotonic() - self._began})
