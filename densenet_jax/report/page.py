@@ -1,0 +1,146 @@
+"""report.html: one file without links to anything, made from the files of a run, or of several."""
+
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jinja2
+import markupsafe
+
+from densenet_jax.report import curves, runs
+from densenet_jax.report.examine import finite
+from densenet_jax.report.findings import findings
+from densenet_jax.report.runs import ReportError, Run
+
+PAGE = pathlib.Path(__file__).parent / "page"
+COMPARISON = "comparison.html"
+REFRESH_SECONDS = 30
+Workdir = str | os.PathLike
+
+
+def write_report(
+    workdirs: Workdir | Sequence[Workdir],
+    path: Workdir | None = None,
+    *,
+    live: bool = False,
+) -> pathlib.Path:
+    """Writes the page of a run, or of several side by side; reads files only, and no model.
+
+    Args:
+      workdirs: the directory of a run, finished or running; or several, to compare them.
+      path: of the page; None: report.html in the run's directory, for several runs comparison.html
+        in the directory that all of them are in.
+      live: the page loads itself again every half minute, for as long as the run goes on.
+
+    Returns:
+      the page's path.
+
+    Raises:
+      ReportError: a directory holds no run, or the page cannot be written.
+    """
+    several = not isinstance(workdirs, str | os.PathLike)
+    directories = [pathlib.Path(w) for w in (workdirs if several else [workdirs])]
+    if not directories:
+        raise ReportError("There is no run to report on; give the --workdir of a training.")
+    found = [runs.read(d, name) for d, name in zip(directories, names(directories), strict=True)]
+    if path is None and len(found) == 1:
+        path = directories[0] / "report.html"
+    elif path is None:
+        path = pathlib.Path(os.path.commonpath([d.resolve().parent for d in directories]))
+        path /= COMPARISON
+    path = pathlib.Path(path)
+    text = render(found, live=live)
+    temporary = path.with_suffix(".tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as e:
+        raise ReportError(f"The page {path} cannot be written: {e.strerror}.") from None
+    return path
+
+
+def render(found: list[Run], *, live: bool = False) -> str:
+    """Returns the page as text."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(PAGE),
+        autoescape=True,  # names of classes and files are anybody's text
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": percent, "count": count, "bytes": in_bytes, "short": short}
+    return environment.get_template("page.html").render(
+        title=" and ".join(run.name for run in found),
+        refresh=REFRESH_SECONDS if live else None,
+        style=markupsafe.Markup((PAGE / "style.css").read_text(encoding="utf-8")),
+        scripts=[
+            markupsafe.Markup((PAGE / name).read_text(encoding="utf-8"))
+            for name in ("page.js", "curves.js", "confusion.js")
+        ],
+        runs=found,
+        charts=finite(curves.charts(found)),
+        config=config_rows(found),
+        **(findings(found[0]) if len(found) == 1 else {}),
+    )
+
+
+def names(directories: list[pathlib.Path]) -> list[str]:
+    """Returns a short name for each directory, that no other has."""
+    whole = [d.resolve().parts for d in directories]
+    for depth in range(1, max(map(len, whole)) + 1):
+        short_names = ["/".join(parts[-depth:]) for parts in whole]
+        if len(set(short_names)) == len(short_names):
+            return short_names
+    return [f"{name} ({i})" for i, name in enumerate(short_names, 1)]  # one run twice
+
+
+def config_rows(found: list[Run]) -> dict[str, Any]:
+    """Returns the configuration and what in it is worth a look.
+
+    Returns:
+      "all": every (key, values); "changed": those that differ from configs/default.py, as
+      (key, default, values); "different": those that differ between the runs.
+    """
+    configs = [run.config for run in found]
+    default = runs.defaults()
+    changed = runs.differences([default, *configs]) if default else []
+    keys = dict.fromkeys(key for config in configs for key in config)
+    return {
+        "all": [(key, [config.get(key, runs.ABSENT) for config in configs]) for key in keys],
+        "changed": [(key, values[0], values[1:]) for key, values in changed],
+        "different": runs.differences(configs),
+    }
+
+
+def percent(value: float | None, digits: int = 2) -> str:
+    return runs.ABSENT if value is None else f"{value:.{digits}%}"
+
+
+def count(value: float | None) -> str:
+    """Returns 7,978,856 as it is, and what is greater than ten millions in short."""
+    if value is None:
+        return runs.ABSENT
+    for limit, unit in ((1e12, "T"), (1e9, "G"), (1e7, "M")):
+        if value >= limit:
+            return f"{value / (1e6 if unit == 'M' else limit):.2f} {unit}"
+    return f"{value:,.0f}"
+
+
+def in_bytes(value: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} TiB"
+
+
+def short(value: Any) -> str:
+    """Returns a value of a configuration, or a number, as people write it."""
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, list):
+        return ", ".join(short(v) for v in value)
+    if value is None or isinstance(value, bool):
+        return str(value).lower()
+    return str(value) if value != "" else '""'

@@ -1,0 +1,110 @@
+"""What predictions say about a model: confusion, classes one by one, calibration."""
+
+from typing import Any
+
+import numpy as np
+from scipy.cluster import hierarchy
+from scipy.spatial.distance import squareform
+
+
+def confusion(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
+    """Returns counts, int [num_classes, num_classes], by label and prediction."""
+    matrix = np.zeros((num_classes, num_classes), np.int64)
+    np.add.at(matrix, (labels, predicted), 1)
+    return matrix
+
+
+def worst_pairs(matrix: np.ndarray, limit: int) -> list[dict[str, Any]]:
+    """Returns the most frequent mistakes: label, predicted, count, share of the label's examples."""
+    wrong = matrix.copy()
+    np.fill_diagonal(wrong, 0)
+    order = np.argsort(-wrong, axis=None, kind="stable")[:limit]
+    totals = matrix.sum(1)
+    return [
+        {
+            "label": int(i),
+            "predicted": int(j),
+            "count": int(wrong[i, j]),
+            "share": wrong[i, j] / totals[i],
+        }
+        for i, j in zip(*np.unravel_index(order, wrong.shape), strict=True)
+        if wrong[i, j]
+    ]
+
+
+def cluster_order(matrix: np.ndarray) -> np.ndarray:
+    """Returns an order of the classes in which those that are taken for each other are neighbours.
+
+    Args:
+      matrix: counts by label and prediction.
+    """
+    if len(matrix) < 3:
+        return np.arange(len(matrix))
+    share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    alike = share + share.T
+    distance = 2 - alike.clip(0, 2)
+    np.fill_diagonal(distance, 0)
+    return hierarchy.leaves_list(hierarchy.linkage(squareform(distance), "average"))
+
+
+def per_class(matrix: np.ndarray, labels: np.ndarray, in_top5: np.ndarray) -> list[dict[str, Any]]:
+    """Returns a row for each class; None for what no example tells.
+
+    Args:
+      matrix: counts by label and prediction.
+      labels: [N].
+      in_top5: whether the label is among the five likeliest classes, bool [N].
+    """
+    top5 = np.bincount(labels, in_top5, len(matrix))
+    rows = []
+    for i, (row, column) in enumerate(zip(matrix, matrix.T, strict=True)):
+        hits, count, named = int(row[i]), int(row.sum()), int(column.sum())
+        others = row.copy()
+        others[i] = 0
+        rows.append(
+            {
+                "label": i,
+                "examples": count,
+                "recall": hits / count if count else None,
+                "precision": hits / named if named else None,
+                "f1": 2 * hits / (count + named) if count + named else None,
+                "top5": top5[i] / count if count else None,
+                "confused": int(others.argmax()) if others.any() else None,
+                "confused_count": int(others.max()),
+            }
+        )
+    return rows
+
+
+def calibration(
+    confidence: np.ndarray, correct: np.ndarray, bins: int = 15
+) -> tuple[list[dict[str, Any]], float]:
+    """Returns the bins that are not empty, and the expected calibration error (Guo et al., 2017).
+
+    Args:
+      confidence: probability of the predicted class, [N].
+      correct: bool [N].
+
+    Returns:
+      a list of {"low", "high", "count", "confidence", "accuracy"}, and the mean distance between
+      confidence and accuracy, weighted by the number of examples.
+    """
+    edges = np.linspace(0, 1, bins + 1)
+    which = np.clip(np.digitize(confidence, edges[1:-1], right=True), 0, bins - 1)
+    rows, error = [], 0.0
+    for i in range(bins):
+        inside = which == i
+        if not inside.any():
+            continue
+        mean, accuracy = float(confidence[inside].mean()), float(correct[inside].mean())
+        rows.append(
+            {
+                "low": float(edges[i]),
+                "high": float(edges[i + 1]),
+                "count": int(inside.sum()),
+                "confidence": mean,
+                "accuracy": accuracy,
+            }
+        )
+        error += inside.mean() * abs(mean - accuracy)
+    return rows, float(error)
