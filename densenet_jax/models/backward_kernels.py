@@ -9,6 +9,8 @@ registers; the programs' parts are added afterwards, in a fixed order: results r
 The plain twins are in `stages`, whose `backward` says what the arguments mean.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
@@ -19,9 +21,11 @@ from densenet_jax.models.kernel_tools import (
     call,
     ceil_div,
     divide,
+    grow,
     load,
     load_vector,
     matmul,
+    moves,
     named,
     numbers,
     power_of_2,
@@ -115,24 +119,42 @@ def conv1x1(
     Returns:
       d_source, and the gradients of w [c, D], shift and gain, [c].
     """
-    (n, _), (c, d) = source.shape, w.shape
-    w = w.astype(source.dtype)
+    (n, channels), (c, d) = source.shape, w.shape
     columns = ceil_div(c, tile[1])
     parts, steps = partition(n, tile[0], columns)
-    sums = shape((parts * c, d)), shape((parts * c,)), shape((parts * c,))
     number, unit = numbers(c, steps)
-    d_source, d_w, d_shift, d_gain = call(
+    sums = 4 * parts * c * (d + 2)
+    maps = (3 * n * c * source.dtype.itemsize, size_in_bytes(d_out, out))
+    gain, shift, w = (grow(v, channels) for v in (gain, shift, w.astype(source.dtype)))
+    with moves(*maps, sums, c * (8 + d * w.dtype.itemsize)):
+        d_source, *sums = _run1x1(
+            *(number, source, gain, shift, w, d_out, out, *correction, d_source),
+            **{"unit": unit, "tile": tile, "interpret": interpret},
+        )
+    d_w, d_shift, d_gain = (v[: parts * c].reshape(parts, c, *v.shape[1:]).sum(0) for v in sums)
+    return d_source, d_w, d_shift, d_gain
+
+
+@functools.partial(jax.jit, static_argnames=("unit", "tile", "interpret"))
+def _run1x1(number, source, gain, shift, w, d_out, out, a, b, d_source, *, unit, tile, interpret):
+    """Returns d_source and the sums of every range; programs beyond the last range make none."""
+    (n, channels), d = source.shape, w.shape[1]
+    programs = max(RESIDENT_PROGRAMS, ceil_div(channels, tile[1]))
+    rows = programs * tile[1]
+    return call(
         named(_conv1x1, n=n, d=d, tile=tile, unit=unit),
-        *(number, source, gain, shift, w, d_out, out, *correction, d_source),
-        grid=parts * columns,
-        out=(shape(d_source.shape, d_source.dtype), *sums),
-        moves=3 * n * c * source.dtype.itemsize + size_in_bytes(gain, shift, w, d_out, out, *sums),
+        *(number, source, gain, shift, w, d_out, out, a, b, d_source),
+        grid=programs,
+        out=(
+            shape(d_source.shape, d_source.dtype),
+            shape((rows, d)),
+            shape((rows,)),
+            shape((rows,)),
+        ),
         interpret=interpret,
         warps=8,
         aliases={9: 0},
     )
-    d_shift, d_gain = (v.reshape(parts, c).sum(0) for v in (d_shift, d_gain))
-    return d_source, d_w.reshape(parts, c, d).sum(0), d_shift, d_gain
 
 
 def _conv3x3(*refs, n, c, d, image, tile, steps, unit):
@@ -205,22 +227,32 @@ def conv3x3(
       The gradients of source [N, C], w [3, 3, C, D], shift and gain, [C].
     """
     (n, c), d = source.shape, w.shape[3]
+    number, unit = numbers(offset)
     w = w.astype(source.dtype).reshape(9 * c, d)
+    parts, _ = partition(n, tile[0], ceil_div(c, tile[1]))
+    # A range reads the rows around it, too: those of its neighbours, at another time.
+    dy = 2 * (n + parts * 2 * (image[1] + 1)) * d * out.dtype.itemsize
+    sums = 4 * parts * c * (9 * d + 2)
+    with moves(size_in_bytes(source, source, gain, shift, w), dy, sums):
+        dx, *sums = _run3x3(
+            *(number, source, gain, shift, w, d_out, out, *correction),
+            **{"unit": unit, "image": tuple(image), "tile": tile, "interpret": interpret},
+        )
+    d_w, d_shift, d_gain = (v.reshape(parts, -1).sum(0) for v in sums)
+    return dx, d_w.reshape(3, 3, c, d), d_shift, d_gain
+
+
+@functools.partial(jax.jit, static_argnames=("unit", "image", "tile", "interpret"))
+def _run3x3(number, source, gain, shift, w, d_out, out, a, b, *, unit, image, tile, interpret):
+    (n, c), d = source.shape, w.shape[1]
     columns = ceil_div(c, tile[1])
     parts, steps = partition(n, tile[0], columns)
     sums = shape((parts * 9 * c, d)), shape((parts * c,)), shape((parts * c,))
-    number, unit = numbers(offset)
-    # A range reads the rows around it, too: those of its neighbours, at another time.
-    dy_rows = n + parts * 2 * (image[1] + 1)
-    dx, d_w, d_shift, d_gain = call(
+    return call(
         named(_conv3x3, n=n, c=c, d=d, image=image, tile=tile, steps=steps, unit=unit),
-        *(number, source, gain, shift, w, d_out, out, *correction),
+        *(number, source, gain, shift, w, d_out, out, a, b),
         grid=parts * columns,
         out=(shape(source.shape, source.dtype), *sums),
-        moves=2 * dy_rows * d * out.dtype.itemsize
-        + size_in_bytes(source, source, gain, shift, w, *sums),
         interpret=interpret,
         warps=8,
     )
-    d_shift, d_gain = (v.reshape(parts, c).sum(0) for v in (d_shift, d_gain))
-    return dx, d_w.reshape(parts, 3, 3, c, d).sum(0), d_shift, d_gain

@@ -12,7 +12,6 @@ import functools
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jax import lax
 
 from densenet_jax.models import stage_kernels, stages
@@ -50,8 +49,7 @@ class Settings(NamedTuple):
 def forward(x, statistics, layers, key, settings):
     """Returns `block`'s results, and what `backward` needs of them."""
     c, n = x.shape[3], positions(x)
-    growth = layers[0][-1][1].shape[3]
-    features = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, growth * len(layers))))
+    features = stages.widened(x, layers)
     bottlenecks = []
     for i, layer in enumerate(layers):
         source, source_moments = features, statistics
@@ -68,7 +66,7 @@ def forward(x, statistics, layers, key, settings):
             if not last:
                 bottlenecks.append((source, source_moments))
         features, statistics = source, statistics.extend(source_moments)
-        c += growth
+        c += kernel.shape[3]
     results = features, statistics, [inner for _, inner in bottlenecks]
     return results, (features, statistics, bottlenecks, layers, key)
 
@@ -81,8 +79,11 @@ def block(x, statistics, layers, key, settings):
 
 def backward(settings, residuals, cotangents):
     """Returns the gradients of x, statistics and layers."""
-    features, statistics, bottlenecks, layers, key = residuals
+    *residuals, key = residuals
     d_features, d_statistics, _ = cotangents
+    # Behind a barrier XLA does not see that it computed normalised inputs before, and keeps none.
+    residuals, d_features = lax.optimization_barrier((residuals, d_features))
+    features, statistics, bottlenecks, layers = residuals
     n, growth = positions(features), layers[0][-1][1].shape[3]
     gradients = [None] * len(layers)
     for i in reversed(range(len(layers))):

@@ -9,8 +9,9 @@ A *layer* is a list of (norm, kernel) pairs, each norm a dict with `scale` and `
 for a bottleneck layer (1x1, then 3x3), one pair for a plain layer (3x3).
 """
 
+import functools
+
 import jax
-import jax.numpy as jnp
 
 from densenet_jax.models import block_gradient, stage_kernels
 from densenet_jax.models.batch_norm import (
@@ -21,7 +22,7 @@ from densenet_jax.models.batch_norm import (
     norm_relu,
     positions,
 )
-from densenet_jax.models.stages import Dropout, convolve, write_channels
+from densenet_jax.models.stages import Dropout, convolve, widened, write_channels
 
 __all__ = [
     "Moments",
@@ -76,7 +77,12 @@ def train(
 
 
 def evaluate(
-    x: jax.Array, layers: list, *, dropout_rate: float = 0.0, key: jax.Array | None = None
+    x: jax.Array,
+    layers: list,
+    *,
+    dropout_rate: float = 0.0,
+    key: jax.Array | None = None,
+    implementation: str = "auto",
 ) -> jax.Array:
     """Applies a dense block with fixed statistics.
 
@@ -84,12 +90,20 @@ def evaluate(
       x: feature maps [B, H, W, C].
       layers: each a list of ((gain, shift), kernel) pairs.
       dropout_rate, key: as for `train`, where the statistics are frozen in training.
+      implementation: as for `train`.
 
     Returns:
       features [B, H, W, C + growth rate * len(layers)].
     """
-    c, growth = x.shape[3], layers[0][-1][1].shape[3]
-    features = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, growth * len(layers))))
+    rate = 0.0 if key is None else dropout_rate
+    implementation = stage_kernels.choose(implementation, x, layers, rate)
+    if implementation == "plain":
+        return _evaluate(x, layers, rate, key)
+    return _evaluate_with_kernels(x, layers, implementation == "interpreted")
+
+
+def _evaluate(x, layers, dropout_rate=0.0, key=None):
+    features, c = widened(x, layers), x.shape[3]
     for i, layer in enumerate(layers):
         keys = [None if key is None else jax.random.fold_in(key, 2 * i + j) for j in range(2)]
         ((gain, shift), kernel), *rest = layer
@@ -101,5 +115,23 @@ def evaluate(
             kernel = next_kernel
         y = dropout(convolve(y, kernel), dropout_rate, keys[-1])
         features = write_channels(features, y, c)
-        c += growth
+        c += kernel.shape[3]
     return features
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _evaluate_with_kernels(x, layers, interpret):
+    features, c = widened(x, layers), x.shape[3]
+    forward = stage_kernels.Stages(interpret).forward
+    for (affine1, kernel1), (affine2, kernel2) in layers:
+        z, *_ = forward(features, *affine1, kernel1)
+        features, *_ = forward(z, *affine2, kernel2, into=features, offset=c)
+        c += kernel2.shape[3]
+    return features
+
+
+# Training with frozen statistics differentiates the plain twin.
+_evaluate_with_kernels.defvjp(
+    lambda x, layers, interpret: (_evaluate_with_kernels(x, layers, interpret), (x, layers)),
+    lambda interpret, residuals, d_features: jax.vjp(_evaluate, *residuals)[1](d_features),
+)

@@ -145,7 +145,10 @@ class DenseBlock(nn.Module):
         }
         if batch is None:
             frozen = [layer.frozen() for layer in layers]
-            return dense_block.evaluate(x, frozen, **dropout), None
+            features = dense_block.evaluate(
+                x, frozen, implementation=self.implementation, **dropout
+            )
+            return features, None
         x, batch, inner = dense_block.train(
             x,
             batch,
@@ -198,7 +201,7 @@ class DenseNet(nn.Module):
       norm_momentum: weight of the batch in the running statistics (PyTorch's convention).
       freeze_statistics: also in training, normalise with the running statistics and leave them as
         they are (for fine-tuning on little data or with small batches).
-      implementation: of dense blocks in training: "auto", "plain" or "kernels", see
+      implementation: of dense blocks: "auto", "plain" or "kernels", see
         `dense_block.train`.
       dtype: type of the computation; statistics, pooling and classifier have at least float32.
       param_dtype: type of the parameters.

@@ -5,6 +5,8 @@ the maps several times over.  Here they are read once and written once.  The pla
 `stages`, whose `forward` says what the arguments mean.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
@@ -13,9 +15,11 @@ from densenet_jax.models.kernel_tools import (
     call,
     ceil_div,
     divide,
+    grow,
     load,
     load_vector,
     matmul,
+    moves,
     named,
     numbers,
     power_of_2,
@@ -67,23 +71,31 @@ def conv1x1(source, gain, shift, w, *, interpret=False, tile=(128, 64)):
       interpret: see `kernel_tools.call`.
       tile: rows and input channels a step.
     """
-    (n, _), (c, d) = source.shape, w.shape
-    w = w.astype(source.dtype)
+    (n, channels), (c, d) = source.shape, w.shape
+    number, unit = numbers(c)
+    partial_sums = 8 * d * ceil_div(n, tile[0])
+    maps = n * (c + d) * source.dtype.itemsize
+    gain, shift, w = (grow(v, channels) for v in (gain, shift, w.astype(source.dtype)))
+    static = {"unit": unit, "tile": tile, "interpret": interpret}
+    with moves(maps, c * (8 + d * w.dtype.itemsize), partial_sums):
+        y, *sums = _run1x1(number, source, gain, shift, w, **static)
+    return y, *(v.reshape(-1, d).sum(0) for v in sums)
+
+
+@functools.partial(jax.jit, static_argnames=("unit", "tile", "interpret"))
+def _run1x1(number, source, gain, shift, w, *, unit, tile, interpret):
+    n, d = source.shape[0], w.shape[1]
     programs = ceil_div(n, tile[0])
     partial_sums = shape((programs * d,))
-    out = (shape((n, d), source.dtype), partial_sums, partial_sums)
-    number, unit = numbers(c)
-    y, total, squares = call(
+    return call(
         named(_conv1x1, n=n, d=d, tile=tile, unit=unit),
         *(number, source, gain, shift, w),
         grid=programs,
-        out=out,
-        moves=n * c * source.dtype.itemsize + size_in_bytes(gain, shift, w, *out),
+        out=(shape((n, d), source.dtype), partial_sums, partial_sums),
         interpret=interpret,
         warps=8,
         stages=3,
     )
-    return y, *(v.reshape(programs, d).sum(0) for v in (total, squares))
 
 
 def neighbour(rows, tap, height: int, width: int, n: int, sign: int):
@@ -140,19 +152,26 @@ def conv3x3(source, gain, shift, w, into, *, image, offset, interpret=False, til
       into, and the sums of what was written and of its squares, [D] each.
     """
     (n, c), d = source.shape, w.shape[3]
+    number, unit = numbers(offset)
     w = w.astype(source.dtype).reshape(9 * c, d)
+    partial_sums = 8 * d * ceil_div(n, tile)
+    static = {"unit": unit, "image": tuple(image), "tile": tile, "interpret": interpret}
+    with moves(size_in_bytes(source, gain, shift, w), n * d * into.dtype.itemsize, partial_sums):
+        into, *sums = _run3x3(number, source, gain, shift, w, into, **static)
+    return into, *(v.reshape(-1, d).sum(0) for v in sums)
+
+
+@functools.partial(jax.jit, static_argnames=("unit", "image", "tile", "interpret"))
+def _run3x3(number, source, gain, shift, w, into, *, unit, image, tile, interpret):
+    (n, c), d = source.shape, w.shape[1]
     programs = ceil_div(n, tile)
     partial_sums = shape((programs * d,))
-    y = shape((n, d), into.dtype)
-    number, unit = numbers(offset)
-    into, total, squares = call(
+    return call(
         named(_conv3x3, n=n, c=c, d=d, image=image, tile=tile, unit=unit),
         *(number, source, gain, shift, w, into),
         grid=programs,
         out=(shape(into.shape, into.dtype), partial_sums, partial_sums),
-        moves=size_in_bytes(source, gain, shift, w, y, partial_sums, partial_sums),
         interpret=interpret,
         warps=4,
         aliases={5: 0},
     )
-    return into, *(v.reshape(programs, d).sum(0) for v in (total, squares))

@@ -81,9 +81,9 @@ def store_vector(ref, start, indices, value, limit=None):
 def numbers(channel: int, *counts: int) -> tuple[jax.Array, int]:
     """Returns a channel's number and counts as an argument for kernels, and the channel's unit.
 
-    A number that is an argument, and not a constant, lets layers that differ in nothing else share
-    one compiled kernel.  The channel is handed over as a multiple of a power of two, its unit, so
-    that the compiler knows the alignment: only then it loads 16 bytes at a time.
+    With numbers as arguments, and not constants, layers that differ in nothing else share one
+    compiled kernel.  The channel is handed over as a multiple of a power of two, its unit, so that
+    the compiler knows the alignment: only then it loads 16 bytes at a time.
     """
     unit = math.gcd(channel, 32)
     return jnp.array([channel // unit, *counts], jnp.int32), unit
@@ -99,15 +99,13 @@ def matmul(a, b, **transposed):
     return plgpu.dot(a, b, **transposed).astype(jnp.float32)
 
 
-def call(kernel, *arrays, grid, out, moves, interpret, warps, stages=2, aliases=None):
+def call(kernel, *arrays, grid, out, interpret, warps, stages=2, aliases=None):
     """Runs a kernel for every program of the grid; arrays and results lie in device memory whole.
 
     Args:
       kernel: takes a reference for each array and each result.
       grid: number of programs.
       out: shapes of the results (jax.ShapeDtypeStruct).
-      moves: bytes that it reads from and writes to device memory: `benchmarks/hlo_traffic.py`
-        finds them in the name of the scope.
       interpret: run as plain JAX, on any backend.
       warps, stages: of a program; Triton's num_warps and num_stages.
       aliases: which array becomes which result, in place.
@@ -127,8 +125,21 @@ def call(kernel, *arrays, grid, out, moves, interpret, warps, stages=2, aliases=
         interpret=interpret,
         **params,
     )
-    with jax.named_scope(f"moves_{moves}_bytes"):
-        return kernel_call(*arrays)
+    return kernel_call(*arrays)
+
+
+def moves(*amounts: int):
+    """Returns the scope for a kernel that reads and writes so many bytes of device memory in all.
+
+    `benchmarks/hlo_traffic.py` finds the number in the scope's name.  The scope is no part of the
+    kernel, nor of the function that is compiled for it: layers share those, but not the number.
+    """
+    return jax.named_scope(f"moves_{sum(amounts)}_bytes")
+
+
+def grow(x: jax.Array, size: int) -> jax.Array:
+    """Returns x with zeros appended along its first axis, up to a size."""
+    return jnp.pad(x, [(0, size - len(x))] + [(0, 0)] * (x.ndim - 1))
 
 
 def _origins(arrays) -> tuple:

@@ -18,8 +18,9 @@ IMPLEMENTATIONS = ("auto", "plain", "kernels", "interpreted")
 def choose(implementation: str, x: jax.Array, layers: list, dropout_rate: float) -> str:
     """Returns the implementation of a block: "plain", "kernels" or "interpreted".
 
-    "auto" is kernels for 16-bit types on an NVIDIA GPU.  Where they do not apply (layers without
-    bottleneck, dropout, float64, more elements than 32 bits can count) it is plain in any case.
+    "auto" is kernels for 16-bit types on an NVIDIA GPU, and on several if there is a current mesh.
+    Where kernels do not apply (layers without bottleneck, dropout, float64, more elements than 32
+    bits can count) it is plain in any case.
 
     Args:
       implementation: one of `IMPLEMENTATIONS`; "interpreted" runs the kernels as plain JAX, slowly.
@@ -35,11 +36,15 @@ def choose(implementation: str, x: jax.Array, layers: list, dropout_rate: float)
         return "plain"
     if implementation != "auto":
         return implementation
-    return "kernels" if x.dtype.itemsize == 2 and _on_nvidia_gpu() else "plain"
+    pays = x.dtype.itemsize == 2 and _on_nvidia_gpus()
+    return "kernels" if pays else "plain"
 
 
-def _on_nvidia_gpu() -> bool:
-    return jax.default_backend() == "gpu" and "NVIDIA" in jax.devices()[0].device_kind
+def _on_nvidia_gpus() -> bool:
+    if jax.default_backend() != "gpu" or "NVIDIA" not in jax.devices()[0].device_kind:
+        return False
+    # The compiler cannot split a kernel over devices by itself; see `_over_devices`.
+    return jax.device_count() == 1 or not jax.sharding.get_abstract_mesh().empty
 
 
 class Stages(NamedTuple):

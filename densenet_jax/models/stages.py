@@ -51,6 +51,12 @@ def write_channels(x: jax.Array, new: jax.Array, start: int) -> jax.Array:
     return lax.dynamic_update_slice(x, new.astype(x.dtype), (0, 0, 0, start))
 
 
+def widened(x: jax.Array, layers: list) -> jax.Array:
+    """Returns x [B, H, W, C] as the buffer of a block: with room for what its layers will add."""
+    room = sum(layer[-1][1].shape[3] for layer in layers)
+    return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, room)))
+
+
 def forward(
     source: jax.Array,
     gain: jax.Array,
