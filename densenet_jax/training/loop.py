@@ -78,8 +78,8 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str) -> dict[
             for step, batch in zip(range(start + 1, total + 1), batches, strict=False):
                 state, step_metrics = train_step(state, batch)
                 recorder.add(step, step_metrics)
-                if recorder.nonfinite >= config.nonfinite_limit:
-                    explain_nonfinite(setup, workdir, state, train_source, recorder.step)
+                if recorder.bad_step is not None:
+                    explain_nonfinite(setup, workdir, state, train_source, recorder.bad_step)
                 evaluated = None
                 if step // eval_every > (step - 1) // eval_every or step == total:
                     recorder.flush()
