@@ -14,6 +14,8 @@ MAY_IMPORT = {
     "data": {"data"},
     "evaluation": set(),
     "training": {"training", "models", "weights", "data", "evaluation"},
+    "report": {"report", "training", "models", "data"},
+    "predict": {"report", "weights", "data"},
     "cli": {"training", "models", "weights", "data", "evaluation"},
 }
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from densenet_jax.data import device, host
+from densenet_jax.data import device, host, imagenet_classes
 from densenet_jax.report import activation_maps, feature_reuse, model_summary, pictures, predictions
 from densenet_jax.report.predictions import Predictions
 from densenet_jax.training.experiment import Experiment
@@ -50,7 +50,7 @@ def examine(
         variables,
         _normalize(setup),
         setup.eval_batches(),
-        setup.eval_source.class_names,
+        imagenet_classes.readable(setup.eval_source.class_names),
         step=step,
         data=f"{data.name}/{data.eval_split}",
     )

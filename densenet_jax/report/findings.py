@@ -97,7 +97,7 @@ def gallery(found: Predictions, correct: bool) -> list[dict[str, Any]]:
         shown.append(
             {
                 "image": pictures.data_uri(image),
-                "overlay": pictures.data_uri(pictures.overlay(_enlarged(image), heat)),
+                "overlay": pictures.data_uri(pictures.overlay(pictures.enlarged(image, 96), heat)),
                 "label": str(found.class_names[found.labels[row]]),
                 "predicted": str(found.class_names[found.classes[row, 0]]),
                 "probability": float(found.probabilities[row, 0]),
@@ -150,9 +150,3 @@ def duration(seconds: float) -> str:
 
 def _matrix(found: Predictions) -> np.ndarray:
     return statistics.confusion(found.labels, found.classes[:, 0], len(found.class_names))
-
-
-def _enlarged(image: np.ndarray, side: int = 96) -> np.ndarray:
-    """Small images as larger squares of colour, so that a map on top has room."""
-    factor = max(1, side // max(image.shape[:2]))
-    return image.repeat(factor, axis=0).repeat(factor, axis=1)

@@ -48,6 +48,17 @@ def thumbnail(image: np.ndarray, side: int = 112) -> np.ndarray:
     return np.asarray(small).reshape(height, width, image.shape[2])
 
 
+def enlarged(image: np.ndarray, side: int) -> np.ndarray:
+    """Returns an image whose pixels are larger squares, so that a map on top of it has room.
+
+    Args:
+      image: uint8 [H, W, C].
+      side: what the longer side must not exceed, unless it does already.
+    """
+    factor = max(1, side // max(image.shape[:2]))
+    return image.repeat(factor, axis=0).repeat(factor, axis=1)
+
+
 def data_uri(image: np.ndarray) -> str:
     """Returns uint8 [H, W, 1 or 3] as a data URI: PNG where it is small, JPEG otherwise."""
     kind, options = ("png", {}) if image.size < 64 * 64 * 3 else ("jpeg", {"quality": 82})

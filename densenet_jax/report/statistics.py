@@ -15,7 +15,7 @@ def confusion(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np
 
 
 def worst_pairs(matrix: np.ndarray, limit: int) -> list[dict[str, Any]]:
-    """Returns the most frequent mistakes: label, predicted, count, share of the label's examples."""
+    """Returns the most frequent mistakes: label, predicted, count, share of the label."""
     wrong = matrix.copy()
     np.fill_diagonal(wrong, 0)
     order = np.argsort(-wrong, axis=None, kind="stable")[:limit]
