@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from densenet_jax.data import host, order, reading
+from densenet_jax.data import buffers, host, order, reading
 from densenet_jax.data.examples import Arrays, Source
 
 Batch = dict[str, np.ndarray]
 CHUNK = 512  # examples read together when a split is read from end to end
 ENDLESS = 2**48  # batches: more than anyone trains
+_recycler = buffers.Recycler()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +29,8 @@ class Batches:
       process_index, process_count: which contiguous share of every batch is this process's.
       strict: an unreadable example is an error, and not passed over.
       threads: that decode one batch together.
+      shared: leave the images in shared memory, for another process, and give out a
+        `buffers.Message` in their place.
     """
 
     source: Source
@@ -38,6 +41,7 @@ class Batches:
     process_count: int
     strict: bool
     threads: int
+    shared: bool
 
     @property
     def share(self) -> int:
@@ -49,24 +53,39 @@ class Batches:
         return np.arange(start, start + self.share)
 
     def fill(self, indices: np.ndarray, prepare) -> Batch:
-        """Returns the examples `indices`; `prepare(k)` gives the function that crops example k."""
-        held = self.source.examples
+        """Returns the examples `indices`, and blanks up to the share of this process.
+
+        Args:
+          prepare: `prepare(k)` is the function that crops the batch's example k.
+        """
+        held, count, share = self.source.examples, len(indices), self.share
         if isinstance(held, Arrays) and held.fitted:
+            parts = {"image": held.images, "label": held.labels, "bad": held.bad}
+            blank = [(0, share - count)]
             return {
-                "image": held.images[indices],
-                "label": held.labels[indices],
-                "bad": held.bad[indices],
+                key: array[indices]
+                if count == share
+                else np.pad(array[indices], blank + [(0, 0)] * (array.ndim - 1))
+                for key, array in parts.items()
             }
-        images = np.empty((len(indices), self.image_size, self.image_size, self.channels), np.uint8)
-        labels, bad = np.empty(len(indices), np.int32), np.empty(len(indices), np.int32)
+        shape = (share, self.image_size, self.image_size, self.channels)
+        block = buffers.take_block(shape) if self.shared else None
+        images = block.array(shape) if block else _recycler.empty(shape)
+        labels, bad = np.zeros(share, np.int32), np.zeros(share, np.int32)
+        images[count:] = 0
 
         def one(k):
-            images[k], labels[k], bad[k] = reading.load(
-                self.source, int(indices[k]), prepare(k), self.strict
+            labels[k], bad[k] = reading.load(
+                self.source, int(indices[k]), prepare(k), self.strict, images[k]
             )
 
-        for_each(one, len(indices), self.threads)
-        return {"image": images, "label": labels, "bad": bad}
+        try:
+            for_each(one, count, self.threads)
+        except BaseException:
+            if block:
+                buffers.give_back(block)
+            raise
+        return {"image": block.message(shape) if block else images, "label": labels, "bad": bad}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,11 +105,14 @@ class TrainBatches(Batches):
 
     def __getitem__(self, batch: int) -> Batch:
         positions = self.positions(batch)
+        draws = [None] * self.share
+        if self.random_crop:
+            draws = order.draws_at(int(positions[0]), self.share, self.seed)
 
         def prepare(k):
             return functools.partial(
                 host.train_crop,
-                rng=order.rng_at(int(positions[k]), self.seed) if self.random_crop else None,
+                draws=draws[k],
                 image_size=self.image_size,
                 channels=self.channels,
                 random_crop=self.random_crop,
@@ -123,15 +145,11 @@ class EvalBatches(Batches):
             crop_fraction=self.crop_fraction,
             interpolation=self.interpolation,
         )
-        full = self.fill(indices, lambda _: crop)
-        blanks = self.share - len(indices)
+        batch = self.fill(indices, lambda _: crop)
         # What stands in for an unreadable example is counted at its own place.
-        full["mask"] = full["bad"] == 0
-        full["bad"] = (full["bad"] > 0).astype(np.int32)
-        return {
-            name: np.pad(array, [(0, blanks)] + [(0, 0)] * (array.ndim - 1)) if blanks else array
-            for name, array in full.items()
-        }
+        batch["mask"] = (batch["bad"] == 0) & (np.arange(self.share) < len(indices))
+        batch["bad"] = (batch["bad"] > 0).astype(np.int32)
+        return batch
 
 
 def hold(
@@ -157,7 +175,7 @@ def hold(
     if isinstance(source.examples, Arrays) and source.examples.fitted:
         return source
     if crop_fraction is None:
-        options = {"rng": None, "random_crop": False, "crop_scale": (1.0, 1.0)}
+        options = {"draws": None, "random_crop": False, "crop_scale": (1.0, 1.0)}
         crop = functools.partial(host.train_crop, **options)
     else:
         options = {"crop_fraction": crop_fraction, "interpolation": interpolation}
@@ -171,7 +189,7 @@ def hold(
         numbers = range(start, min(start + CHUNK, len(source)))
         read_ahead = reading.read_together(source, numbers)
         for i in numbers:
-            images[i], labels[i], bad[i] = reading.load(read_ahead, i, crop, strict)
+            labels[i], bad[i] = reading.load(read_ahead, i, crop, strict, images[i])
 
     for_each(some, -(-len(source) // CHUNK), default_threads())
     return dataclasses.replace(source, examples=Arrays(images, labels, bad))

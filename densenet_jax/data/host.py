@@ -52,7 +52,7 @@ def center_crop(image: np.ndarray, size: int, fraction: float, interpolation: st
 
 
 def random_region(
-    rng: np.random.Generator,
+    draws: np.ndarray,
     height: int,
     width: int,
     scale: tuple[float, float] = (0.08, 1.0),
@@ -61,16 +61,18 @@ def random_region(
     """Returns top, left, height and width of a random region (Szegedy et al., 2015).
 
     Args:
+      draws: random numbers from 0 to 1, [attempts, 4].
       height, width: of the image.
       scale: range of the region's share of the area.
       ratio: range of its width / height, log-uniform.
     """
-    for _ in range(10):
-        area = height * width * rng.uniform(*scale)
-        aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
+    low, high = math.log(ratio[0]), math.log(ratio[1])
+    for size, shape, down, right in draws.tolist():
+        area = height * width * (scale[0] + size * (scale[1] - scale[0]))
+        aspect = math.exp(low + shape * (high - low))
         w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if 0 < w <= width and 0 < h <= height:
-            return int(rng.integers(0, height - h + 1)), int(rng.integers(0, width - w + 1)), h, w
+            return int(down * (height - h + 1)), int(right * (width - w + 1)), h, w
     # The central region nearest to the range of ratios, as torchvision does.
     w = min(width, max(1, round(height * ratio[1])))
     h = min(height, max(1, round(width / ratio[0])))
@@ -79,21 +81,26 @@ def random_region(
 
 def random_resized_crop(
     image: bytes | np.ndarray,
-    rng: np.random.Generator,
+    draws: np.ndarray,
     image_size: int,
     scale: tuple[float, float] = (0.08, 1.0),
     channels: int = 3,
+    out: np.ndarray | None = None,
 ) -> np.ndarray:
     """Returns a random region of an encoded or decoded image, as uint8 [size, size, channels].
 
     A region of more than twice the size is decoded at 1/2, 1/4 or 1/8, which averages pixels as an
     antialiasing filter does and saves most of the time; bilinear interpolation does the rest.
 
+    Args:
+      draws: random numbers from 0 to 1, [attempts, 4].
+      out: where to write the result, uint8 of its shape; a copy less.
+
     Raises:
       ImageError: the image cannot be decoded.
     """
     height, width = dimensions(image)
-    top, left, h, w = random_region(rng, height, width, scale)
+    top, left, h, w = random_region(draws, height, width, scale)
     reduction = max((r for r in (1, 2, 4, 8) if min(h, w) >= r * image_size), default=1)
     pixels = decode(image, channels, reduction)
     if pixels.shape[:2] != (height, width):  # the region's edges lie between pixels now
@@ -110,6 +117,7 @@ def random_resized_crop(
             pixels,
             to_source,
             (image_size, image_size),
+            out,
             flags=flags,
             borderMode=cv2.BORDER_REPLICATE,
         )
@@ -118,22 +126,28 @@ def random_resized_crop(
     # OpenCV's AREA is the mean of whole pixels: for arrays, that no decoder has reduced.
     shrinks = min(region.shape[:2]) >= 2 * image_size
     interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    resized = cv2.resize(region, (image_size, image_size), interpolation=interpolation)
+    resized = cv2.resize(region, (image_size, image_size), out, interpolation=interpolation)
     return resized.reshape(image_size, image_size, channels)
 
 
 def train_crop(
     image: bytes | np.ndarray,
-    rng: np.random.Generator,
+    draws: np.ndarray,
     *,
     image_size: int,
     channels: int,
     random_crop: bool,
     crop_scale: tuple[float, float],
+    out: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Returns a training image: a random region, or the whole image as a square (bicubic)."""
+    """Returns a training image: a random region, or the whole image as a square (bicubic).
+
+    Args:
+      draws: as for `random_resized_crop`.
+      out: where the result may be written.
+    """
     if random_crop:
-        return random_resized_crop(image, rng, image_size, crop_scale, channels)
+        return random_resized_crop(image, draws, image_size, crop_scale, channels, out)
     return resize(decode(image, channels), image_size, image_size, "bicubic")
 
 
@@ -144,6 +158,7 @@ def eval_crop(
     channels: int,
     crop_fraction: float,
     interpolation: str,
+    out: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Returns an evaluation image: decoded, then `center_crop`."""
+    """Returns an evaluation image: decoded, then `center_crop`; `out` is not used."""
     return center_crop(decode(image, channels), image_size, crop_fraction, interpolation)

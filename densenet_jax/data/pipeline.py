@@ -16,6 +16,7 @@ import numpy as np
 from grain.experimental import ThreadPrefetchIterDataset
 from jax.sharding import NamedSharding, PartitionSpec
 
+from densenet_jax.data import buffers
 from densenet_jax.data.batches import Batches, EvalBatches, TrainBatches, default_threads, hold
 from densenet_jax.data.examples import Arrays, DataError, Source
 from densenet_jax.data.stream import Batch, Stream
@@ -37,8 +38,7 @@ class Reader:
     start: int = 0
 
     def __iter__(self) -> Stream:
-        dataset = self.dataset()
-        return Stream(iter(dataset.map(_own) if self.workers else dataset))
+        return Stream(iter(self.dataset()))
 
     def dataset(self) -> grain.IterDataset:
         """Returns the Grain data set."""
@@ -51,7 +51,7 @@ class Reader:
         # Each worker makes whole batches with one thread: the processes are the parallelism.
         batches = batches.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1))
         options = grain.MultiprocessingOptions(self.workers, per_worker_buffer_size=1)
-        return batches.mp_prefetch(options)
+        return batches.mp_prefetch(options).map(buffers.Receiver())
 
 
 def train_batches(
@@ -101,6 +101,7 @@ def train_batches(
         process_count=process_count,
         strict=strict,
         threads=1 if workers else default_threads(),
+        shared=workers > 0,
         random_crop=random_crop,
         crop_scale=tuple(crop_scale),
         seed=seed,
@@ -139,6 +140,7 @@ def eval_batches(
         process_count=process_count,
         strict=strict,
         threads=1 if workers else default_threads(),
+        shared=workers > 0,
         crop_fraction=crop_fraction,
         interpolation=interpolation,
     )
@@ -158,11 +160,8 @@ def to_mesh(reader: Reader, sharding: NamedSharding) -> Stream:
         and batches.source.examples.images.nbytes <= DEVICE_BYTES
     ):
         return Stream(_rows_on_device(batches, reader.start, sharding))
-    on_cpu = next(iter(sharding.device_set)).platform == "cpu"
 
     def put(batch: Batch) -> Batch:
-        if on_cpu and reader.workers:  # where an array on the device is the very memory
-            batch = _own(batch)
         return {
             name: jax.make_array_from_process_local_data(sharding, array)
             for name, array in batch.items()
@@ -189,11 +188,6 @@ def _rows_on_device(batches: TrainBatches, start: int, sharding: NamedSharding) 
     for batch in itertools.count(start):
         rows = batches.indices(batch).astype(np.int32)
         yield pick(arrays, jax.make_array_from_process_local_data(sharding, rows))
-
-
-def _own(batch: Batch) -> Batch:
-    """Copies a batch out of the memory that a worker shares, which must not outlive the reading."""
-    return {name: np.array(array) for name, array in batch.items()}
 
 
 def _part(array: np.ndarray, where) -> np.ndarray:

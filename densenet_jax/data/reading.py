@@ -74,16 +74,18 @@ class _ReadAhead(Sequence):
 
 
 def load(
-    source: Source, index: int, prepare: Callable[[Any], np.ndarray], strict: bool
-) -> tuple[np.ndarray, int, int]:
-    """Returns an example's image and label, and how many unreadable ones were passed over.
+    source: Source, index: int, prepare: Callable[..., np.ndarray], strict: bool, out: np.ndarray
+) -> tuple[int, int]:
+    """Writes an example's image; returns its label, and how many unreadable were passed over.
 
     In place of an unreadable example comes the next of the split, so that the same data give the
     same batches however they are read.
 
     Args:
-      prepare: takes the example's `image`, returns the image for the batch.
+      prepare: takes the example's `image`, and `out`, where it may write the image for the batch;
+        returns that image.
       strict: raise for an unreadable example instead.
+      out: where the image goes.
 
     Raises:
       DataError: an example is unreadable and `strict`, or many in a row are.
@@ -92,7 +94,10 @@ def load(
         candidate = (index + skipped) % len(source)
         try:
             example = read(source, candidate)
-            return prepare(example["image"]), example["label"], skipped
+            image = prepare(example["image"], out=out)
+            if not np.may_share_memory(image, out):  # OpenCV returns another object, same memory
+                out[...] = image
+            return example["label"], skipped
         except ImageError as e:
             name = source.describe(candidate)
             if strict:

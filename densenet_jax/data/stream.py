@@ -30,10 +30,12 @@ class Stream(Iterator[Batch]):
             if "terminated unexpectedly" not in str(e):
                 raise
             self.close()
+            # Signal 7 is a bus error: shared memory that is promised but not there.
+            lack = "shared memory (/dev/shm; docker run --shm-size)" if "-7" in str(e) else "memory"
             raise DataError(
                 f"A process that reads data has died ({str(e).split('. ')[0]}), most often for "
-                "lack of memory: try a smaller --config.data.workers, and start the run again with "
-                "the same --workdir to resume it."
+                f"lack of {lack}: try a smaller --config.data.workers, and start the run again "
+                "with the same --workdir to resume it."
             ) from e
 
     def close(self) -> None:

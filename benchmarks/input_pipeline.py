@@ -1,0 +1,167 @@
+"""Images per second and core: JPEG -> random-resized-crop to 224 -> uint8 batches of 64.
+
+    python benchmarks/input_pipeline.py [--name=imagenet2012] [--split=train] [--rounds=5]
+
+Side by side, on the same images: the bare decoder (OpenCV in one thread, files in memory, nothing
+else), this pipeline (records, order, crops and batches included) with threads and with 1 and 2
+worker processes, and where they are installed a PyTorch DataLoader (Pillow and torchvision) and
+tf.data, both from files in memory.
+
+The runs alternate and the medians are compared, because other programs use the machine too. A rate
+is per second of processor time, of all threads and processes together: what one core can do.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Iterator
+
+import cv2
+import numpy as np
+import psutil
+
+from densenet_jax.data import host, pipeline, sources
+
+BATCH, SIZE = 64, 224
+
+
+def cpu_seconds() -> float:
+    """Returns the processor time of this process and its children so far."""
+    total = 0.0
+    for process in (psutil.Process(), *psutil.Process().children(recursive=True)):
+        times = process.cpu_times()
+        total += times.user + times.system
+    return total
+
+
+def bare_decoder(files: list[bytes]) -> Iterator[int]:
+    """OpenCV's decoder and bilinear resizing in a loop."""
+    rng = np.random.default_rng(0)
+    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+    while True:
+        for k in rng.integers(0, len(files), BATCH):
+            image = cv2.imdecode(np.frombuffer(files[k], np.uint8), flags)
+            top, left, h, w = host.random_region(rng.random((10, 4)), *image.shape[:2])
+            cv2.resize(image[top : top + h, left : left + w], (SIZE, SIZE))
+        yield BATCH
+
+
+def ours(source, workers: int) -> Iterator[int]:
+    """This project's pipeline."""
+    reader = pipeline.train_batches(source, batch_size=BATCH, image_size=SIZE, workers=workers)
+    with iter(reader) as stream:
+        for batch in stream:
+            yield len(batch["image"])
+
+
+def data_loader(files: list[bytes], workers: int) -> Iterator[int]:
+    """PyTorch's DataLoader with Pillow and torchvision."""
+    import io
+
+    import torch
+    from PIL import Image
+    from torchvision import transforms
+
+    torch.set_num_threads(1)
+    crop = transforms.Compose([transforms.RandomResizedCrop(SIZE), transforms.PILToTensor()])
+
+    class Files(torch.utils.data.Dataset):
+        def __len__(self):
+            return 10**9
+
+        def __getitem__(self, i):
+            image = Image.open(io.BytesIO(files[hash((i,)) % len(files)])).convert("RGB")
+            return crop(image), i % 1000
+
+    loader = torch.utils.data.DataLoader(Files(), BATCH, num_workers=workers, prefetch_factor=2)
+    for images, _ in loader:
+        yield len(images)
+
+
+def tf_data(files: list[bytes], workers: int) -> Iterator[int]:
+    """tf.data with decode_and_crop_jpeg, as in the TPU reference code."""
+    import tensorflow as tf
+
+    def crop(data):
+        shape = tf.io.extract_jpeg_shape(data)
+        begin, size, _ = tf.image.sample_distorted_bounding_box(
+            shape,
+            tf.zeros([1, 0, 4]),
+            aspect_ratio_range=(3 / 4, 4 / 3),
+            area_range=(0.08, 1),
+            use_image_if_no_bounding_boxes=True,
+        )
+        window = tf.stack([begin[0], begin[1], size[0], size[1]])
+        image = tf.image.decode_and_crop_jpeg(data, window, channels=3)
+        return tf.cast(tf.image.resize(image, (SIZE, SIZE)), tf.uint8)
+
+    options = tf.data.Options()
+    options.threading.private_threadpool_size = workers
+    options.threading.max_intra_op_parallelism = 1
+    dataset = tf.data.Dataset.from_tensor_slices(files).repeat().shuffle(len(files))
+    dataset = dataset.map(crop, workers).batch(BATCH).prefetch(2).with_options(options)
+    for images in dataset.as_numpy_iterator():
+        yield len(images)
+
+
+def measure(batches: Iterator[int], seconds: float) -> tuple[float, float]:
+    """Returns images per second of the clock, and of processor time."""
+    for _ in range(6):  # what was read ahead while the clock stood still
+        next(batches)
+    images, clock, cpu = 0, time.perf_counter(), cpu_seconds()
+    while time.perf_counter() - clock < seconds:
+        images += next(batches)
+    rates = images / (time.perf_counter() - clock), images / (cpu_seconds() - cpu)
+    batches.close()
+    return rates
+
+
+def contestants(source, files: list[bytes]) -> dict[str, Callable[[], Iterator[int]]]:
+    """Returns what can be measured on this machine."""
+    found = {"bare decoder, 1 thread": lambda: bare_decoder(files)}
+    found["densenet_jax, threads"] = lambda: ours(source, 0)
+    for n in (1, 2):
+        found[f"densenet_jax, {n} worker{'s' * (n > 1)}"] = lambda n=n: ours(source, n)
+    try:
+        import torchvision  # noqa: F401
+
+        for n in (1, 2):
+            found[f"DataLoader, {n} worker{'s' * (n > 1)}"] = lambda n=n: data_loader(files, n)
+    except (ImportError, RuntimeError):
+        print("torchvision cannot be imported: no DataLoader")
+    try:
+        import tensorflow as tf
+
+        tf.config.set_visible_devices([], "GPU")
+        for n in (1, 2):
+            found[f"tf.data, {n} thread{'s' * (n > 1)}"] = lambda n=n: tf_data(files, n)
+    except ImportError:
+        print("TensorFlow cannot be imported: no tf.data")
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--name", default="imagenet2012")
+    parser.add_argument("--split", default="train")
+    parser.add_argument("--data-dir", default="")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=3.0)
+    options = parser.parse_args()
+    source = sources.load(options.name, options.split, options.data_dir)
+    files = [source.examples[i]["image"] for i in range(min(len(source), 2000))]
+    print(f"{len(files)} files, {np.mean([len(f) for f in files]) / 1000:.0f} kB on average")
+    runs = contestants(source, files)
+    rates = {name: [] for name in runs}
+    for _ in range(options.rounds):
+        for name, start in runs.items():
+            rates[name].append(measure(start(), options.seconds))
+    print(f"\n{'':26} {'img/s':>8} {'img/s of a core':>16} {'of the bare decoder':>20}")
+    bare = statistics.median(core for _, core in rates["bare decoder, 1 thread"])
+    for name, pairs in rates.items():
+        clock, core = (statistics.median(values) for values in zip(*pairs, strict=True))
+        print(f"{name:26} {clock:8.0f} {core:16.0f} {core / bare:20.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""Memory for batches that is used again: a fresh page costs more than the pixels written to it.
+
+In one process an array is used again when nobody refers to it any more. Between a worker and the
+process that trains, a block of shared memory is passed back by a flag in its first byte.
+"""
+
+import dataclasses
+import functools
+import math
+import multiprocessing.util
+import sys
+import threading
+from multiprocessing.shared_memory import SharedMemory
+
+import numpy as np
+
+_HEADER = 64  # bytes before a block's array: the flag, and the rest of its cache line
+_FREE, _TAKEN = 0, 1
+
+
+class Recycler:
+    """Gives out uint8 arrays; one that nobody refers to any more is given out again."""
+
+    def __init__(self):
+        self._arrays: list[np.ndarray] = []
+        self._lock = threading.Lock()
+
+    def empty(self, shape: tuple[int, ...]) -> np.ndarray:
+        """Returns an array with any contents."""
+        with self._lock:
+            self._arrays = [array for array in self._arrays if array.shape == shape]
+            for array in self._arrays:
+                # Referred to by the list, this loop, and the call itself; views count too.
+                if sys.getrefcount(array) <= 3:
+                    return array
+            array = np.empty(shape, np.uint8)
+            self._arrays.append(array)
+            return array
+
+    def __reduce__(self):
+        return Recycler, ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Message:
+    """Says where a worker has left an array: small enough for a queue."""
+
+    name: str
+    shape: tuple[int, ...]
+
+
+class Block:
+    """A worker's block of shared memory, with an array in it."""
+
+    def __init__(self, size: int):
+        self.size = size
+        self.memory = SharedMemory(create=True, size=_HEADER + size)
+
+    def array(self, shape: tuple[int, ...]) -> np.ndarray:
+        return np.ndarray(shape, np.uint8, self.memory.buf, _HEADER)
+
+    def message(self, shape: tuple[int, ...]) -> Message:
+        return Message(self.memory.name, shape)
+
+
+@functools.cache
+def _blocks() -> list[Block]:
+    """Returns this worker's blocks, which are unlinked when it ends."""
+    blocks: list[Block] = []
+
+    def unlink():
+        for block in blocks:
+            block.memory.unlink()
+
+    multiprocessing.util.Finalize(None, unlink, exitpriority=10)
+    return blocks
+
+
+def take_block(shape: tuple[int, ...]) -> Block:
+    """Returns a block for an array of a shape that the receiver has given back, or a new one."""
+    size = math.prod(shape)
+    for block in _blocks():
+        if block.size >= size and block.memory.buf[0] == _FREE:
+            break
+    else:
+        block = Block(size)
+        _blocks().append(block)
+    block.memory.buf[0] = _TAKEN
+    return block
+
+
+def give_back(block: Block) -> None:
+    """Frees a block that will not be sent after all."""
+    block.memory.buf[0] = _FREE
+
+
+class Receiver:
+    """Copies arrays out of workers' blocks, and gives the blocks back."""
+
+    def __init__(self):
+        self._memories: dict[str, SharedMemory] = {}
+        self._recycler = Recycler()
+        self._fence = threading.Lock()
+
+    def __call__(self, batch: dict) -> dict:
+        return {
+            key: self._receive(value) if isinstance(value, Message) else np.array(value)
+            for key, value in batch.items()
+        }
+
+    def _receive(self, message: Message) -> np.ndarray:
+        memory = self._memories.get(message.name)
+        if memory is None:
+            memory = self._memories[message.name] = SharedMemory(message.name)
+        array = self._recycler.empty(message.shape)
+        array[...] = np.ndarray(message.shape, np.uint8, memory.buf, _HEADER)
+        # The block must not look free before it has been read: on ARM only locks see to that.
+        for _ in range(2):
+            with self._fence:
+                pass
+        memory.buf[0] = _FREE
+        return array
