@@ -26,7 +26,7 @@ def get_config() -> ConfigDict:
     # None: the number of classes of the data.
     model.num_classes = placeholder(int)
     # Probability to drop a value after each convolution but the first.
-    model.dropout_rate = 0.0
+    model.dropout_rate = placeholder(float)
     # Type of the computation; parameters and statistics have `param_dtype`.
     model.dtype = "float32"
     model.param_dtype = "float32"
@@ -40,6 +40,12 @@ def get_config() -> ConfigDict:
     model.depth = placeholder(int)
     model.bottleneck = placeholder(bool)
 
+    # Weights to start from: a published name (densenet121.ra_in1k), hf-hub:owner/name, a file of
+    # PyTorch, Keras, MindSpore or safetensors, or another run's directory.
+    config.init_from = ""
+
+    # The data.  image_size, eval_crop, interpolation, mean and std are those of the weights in
+    # `init_from`, or ImageNet's usual ones, where they are None.
     config.data = data = ConfigDict()
     # A TFDS data set; `folder` for images in data_dir/SPLIT/CLASS/*; `digits`.
     data.name = "imagenet2012"
@@ -48,17 +54,18 @@ def get_config() -> ConfigDict:
     data.train_split = "train"
     data.eval_split = "validation"
     # Height and width of the images that the model sees, in pixels.
-    data.image_size = 224
+    data.image_size = placeholder(int)
     data.channels = 3
     # Training images: a random region of this share of the area, or (False) the whole image.
     data.random_crop = True
     data.crop_scale = (0.08, 1.0)
     # Evaluation images: shorter side resized to image_size / eval_crop, then the central square.
-    data.eval_crop = 0.875
-    data.interpolation = "bicubic"
+    data.eval_crop = placeholder(float)
+    # `bicubic` or `bilinear`.
+    data.interpolation = placeholder(str)
     # Per channel, of images scaled to 0..1.
-    data.mean = (0.485, 0.456, 0.406)
-    data.std = (0.229, 0.224, 0.225)
+    data.mean = placeholder(tuple)
+    data.std = placeholder(tuple)
     # Decoding processes; 0: threads of the training process.
     data.workers = 0
 

@@ -2,6 +2,17 @@
 
 from densenet_jax import weights
 from densenet_jax.models.variants import create_model, list_models
+from densenet_jax.weights import pretrained
 from densenet_jax.weights.pretrained import load_pretrained
 
 __all__ = ["create_model", "list_models", "load_pretrained", "weights"]
+
+
+def _read_workdir(folder: str):
+    """Reads the best checkpoint of a run; training is imported only when a run is read."""
+    from densenet_jax.training import runs
+
+    return runs.read(folder, runs.read_config(folder))[:3]
+
+
+pretrained.workdir_reader = _read_workdir

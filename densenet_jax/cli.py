@@ -6,8 +6,7 @@ import logging
 import os
 import pathlib
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import ml_collections
 from absl import flags
@@ -20,14 +19,17 @@ commands
   train      (the default) train, evaluate, checkpoint; started again with the same --workdir
              it resumes at the last checkpoint
   evaluate   --workdir=DIR [--checkpoint=best|latest|STEP]: top-1, top-5 and loss of a run's
-             checkpoint over every example of the evaluation split
+             checkpoint over every example of the evaluation split; or of published weights:
+             --config=FILE --config.init_from=SOURCE
+  models     a table of every variant: parameters, multiply-adds, published weights
 
 flags
   --config=FILE[:ARGUMENT]   a configuration; configs/*.py say what each does and expects
   --config.KEY=VALUE         another value for one of its keys, see configs/default.py:
                              --config.total_epochs=10, --config.total_steps=100, --config.seed=1,
                              --config.batch_size=128, --config.optimizer.learning_rate=0.05,
-                             --config.data.data_dir=DIR, --config.model.dtype=bfloat16
+                             --config.data.data_dir=DIR, --config.model.dtype=bfloat16,
+                             --config.init_from=densenet121.ra_in1k (or a file, or a workdir)
   --workdir=DIR              the run's directory (default: runs/NAME): config.json,
                              metrics.jsonl, checkpoints/
   --checkpoint=WHICH         for evaluate: best (the default), latest, or a step
@@ -45,6 +47,9 @@ EXIT_DIVERGED = 3
 EXIT_INTERRUPTED = 75  # EX_TEMPFAIL: start again to go on
 
 
+COMMANDS = ("train", "evaluate", "models")
+
+
 class UsageError(ValueError):
     """The command line cannot be understood."""
 
@@ -59,14 +64,14 @@ def main(argv: Sequence[str]) -> int:
     except UsageError as e:
         return fail(e)
     set_up_process()
-    from densenet_jax.data.sources import DataError
+    from densenet_jax import commands  # after the process is set up, and only if there is work
     from densenet_jax.training.diagnose import NonFiniteError
-    from densenet_jax.training.errors import CheckpointError, ConfigError
     from densenet_jax.training.loop import Interrupted
 
     try:
-        return COMMANDS[command](config, **options)
-    except (UsageError, ConfigError, DataError, CheckpointError) as e:
+        getattr(commands, command)(config, **options)
+        return 0
+    except commands.USER_ERRORS as e:
         return fail(e)
     except NonFiniteError as e:
         fail(e)
@@ -113,15 +118,19 @@ def parse(argv: Sequence[str]) -> tuple[str, ml_collections.ConfigDict, dict[str
         raise UsageError(f"There is no command {command!r}; there are {', '.join(COMMANDS)}.")
     if rest:
         raise UsageError(f"{command} does not take {rest[0]!r}; flags look like --workdir=DIR.")
-    if config is None:
+    if config is None and command != "models":
         raise UsageError(
             "--config is missing; to begin: python main.py --config=configs/digits.py "
             "(python main.py --help lists the commands)."
         )
-    workdir = values.workdir or f"runs/{pathlib.Path(config_file.split(':')[0]).stem}"
-    options = {"workdir": workdir}
+    if command == "models":
+        return command, config, {}
+    options = {"workdir": workdir or f"runs/{pathlib.Path(config_file.split(':')[0]).stem}"}
     if command == "evaluate":
         options["checkpoint"] = values.checkpoint
+        if config.init_from and not workdir:
+            # The weights themselves, and not into the directory of a run.
+            options = {"workdir": options["workdir"] + "-init_from", "checkpoint": ""}
     return command, config, options
 
 
@@ -175,56 +184,3 @@ def set_up_process() -> None:
     os.environ.setdefault(
         "JAX_COMPILATION_CACHE_DIR", os.path.expanduser("~/.cache/densenet_jax/compiled")
     )
-
-
-def train(config: ml_collections.ConfigDict, workdir: str) -> int:
-    from densenet_jax.training.loop import train_and_evaluate
-
-    result = train_and_evaluate(config, workdir)
-    longer = f"total_epochs={2 * config.total_epochs:g}"
-    if config.total_steps is not None:
-        longer = f"total_steps={2 * config.total_steps}"
-    print(
-        f"\ntop-1 {result['top1']:.2%}, top-5 {result['top5']:.2%}, loss {result['loss']:.4f} "
-        f"after {result['step']} steps ({result['seconds']:.0f} s)\n"
-        f"  metrics      {workdir}/metrics.jsonl\n"
-        f"  checkpoints  {workdir}/checkpoints (best: step {result['best_step']})\n"
-        f"next:\n"
-        f"  python main.py evaluate --workdir={workdir}\n"
-        f"  python main.py --workdir={workdir} --config.{longer}    # goes on"
-    )
-    return 0
-
-
-def evaluate(config: ml_collections.ConfigDict, workdir: str, checkpoint: str) -> int:
-    from densenet_jax import evaluation
-    from densenet_jax.training import experiment, loop
-    from densenet_jax.training.checkpoints import Checkpoints
-    from densenet_jax.training.errors import CheckpointError
-
-    if not (pathlib.Path(workdir) / "checkpoints").is_dir():
-        raise CheckpointError(f"{workdir} is not the directory of a run: it has no checkpoints.")
-    began = time.monotonic()
-    setup = experiment.build(config)
-    with Checkpoints(workdir, read_only=True) as checkpoints:
-        step = checkpoints.resolve(checkpoint)
-        state = loop.restored_state(setup, checkpoints, step)
-    metrics = evaluation.evaluate(setup.eval_step(), state, setup.eval_batches())
-    record = {
-        "step": step,
-        "data": config.data.name,
-        "split": config.data.eval_split,
-        **metrics,
-        "seconds": time.monotonic() - began,
-    }
-    path = pathlib.Path(workdir) / "evaluation.json"
-    path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    print(
-        f"step {step} on {metrics['examples']} examples of {config.data.name}/"
-        f"{config.data.eval_split}: top-1 {metrics['top1']:.2%}, top-5 {metrics['top5']:.2%}, "
-        f"loss {metrics['loss']:.4f}   (written to {path})"
-    )
-    return 0
-
-
-COMMANDS: dict[str, Callable[..., int]] = {"train": train, "evaluate": evaluate}

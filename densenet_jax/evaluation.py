@@ -44,15 +44,17 @@ def sums(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> Metrics:
     }
 
 
-def evaluate(eval_step: Callable[[Any, Any], Metrics], state: Any, batches: Iterable) -> Metrics:
+def evaluate(
+    eval_step: Callable[[Any, Any], Metrics], variables: Any, batches: Iterable
+) -> Metrics:
     """Returns mean loss, top-1 and top-5 (fractions) over batches, and the number of examples.
 
     Args:
-      eval_step: maps (state, batch) to `sums`.
+      eval_step: maps (variables, batch) to `sums`.
       batches: with `mask`, as `data.pipeline.eval_batches` makes them.
     """
     # Each batch's sums stay on the device until the end: the loop never waits for them.
-    total = [eval_step(state, batch) for batch in batches]
+    total = [eval_step(variables, batch) for batch in batches]
     total = {name: sum(float(s[name]) for s in jax.device_get(total)) for name in total[0]}
     count = int(total.pop("examples"))
     return {name: value / count for name, value in total.items()} | {"examples": count}

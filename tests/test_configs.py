@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from densenet_jax.training import experiment
+from densenet_jax.training import checks, experiment
 from densenet_jax.training.errors import ConfigError
 from densenet_jax.training.optimizer import decay_mask, make_schedule
 
@@ -31,7 +31,7 @@ def keys(config: ConfigDict, prefix: str = "") -> set[str]:
 def test_a_configuration_sets_known_keys_and_valid_numbers(name):
     config = load(name)
     assert keys(config) == keys(load("default"))
-    experiment.check_numbers(config)
+    checks.check_numbers(config)
     docstring = importlib.import_module(f"configs.{name}").__doc__
     assert name == "default" or f"--config=configs/{name}.py" in docstring
 
@@ -109,4 +109,4 @@ def test_impossible_numbers_name_their_key(key, value, words):
     config = load("digits")
     config.update_from_flattened_dict({key: value})
     with pytest.raises(ConfigError, match=words):
-        experiment.check_numbers(config)
+        checks.check_numbers(config)

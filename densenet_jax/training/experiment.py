@@ -1,11 +1,10 @@
 """A configuration made real: model, data, optimiser, steps and mesh, checked against each other."""
 
 import dataclasses
-import math
+import functools
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import optax
 from flax import linen as nn
@@ -13,24 +12,31 @@ from flax import linen as nn
 from densenet_jax.data import device, pipeline, sources
 from densenet_jax.data.sources import Source
 from densenet_jax.models.variants import create_model
+from densenet_jax.training import checks
 from densenet_jax.training import mesh as meshes
 from densenet_jax.training import optimizer as optimizers
 from densenet_jax.training import state as states
 from densenet_jax.training import step as steps
 from densenet_jax.training.errors import ConfigError
 from densenet_jax.training.state import TrainState
-
-DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float64": jnp.float64}
+from densenet_jax.weights import Preprocessing, Pretrained, load
+from densenet_jax.weights.published import IMAGENET
 
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """What `train_and_evaluate` and `evaluate` work with."""
+    """What `train_and_evaluate` and `evaluate` work with.
+
+    Attributes:
+      config: settled: with the data's number of classes and the weights' preprocessing.
+      weights: those that the configuration starts from, if any.
+    """
 
     config: ml_collections.ConfigDict
     mesh: jax.sharding.Mesh
     model: nn.Module
     eval_source: Source
+    weights: Pretrained | None = None
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -77,13 +83,7 @@ class Experiment:
             boundaries=options.step_boundaries,
             factor=options.step_factor,
         )
-        optimizer = optimizers.make_optimizer(
-            schedule,
-            momentum=options.momentum,
-            nesterov=options.nesterov,
-            weight_decay=options.weight_decay,
-        )
-        return optimizer, schedule
+        return make_optimizer(self.config, schedule), schedule
 
     def preprocess(self, key: jax.Array, images: jax.Array) -> jax.Array:
         """Maps uint8 training images to augmented, normalised ones, inside the step."""
@@ -117,6 +117,12 @@ class Experiment:
         return pipeline.to_mesh(self.reader(source, start), meshes.batch_sharding(self.mesh))
 
     def initial_state(self, optimizer: optax.GradientTransformation) -> TrainState:
+        """Returns the state before the first step: fresh, or with the given weights."""
+        if self.weights is not None:
+            return jax.jit(
+                functools.partial(states.from_variables, optimizer=optimizer),
+                out_shardings=meshes.replicated(self.mesh),
+            )(self.weights.variables)
         return states.initial_state(
             self.model,
             optimizer,
@@ -129,30 +135,81 @@ class Experiment:
 def build(config: ml_collections.ConfigDict) -> Experiment:
     """Returns the experiment that a configuration describes.
 
+    What the configuration leaves open is settled: the preprocessing, by the weights it starts from;
+    the number of classes, by the data.
+
     Raises:
-      ConfigError, DataError: values that are unknown or do not fit together.
+      ConfigError, DataError, WeightsError: values that are unknown or do not fit together.
     """
     mesh = meshes.make_mesh(config.mesh.data)
     meshes.check_batch_size("batch_size", config.batch_size, mesh)
     meshes.check_batch_size("eval_batch_size", config.eval_batch_size, mesh)
-    check_numbers(config)
+    build_model(config)  # a misspelt name is told before data and weights are opened
+    source = sources.load(config.data.name, config.data.eval_split, config.data.data_dir)
+    if config.model.num_classes not in (None, source.num_classes):
+        raise ConfigError(
+            f"config.model.num_classes is {config.model.num_classes}, but {config.data.name} has "
+            f"{source.num_classes} classes; leave it out to take the data's number."
+        )
+    config = config.copy_and_resolve_references()
+    config.model.num_classes = source.num_classes
+    model = build_model(config)
+    weights = load_weights(config, model)
+    settle_preprocessing(config, weights.preprocessing if weights else IMAGENET)
+    checks.check_numbers(config)
+    return Experiment(config, mesh, model, source, weights)
+
+
+def build_model(config: ml_collections.ConfigDict) -> nn.Module:
+    """Returns the model of a configuration."""
     fields = {k: v for k, v in config.model.items() if v is not None}
     name = fields.pop("name")
-    fields["dtype"] = _dtype("dtype", fields["dtype"])
-    fields["param_dtype"] = _dtype("param_dtype", fields["param_dtype"])
-    try:  # before any data are opened: a misspelt model is told at once
-        create_model(name, **fields, in_channels=config.data.channels)
+    for key in ("dtype", "param_dtype"):
+        fields[key] = checks.dtype(key, fields[key])
+    try:
+        return create_model(name, in_channels=config.data.channels, **fields)
     except ValueError as e:
         raise ConfigError(str(e)) from None
-    eval_source = sources.load(config.data.name, config.data.eval_split, config.data.data_dir)
-    num_classes = fields.pop("num_classes", eval_source.num_classes)
-    if num_classes != eval_source.num_classes:
-        raise ConfigError(
-            f"config.model.num_classes is {num_classes}, but {config.data.name} has "
-            f"{eval_source.num_classes} classes; leave it out to take the data's number."
-        )
-    model = create_model(name, num_classes=num_classes, in_channels=config.data.channels, **fields)
-    return Experiment(config, mesh, model, eval_source)
+
+
+def make_optimizer(
+    config: ml_collections.ConfigDict, schedule: optax.Schedule
+) -> optax.GradientTransformation:
+    """Returns the optimiser of a configuration; its state has the same shape for any schedule."""
+    options = config.optimizer
+    return optimizers.make_optimizer(
+        schedule,
+        momentum=options.momentum,
+        nesterov=options.nesterov,
+        weight_decay=options.weight_decay,
+    )
+
+
+def load_weights(config: ml_collections.ConfigDict, model: nn.Module) -> Pretrained | None:
+    """Returns the weights that a configuration starts from, fitted to its model."""
+    if not config.init_from:
+        return None
+    return load(
+        config.init_from,
+        model,
+        num_classes=model.num_classes,
+        in_channels=model.in_channels,
+        seed=config.seed,
+    )
+
+
+def settle_preprocessing(config: ml_collections.ConfigDict, given: Preprocessing) -> None:
+    """Sets what a configuration leaves open (None) to the given preprocessing."""
+    values = {
+        "image_size": given.image_size,
+        "eval_crop": given.crop_fraction,
+        "interpolation": given.interpolation,
+        "mean": given.mean,
+        "std": given.std,
+    }
+    for key, value in values.items():
+        if config.data[key] is None:
+            config.data[key] = value
 
 
 def total_steps(config: ml_collections.ConfigDict, train_examples: int) -> int:
@@ -160,59 +217,3 @@ def total_steps(config: ml_collections.ConfigDict, train_examples: int) -> int:
     if config.total_steps is not None:
         return config.total_steps
     return max(1, round(config.total_epochs * train_examples / config.batch_size))
-
-
-def check_numbers(config: ml_collections.ConfigDict) -> None:
-    """Raises ConfigError for numbers that no run can use, naming the key."""
-    positive = {
-        "total_epochs": config.total_epochs,
-        "optimizer.learning_rate": config.optimizer.learning_rate,
-        "data.image_size": config.data.image_size,
-        "data.channels": config.data.channels,
-        "data.eval_crop": config.data.eval_crop,
-        "log_every": config.log_every,
-        "eval_every_epochs": config.eval_every_epochs,
-        "checkpoint_every_steps": config.checkpoint_every_steps,
-        "checkpoints_to_keep": config.checkpoints_to_keep,
-        "nonfinite_limit": config.nonfinite_limit,
-    }
-    if config.total_steps is not None:
-        positive["total_steps"] = config.total_steps
-    for key, value in positive.items():
-        if not (math.isfinite(value) and value > 0):
-            raise ConfigError(f"config.{key} is {value}; it must be a positive number.")
-    not_negative = {
-        "seed": config.seed,
-        "label_smoothing": config.label_smoothing,
-        "optimizer.weight_decay": config.optimizer.weight_decay,
-        "optimizer.momentum": config.optimizer.momentum,
-        "optimizer.warmup_epochs": config.optimizer.warmup_epochs,
-        "data.workers": config.data.workers,
-        "augment.pad": config.augment.pad,
-    }
-    for key, value in not_negative.items():
-        if not (math.isfinite(value) and value >= 0):
-            raise ConfigError(f"config.{key} is {value}; it must not be negative.")
-    if config.seed >= 2**32:
-        raise ConfigError(f"config.seed is {config.seed}; it must be below 2**32.")
-    if config.label_smoothing >= 1:
-        raise ConfigError(
-            f"config.label_smoothing is {config.label_smoothing}; it must be below 1."
-        )
-    if config.data.interpolation not in ("bicubic", "bilinear"):
-        raise ConfigError(
-            f"config.data.interpolation is {config.data.interpolation!r}; "
-            "it must be 'bicubic' or 'bilinear'."
-        )
-    for key in ("mean", "std"):
-        if len(config.data[key]) not in (1, config.data.channels):
-            raise ConfigError(
-                f"config.data.{key} has {len(config.data[key])} values for "
-                f"{config.data.channels} channels."
-            )
-
-
-def _dtype(key: str, name: str):
-    if name not in DTYPES:
-        raise ConfigError(f"config.model.{key} is {name!r}; it must be one of {list(DTYPES)}.")
-    return DTYPES[name]

@@ -44,6 +44,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str) -> dict[
     """
     began = time.monotonic()
     setup = experiment.build(config)
+    config = setup.config
     train_source = sources.load(config.data.name, config.data.train_split, config.data.data_dir)
     if train_source.num_classes != setup.eval_source.num_classes:
         raise ConfigError(
@@ -58,7 +59,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str) -> dict[
     workdir = pathlib.Path(workdir)
     make_workdir(config, workdir)
     with locked(workdir), Checkpoints(workdir, config.checkpoints_to_keep) as checkpoints:
-        save_config(config, workdir)
+        save_config(config, setup.eval_source.class_names, workdir)
         environment.save(workdir)
         state = setup.initial_state(optimizer)
         state = checkpoints.resume(state) or state
@@ -83,7 +84,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str) -> dict[
                 evaluated = None
                 if step // eval_every > (step - 1) // eval_every or step == total:
                     recorder.flush()
-                    metrics = evaluation.evaluate(eval_step, state, setup.eval_batches())
+                    metrics = evaluation.evaluate(eval_step, state.variables, setup.eval_batches())
                     evaluated = recorder.evaluation(step, metrics)
                 due = step % config.checkpoint_every_steps == 0 or stop_requested()
                 if evaluated or due:
@@ -92,7 +93,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str) -> dict[
                 if stop_requested() and step < total:
                     raise Interrupted(f"stopped after step {step}; the state is saved")
             if metrics is None:  # a finished run whose metrics are gone
-                metrics = evaluation.evaluate(eval_step, state, setup.eval_batches())
+                metrics = evaluation.evaluate(eval_step, state.variables, setup.eval_batches())
         best = checkpoints.resolve("best")
     return {
         **metrics,
@@ -153,9 +154,3 @@ def say_start(progress, setup, train_source, start: int, total: int) -> None:
         f"{config.model.name} on {config.data.name}: {len(train_source)} training and "
         f"{len(setup.eval_source)} evaluation images, batch {config.batch_size}, {state}, on {on}"
     )
-
-
-def restored_state(setup: experiment.Experiment, checkpoints: Checkpoints, step: int) -> TrainState:
-    """Returns a run's saved state, for evaluation."""
-    optimizer, _ = setup.optimizer(1, 1.0)
-    return checkpoints.restore(step, setup.initial_state(optimizer))

@@ -84,15 +84,15 @@ def keys(seed: int, step: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 def make_eval_step(
     model: nn.Module, preprocess: Callable[[jax.Array], jax.Array]
-) -> Callable[[TrainState, Batch], Metrics]:
-    """Returns the function that maps a state and a masked batch to `evaluation.sums`.
+) -> Callable[[dict, Batch], Metrics]:
+    """Returns the function that maps variables and a masked batch to `evaluation.sums`.
 
     Args:
       preprocess: maps uint8 images [B, H, W, C] to normalised images.
     """
 
-    def eval_step(state: TrainState, batch: Batch) -> Metrics:
-        logits = model.apply(state.variables, preprocess(batch["image"]))
+    def eval_step(variables: dict, batch: Batch) -> Metrics:
+        logits = model.apply(variables, preprocess(batch["image"]))
         return evaluation.sums(logits, batch["label"], batch["mask"])
 
     return jax.jit(eval_step)

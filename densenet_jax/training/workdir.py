@@ -6,7 +6,7 @@ import json
 import os
 import pathlib
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import ml_collections
@@ -40,11 +40,17 @@ def make_workdir(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> No
         raise ConfigError(f"--workdir={workdir} cannot be written: {e.strerror}.") from None
 
 
-def save_config(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
-    """Writes config.json, whole or not at all."""
-    temporary = workdir / "config.tmp"
-    temporary.write_text(json.dumps(json.loads(config.to_json()), indent=2) + "\n")
-    os.replace(temporary, workdir / "config.json")
+def save_config(
+    config: ml_collections.ConfigDict, class_names: Sequence[str], workdir: pathlib.Path
+) -> None:
+    """Writes config.json and classes.json, each whole or not at all."""
+    for name, content in (
+        ("classes.json", list(class_names)),
+        ("config.json", json.loads(config.to_json())),
+    ):
+        temporary = workdir / f"{name}.tmp"
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        os.replace(temporary, workdir / name)
 
 
 def _lookup(tree: dict, key: str) -> Any:

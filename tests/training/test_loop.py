@@ -10,8 +10,9 @@ import jax
 import numpy as np
 import pytest
 
+import densenet_jax
 from densenet_jax import cli
-from densenet_jax.training import loop, metrics_log
+from densenet_jax.training import loop, metrics_log, runs
 from densenet_jax.training import workdir as workdirs
 from densenet_jax.training.checkpoints import Checkpoints
 from densenet_jax.training.diagnose import NonFiniteError
@@ -48,10 +49,8 @@ def records(workdir: pathlib.Path) -> list[dict]:
 
 
 def params(workdir: pathlib.Path, config) -> list[np.ndarray]:
-    setup = loop.experiment.build(config)
-    with Checkpoints(workdir, read_only=True) as checkpoints:
-        state = loop.restored_state(setup, checkpoints, checkpoints.resolve("latest"))
-    return jax.tree.leaves(jax.device_get(state))
+    config = loop.experiment.build(config).config
+    return jax.tree.leaves(jax.device_get(runs.read(workdir, config, "latest")[1]))
 
 
 @pytest.fixture(scope="module")
@@ -142,12 +141,18 @@ def test_evaluate_names_the_checkpoints_there_are(undisturbed, capsys, which):
 
 
 def test_a_checkpoint_of_another_model_is_refused(undisturbed):
-    other = loop.experiment.build(small_config(**{"model.growth_rate": 5}))
-    with (
-        Checkpoints(undisturbed[0], read_only=True) as checkpoints,
-        pytest.raises(CheckpointError, match="does not fit this model"),
-    ):
-        loop.restored_state(other, checkpoints, STEPS)
+    other = loop.experiment.build(small_config(**{"model.growth_rate": 5})).config
+    with pytest.raises(CheckpointError, match="does not fit this model"):
+        runs.read(undisturbed[0], other)
+
+
+def test_a_run_is_a_source_of_weights(undisturbed):
+    model, variables = densenet_jax.load_pretrained(str(undisturbed[0]))
+    assert model.num_classes == 10
+    expected = params(undisturbed[0], small_config())
+    best = undisturbed[1]["best_step"]
+    same = all(map(np.array_equal, jax.tree.leaves(variables), expected))
+    assert same == (best == STEPS)
 
 
 def test_the_latest_and_the_best_checkpoint_are_kept(undisturbed):

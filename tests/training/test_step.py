@@ -122,7 +122,7 @@ def test_evaluation_uses_running_statistics_and_the_mask():
     batch = {"image": images, "label": labels, "mask": np.array([True, True, True, False])}
     logits = model.apply(state.variables, normalize(images))
     expected = evaluation.cross_entropy(logits, labels)[:3].sum()
-    got = eval_step(state, batch)
+    got = eval_step(state.variables, batch)
     np.testing.assert_allclose(got["loss"], expected, rtol=1e-5)
     assert int(got["examples"]) == 3
 

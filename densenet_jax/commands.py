@@ -1,0 +1,97 @@
+"""What the commands of main.py do, once the command line is understood."""
+
+import json
+import pathlib
+import time
+
+import jax
+import ml_collections
+from rich.console import Console
+from rich.table import Table
+
+from densenet_jax import evaluation
+from densenet_jax.data.sources import DataError
+from densenet_jax.models import summary
+from densenet_jax.training import experiment, runs
+from densenet_jax.training import mesh as meshes
+from densenet_jax.training.errors import CheckpointError, ConfigError
+from densenet_jax.training.loop import train_and_evaluate
+from densenet_jax.weights import PUBLISHED, WeightsError
+
+# Shown without a traceback: the user can mend them.
+USER_ERRORS = (ConfigError, DataError, CheckpointError, WeightsError)
+
+
+def train(config: ml_collections.ConfigDict, workdir: str) -> None:
+    """Trains, and says where everything is and what to type next."""
+    result = train_and_evaluate(config, workdir)
+    longer = f"total_epochs={2 * config.total_epochs:g}"
+    if config.total_steps is not None:
+        longer = f"total_steps={2 * config.total_steps}"
+    print(
+        f"\ntop-1 {result['top1']:.2%}, top-5 {result['top5']:.2%}, loss {result['loss']:.4f} "
+        f"after {result['step']} steps ({result['seconds']:.0f} s)\n"
+        f"  metrics      {workdir}/metrics.jsonl\n"
+        f"  checkpoints  {workdir}/checkpoints (best: step {result['best_step']})\n"
+        f"next:\n"
+        f"  python main.py evaluate --workdir={workdir}\n"
+        f"  python main.py --workdir={workdir} --config.{longer}    # goes on"
+    )
+
+
+def evaluate(config: ml_collections.ConfigDict, workdir: str, checkpoint: str) -> None:
+    """Evaluates a run's checkpoint, or the weights of `init_from` if `checkpoint` is empty."""
+    folder = pathlib.Path(workdir)
+    if checkpoint and not (folder / "checkpoints").is_dir():
+        raise CheckpointError(f"{workdir} is not the directory of a run: it has no checkpoints.")
+    began = time.monotonic()
+    if checkpoint:
+        with config.unlocked():
+            config.init_from = ""  # the checkpoint has what came of it
+    setup = experiment.build(config)
+    if checkpoint:
+        _, variables, _, step = runs.read(workdir, setup.config, checkpoint)
+        of = f"step {step}"
+    else:
+        variables, step, of = setup.weights.variables, None, config.init_from
+    variables = jax.device_put(variables, meshes.replicated(setup.mesh))
+    metrics = evaluation.evaluate(setup.eval_step(), variables, setup.eval_batches())
+    data = setup.config.data
+    record = {
+        "of": of,
+        "step": step,
+        "data": data.name,
+        "split": data.eval_split,
+        **metrics,
+        "seconds": time.monotonic() - began,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "evaluation.json"
+    path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    print(
+        f"{of} on {metrics['examples']} examples of {data.name}/{data.eval_split} "
+        f"({data.image_size}x{data.image_size}, {data.interpolation}, crop {data.eval_crop:g}): "
+        f"top-1 {metrics['top1']:.2%}, top-5 {metrics['top5']:.2%}, loss {metrics['loss']:.4f}   "
+        f"(written to {path})"
+    )
+
+
+def models(config: ml_collections.ConfigDict | None) -> None:
+    """Prints the table of variants."""
+    table = Table("model", "parameters", "GMAC", "at", "published weights (top-1, %)", box=None)
+    for name, image_size, size in summary.table():
+        weights = ", ".join(
+            f"{key.partition('.')[2]} {row.accuracy.top1:g}"
+            for key, row in PUBLISHED.items()
+            if key.partition(".")[0] == name
+        )
+        table.add_row(
+            name,
+            f"{size.parameters:,}",
+            f"{size.multiply_adds / 1e9:.2f}",
+            str(image_size),
+            weights or "-",
+        )
+    for column in table.columns[1:4]:
+        column.justify = "right"
+    Console().print(table)

@@ -1,0 +1,69 @@
+"""A run's directory as a source of weights: its model, its best variables, its preprocessing."""
+
+import json
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import optax
+from flax import linen as nn
+
+from densenet_jax.training import experiment
+from densenet_jax.training import state as states
+from densenet_jax.training.checkpoints import Checkpoints
+from densenet_jax.training.errors import CheckpointError
+from densenet_jax.weights import Preprocessing
+
+
+def read_config(workdir: str) -> ml_collections.ConfigDict:
+    """Returns the configuration that a run stored.
+
+    Raises:
+      CheckpointError: there is none, or it is damaged.
+    """
+    path = pathlib.Path(workdir) / "config.json"
+    try:
+        return ml_collections.ConfigDict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as e:
+        raise CheckpointError(f"{path} is not the configuration of a run: {e}") from None
+
+
+def read(
+    workdir: str, config: ml_collections.ConfigDict, which: str = "best"
+) -> tuple[nn.Module, dict[str, Any], Preprocessing, int]:
+    """Returns the model of a run, the variables of a checkpoint, its preprocessing, and its step.
+
+    Neither data nor the devices of the run are needed.
+
+    Args:
+      config: the run's own, from its config.json.
+      which: `best`, `latest` or a step.
+
+    Raises:
+      CheckpointError: there is no such checkpoint, or it is damaged.
+    """
+    model, data = experiment.build_model(config), config.data
+    optimizer = experiment.make_optimizer(config, optax.constant_schedule(0.0))
+
+    def init() -> states.TrainState:
+        images = jnp.zeros((1, data.image_size, data.image_size, data.channels), jnp.float32)
+        return states.from_variables(model.init(jax.random.key(0), images), optimizer)
+
+    with Checkpoints(pathlib.Path(workdir), read_only=True) as checkpoints:
+        step = checkpoints.resolve(which)
+        on_device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        target = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=on_device),
+            jax.eval_shape(init),
+        )
+        state = checkpoints.restore(step, target)
+    preprocessing = Preprocessing(
+        data.image_size,
+        data.eval_crop,
+        data.interpolation,
+        tuple(data.mean),
+        tuple(data.std),
+    )
+    return model, state.variables, preprocessing, step
