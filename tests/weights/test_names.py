@@ -11,6 +11,7 @@ from densenet_jax import weights
 from densenet_jax.models.variants import create_model
 from densenet_jax.weights import conventions, names
 from tests.golden import recipe
+from tests.random_variables import random_variables
 
 FILES = Path(__file__).parents[1] / "golden" / "weights"
 MANIFEST = json.loads((FILES / "manifest.json").read_text(encoding="utf-8"))["files"]
@@ -39,13 +40,6 @@ def tiny_rdnet(**overrides):
     fields = {"block_sizes": (1, 2, 1), "growth_rates": (8, 8, 16), "stem_features": 16}
     fields |= {"halving": (1, 2), "gated_from": 1, "num_classes": 3, "drop_path_rate": 0.0}
     return create_model("rdnet_tiny", **{**fields, **overrides})
-
-
-def random_variables(model, seed=0):
-    """Returns float32 values without a compilation; every bit pattern survives a round trip."""
-    rng = np.random.default_rng(seed)
-    flat = {p: rng.standard_normal(t.shape).astype("f4") for p, t in names.shapes(model).items()}
-    return names.traverse_util.unflatten_dict(flat, sep="/")
 
 
 def flat(variables):

@@ -15,8 +15,9 @@ import pytest
 
 from densenet_jax import load_pretrained, weights
 from densenet_jax.models.variants import create_model, list_models
-from densenet_jax.weights import adapt, hub, names, pretrained
+from densenet_jax.weights import adapt, hub, pretrained
 from densenet_jax.weights.published import PUBLISHED, model_of
+from tests.random_variables import random_variables
 
 TINY = {"block_sizes": (1, 1, 1, 1), "growth_rate": 4, "stem_features": 8}
 TIMM_TINY = {"block_config": [1, 1, 1, 1], "growth_rate": 4}
@@ -27,14 +28,9 @@ def tiny(**overrides):
     return create_model("densenet121", **{**TINY, "num_classes": 5, **overrides})
 
 
-def tensors_of(model, seed=0):
+def tensors_of(model):
     """Returns a random state dict under PyTorch's names."""
-    rng = np.random.default_rng(seed)
-    variables = {
-        path: rng.uniform(0.5, 1.5, target.shape).astype(np.float32)
-        for path, target in names.shapes(model).items()
-    }
-    return weights.to_state_dict(model, names.traverse_util.unflatten_dict(variables, sep="/"))
+    return weights.to_state_dict(model, random_variables(model))
 
 
 @pytest.fixture(scope="module")
@@ -284,6 +280,7 @@ def test_broken_config(tmp_path, state_dict, text):
 
 def test_workdir(tmp_path, state_dict, monkeypatch):
     (tmp_path / "checkpoints").mkdir()
+    monkeypatch.setattr(pretrained, "workdir_reader", None)
     with pytest.raises(weights.WeightsError, match="nobody here reads checkpoints"):
         load_pretrained(tmp_path)
     trained = tiny(dropout_rate=0.2)
