@@ -56,7 +56,8 @@ def _max_forward(x, gain, shift):
     height, width = (x.shape[1] + 1) // 2, (x.shape[2] + 1) // 2
     around = ((0, 0), (1, 2), (1, 2), (0, 0))
     x_padded = jnp.pad(x, around)
-    u_padded = jnp.pad(norm_relu(x, gain, shift), around)  # nothing is smaller than a ReLU's 0
+    # The padding must not win where all else is 0: its x would stand for a value's.
+    u_padded = jnp.pad(norm_relu(x, gain, shift), around, constant_values=-1)
     for tap in range(9):
         i, j = divmod(tap, 3)
         x_tap, u_tap = (

@@ -25,8 +25,10 @@ def test_matches_flax(name, size):
     rng = np.random.default_rng(0)
     with jax.enable_x64(True):
         # Rounded, so that windows have equal values: the gradient goes to the first of them.
-        x = jnp.asarray(rng.normal(size=(2, *size, 3)).round(1))
-        gain, shift = (jnp.asarray(rng.normal(size=3)) for _ in range(2))
+        x = rng.normal(size=(3, *size, 3)).round(1)
+        x[0] -= 4  # whole windows that the ReLU makes 0, though their channel's shift is positive
+        x = jnp.asarray(x)
+        gain, shift = jnp.asarray([1.0, -2.0, 0.5]), jnp.asarray([0.6, 0.3, -0.2])
         weights = rng.normal(size=reference(x).shape)
 
         def loss(pool, *args):

@@ -1,0 +1,279 @@
+"""Counts the bytes that a DenseNet moves on an H200, from its compiled program; no GPU needed.
+
+    python benchmarks/hlo_traffic.py --model densenet121 --batch 256 --mode train
+    python benchmarks/hlo_traffic.py --check            # against benchmarks/hlo_traffic.json
+
+XLA compiles for a GPU that is described, not present (`h200.txtpb`).  The optimised HLO lists the
+kernels that would run, with the shapes they read and write.  The count is a model: a kernel reads
+each operand once and writes each result once; a slice or an update in place counts as what it
+touches; a kernel of ours says itself what it moves, by a scope named `moves_<n>_bytes`.  Caches,
+autotuning and launches are not in it.  Where a GPU is at hand, measure.
+
+Needs `pip install "jax[cuda13]"` and, because the CUDA libraries look for a driver otherwise,
+JAX_SKIP_CUDA_CONSTRAINTS_CHECK=1 and LD_LIBRARY_PATH=<site-packages>/nvidia/cu13/lib.
+"""
+
+import argparse
+import collections
+import dataclasses
+import json
+import math
+import pathlib
+import re
+import sys
+import time
+
+HERE = pathlib.Path(__file__).parent
+FIGURES = HERE / "hlo_traffic.json"
+BANDWIDTH = 4.3e12  # bytes a second that an H200 was measured to copy with
+TOLERANCE = 0.03  # growth that --check lets pass
+
+BITS = {"pred": 8, "bf16": 16, "c64": 64, "c128": 128}
+ARRAY = re.compile(r"\b(pred|bf16|[suf](?:8|16|32|64)|c64|c128)\[([\d,]*)\]")
+INSTRUCTION = re.compile(r"\s+(?:ROOT )?%?([\w.-]+) = (\([^=]*?\)|\S+) ([\w-]+)\((.*)")
+COMPUTATION = re.compile(r"(ENTRY )?%?([\w.-]+) \(.*\{$")
+CALLED = re.compile(r"(?:calls|to_apply|body)=%?([\w.-]+)")
+DECLARED = re.compile(r"moves_(\d+)_bytes")
+NO_KERNEL = {
+    *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "iota"),
+    *("partition-id", "replica-id", "optimization-barrier"),
+    *("copy-done", "async-done", "all-reduce-done", "all-gather-done"),
+}
+
+
+@dataclasses.dataclass
+class Instruction:
+    """One line of HLO: its name, opcode, bytes of its result, operands' names and full text."""
+
+    name: str
+    opcode: str
+    size: int
+    operands: list[str]
+    text: str
+
+
+@dataclasses.dataclass
+class Traffic:
+    """What a program moves: bytes and kernels, by kind of kernel and for each."""
+
+    kinds: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+    kernels: list[tuple[int, str]] = dataclasses.field(default_factory=list)
+
+    @property
+    def total(self) -> int:
+        return sum(self.kinds.values())
+
+    def summary(self, rows: int = 10) -> str:
+        """Returns a table: the total, the kinds and the largest kernels."""
+        milliseconds = self.total / BANDWIDTH * 1e3
+        lines = [
+            f"{self.total / 1e9:.2f} GB by {len(self.kernels)} kernels, "
+            f"{milliseconds:.2f} ms at {BANDWIDTH / 1e12:.1f} TB/s"
+        ]
+        lines += [f"  {size / 1e9:8.3f} GB  {kind}" for kind, size in self.kinds.most_common(rows)]
+        largest = sorted(self.kernels, reverse=True)[:rows]
+        return "\n".join(lines + [f"  {size / 1e6:8.1f} MB  {name}" for size, name in largest])
+
+
+def array_bytes(shape: str) -> int:
+    """Returns the size of an HLO shape, the sum for a tuple."""
+    return sum(
+        (BITS.get(dtype) or int(dtype[1:]))
+        // 8
+        * math.prod(map(int, filter(None, dims.split(","))))
+        for dtype, dims in ARRAY.findall(shape)
+    )
+
+
+def parse(hlo: str) -> tuple[dict[str, list[Instruction]], str]:
+    """Returns the computations of a module by name, and the name of the one it starts with."""
+    computations, entry, body = {}, "", []
+    for line in hlo.splitlines():
+        if header := COMPUTATION.match(line):
+            body = computations[header[2]] = []
+            entry = header[2] if header[1] else entry
+        elif match := INSTRUCTION.match(line):
+            name, shape, opcode, rest = match.groups()
+            arguments = _until_closed(rest)
+            operands = re.findall(r"%([\w.-]+)", arguments)
+            if opcode == "parameter":
+                operands = [arguments]
+            body.append(Instruction(name, opcode, array_bytes(shape), operands, line))
+    return computations, entry
+
+
+def _until_closed(text: str) -> str:
+    """Returns text up to the parenthesis that closes one opened before it."""
+    depth = 1
+    for i, letter in enumerate(text):
+        depth += {"(": 1, ")": -1}.get(letter, 0)
+        if depth == 0:
+            return text[:i]
+    return text
+
+
+def fusion_bytes(sizes: list[int], size: int, body: list[Instruction]) -> int:
+    """Returns what a fusion moves.
+
+    Args:
+      sizes: bytes of its operands.
+      size: bytes of its result.
+      body: the instructions fused.
+    """
+    users = collections.defaultdict(list)
+    for instruction in body:
+        for i, operand in enumerate(instruction.operands):
+            users[operand].append((instruction, i))
+    inner = {instruction.name: instruction for instruction in body}
+
+    def uses(name):
+        for user, i in users[name]:
+            yield from uses(user.name) if user.opcode == "bitcast" else [(user, i)]
+
+    total = size
+    for parameter in (i for i in body if i.opcode == "parameter"):
+        full, used = sizes[int(parameter.operands[0])], list(uses(parameter.name))
+        if used and all(user.opcode in ("slice", "dynamic-slice") for user, _ in used):
+            total += min(full, sum(user.size for user, _ in used))
+        elif used and all(user.opcode == "dynamic-update-slice" and i == 0 for user, i in used):
+            # In place: of the result only the update is written.
+            total -= max(0, full - sum(inner[user.operands[1]].size for user, _ in used))
+        else:
+            total += full
+    return max(total, 0)
+
+
+def count(hlo: str) -> Traffic:
+    """Counts the bytes that the kernels of an optimised HLO module read and write."""
+    computations, entry = parse(hlo)
+    traffic = Traffic()
+
+    def visit(name):
+        sizes = {instruction.name: instruction.size for instruction in computations[name]}
+        for instruction in computations[name]:
+            if instruction.opcode in NO_KERNEL:
+                continue
+            called = CALLED.search(instruction.text)
+            called = called[1] if called and called[1] in computations else None
+            operands = [sizes.get(operand, 0) for operand in instruction.operands]
+            if called and instruction.opcode in ("call", "while", "async-start"):
+                visit(called)  # a loop counts once
+                continue
+            declared = DECLARED.search(instruction.text)
+            if declared and instruction.opcode == "custom-call":
+                moved = int(declared[1])
+            elif called and instruction.opcode == "fusion":
+                moved = fusion_bytes(operands, instruction.size, computations[called])
+            else:
+                moved = sum(operands) + instruction.size
+            target = re.search(r'custom_call_target="([^"]+)"', instruction.text)
+            traffic.kinds[target[1] if target else re.sub(r"[._]\d+", "", instruction.name)] += (
+                moved
+            )
+            traffic.kernels.append((moved, instruction.name))
+
+    visit(entry)
+    return traffic
+
+
+def lower(model_name: str, batch: int, size: int, mode: str, implementation: str):
+    """Returns a training step (bfloat16, SGD with Nesterov momentum) or an inference, lowered.
+
+    Args:
+      model_name, implementation: as `densenet_jax.create_model` takes them.
+      batch, size: images [batch, size, size, 3].
+      mode: "train" or "inference".
+    """
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+    import optax
+    from jax.experimental import topologies
+    from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+    sys.path.insert(0, str(HERE.parent))
+    import densenet_jax
+    from densenet_jax.training.state import from_variables
+    from densenet_jax.training.step import make_train_step
+
+    described = (HERE / "h200.txtpb").read_text()
+    topology = topologies.get_topology_desc(
+        platform="cuda", topology="1x1x1", target_config=described
+    )
+    everywhere = NamedSharding(Mesh(np.array(topology.devices), ("data",)), PartitionSpec())
+    model = densenet_jax.create_model(model_name, dtype=jnp.bfloat16, implementation=implementation)
+    optimizer = optax.chain(
+        optax.add_decayed_weights(1e-4), optax.sgd(0.1, momentum=0.9, nesterov=True)
+    )
+    images = jax.ShapeDtypeStruct((batch, size, size, 3), jnp.bfloat16)
+    example = jnp.zeros((1, size, size, 3))
+    state = jax.eval_shape(
+        lambda: from_variables(model.init(jax.random.key(0), example), optimizer)
+    )
+    labels = jax.ShapeDtypeStruct((batch,), jnp.int32)
+    arguments = jax.tree.map(
+        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=everywhere),
+        (state, {"image": images, "label": labels}),
+    )
+    if mode == "train":
+        step = make_train_step(model, optimizer, lambda _: 0.1, lambda _, images: images)
+        return step.lower(*arguments)
+    return jax.jit(lambda state, batch: model.apply(state.variables, batch["image"])).lower(
+        *arguments
+    )
+
+
+def measure(*case) -> tuple[dict, Traffic]:
+    """Compiles one case of `lower`; returns its figures and what it moves."""
+    start = time.perf_counter()
+    lowered = lower(*case)
+    traced = time.perf_counter()
+    compiled = lowered.compile()
+    compile_seconds = time.perf_counter() - traced
+    traffic = count(compiled.as_text())
+    figures = {
+        "moved_bytes": traffic.total,
+        "temporary_bytes": compiled.memory_analysis().temp_size_in_bytes,
+        "kernels": len(traffic.kernels),
+        "lower_seconds": round(traced - start, 1),
+        "compile_seconds": round(compile_seconds, 1),
+    }
+    return figures, traffic
+
+
+def check(stored: dict, figures: dict) -> list[str]:
+    """Returns what grew by more than the tolerance; seconds depend on the machine and may."""
+    return [
+        f"{key} grew from {stored[key]} to {figures[key]}"
+        for key in ("moved_bytes", "temporary_bytes")
+        if figures[key] > stored[key] * (1 + TOLERANCE)
+    ]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="densenet121")
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--mode", choices=("train", "inference"), default="train")
+    parser.add_argument("--implementation", choices=("kernels", "plain"), default="kernels")
+    parser.add_argument("--store", action="store_true", help=f"write the figures to {FIGURES.name}")
+    parser.add_argument("--check", action="store_true", help="fail if a stored figure grew by 3 %%")
+    args = parser.parse_args()
+    case = (args.model, args.batch, args.size, args.mode, args.implementation)
+    stored = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
+    name = f"{args.model}, {args.size} pixels, batch {args.batch}, {args.mode}, {case[-1]}"
+    if args.check and name not in stored:
+        parser.error(f"no figures are stored for: {name}")
+    figures, traffic = measure(*case)
+    print(f"{name}\n{traffic.summary()}\n{json.dumps(figures)}")
+    if args.store:
+        stored[name] = figures
+        FIGURES.write_text(json.dumps(stored, indent=2, sort_keys=True) + "\n")
+    grown = check(stored[name], figures) if args.check else []
+    print("\n".join(grown), end="\n" if grown else "")
+    return 1 if grown else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
