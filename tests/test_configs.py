@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from densenet_jax.training import checks, experiment
 from densenet_jax.training.errors import ConfigError
 from densenet_jax.training.optimizer import decay_mask, make_schedule
+from densenet_jax.weights.published import IMAGENET
 
 FOLDER = pathlib.Path(__file__).parent.parent / "configs"
 NAMES = sorted(p.stem for p in FOLDER.glob("*.py") if p.stem != "__init__")
@@ -31,6 +32,7 @@ def keys(config: ConfigDict, prefix: str = "") -> set[str]:
 def test_a_configuration_sets_known_keys_and_valid_numbers(name):
     config = load(name)
     assert keys(config) == keys(load("default"))
+    experiment.settle_preprocessing(config, IMAGENET)
     checks.check_numbers(config)
     docstring = importlib.import_module(f"configs.{name}").__doc__
     assert name == "default" or f"--config=configs/{name}.py" in docstring
@@ -107,6 +109,7 @@ def test_only_kernels_decay():
 )
 def test_impossible_numbers_name_their_key(key, value, words):
     config = load("digits")
+    experiment.settle_preprocessing(config, IMAGENET)
     config.update_from_flattened_dict({key: value})
     with pytest.raises(ConfigError, match=words):
         checks.check_numbers(config)

@@ -13,8 +13,8 @@ import ml_collections
 
 from densenet_jax.training.errors import ConfigError
 
-# What decides a run's numbers from its first step; another value is another run.
-FIXED = ("model", "seed", "batch_size", "data.name", "data.train_split", "data.image_size")
+# Keys, or prefixes, that decide a run's numbers from its first step: another value, another run.
+FIXED = ("model.", "seed.", "batch_size.", "data.name.", "data.train_split.", "data.image_size.")
 
 
 def make_workdir(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
@@ -26,11 +26,11 @@ def make_workdir(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> No
             old = json.loads(path.read_text(encoding="utf-8"))
         except ValueError:
             raise ConfigError(f"{path} is damaged; remove it or give another --workdir.") from None
-        for key in FIXED:
-            was, now = _lookup(old, key), _lookup(new, key)
-            if was != now:
+        was, now = (dict(_flatten(tree)) for tree in (old, new))
+        for key in was.keys() & now.keys():
+            if f"{key}.".startswith(FIXED) and was[key] != now[key] and was[key] is not None:
                 raise ConfigError(
-                    f"{workdir} holds a run with config.{key}={was}, not {now}; "
+                    f"{workdir} holds a run with config.{key}={was[key]}, not {now[key]}; "
                     "give another --workdir, or remove that one."
                 )
     try:
@@ -53,10 +53,13 @@ def save_config(
         os.replace(temporary, workdir / name)
 
 
-def _lookup(tree: dict, key: str) -> Any:
-    for part in key.split("."):
-        tree = tree.get(part) if isinstance(tree, dict) else None
-    return tree
+def _flatten(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields (a.b.c, value) for every leaf of nested dicts."""
+    for key, value in tree.items() if isinstance(tree, dict) else ():
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
 
 
 @contextlib.contextmanager
