@@ -1,0 +1,91 @@
+"""A tiny network and the directory of a run that never took place."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from densenet_jax import create_model
+from densenet_jax.report import model_summary, predictions
+from densenet_jax.report.feature_reuse import reuse
+from densenet_jax.report.predictions import Predictions
+
+NAMES = ("<script>alert(1)</script>", "cat & dog", "</script>")
+
+
+def tiny_model(**fields):
+    return create_model(
+        "densenet_cifar", depth=16, growth_rate=4, num_classes=3, **{"in_channels": 1, **fields}
+    )
+
+
+def random_variables(model, seed=0, size=16):
+    """Returns variables with nothing left at 0 or 1, as training leaves them; compiles nothing."""
+    images = jax.ShapeDtypeStruct((1, size, size, model.in_channels), jnp.float32)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), images)
+    rng = np.random.default_rng(seed)
+
+    def fill(path, leaf):
+        if path[-1].key in ("scale", "var"):
+            return rng.uniform(0.5, 1.5, leaf.shape).astype(np.float32)
+        return rng.normal(0, 0.3, leaf.shape).astype(np.float32)
+
+    return jax.tree_util.tree_map_with_path(fill, shapes)
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    model = tiny_model()
+    return model, random_variables(model)
+
+
+@pytest.fixture(scope="session")
+def images():
+    return np.random.default_rng(1).normal(size=(3, 16, 16, 1)).astype(np.float32)
+
+
+@pytest.fixture
+def workdir(tmp_path, tiny):
+    """The directory of a run with everything in it, and a torn last line."""
+    path = tmp_path / "<b>run"
+    path.mkdir()
+    config = {"seed": 7, "batch_size": 8, "model": {"name": "densenet_cifar"}}
+    config["data"] = {"name": "<i>pets</i>", "mean": [0.5, 0.25]}
+    (path / "config.json").write_text(json.dumps(config))
+    lines = [
+        {"step": 1, "epoch": 0.5, "split": "train", "loss": 2.5, "top1": 0.1, "learning_rate": 0.1},
+        {"step": 2, "epoch": 1.0, "split": "train", "loss": None, "images_per_second": 99.0},
+        {"step": 2, "epoch": 1.0, "split": "eval", "loss": 1.5, "top1": 0.5, "grad_norm": 3.0},
+        {"step": 4, "epoch": 2.0, "split": "eval", "loss": 1.0, "top1": 0.75, "seconds": 61.0},
+    ]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (path / "metrics.jsonl").write_text(text + '{"step": 5, "ep')
+    (path / "environment.json").write_text(json.dumps([{"python": "3", "versions": {"jax": "1"}}]))
+    predictions.save(some_predictions(), path)
+    model, variables = tiny
+    matrices = [np.where(np.isnan(m), None, m).tolist() for m in reuse(variables)]
+    summary = model_summary.summarize(model, (16, 16, 1), 8)
+    insight = {"step": 4, "model": summary, "reuse": matrices, "ablation": matrices}
+    (path / "insight.json").write_text(json.dumps({**insight, "ablation_examples": 4}))
+    return path
+
+
+def some_predictions() -> Predictions:
+    rng = np.random.default_rng(0)
+    return Predictions(
+        index=np.array([0, 1, 2, 4]),
+        labels=np.array([0, 1, 2, 2]),
+        classes=np.array([[0, 1, 2], [2, 1, 0], [2, 0, 1], [1, 2, 0]]),
+        probabilities=np.array(
+            [[0.5, 0.3, 0.2], [0.9, 0.06, 0.04], [0.8, 0.15, 0.05], [0.6, 0.3, 0.1]], np.float32
+        ),
+        own=np.array([0.5, 0.06, 0.8, 0.3], np.float32),
+        class_names=np.array(NAMES),
+        step=4,
+        data="pets/test",
+        shown=np.array([1, 3, 0]),
+        pictures=rng.integers(0, 256, (3, 8, 8, 3), np.uint8),
+        maps=rng.normal(size=(3, 2, 2)).astype(np.float32),
+    )

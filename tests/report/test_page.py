@@ -1,0 +1,189 @@
+"""The page: complete, self-contained, safe with any text, and there for runs that barely began."""
+
+import html.parser
+import json
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from densenet_jax.report import ReportError, write_report
+from densenet_jax.report.page import count, in_bytes, names, percent, short
+from densenet_jax.report.runs import differences
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+class Page(html.parser.HTMLParser):
+    """What a browser would see: tags, text, and the data in scripts."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.tags, self.text, self.data, self.links, self._kept = [], "", {}, [], None
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.tags.append(tag)
+        self.text += " " if tag in ("th", "td", "tr") else ""
+        self.links += [v for k, v in attributes.items() if k in ("src", "href", "srcset", "action")]
+        self._kept = attributes.get("id") if attributes.get("type") == "application/json" else None
+
+    def handle_data(self, data):
+        if self._kept:
+            self.data[self._kept] = json.loads(data)
+            self._kept = None
+        else:
+            self.text += data
+
+
+def read(path) -> Page:
+    return Page(path.read_text(encoding="utf-8"))
+
+
+def test_a_finished_run(workdir):
+    path = write_report(workdir)
+    assert path == workdir / "report.html"
+    assert sorted(p.name for p in workdir.iterdir() if p.suffix == ".tmp") == []
+    assert path.stat().st_size < 200_000
+    page = read(path)
+    for part in ("Curves", "Confusion", "Classes", "Calibration", "Surest mistakes"):
+        assert part in page.text
+    for part in ("Least sure hits", "Feature reuse", "Live: accuracy", "Model", "Environment"):
+        assert part in page.text
+    assert "75.00%" in page.text  # the best evaluation
+    keys = [chart["key"] for chart in page.data["charts"]]
+    assert keys == ["loss", "top1", "learning_rate", "images_per_second", "grad_norm"]
+    loss = {s["split"]: s for s in page.data["charts"][0]["series"]}
+    assert loss["train"]["y"] == [2.5]  # the value that was not a number is left out
+    assert loss["eval"] == {**loss["eval"], "x": [1, 2], "step": [2, 4], "y": [1.5, 1.0]}
+
+
+def test_nothing_is_loaded_from_anywhere(workdir):
+    page = read(write_report(workdir))
+    assert all(link.startswith(("data:", "#")) for link in page.links)
+    assert "link" in page.tags  # the empty icon, without which browsers ask for one
+    text = (workdir / "report.html").read_text(encoding="utf-8")
+    assert re.findall(r"https?://[^\"' ]+", text) == ["http://www.w3.org/2000/svg"]
+    assert "default-src 'none'" in text
+
+
+def test_names_of_classes_are_text(workdir):
+    path = write_report(workdir)
+    assert "alert" not in "".join(re.findall(r"<script>(.*?)</script>", path.read_text(), re.S))
+    page = read(path)
+    assert page.text.count("<script>alert(1)</script>") > 3
+    assert "<i>pets</i>" in page.text
+    assert "i" not in page.tags
+    assert page.tags.count("script") == 4  # the charts' data and three scripts
+
+
+def test_the_configuration_beside_the_default(workdir, monkeypatch):
+    defaults = {"seed": 0, "batch_size": 8, "data.mean": [0.5, 0.25], "gone": 1}
+    monkeypatch.setattr("densenet_jax.report.runs.defaults", lambda: defaults)
+    page = read(write_report(workdir))
+    changed = page.text.split("What differs from configs/default.py:")[1].split("All ")[0]
+    assert "seed" in changed
+    assert "batch_size" not in changed
+    assert "gone" in changed
+
+
+def test_a_run_that_barely_began(tmp_path):
+    (tmp_path / "config.json").write_text('{"model": {"name": "m"}, "data": {"name": "d"}}')
+    page = read(write_report(tmp_path, live=True))
+    assert "the run has written no metrics" in page.text
+    assert "None are stored with this run yet" in page.text
+    assert 'http-equiv="refresh"' in (tmp_path / "report.html").read_text()
+    (tmp_path / "metrics.jsonl").write_text(
+        '{"step": 1, "epoch": 0, "split": "train", "loss": 1}\n{'
+    )
+    (tmp_path / "predictions.npz").write_bytes(b"PK damaged")
+    (tmp_path / "insight.json").write_text("[")
+    page = read(write_report(tmp_path))
+    assert [chart["key"] for chart in page.data["charts"]] == ["loss"]
+
+
+def test_several_runs(workdir, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(workdir, other)
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps({**config, "seed": 8}))
+    path = write_report([workdir, other])
+    assert path == tmp_path / "comparison.html"
+    page = read(path)
+    assert "What differs between them" in page.text
+    differing = page.text.split("What differs between them")[1].split("Curves")[0].split()
+    assert differing == ["key", "<b>run", "other", "seed", "7", "8"]
+    assert {s["name"] for s in page.data["charts"][0]["series"]} == {"<b>run", "other"}
+
+
+@pytest.mark.parametrize("workdirs", ["nowhere", ["nowhere"], []])
+def test_no_run(tmp_path, workdirs, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ReportError, match="--workdir"):
+        write_report(workdirs)
+
+
+def test_long_curves_are_thinned(workdir):
+    lines = [{"step": i, "epoch": i / 100, "split": "train", "loss": 1.0} for i in range(1, 5001)]
+    (workdir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (curve,) = read(write_report(workdir)).data["charts"][0]["series"]
+    assert len(curve["y"]) == 500
+    assert curve["step"][0] < 10
+    assert curve["step"][-1] > 4990
+
+
+def test_how_values_are_written():
+    assert [percent(None), percent(0.12345), percent(1, 0)] == ["—", "12.35%", "100%"]
+    assert [count(999_999), count(33_337_704), count(2.834e9)] == ["999,999", "33.34 M", "2.83 G"]
+    assert [in_bytes(12), in_bytes(3 * 2**20)] == ["12 B", "3.0 MiB"]
+    written = [short(v) for v in (None, True, 1, "", 0.1, [1, 0.5])]
+    assert written == ["none", "true", "1", '""', "0.1", "1, 0.5"]
+
+
+def test_names_of_runs_are_as_short_as_they_can_be(tmp_path):
+    assert names([tmp_path / "a" / "run", tmp_path / "b" / "run"]) == ["a/run", "b/run"]
+    assert names([tmp_path / "x", tmp_path / "y"]) == ["x", "y"]
+    assert len(set(names([tmp_path, tmp_path]))) == 2
+
+
+def test_differences():
+    assert differences([{"a": 1, "b": 2}, {"a": 1, "b": 3, "c": 4}]) == [
+        ("b", [2, 3]),
+        ("c", ["—", 4]),
+    ]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
+def test_a_browser_has_nothing_to_complain_about(workdir, tmp_path):
+    path = write_report(workdir)
+    text = path.read_text(encoding="utf-8")
+    # What a visitor does, and what there is afterwards.
+    visit = """<script>
+      document.querySelectorAll("button, th").forEach((element) => element.click());
+      document.querySelector(".chart svg").dispatchEvent(
+        new PointerEvent("pointermove", { clientX: 300, clientY: 200, bubbles: true }));
+      document.title = document.querySelectorAll(".chart svg path").length + " curves, " +
+        document.getElementById("tip").textContent;
+    </script></body>"""
+    path.write_text(text.replace("</body>", visit), encoding="utf-8")
+    done = subprocess.run(
+        [
+            CHROMIUM,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            f"--user-data-dir={tmp_path / 'profile'}",
+            "--enable-logging=stderr",
+            "--dump-dom",
+            path.as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert "CONSOLE" not in done.stderr
+    title = re.search(r"<title>(.*?)</title>", done.stdout, re.S)[1]
+    assert title.startswith("7 curves, epoch ")
+    assert "eval: 1" in title
