@@ -268,7 +268,8 @@ class DenseNet(nn.Module):
 
     def features(self, images: jax.Array, train: bool = False) -> dict[str, jax.Array]:
         """Returns every block's output [B, H, W, C]; `final`: the last one after BN and ReLU."""
-        smallest = find_stem(self.stem).reduction * 2 ** (len(self.block_sizes) - 1)
+        # The stem rounds sizes up, each transition rounds them down.
+        smallest = (2 ** (len(self.block_sizes) - 1) - 1) * find_stem(self.stem).reduction + 1
         check_images(images, self.in_channels, smallest)
         batch_statistics = train and not self.freeze_statistics
         dropout_rate = self.dropout_rate if train else 0.0
