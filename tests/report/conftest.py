@@ -16,9 +16,9 @@ NAMES = ("<script>alert(1)</script>", "cat & dog", "</script>")
 
 
 def tiny_model(**fields):
-    return create_model(
-        "densenet_cifar", depth=16, growth_rate=4, num_classes=3, **{"in_channels": 1, **fields}
-    )
+    """Returns a DenseNet with blocks of two layers and of one, for three classes."""
+    fields = {"block_sizes": (2, 1), "num_classes": 3, "in_channels": 1, **fields}
+    return create_model("densenet_cifar", growth_rate=4, **fields)
 
 
 def random_variables(model, seed=0, size=16):

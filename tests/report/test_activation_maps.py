@@ -1,5 +1,7 @@
 """Class activation maps against what they are defined by."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,8 +19,8 @@ CLASSES = np.array([0, 2, 1])
 def test_the_mean_of_a_map_and_the_bias_are_the_logit(tiny, images):
     model, variables = tiny
     maps = cam(model, variables, images, CLASSES)
-    logits = model.apply(variables, images)
-    assert maps.shape == (3, 4, 4)
+    logits = jax.jit(model.apply)(variables, images)
+    assert maps.shape == (3, 8, 8)
     bias = variables["params"]["classifier"]["bias"][CLASSES]
     expected = logits[np.arange(3), CLASSES]
     np.testing.assert_allclose(maps.mean((1, 2)) + bias, expected, rtol=1e-5, atol=1e-5)
@@ -27,26 +29,27 @@ def test_the_mean_of_a_map_and_the_bias_are_the_logit(tiny, images):
 def test_grad_cam_of_the_last_maps_is_the_class_activation_map(tiny, images):
     model, variables = tiny
     exact = cam(model, variables, images, CLASSES)
-    # The gradient of a mean over 16 positions is a 16th of the classifier's weight.
+    # The gradient of a mean over 64 positions is a 64th of the classifier's weight.
     found = grad_cam(model, variables, images, CLASSES, "final")
-    np.testing.assert_allclose(found, np.maximum(exact, 0) / 16, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(found, np.maximum(exact, 0) / 64, rtol=1e-4, atol=1e-6)
 
 
 def test_grad_cam_is_the_gradient_of_a_block(tiny, images):
     model, variables = tiny
-    maps = grad_cam(model, variables, images, CLASSES, "block2")
-    assert maps.shape == (3, 8, 8)
-    # By hand: the third block and the head, from the second block's output on.
-    output = model.apply(variables, images, method="features")["block2"]
+    maps = grad_cam(model, variables, images, CLASSES, "block1")
+    assert maps.shape == (3, 16, 16)
+    # By hand: the second block and the head, from the first block's output on.
+    features = jax.jit(functools.partial(model.apply, method="features"))
+    output = features(variables, images)["block1"]
 
     def logit(x):
         def tail(module, x):
-            x, _ = module.denseblock3(module.transition2(x, None), None)
+            x, _ = module.denseblock2(module.transition1(x, None), None)
             return module.classifier(module.norm_final(x, None).mean((1, 2)))
 
         return model.apply(variables, x, method=tail)[np.arange(3), CLASSES].sum()
 
-    weights = jax.grad(logit)(output).mean((1, 2))
+    weights = jax.jit(jax.grad(logit))(output).mean((1, 2))
     expected = jax.nn.relu(jnp.einsum("bhwc,bc->bhw", output, weights))
     np.testing.assert_allclose(maps, expected, rtol=1e-4, atol=1e-6)
 
@@ -60,7 +63,7 @@ def test_maps_change_with_the_weights(tiny, images, block):
 
 
 def test_a_block_that_is_not_there_is_named(tiny, images):
-    with pytest.raises(ValueError, match="no block 'block9'; there are block1, block2, block3"):
+    with pytest.raises(ValueError, match="no block 'block9'; there are block1, block2, final"):
         grad_cam(*tiny, images, CLASSES, "block9")
 
 

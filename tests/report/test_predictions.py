@@ -1,5 +1,6 @@
 """Predictions: what is collected from batches, and how it is kept."""
 
+import jax
 import numpy as np
 
 from densenet_jax.report import predictions
@@ -19,7 +20,7 @@ def test_collect_leaves_out_what_is_masked(tiny, images):
     )
     assert found.index.tolist() == [0, 2, 3]
     assert found.labels.tolist() == [0, 2, 1]
-    logits = np.asarray(model.apply(variables, pixels.astype(np.float32) / 255))
+    logits = np.asarray(jax.jit(model.apply)(variables, pixels.astype(np.float32) / 255))
     chances = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     np.testing.assert_allclose(found.probabilities[0], np.sort(chances[0])[::-1], rtol=1e-4)
     np.testing.assert_allclose(found.own, chances[[0, 2, 0], [0, 2, 1]], rtol=1e-4)

@@ -1,0 +1,71 @@
+"""What a report needs of a model, from a configuration and variables to files and page."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from configs import digits
+from densenet_jax.report import examine, write_report
+from densenet_jax.report.examine import finite
+from densenet_jax.report.predictions import load
+from densenet_jax.training import experiment
+
+from .conftest import random_variables
+
+
+@pytest.fixture(scope="module")
+def examined(tmp_path_factory):
+    """The directory of a run whose model has random weights."""
+    workdir = tmp_path_factory.mktemp("run")
+    config = digits.get_config()
+    config.model.update(depth=10, growth_rate=4)
+    (workdir / "config.json").write_text(config.to_json())
+    setup = experiment.build(config)
+    variables = random_variables(setup.model)
+    examine(setup, variables, workdir, step=5, ablation_examples=16)
+    return workdir, setup, variables
+
+
+def test_predictions_are_those_of_the_model(examined):
+    workdir, setup, variables = examined
+    found = load(workdir)
+    assert len(found.labels) == 360
+    assert (found.data, found.step) == ("digits/test", 5)
+    assert found.labels.tolist() == [e["label"] for e in setup.eval_source.examples]
+    batch = next(iter(setup.eval_batches()))
+    data = setup.config.data
+    pixels = (np.asarray(batch["image"]) / 255 - data.mean[0]) / data.std[0]
+    logits = np.asarray(jax.jit(setup.model.apply)(variables, pixels.astype(np.float32)))
+    agree = logits.argmax(1) == found.classes[: len(logits), 0]
+    assert agree.mean() > 0.98  # the rest are ties but for rounding
+
+
+def test_pictures_show_mistakes_and_hits(examined):
+    found = load(examined[0])
+    assert found.pictures.shape[1:] == (16, 16, 1)
+    assert len(found.shown) == len(found.pictures) == len(found.maps)
+    mistakes = int((~found.correct[found.shown]).sum())
+    assert mistakes == 18
+    assert found.shown[:mistakes].tolist() == found.surest_mistakes(18).tolist()
+
+
+def test_figure_5_and_its_live_version(examined):
+    insight = json.loads((examined[0] / "insight.json").read_text())
+    assert [np.shape(m) for m in insight["reuse"]] == [(2, 2)] * 3
+    assert [np.shape(m) for m in insight["ablation"]] == [(2, 2)] * 3
+    assert insight["ablation"][0][1][0] is None
+    assert insight["ablation_examples"] == 16
+    assert insight["model"]["parameters"] > 0
+
+
+def test_the_page_has_it_all(examined):
+    text = write_report(examined[0]).read_text(encoding="utf-8")
+    assert "Live: accuracy without one connection" in text
+    assert text.count("data:image/") >= 2 * 18
+
+
+def test_finite():
+    value = {"a": [1, float("nan"), (np.float32("inf"), "x")], "b": None}
+    assert finite(value) == {"a": [1, None, [None, "x"]], "b": None}
