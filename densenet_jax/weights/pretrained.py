@@ -56,9 +56,21 @@ class Pretrained:
     report: adapt.Report
 
 
-def load_pretrained(source: str, model: Any = None, **options: Any) -> tuple[nn.Module, Any]:
-    """Returns a model and its variables; see `load` for the arguments."""
-    pretrained = load(source, model, **options)
+def load_pretrained(
+    source: str | os.PathLike[str],
+    model: str | nn.Module | None = None,
+    num_classes: int | None = None,
+    in_channels: int | None = None,
+    revision: str | None = None,
+    **options: Any,
+) -> tuple[nn.Module, Any]:
+    """Returns a model with weights, and its variables; see `load` for arguments and errors.
+
+    `load_pretrained("densenet121.ra_in1k")`, `load_pretrained("hf-hub:owner/name@revision")`,
+    `load_pretrained("weights.pth", "densenet121", num_classes=10, in_channels=1)`.
+    """
+    sizes = {"num_classes": num_classes, "in_channels": in_channels}
+    pretrained = load(source, model, revision=revision, **sizes, **options)
     return pretrained.model, pretrained.variables
 
 
