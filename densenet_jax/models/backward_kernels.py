@@ -100,7 +100,7 @@ def _conv1x1(*refs, n, d, tile, unit):
 
 
 def conv1x1(
-    source, gain, shift, w, d_out, out, correction, d_source, *, interpret=False, tile=(64, 128)
+    source, gain, shift, w, d_out, out, correction, d_source, *, interpret=False, tile=None
 ):
     """The transpose of `forward_kernels.conv1x1`.
 
@@ -114,12 +114,13 @@ def conv1x1(
       correction: (a, b); the gradient of the output is d_out + a + b * out.
       d_source: [N, >= c], to whose first c channels the source's gradient is added, in place.
       interpret: see `kernel_tools.call`.
-      tile: rows a step, and input channels a program.
+      tile: rows a step, and input channels a program; None: as many as its registers take.
 
     Returns:
       d_source, and the gradients of w [c, D], shift and gain, [c].
     """
     (n, channels), (c, d) = source.shape, w.shape
+    tile = tile or (64, 128 if d <= 128 else 64)
     columns = ceil_div(c, tile[1])
     parts, steps = partition(n, tile[0], columns)
     number, unit = numbers(c, steps)
@@ -210,7 +211,7 @@ def conv3x3(
     image,
     offset,
     interpret=False,
-    tile=(64, 64),
+    tile=None,
 ):
     """The transpose of `forward_kernels.conv3x3`.
 
@@ -221,13 +222,14 @@ def conv3x3(
       out: buffer with the output at the same channels.
       correction: (a, b); the gradient of the output is d_out + a + b * out.
       interpret: see `kernel_tools.call`.
-      tile: rows a step, and input channels a program.
+      tile: rows a step, and input channels a program; None: as many as its registers take.
 
     Returns:
       The gradients of source [N, C], w [3, 3, C, D], shift and gain, [C].
     """
     (n, c), d = source.shape, w.shape[3]
     number, unit = numbers(offset)
+    tile = tile or (64, 64 if d <= 32 else 32)
     w = w.astype(source.dtype).reshape(9 * c, d)
     parts, _ = partition(n, tile[0], ceil_div(c, tile[1]))
     # A range reads the rows around it, too: those of its neighbours, at another time.
@@ -255,4 +257,5 @@ def _run3x3(number, source, gain, shift, w, d_out, out, a, b, *, unit, image, ti
         out=(shape(source.shape, source.dtype), *sums),
         interpret=interpret,
         warps=8,
+        stages=2 if d <= 32 else 1,  # more would not fit into shared memory
     )

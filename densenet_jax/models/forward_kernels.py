@@ -134,7 +134,7 @@ def _conv3x3(*refs, n, c, d, image, tile, unit):
     _store_sums(total_ref, squares_ref, y, rows, columns, limits, d)
 
 
-def conv3x3(source, gain, shift, w, into, *, image, offset, interpret=False, tile=128):
+def conv3x3(source, gain, shift, w, into, *, image, offset, interpret=False, tile=None):
     """Convolves relu(source * gain + shift) and writes the result into channels of a buffer.
 
     The halo of a tile belongs to its neighbours, which run at the same time: what is read again
@@ -146,13 +146,14 @@ def conv3x3(source, gain, shift, w, into, *, image, offset, interpret=False, til
       w: [3, 3, C, D].
       into: [N, > offset], updated in place at channels offset ... offset + D - 1.
       interpret: see `kernel_tools.call`.
-      tile: rows a step.
+      tile: rows a program; None: as many as its registers and shared memory take.
 
     Returns:
       into, and the sums of what was written and of its squares, [D] each.
     """
     (n, c), d = source.shape, w.shape[3]
     number, unit = numbers(offset)
+    tile = tile or (128 if c <= 128 else 64)
     w = w.astype(source.dtype).reshape(9 * c, d)
     partial_sums = 8 * d * ceil_div(n, tile)
     static = {"unit": unit, "image": tuple(image), "tile": tile, "interpret": interpret}

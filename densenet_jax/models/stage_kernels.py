@@ -18,9 +18,9 @@ IMPLEMENTATIONS = ("auto", "plain", "kernels", "interpreted")
 def choose(implementation: str, x: jax.Array, layers: list, dropout_rate: float) -> str:
     """Returns the implementation of a block: "plain", "kernels" or "interpreted".
 
-    "auto" is kernels for 16-bit types on an NVIDIA GPU, and on several if there is a current mesh.
-    Where kernels do not apply (layers without bottleneck, dropout, float64, more elements than 32
-    bits can count) it is plain in any case.
+    "auto" is kernels on an NVIDIA GPU, and on several of them if there is a current mesh.  Where
+    kernels do not apply (types of more than 16 bits, layers without bottleneck or wider than a
+    program's registers, dropout, more elements than 32 bits can count) it is plain in any case.
 
     Args:
       implementation: one of `IMPLEMENTATIONS`; "interpreted" runs the kernels as plain JAX, slowly.
@@ -29,15 +29,16 @@ def choose(implementation: str, x: jax.Array, layers: list, dropout_rate: float)
     if implementation not in IMPLEMENTATIONS:
         known = ", ".join(map(repr, IMPLEMENTATIONS))
         raise ValueError(f"implementation is {implementation!r}; it must be one of {known}.")
-    growth = layers[0][-1][1].shape[3]
+    width, growth = layers[0][-1][1].shape[2:]
     elements = positions(x) * (x.shape[3] + growth * len(layers))
     bottlenecks = all(len(layer) == 2 and layer[0][1].shape[:2] == (1, 1) for layer in layers)
-    if not bottlenecks or dropout_rate or x.dtype.itemsize > 4 or elements >= 2**31:
+    fits = width <= 256 and growth <= 64 and elements < 2**31
+    narrow = x.dtype.itemsize == 2 or (implementation == "interpreted" and x.dtype.itemsize == 4)
+    if not (bottlenecks and fits and narrow) or dropout_rate:
         return "plain"
     if implementation != "auto":
         return implementation
-    pays = x.dtype.itemsize == 2 and _on_nvidia_gpus()
-    return "kernels" if pays else "plain"
+    return "kernels" if _on_nvidia_gpus() else "plain"
 
 
 def _on_nvidia_gpus() -> bool:

@@ -121,6 +121,9 @@ def test_choice_of_implementation():
     assert stage_kernels.choose("auto", x, bottleneck, 0.0) == "plain"  # on a CPU
     assert stage_kernels.choose("kernels", x, bottleneck, 0.0) == "kernels"
     assert stage_kernels.choose("kernels", x, bottleneck, 0.1) == "plain"
+    assert stage_kernels.choose("kernels", x.astype(jnp.float32), bottleneck, 0.0) == "plain"
     assert stage_kernels.choose("kernels", x, layers((3, 3, 8, 2)), 0.0) == "plain"
+    wide = layers((1, 1, 8, 320), (3, 3, 320, 80))
+    assert stage_kernels.choose("kernels", x, wide, 0.0) == "plain"
     with pytest.raises(ValueError, match="implementation is 'fast'; it must be one of 'auto'"):
         dense_block.train(x, None, bottleneck, epsilon=1e-5, implementation="fast")

@@ -1,0 +1,69 @@
+"""The traffic counter on a module small enough to count by hand."""
+
+import importlib.util
+import pathlib
+import sys
+
+import pytest
+
+PATH = pathlib.Path(__file__).parents[2] / "benchmarks" / "hlo_traffic.py"
+
+HLO = """\
+HloModule jit_step, is_scheduled=true
+
+%fused_slice (p0: bf16[8,4], p1: f32[2]) -> bf16[8,2] {
+  %p0 = bf16[8,4]{1,0} parameter(0)
+  %slice = bf16[8,2]{1,0} slice(%p0), slice={[0:8], [0:2]}
+  %p1 = f32[2]{0} parameter(1)
+  ROOT %multiply = bf16[8,2]{1,0} multiply(%slice, %p1)
+}
+
+%fused_update (q0: bf16[8,4], q1: bf16[8,1]) -> bf16[8,4] {
+  %q0 = bf16[8,4]{1,0} parameter(0)
+  %q1 = bf16[8,1]{1,0} parameter(1)
+  %zero = s32[] constant(0)
+  ROOT %update = bf16[8,4]{1,0} dynamic-update-slice(%q0, %q1, %zero, %zero)
+}
+
+ENTRY %main (x: bf16[8,4], gain: f32[2]) -> bf16[8,4] {
+  %x = bf16[8,4]{1,0} parameter(0)
+  %gain = f32[2]{0} parameter(1)
+  %fusion.1 = bf16[8,2]{1,0} fusion(%x, %gain), kind=kLoop, calls=%fused_slice
+  %kernel.2 = (bf16[8,1]{1,0}, f32[4]{0}) custom-call(%fusion.1), custom_call_target="triton", \
+metadata={op_name="jit(step)/moves_123_bytes/pallas_call"}
+  %new = bf16[8,1]{1,0} get-tuple-element(%kernel.2), index=0
+  ROOT %fusion.2 = bf16[8,4]{1,0} fusion(%x, %new), kind=kLoop, calls=%fused_update, \
+metadata={op_name="jit(step)/moves_123_bytes/update"}
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def hlo_traffic():
+    spec = importlib.util.spec_from_file_location("hlo_traffic", PATH)
+    module = sys.modules["hlo_traffic"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_counts_what_kernels_touch(hlo_traffic):
+    traffic = hlo_traffic.count(HLO)
+    sliced = 8 * 2 * 2 + 2 * 4 + 8 * 2 * 2  # a slice is read, not the whole operand
+    updated = 2 * 8 * 1 * 2  # the update is read and written, nothing else
+    # A kernel's own declaration counts for the kernel, not for what shares its scope.
+    assert dict(traffic.kinds) == {"fusion": sliced + updated, "triton": 123}
+    assert traffic.total == sliced + updated + 123
+    assert len(traffic.kernels) == 3
+    assert "3 kernels" in traffic.summary()
+
+
+def test_sizes_of_shapes(hlo_traffic):
+    assert hlo_traffic.array_bytes("(bf16[2,3]{1,0}, f32[], pred[5]{0}, u8[0]{0})") == 12 + 4 + 5
+
+
+def test_check_names_what_grew(hlo_traffic):
+    stored = {"moved_bytes": 1000, "temporary_bytes": 100}
+    assert hlo_traffic.check(stored, {"moved_bytes": 1030, "temporary_bytes": 90}) == []
+    assert hlo_traffic.check(stored, {"moved_bytes": 1031, "temporary_bytes": 100}) == [
+        "moved_bytes grew from 1000 to 1031"
+    ]
