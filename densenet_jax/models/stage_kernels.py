@@ -14,13 +14,18 @@ from densenet_jax.models.batch_norm import positions
 
 IMPLEMENTATIONS = ("auto", "plain", "kernels", "interpreted")
 
+# H100, H200 and B200: the tiles take more than half of their 227 KB of shared memory, which is more
+# than other NVIDIA GPUs have.
+COMPUTE_CAPABILITIES = ("9.0", "10.0")
+
 
 def choose(implementation: str, x: jax.Array, layers: list, dropout_rate: float) -> str:
     """Returns the implementation of a block: "plain", "kernels" or "interpreted".
 
-    "auto" is kernels on an NVIDIA GPU, and on several of them if there is a current mesh.  Where
-    kernels do not apply (types of more than 16 bits, layers without bottleneck or wider than a
-    program's registers, dropout, more elements than 32 bits can count) it is plain in any case.
+    "auto" is kernels on the GPUs of `COMPUTE_CAPABILITIES`, on several if there is a current mesh;
+    to compile for a GPU that is not there, ask for "kernels".  Where kernels do not apply (types
+    of more than 16 bits, layers without bottleneck or wider than a program's registers, dropout,
+    more elements than 32 bits can count) it is plain in any case.
 
     Args:
       implementation: one of `IMPLEMENTATIONS`; "interpreted" runs the kernels as plain JAX, slowly.
@@ -38,11 +43,13 @@ def choose(implementation: str, x: jax.Array, layers: list, dropout_rate: float)
         return "plain"
     if implementation != "auto":
         return implementation
-    return "kernels" if _on_nvidia_gpus() else "plain"
+    return "kernels" if _on_known_gpus() else "plain"
 
 
-def _on_nvidia_gpus() -> bool:
-    if jax.default_backend() != "gpu" or "NVIDIA" not in jax.devices()[0].device_kind:
+def _on_known_gpus() -> bool:
+    """Returns whether the tiles fit the GPU, and the batch can be split over all there are."""
+    capability = getattr(jax.devices()[0], "compute_capability", None)
+    if jax.default_backend() != "gpu" or capability not in COMPUTE_CAPABILITIES:
         return False
     # The compiler cannot split a kernel over devices by itself; see `_over_devices`.
     return jax.device_count() == 1 or not jax.sharding.get_abstract_mesh().empty
