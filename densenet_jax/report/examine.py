@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from densenet_jax.data import device, host, imagenet_classes
+from densenet_jax.data.examples import Arrays
 from densenet_jax.report import activation_maps, feature_reuse, model_summary, pictures, predictions
 from densenet_jax.report.predictions import Predictions
 from densenet_jax.training.experiment import Experiment
@@ -98,9 +99,11 @@ def with_pictures(setup: Experiment, variables: Any, found: Predictions) -> Pred
 
 def _image(setup: Experiment, index: int) -> np.ndarray:
     """Returns an example as the model sees it, uint8 [H, W, C]."""
-    data = setup.config.data
+    data, examples = setup.config.data, setup.eval_source.examples
+    if isinstance(examples, Arrays) and examples.fitted:
+        return examples.images[index]
     return host.eval_crop(
-        setup.eval_source.examples[index]["image"],
+        examples[index]["image"],
         image_size=data.image_size,
         channels=data.channels,
         crop_fraction=data.eval_crop,

@@ -45,9 +45,8 @@ def headline(run: Run) -> list[tuple[str, str, str]]:
     speeds = [r["images_per_second"] for r in train if is_number(r.get("images_per_second"))]
     if speeds:
         rows.append(("throughput", f"{np.median(speeds):,.0f}", "images a second, median"))
-    seconds = [r["seconds"] for r in run.records if is_number(r.get("seconds"))]
-    if seconds:
-        rows.append(("time", duration(max(seconds)), "since the last start"))
+    if run.seconds():
+        rows.append(("time", duration(run.seconds()), "training and evaluation"))
     if model := run.insight.get("model"):
         macs = model["published_macs"]
         macs = f"{macs / 1e9:.3g} G" if macs > 1e8 else f"{macs / 1e6:.3g} M"

@@ -26,6 +26,8 @@ def summarize(
       "parameters", "macs": their sums; "published_macs": with transitions that convolve before they
       pool, as everybody else counts them; "weights_bytes", "activations_bytes": see `memory`.
     """
+    if "implementation" in model.__dataclass_fields__:
+        model = model.clone(implementation="plain")  # fused kernels hide their products
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     variables = jax.eval_shape(model.init, jax.random.key(0), images)
     program = jax.make_jaxpr(model.apply)(variables, images)

@@ -49,6 +49,15 @@ class Run:
         scored = [record for record in self.of("eval") if is_number(record.get("top1"))]
         return max(scored, key=lambda record: record["top1"], default=None)
 
+    def seconds(self) -> float:
+        """Returns how long the run has taken, over all its starts."""
+        total, before = 0.0, 0.0
+        for seconds in (r["seconds"] for r in self.records if is_number(r.get("seconds"))):
+            # A resumed run begins to count again.
+            total += seconds - before if seconds >= before else seconds
+            before = seconds
+        return total
+
 
 def read(workdir: str | pathlib.Path, name: str = "") -> Run:
     """Returns a run, which may still be going on or have barely begun.

@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from densenet_jax.report import ReportError, write_report
+from densenet_jax.report import ReportError, runs, write_report
 from densenet_jax.report.page import count, in_bytes, names, percent, short
 from densenet_jax.report.runs import differences
 
@@ -187,3 +187,10 @@ def test_a_browser_has_nothing_to_complain_about(workdir, tmp_path):
     title = re.search(r"<title>(.*?)</title>", done.stdout, re.S)[1]
     assert title.startswith("7 curves, epoch ")
     assert "eval: 1" in title
+
+
+def test_time_of_a_run_that_was_resumed(workdir):
+    times = [10, 30, 5, 25]  # the second start began after 30 seconds
+    lines = [{"step": i, "split": "train", "seconds": s} for i, s in enumerate(times)]
+    (workdir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert runs.read(workdir).seconds() == 55
