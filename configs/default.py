@@ -104,4 +104,6 @@ def get_config() -> ConfigDict:
     # A step whose loss or gradients are not finite changes nothing; after so many in a row the run
     # stops and writes nonfinite.json, which says where the first such value arises.  1: at once.
     config.nonfinite_limit = 10
+    # Times to go back to the last checkpoint instead, and on with the data in another order.
+    config.nonfinite_rollbacks = 0
     return config

@@ -33,7 +33,7 @@ def test_a_configuration_sets_known_keys_and_valid_numbers(name):
     config = load(name)
     assert keys(config) == keys(load("default"))
     experiment.settle_preprocessing(config, IMAGENET)
-    checks.check_numbers(config)
+    checks.check(config)
     docstring = importlib.import_module(f"configs.{name}").__doc__
     assert name == "default" or f"--config=configs/{name}.py" in docstring
 
@@ -99,12 +99,16 @@ def test_only_kernels_decay():
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [
-        ("optimizer.learning_rate", float("nan"), "learning_rate is nan"),
+        ("optimizer.learning_rate", float("nan"), "learning_rate is nan; it must be at least 0"),
         ("total_epochs", -1.0, "total_epochs is -1.0"),
         ("seed", -3, "seed is -3"),
         ("label_smoothing", 1.0, "label_smoothing is 1.0"),
         ("data.mean", (0.5, 0.5), "data.mean has 2 values for 1 channels"),
-        ("data.interpolation", "cubic", "'bicubic' or 'bilinear'"),
+        ("data.interpolation", "cubic", "one of bicubic, bilinear"),
+        ("model.block_sizes", (6, 0), "block_sizes is 0"),
+        ("model.block_sizes", (6, 1.5), "whole numbers"),
+        ("data.crop_scale", (1.0, 0.5), "the smaller first"),
+        ("total_steps", 0, "total_steps is 0; it must be at least 1"),
     ],
 )
 def test_impossible_numbers_name_their_key(key, value, words):
@@ -112,4 +116,4 @@ def test_impossible_numbers_name_their_key(key, value, words):
     experiment.settle_preprocessing(config, IMAGENET)
     config.update_from_flattened_dict({key: value})
     with pytest.raises(ConfigError, match=words):
-        checks.check_numbers(config)
+        checks.check(config)

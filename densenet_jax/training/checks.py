@@ -1,6 +1,7 @@
-"""Numbers of a configuration that no run can use are refused, with the name of their key."""
+"""Values of a configuration that no run can use are refused, with the name of their key."""
 
-import math
+from collections.abc import Iterable
+from typing import Any
 
 import jax.numpy as jnp
 import ml_collections
@@ -8,59 +9,86 @@ import ml_collections
 from densenet_jax.training.errors import ConfigError
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float64": jnp.float64}
+CHOICES = {
+    "data.interpolation": ("bicubic", "bilinear"),
+    "model.dtype": tuple(DTYPES),
+    "model.param_dtype": tuple(DTYPES),
+}
+# Smallest and largest value of each number; None (the variant's, or the weights') is always one.
+TINY = 1e-12
+RANGES = {
+    "seed": (0, 2**32 - 1),
+    "batch_size": (1, 2**20),
+    "eval_batch_size": (1, 2**20),
+    "total_epochs": (TINY, 1e6),
+    "total_steps": (1, 2**31 - 1),
+    "label_smoothing": (0, 0.999),
+    "model.num_classes": (1, 10**6),
+    "model.dropout_rate": (0, 0.999),
+    "model.growth_rate": (1, 4096),
+    "model.block_sizes": (1, 512),
+    "model.stem_features": (1, 8192),
+    "model.compression": (0.01, 1),
+    "model.depth": (5, 2000),
+    "data.image_size": (1, 8192),
+    "data.channels": (1, 1024),
+    "data.crop_scale": (TINY, 1),
+    "data.eval_crop": (0.01, 1),
+    "data.std": (TINY, 1e6),
+    "data.mean": (-1e6, 1e6),
+    "data.workers": (0, 1024),
+    "augment.pad": (0, 4096),
+    "optimizer.learning_rate": (0, 1e30),
+    "optimizer.step_boundaries": (0, 1),
+    "optimizer.step_factor": (0, 1e6),
+    "optimizer.warmup_epochs": (0, 1e6),
+    "optimizer.momentum": (0, 1),
+    "optimizer.weight_decay": (0, 1e6),
+    "log_every": (1, 2**31 - 1),
+    "eval_every_epochs": (TINY, 1e6),
+    "checkpoint_every_steps": (1, 2**31 - 1),
+    "checkpoints_to_keep": (1, 10**4),
+    "nonfinite_limit": (1, 2**31 - 1),
+    "nonfinite_rollbacks": (0, 2**31 - 1),
+}
 
 
-def check_numbers(config: ml_collections.ConfigDict) -> None:
-    """Raises ConfigError for numbers that no run can use, naming the key."""
-    positive = {
-        "total_epochs": config.total_epochs,
-        "optimizer.learning_rate": config.optimizer.learning_rate,
-        "data.image_size": config.data.image_size,
-        "data.channels": config.data.channels,
-        "data.eval_crop": config.data.eval_crop,
-        "log_every": config.log_every,
-        "eval_every_epochs": config.eval_every_epochs,
-        "checkpoint_every_steps": config.checkpoint_every_steps,
-        "checkpoints_to_keep": config.checkpoints_to_keep,
-        "nonfinite_limit": config.nonfinite_limit,
-    }
-    if config.total_steps is not None:
-        positive["total_steps"] = config.total_steps
-    for key, value in positive.items():
-        if not (math.isfinite(value) and value > 0):
-            raise ConfigError(f"config.{key} is {value}; it must be a positive number.")
-    not_negative = {
-        "seed": config.seed,
-        "label_smoothing": config.label_smoothing,
-        "optimizer.weight_decay": config.optimizer.weight_decay,
-        "optimizer.momentum": config.optimizer.momentum,
-        "optimizer.warmup_epochs": config.optimizer.warmup_epochs,
-        "data.workers": config.data.workers,
-        "augment.pad": config.augment.pad,
-    }
-    for key, value in not_negative.items():
-        if not (math.isfinite(value) and value >= 0):
-            raise ConfigError(f"config.{key} is {value}; it must not be negative.")
-    if config.seed >= 2**32:
-        raise ConfigError(f"config.seed is {config.seed}; it must be below 2**32.")
-    if config.label_smoothing >= 1:
+def check(config: ml_collections.ConfigDict) -> None:
+    """Raises ConfigError for the first value that no run can use."""
+    for key, (low, high) in RANGES.items():
+        for value in _numbers(key, _get(config, key)):
+            if not low <= value <= high:  # NaN is in no range
+                least = "above 0" if low == TINY else f"at least {low:g}"
+                raise ConfigError(f"config.{key} is {value}; it must be {least}, at most {high:g}.")
+    for key, choices in CHOICES.items():
+        value = _get(config, key)
+        if value not in (None, *choices):
+            raise ConfigError(f"config.{key} is {value!r}; it must be one of {', '.join(choices)}.")
+    for key, length in (("mean", config.data.channels), ("std", config.data.channels)):
+        values = config.data[key]
+        if values is not None and len(values) not in (1, length):
+            raise ConfigError(f"config.data.{key} has {len(values)} values for {length} channels.")
+    low_high = config.data.crop_scale
+    if len(low_high) != 2 or low_high[0] > low_high[1]:
         raise ConfigError(
-            f"config.label_smoothing is {config.label_smoothing}; it must be below 1."
+            f"config.data.crop_scale is {low_high}; it must be two numbers, the smaller first."
         )
-    if config.data.interpolation not in ("bicubic", "bilinear"):
-        raise ConfigError(
-            f"config.data.interpolation is {config.data.interpolation!r}; "
-            "it must be 'bicubic' or 'bilinear'."
-        )
-    for key in ("mean", "std"):
-        if len(config.data[key]) not in (1, config.data.channels):
-            raise ConfigError(
-                f"config.data.{key} has {len(config.data[key])} values for "
-                f"{config.data.channels} channels."
-            )
+    blocks = config.model.block_sizes
+    if blocks is not None and not 1 <= len(blocks) <= 16:
+        raise ConfigError(f"config.model.block_sizes has {len(blocks)} blocks; it must be 1 to 16.")
 
 
-def dtype(key: str, name: str):
-    if name not in DTYPES:
-        raise ConfigError(f"config.model.{key} is {name!r}; it must be one of {list(DTYPES)}.")
-    return DTYPES[name]
+def _get(config: ml_collections.ConfigDict, key: str) -> Any:
+    for part in key.split("."):
+        config = config[part]
+    return config
+
+
+def _numbers(key: str, value: Any) -> Iterable[float]:
+    values = value if isinstance(value, tuple | list) else () if value is None else (value,)
+    for number in values:
+        if isinstance(number, bool) or not isinstance(number, int | float):
+            raise ConfigError(f"config.{key} is {value!r}; it must be made of numbers.")
+    if key == "model.block_sizes" and not all(isinstance(v, int) for v in values):
+        raise ConfigError(f"config.{key} is {value!r}; it must be made of whole numbers.")
+    return values

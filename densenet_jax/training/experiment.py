@@ -117,18 +117,27 @@ class Experiment:
         return pipeline.to_mesh(self.reader(source, start), meshes.batch_sharding(self.mesh))
 
     def initial_state(self, optimizer: optax.GradientTransformation) -> TrainState:
-        """Returns the state before the first step: fresh, or with the given weights."""
-        if self.weights is not None:
-            return jax.jit(
-                functools.partial(states.from_variables, optimizer=optimizer),
-                out_shardings=meshes.replicated(self.mesh),
-            )(self.weights.variables)
-        return states.initial_state(
-            self.model,
-            optimizer,
-            self.config.seed,
-            self.image_shape,
-            meshes.replicated(self.mesh),
+        """Returns the state before the first step, made where it will live."""
+        replicated = meshes.replicated(self.mesh)
+        if self.weights is None:
+            return jax.jit(self._fresh(optimizer), out_shardings=replicated)()
+        start = functools.partial(states.from_variables, optimizer=optimizer)
+        return jax.jit(start, out_shardings=replicated)(self.weights.variables)
+
+    def abstract_state(self, optimizer: optax.GradientTransformation) -> TrainState:
+        """Returns the shapes and types of the state; nothing is computed.
+
+        Raises:
+          ConfigError: the model cannot take the images.
+        """
+        try:
+            return jax.eval_shape(self._fresh(optimizer))
+        except ValueError as e:
+            raise ConfigError(str(e)) from None
+
+    def _fresh(self, optimizer: optax.GradientTransformation):
+        return functools.partial(
+            states.initial_state, self.model, optimizer, self.config.seed, self.image_shape
         )
 
 
@@ -141,6 +150,7 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
     Raises:
       ConfigError, DataError, WeightsError: values that are unknown or do not fit together.
     """
+    checks.check(config)
     mesh = meshes.make_mesh(config.mesh.data)
     meshes.check_batch_size("batch_size", config.batch_size, mesh)
     meshes.check_batch_size("eval_batch_size", config.eval_batch_size, mesh)
@@ -156,7 +166,7 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
     model = build_model(config)
     weights = load_weights(config, model)
     settle_preprocessing(config, weights.preprocessing if weights else IMAGENET)
-    checks.check_numbers(config)
+    checks.check(config)
     return Experiment(config, mesh, model, source, weights)
 
 
@@ -165,7 +175,7 @@ def build_model(config: ml_collections.ConfigDict) -> nn.Module:
     fields = {k: v for k, v in config.model.items() if v is not None}
     name = fields.pop("name")
     for key in ("dtype", "param_dtype"):
-        fields[key] = checks.dtype(key, fields[key])
+        fields[key] = checks.DTYPES[fields[key]]
     try:
         return create_model(name, in_channels=config.data.channels, **fields)
     except ValueError as e:

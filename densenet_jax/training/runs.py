@@ -1,11 +1,11 @@
 """A run's directory as a source of weights: its model, its best variables, its preprocessing."""
 
+import functools
 import json
 import pathlib
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import optax
 from flax import linen as nn
@@ -47,16 +47,15 @@ def read(
     model, data = experiment.build_model(config), config.data
     optimizer = experiment.make_optimizer(config, optax.constant_schedule(0.0))
 
-    def init() -> states.TrainState:
-        images = jnp.zeros((1, data.image_size, data.image_size, data.channels), jnp.float32)
-        return states.from_variables(model.init(jax.random.key(0), images), optimizer)
+    shape = (data.image_size, data.image_size, data.channels)
+    fresh = functools.partial(states.initial_state, model, optimizer, 0, shape)
 
     with Checkpoints(pathlib.Path(workdir), read_only=True) as checkpoints:
         step = checkpoints.resolve(which)
         on_device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         target = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=on_device),
-            jax.eval_shape(init),
+            jax.eval_shape(fresh),
         )
         state = checkpoints.restore(step, target)
     preprocessing = Preprocessing(

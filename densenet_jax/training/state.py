@@ -50,17 +50,11 @@ def initial_state(
     optimizer: optax.GradientTransformation,
     seed: int,
     image_shape: tuple[int, int, int],
-    sharding: jax.sharding.Sharding,
 ) -> TrainState:
-    """Returns a fresh state, made where it will live.
+    """Returns a fresh state; to be jitted with the shardings it shall have, or only shaped.
 
     Args:
       image_shape: (height, width, channels) of the training images.
-      sharding: of every array.
     """
-
-    def init() -> TrainState:
-        images = jnp.zeros((1, *image_shape), jnp.float32)
-        return from_variables(model.init(jax.random.key(seed), images), optimizer)
-
-    return jax.jit(init, out_shardings=sharding)()
+    images = jnp.zeros((1, *image_shape), jnp.float32)
+    return from_variables(model.init(jax.random.key(seed), images), optimizer)

@@ -1,5 +1,7 @@
 """The training step: what it changes, and that it does not matter how many devices run it."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,6 +25,11 @@ def preprocess(key, images):
     return device.normalize(images, (0.5,), (0.25,), jnp.float64)
 
 
+def fresh_state(model, optimizer, mesh) -> states.TrainState:
+    init = functools.partial(states.initial_state, model, optimizer, 0, SHAPE)
+    return jax.jit(init, out_shardings=meshes.replicated(mesh))()
+
+
 def run(devices: int, count: int = 3):
     """Returns the state and the metrics after some steps in float64 on a mesh of `devices`."""
     with jax.enable_x64():
@@ -38,7 +45,7 @@ def run(devices: int, count: int = 3):
         )
         schedule = make_schedule("constant", learning_rate=0.1, total_steps=10)
         optimizer = make_optimizer(schedule)
-        state = states.initial_state(model, optimizer, 0, SHAPE, meshes.replicated(mesh))
+        state = fresh_state(model, optimizer, mesh)
         step = steps.make_train_step(model, optimizer, schedule, preprocess, label_smoothing=0.1)
         rng = np.random.default_rng(0)
         sharding = meshes.batch_sharding(mesh)
@@ -112,9 +119,7 @@ def test_what_is_random_depends_on_seed_and_step_alone():
 
 def test_evaluation_uses_running_statistics_and_the_mask():
     model = create_model("densenet_cifar", depth=10, growth_rate=4, in_channels=1)
-    state = states.initial_state(
-        model, optax.sgd(0.1), 0, SHAPE, meshes.replicated(meshes.make_mesh(1))
-    )
+    state = fresh_state(model, optax.sgd(0.1), meshes.make_mesh(1))
     normalize = lambda images: device.normalize(images, (0.5,), (0.25,), jnp.float32)  # noqa: E731
     eval_step = steps.make_eval_step(model, normalize)
     images = np.random.default_rng(1).integers(0, 256, (4, *SHAPE), np.uint8)
@@ -136,7 +141,7 @@ def test_batches_that_cannot_be_split(size, words):
 def test_a_step_that_is_not_finite_changes_nothing_but_the_counters():
     model = create_model("densenet_cifar", depth=10, growth_rate=4, in_channels=1)
     optimizer = make_optimizer(lambda _: 0.1)
-    state = states.initial_state(model, optimizer, 0, SHAPE, meshes.replicated(meshes.make_mesh(1)))
+    state = fresh_state(model, optimizer, meshes.make_mesh(1))
     poison = jnp.array([1.0, jnp.nan, jnp.inf, 1.0])
     step = steps.make_train_step(
         model,
