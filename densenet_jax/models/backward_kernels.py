@@ -80,14 +80,12 @@ def _conv1x1(*refs, n, d, tile, unit):
         a, b = load_vector(a_ref, outs, out_limit), load_vector(b_ref, outs, out_limit)
         gain, shift = load_vector(gain_ref, ins, c), load_vector(shift_ref, ins, c)
         dy = _complete(d_ref, y_ref, a, b, rows, outs, (row_limit, out_limit))
-        at = rows, ins
         limits = row_limit, c
-        x_narrow = load(x_ref, *at, limits)
-        x = x_narrow.astype(jnp.float32)
+        x = load(x_ref, rows, ins, limits).astype(jnp.float32)
         u = jnp.maximum(x * gain + shift, 0)
         du = jnp.where(u > 0, matmul(dy, w, trans_b=True), 0)
-        dx = load(dx_ref, *at, limits).astype(jnp.float32) + du * gain
-        store(dx_ref, *at, dx, limits)
+        dx = load(dx_ref, rows, ins, limits).astype(jnp.float32) + du * gain
+        store(dx_ref, rows, ins, dx, limits)
         d_w += matmul(u.astype(x_ref.dtype), dy, trans_a=True)
         return d_w, d_shift + du.sum(0), d_gain + (du * x).sum(0)
 

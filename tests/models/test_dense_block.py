@@ -91,7 +91,7 @@ def assert_close(actual, expected, tolerance):
 def test_gradient_matches_automatic_differentiation(bottleneck, rate):
     with jax.enable_x64(True):
         x, layers, weights = problem((2, 5, 6, 7), 2, 4, bottleneck, jnp.float64)
-        kwargs = {"dropout_rate": rate, "key": jax.random.key(3)} if rate else {}
+        kwargs = {"dropout_rate": rate, "key": jax.random.key(3, impl="unsafe_rbg")} if rate else {}
         expected = make_loss(reference, weights, **kwargs)(x, layers)
         actual = make_loss(dense_block.train, weights, **kwargs)(x, layers)
         assert_close(actual, expected, 1e-9)
@@ -100,7 +100,7 @@ def test_gradient_matches_automatic_differentiation(bottleneck, rate):
 @pytest.mark.parametrize("implementation", ["plain", "interpreted"])
 def test_bfloat16_is_as_close_to_float32_as_the_reference(implementation):
     """Values have 8 bits, 0.4 %; where a ReLU's input changes its sign, gradients have 10 %."""
-    x, layers, weights = problem((4, 6, 6, 16), 2, 16, 2, jnp.float32)
+    x, layers, weights = problem((4, 6, 6, 16), 1, 16, 2, jnp.float32)
     narrow = x.astype(jnp.bfloat16)
     _, exact = make_loss(reference, weights)(x, layers)
     _, expected = make_loss(reference, weights)(narrow, layers)

@@ -12,24 +12,18 @@ from densenet_jax.models import (
     stages,
 )
 
-# Images, channels of the buffer, channels read, bottleneck width, growth rate.  Nothing divides
-# the tiles in the first: masks cut rows, channels in and channels out.
+# Type, images, channels of the buffer, channels read, bottleneck width, growth rate.  Nothing
+# divides the tiles in the first: masks cut rows, channels in and channels out.
 CASES = {
-    "odd": ((2, 5, 6), 24, 20, 12, 4),
-    "even": ((2, 4, 8), 64, 32, 32, 16),
+    "odd": (jnp.float32, (2, 5, 6), 24, 20, 12, 4),
+    "even": (jnp.bfloat16, (2, 4, 8), 64, 32, 32, 16),
 }
 # Kernels and twins round at different places; sums over rows add up the differences.
 TOLERANCE = {jnp.float32: 1e-5, jnp.bfloat16: 2e-2}
 
 
-@pytest.fixture(params=CASES)
+@pytest.fixture(params=CASES.values(), ids=CASES)
 def case(request):
-    (batch, height, width), *channels = CASES[request.param]
-    return (batch, height, width), *channels
-
-
-@pytest.fixture(params=TOLERANCE, ids=lambda dtype: dtype.__name__)
-def dtype(request):
     return request.param
 
 
@@ -61,16 +55,16 @@ def matrix(x):
     return x.reshape(-1, x.shape[-1])
 
 
-def test_forward_1x1(case, dtype):
-    image, channels, c, d, _ = case
+def test_forward_1x1(case):
+    dtype, image, channels, c, d, _ = case
     arrays = Arrays(dtype)
     x, affine, w = arrays.maps(*image, channels), arrays.vectors(c), arrays.kernel(1, 1, c, d)
     actual = forward_kernels.conv1x1(matrix(x), *affine, w[0, 0], interpret=True, tile=(16, 16))
     assert_close(actual, stages.forward(x, *affine, w), dtype)
 
 
-def test_forward_3x3(case, dtype):
-    image, channels, c, d, growth = case
+def test_forward_3x3(case):
+    dtype, image, channels, c, d, growth = case
     arrays = Arrays(dtype)
     x, z = arrays.maps(*image, channels), arrays.maps(*image, d)
     affine, w = arrays.vectors(d), arrays.kernel(3, 3, d, growth)
@@ -80,8 +74,8 @@ def test_forward_3x3(case, dtype):
     assert_close(actual, stages.forward(z, *affine, w, into=x, offset=c), dtype)
 
 
-def test_backward_1x1(case, dtype):
-    image, channels, c, d, _ = case
+def test_backward_1x1(case):
+    dtype, image, channels, c, d, _ = case
     arrays = Arrays(dtype)
     x, dx = (arrays.maps(*image, channels) for _ in range(2))
     z, dz = (arrays.maps(*image, d) for _ in range(2))
@@ -95,8 +89,8 @@ def test_backward_1x1(case, dtype):
     assert_close(actual, expected, dtype)
 
 
-def test_backward_3x3(case, dtype):
-    image, channels, c, d, growth = case
+def test_backward_3x3(case):
+    dtype, image, channels, c, d, growth = case
     arrays = Arrays(dtype)
     x, dx = (arrays.maps(*image, channels) for _ in range(2))
     z, affine, correction = arrays.maps(*image, d), arrays.vectors(d), arrays.vectors(growth)

@@ -18,7 +18,7 @@ POOLINGS = {
 }
 
 
-@pytest.mark.parametrize("size", [(8, 8), (7, 9), (6, 5)])
+@pytest.mark.parametrize("size", [(8, 8), (7, 9)])
 @pytest.mark.parametrize("name", POOLINGS)
 def test_matches_flax(name, size):
     pool, reference = POOLINGS[name]
@@ -31,13 +31,14 @@ def test_matches_flax(name, size):
         gain, shift = jnp.asarray([1.0, -2.0, 0.5]), jnp.asarray([0.6, 0.3, -0.2])
         weights = rng.normal(size=reference(x).shape)
 
-        def loss(pool, *args):
-            return (pool(*args) * weights).sum()
+        def value_and_gradients(pool):
+            def loss(*args):
+                return (pool(*args) * weights).sum()
 
-        actual = jax.value_and_grad(loss, (1, 2, 3))(pool, x, gain, shift)
-        expected = jax.value_and_grad(loss, (1, 2, 3))(
-            lambda *args: reference(norm_relu(*args)), x, gain, shift
-        )
+            return jax.jit(jax.value_and_grad(loss, (0, 1, 2)))(x, gain, shift)
+
+        actual = value_and_gradients(pool)
+        expected = value_and_gradients(lambda *args: reference(norm_relu(*args)))
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12), actual, expected
         )
