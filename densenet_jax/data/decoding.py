@@ -19,6 +19,7 @@ except ImportError:
 cv2.setNumThreads(0)  # the pipeline has a thread or a process per image already
 
 MAX_PIXELS = 178_956_970  # at which Pillow too speaks of a decompression bomb
+MAX_PIXELS_PER_BYTE = 1000  # of a JPEG: one of a single colour has 64, a photograph 2 to 20
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
 
 # OpenCV's names for these promise grey or BGR; together with COLOR_RGB they reduce in RGB.
@@ -54,7 +55,7 @@ def decode(image: bytes | np.ndarray, channels: int = 3, reduction: int = 1) -> 
         return _from_array(image, channels)
     header = jpeg_header(image)
     if header:
-        _check_size(*header[:2])
+        _check_size(*header[:2], len(image))
         ends = image.rfind(b"\xff\xd9", -_TAIL) >= 0  # else truncated, which only Pillow reports
         if ends and channels == 3 and header[2] in (1, 3):
             decoded = _fast_jpeg(image, reduction)
@@ -73,7 +74,7 @@ def dimensions(image: bytes | np.ndarray) -> tuple[int, int]:
         return image.shape[:2]
     header = jpeg_header(image)
     if header:
-        _check_size(*header[:2])
+        _check_size(*header[:2], len(image))
         return header[:2]
     try:
         with Image.open(io.BytesIO(image), formats=FORMATS) as picture:
@@ -105,9 +106,11 @@ def jpeg_header(image: bytes) -> tuple[int, int, int] | None:
     return None
 
 
-def _check_size(height: int, width: int) -> None:
+def _check_size(height: int, width: int, jpeg_bytes: int | None = None) -> None:
     if height * width > MAX_PIXELS:
         raise ImageError(f"{width} x {height} pixels are more than {MAX_PIXELS:,}")
+    if jpeg_bytes and height * width > MAX_PIXELS_PER_BYTE * jpeg_bytes:
+        raise ImageError(f"{width} x {height} pixels cannot be in {jpeg_bytes:,} bytes")
 
 
 def _fast_jpeg(image: bytes, reduction: int) -> np.ndarray | None:

@@ -1,13 +1,15 @@
-"""Prepares data sets for training, once, without TensorFlow.
+"""Prepares data sets for training, once.
 
     python -m densenet_jax.data.prepare imagenet2012 --train=TAR --val=TAR [--max-size=320]
     python -m densenet_jax.data.prepare folder DIR --name=NAME [--max-size=320]
     python -m densenet_jax.data.prepare convert DATA_DIR/NAME/VERSION --data-dir=NEW_DIR
+    python -m densenet_jax.data.prepare tfds NAME
 
 `imagenet2012` builds ImageNet from the two tars of ILSVRC 2012, `folder` a data set from a folder
 of images (DIR/train/CLASS/*, DIR/val/CLASS/*, or DIR/CLASS/*), `convert` turns a data set that
-TFDS has prepared as TFRecord into ArrayRecord. Each can be stopped and started again: what is
-finished is kept. The result is in TFDS's format, for `--config.data.name=NAME`.
+TFDS has prepared as TFRecord into ArrayRecord. These three can be stopped and started again: what
+is finished is kept. `tfds` downloads and prepares one of TFDS's data sets, and alone needs TensorFlow
+(requirements-prepare.txt). The result is for `--config.data.name=NAME`.
 """
 
 import argparse
@@ -148,6 +150,27 @@ def convert(options: argparse.Namespace) -> pathlib.Path:
     (folder / "dataset_info.json").write_text(json.dumps(info, indent=2))
     _finish(folder, final)
     return final
+
+
+def from_tfds(options: argparse.Namespace) -> pathlib.Path:
+    """Downloads and prepares a data set of TFDS as ArrayRecord; returns its folder."""
+    try:
+        import importlib_resources  # noqa: F401
+        import tensorflow  # noqa: F401
+    except ImportError as e:
+        raise DataError(
+            f"Preparing {options.name} needs the package {e.name}, in this environment or in one "
+            "of its own: pip install -r requirements-prepare.txt"
+        ) from None
+    import tensorflow_datasets as tfds
+
+    data_dir = options.data_dir.expanduser()
+    try:
+        builder = tfds.builder(options.name, data_dir=data_dir, file_format="array_record")
+        builder.download_and_prepare()
+    except Exception as e:  # every builder raises its own
+        raise DataError(f"TFDS cannot prepare {options.name}: {e}") from e
+    return pathlib.Path(builder.data_path)
 
 
 def _folders(
@@ -303,6 +326,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("source", type=pathlib.Path, metavar="DATA_DIR/NAME/VERSION")
     command.set_defaults(run=convert)
+    command = commands.add_parser(
+        "tfds", parents=[common], help="download and prepare one of TFDS's data sets (TensorFlow)"
+    )
+    command.add_argument("name")
+    command.set_defaults(run=from_tfds)
     return parser
 
 

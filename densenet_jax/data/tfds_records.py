@@ -136,7 +136,7 @@ def how_to_prepare(name: str, path: pathlib.Path) -> str:
         steps = (
             "Prepare it once (in another environment, if you like):\n"
             "  pip install -r requirements-prepare.txt\n"
-            f"  tfds build {name} --file_format=array_record --data_dir={root}\n"
+            f"  python -m densenet_jax.data.prepare tfds {name} --data-dir={root}\n"
         )
     return (
         f"{name} is not in {root}. {steps}"

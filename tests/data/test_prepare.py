@@ -2,6 +2,7 @@
 
 import io
 import json
+import sys
 import tarfile
 
 import numpy as np
@@ -211,6 +212,30 @@ def test_convert_mistakes(tiny, tmp_path, capsys):
     shard.write_bytes(shard.read_bytes()[:-100])
     assert run("convert", old, f"--data-dir={tmp_path / 'new'}") == 2
     assert "is cut off" in capsys.readouterr().err
+
+
+def test_tfds_says_what_it_needs(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    assert run("tfds", "mnist", f"--data-dir={tmp_path}") == 2
+    assert "pip install -r requirements-prepare.txt" in capsys.readouterr().err
+
+
+def test_tfds_prepares_array_records(tmp_path, monkeypatch):
+    calls = {}
+
+    class Builder:
+        data_path = tmp_path / "things" / "1.0.0"
+
+        def download_and_prepare(self):
+            calls["prepared"] = True
+
+    monkeypatch.setitem(sys.modules, "tensorflow", object())
+    monkeypatch.setattr(
+        tfds, "builder", lambda name, **kw: calls.update(kw, name=name) or Builder()
+    )
+    assert run("tfds", "things", f"--data-dir={tmp_path}") == 0
+    assert calls["file_format"] == "array_record"
+    assert calls["prepared"]
 
 
 def test_crc32c():

@@ -122,7 +122,7 @@ To see a training without any download: make demo."""
 
 def test_tfds_mistakes(tiny, tmp_path):
     message = fails("oxford_flowers102 is not in", "oxford_flowers102", "train", str(tmp_path))
-    command = f"tfds build oxford_flowers102 --file_format=array_record --data_dir={tmp_path}"
+    command = f"densenet_jax.data.prepare tfds oxford_flowers102 --data-dir={tmp_path}"
     assert command in message
     fails(r"no data set 'cifar11' .*did you mean cifar10", "cifar11", "train", str(tmp_path))
     fails("not a folder; it must be a TFDS data dir", "tiny", "train", str(tmp_path / "nowhere"))
@@ -154,7 +154,7 @@ def test_a_missing_shard_is_named(tiny, tmp_path):
 
 def test_the_commands_name_the_root_of_a_configuration(tmp_path):
     message = tfds_records.how_to_prepare("a/b", tmp_path / "a" / "b" / "1.0.0")
-    assert f"tfds build a/b --file_format=array_record --data_dir={tmp_path}\n" in message
+    assert f"prepare tfds a/b --data-dir={tmp_path}\n" in message
 
 
 # --- Hugging Face -----------------------------------------------------------------------------
