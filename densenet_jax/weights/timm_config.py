@@ -66,11 +66,13 @@ def _parse(config: dict[str, Any]) -> Config:
     }
     if "growth_rate" in fields and "stem_features" not in fields:
         fields["stem_features"] = 2 * fields["growth_rate"]  # timm has no other stem
+    known = {key: value for key, value in weights.items() if value is not None}
+    interpolation = known.get("interpolation")
     preprocessing = Preprocessing(
-        image_size=int(weights.get("input_size", (3, IMAGENET.image_size))[-1]),
-        crop_fraction=float(weights.get("crop_pct", IMAGENET.crop_fraction)),
-        interpolation=str(weights.get("interpolation", IMAGENET.interpolation)),
-        mean=tuple(float(x) for x in weights.get("mean", IMAGENET.mean)),
-        std=tuple(float(x) for x in weights.get("std", IMAGENET.std)),
+        image_size=int(known.get("input_size", (3, IMAGENET.image_size))[-1]),
+        crop_fraction=float(known.get("crop_pct", IMAGENET.crop_fraction)),
+        interpolation="bilinear" if interpolation == "bilinear" else IMAGENET.interpolation,
+        mean=tuple(float(x) for x in known.get("mean", IMAGENET.mean)),
+        std=tuple(float(x) for x in known.get("std", IMAGENET.std)),
     )
-    return Config(str(config["architecture"]), fields, preprocessing, weights.get("license"))
+    return Config(str(config["architecture"]), fields, preprocessing, known.get("license"))
