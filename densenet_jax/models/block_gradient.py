@@ -81,8 +81,10 @@ def backward(settings, residuals, cotangents):
     """Returns the gradients of x, statistics and layers."""
     *residuals, key = residuals
     d_features, d_statistics, _ = cotangents
-    # Behind a barrier XLA does not see that it computed normalised inputs before, and keeps none.
-    residuals, d_features = lax.optimization_barrier((residuals, d_features))
+    if settings.implementation == "plain":
+        # Behind a barrier XLA does not see that it computed normalised inputs before, and keeps
+        # none.  Kernels never store them; what else is shared (vectors, casts) may be kept.
+        residuals, d_features = lax.optimization_barrier((residuals, d_features))
     features, statistics, bottlenecks, layers = residuals
     n, growth = positions(features), layers[0][-1][1].shape[3]
     gradients = [None] * len(layers)
