@@ -8,8 +8,8 @@
 `imagenet2012` builds ImageNet from the two tars of ILSVRC 2012, `folder` a data set from a folder
 of images (DIR/train/CLASS/*, DIR/val/CLASS/*, or DIR/CLASS/*), `convert` turns a data set that
 TFDS has prepared as TFRecord into ArrayRecord. These three can be stopped and started again: what
-is finished is kept. `tfds` downloads and prepares one of TFDS's data sets, and alone needs TensorFlow
-(requirements-prepare.txt). The result is for `--config.data.name=NAME`.
+is finished is kept. `tfds` downloads and prepares one of TFDS's data sets, and alone needs
+TensorFlow (requirements-prepare.txt). The result is for `--config.data.name=NAME`.
 """
 
 import argparse

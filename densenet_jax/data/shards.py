@@ -165,7 +165,9 @@ def standard_image(image: bytes, max_size: int | None = None, jpeg_only: bool = 
             mode = "L" if picture.mode == "L" else "RGB"
             resized = picture.convert(mode).resize((width, height), Image.Resampling.LANCZOS)
             out = io.BytesIO()
-            resized.save(out, "JPEG", quality=QUALITY if shrink else 100, subsampling=0)
+            # Colours at half resolution make a photograph decode in two thirds of the time.
+            quality, subsampling = (QUALITY, "4:2:0") if shrink else (100, "4:4:4")
+            resized.save(out, "JPEG", quality=quality, subsampling=subsampling)
             return out.getvalue()
     except Exception as e:
         raise ImageError(f"not a readable image: {e}") from e
