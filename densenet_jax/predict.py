@@ -34,7 +34,7 @@ class PredictError(ValueError):
 
 
 def preprocessing_of(data: Any) -> Preprocessing:
-    """Returns how a run prepares its evaluation images, from its `config.data`."""
+    """Returns how a run prepares its evaluation images, from its settled `config.data`."""
     return Preprocessing(
         image_size=data.image_size,
         crop_fraction=data.eval_crop,

@@ -18,6 +18,7 @@ from densenet_jax.data import device, host, imagenet_classes
 from densenet_jax.data.examples import Arrays
 from densenet_jax.report import activation_maps, feature_reuse, model_summary, pictures, predictions
 from densenet_jax.report.predictions import Predictions
+from densenet_jax.training import mesh as meshes
 from densenet_jax.training.experiment import Experiment
 
 FILE = "insight.json"
@@ -37,7 +38,7 @@ def examine(
 
     Args:
       setup: as `training.experiment.build` returns it.
-      variables: the model's, of a checkpoint.
+      variables: the model's, of a checkpoint, on any device.
       step: of the checkpoint.
       ablation_examples: examples on which every connection's removal is tried, one after the other;
         0: none. It costs (connections) x (examples) inferences.
@@ -46,6 +47,7 @@ def examine(
       the predictions.
     """
     data = setup.config.data
+    variables = jax.device_put(variables, meshes.replicated(setup.mesh))
     found = predictions.collect(
         setup.model,
         variables,

@@ -23,7 +23,7 @@ def examined(tmp_path_factory):
     config.model.update(depth=10, growth_rate=4)
     (workdir / "config.json").write_text(config.to_json())
     setup = experiment.build(config)
-    variables = random_variables(setup.model)
+    variables = jax.device_put(random_variables(setup.model), jax.devices()[0])
     examine(setup, variables, workdir, step=5, ablation_examples=16)
     return workdir, setup, variables
 
