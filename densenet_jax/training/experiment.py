@@ -100,21 +100,21 @@ class Experiment:
             seed=self.config.seed,
         )
 
-    def reader(self, source: Source, start: int) -> pipeline.Reader:
-        """Returns the endless stream of training batches from a step on, on the host."""
+    def reader(self, source: Source, state: TrainState) -> pipeline.Reader:
+        """Returns the endless stream of training batches from a state on, on the host."""
         data = self.config.data
         return pipeline.train_batches(
             source,
             random_crop=data.random_crop,
             crop_scale=data.crop_scale,
-            seed=self.config.seed,
-            start=start,
+            seed=(self.config.seed + int(state.order)) % 2**32,
+            start=int(state.step),
             **self._host_args(self.config.batch_size),
         )
 
-    def train_batches(self, source: Source, start: int):
+    def train_batches(self, source: Source, state: TrainState):
         """Returns the same stream on the mesh."""
-        return pipeline.to_mesh(self.reader(source, start), meshes.batch_sharding(self.mesh))
+        return pipeline.to_mesh(self.reader(source, state), meshes.batch_sharding(self.mesh))
 
     def initial_state(self, optimizer: optax.GradientTransformation) -> TrainState:
         """Returns the state before the first step, made where it will live."""

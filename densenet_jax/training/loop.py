@@ -5,7 +5,7 @@ import pathlib
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 import jax
@@ -64,35 +64,58 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str) -> dict[
         state = setup.initial_state(optimizer)
         state = checkpoints.resume(state) or state
         start = int(state.step)
+        train_step, eval_step = setup.train_step(optimizer, schedule), setup.eval_step()
         with (
             MetricsLog(workdir / "metrics.jsonl", start) as log,
             ProgressLine(total, start) as progress,
             stop_requests() as stop_requested,
-            ExitStack() as stack,
         ):
             say_start(progress, setup, train_source, start, total)
-            train_step = setup.train_step(optimizer, schedule)
-            eval_step = setup.eval_step()
-            recorder = Recorder(log, progress, config, start, steps_per_epoch)
-            metrics = log.last if log.last and log.last["split"] == "eval" else None
-            batches = stack.enter_context(closing(setup.train_batches(train_source, start)))
-            for step, batch in zip(range(start + 1, total + 1), batches, strict=False):
-                state, step_metrics = train_step(state, batch)
-                recorder.add(step, step_metrics)
-                if recorder.bad_step is not None:
+
+            def advance(state: TrainState, recorder: Recorder) -> tuple[TrainState, dict | None]:
+                """Trains to the end, or until the recorder knows a bad step."""
+                metrics = None
+                steps = range(int(state.step) + 1, total + 1)
+                with closing(setup.train_batches(train_source, state)) as batches:
+                    for step, batch in zip(steps, batches, strict=False):
+                        state, step_metrics = train_step(state, batch)
+                        recorder.add(step, step_metrics)
+                        evaluate = step // eval_every > (step - 1) // eval_every or step == total
+                        save = step % config.checkpoint_every_steps == 0 or stop_requested()
+                        if evaluate or save:
+                            recorder.flush()
+                        if recorder.bad_step is not None:
+                            break
+                        evaluated = None
+                        if evaluate:
+                            metrics = evaluation.evaluate(
+                                eval_step, state.variables, setup.eval_batches()
+                            )
+                            evaluated = recorder.evaluation(step, metrics)
+                        # Amid bad steps there is nothing worth going back to.
+                        if evaluate or (save and (recorder.nonfinite == 0 or stop_requested())):
+                            checkpoints.save(step, state, evaluated)
+                        if stop_requested() and step < total:
+                            raise Interrupted(f"stopped after step {step}; the state is saved")
+                return state, metrics
+
+            while True:
+                recorder = Recorder(log, progress, config, int(state.step), steps_per_epoch)
+                state, metrics = advance(state, recorder)
+                if recorder.bad_step is None:
+                    break
+                if int(state.order) >= config.nonfinite_rollbacks:
                     explain_nonfinite(setup, workdir, state, train_source, recorder.bad_step)
-                evaluated = None
-                if step // eval_every > (step - 1) // eval_every or step == total:
-                    recorder.flush()
-                    metrics = evaluation.evaluate(eval_step, state.variables, setup.eval_batches())
-                    evaluated = recorder.evaluation(step, metrics)
-                due = step % config.checkpoint_every_steps == 0 or stop_requested()
-                if evaluated or due:
-                    recorder.flush()
-                    checkpoints.save(step, state, evaluated)
-                if stop_requested() and step < total:
-                    raise Interrupted(f"stopped after step {step}; the state is saved")
-            if metrics is None:  # a finished run whose metrics are gone
+                state = roll_back(setup.initial_state(optimizer), state, checkpoints)
+                log.rewind(int(state.step))
+                progress.note(
+                    f"step {recorder.bad_step}: loss or gradients were not finite "
+                    f"{config.nonfinite_limit} times in a row; back to step {int(state.step)}, and "
+                    "on with the data in another order"
+                )
+            if metrics is None and log.last and log.last["split"] == "eval":
+                metrics = log.last  # the run had been finished before
+            elif metrics is None:
                 metrics = evaluation.evaluate(eval_step, state.variables, setup.eval_batches())
         best = checkpoints.resolve("best")
     return {
@@ -101,6 +124,13 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str) -> dict[
         "best_step": best,
         "seconds": time.monotonic() - began,
     }
+
+
+def roll_back(fresh: TrainState, state: TrainState, checkpoints: Checkpoints) -> TrainState:
+    """Returns the last saved state (or a fresh one), with the data in the next order."""
+    saved = checkpoints.resume(fresh) or fresh
+    order = state.order + 1
+    return saved.replace(nonfinite=jax.numpy.zeros_like(saved.nonfinite), order=order)
 
 
 @contextmanager
@@ -131,9 +161,9 @@ def explain_nonfinite(setup, workdir, state: TrainState, source, step: int) -> N
 
     Since that step nothing but the counters of the state has changed.
     """
-    reader = setup.reader(source, step - 1)
-    batch = jax.device_put(reader.batches[step - 1], meshes.batch_sharding(setup.mesh))
     state = state.replace(step=jax.numpy.int32(step - 1))
+    reader = setup.reader(source, state)
+    batch = jax.device_put(reader.batches[step - 1], meshes.batch_sharding(setup.mesh))
     found = diagnose.diagnose(setup.model, setup.preprocess, state, batch, setup.config.seed)
     examples = reader.batches.indices(step - 1)
     path = diagnose.write_report(workdir, step, examples, found)

@@ -26,7 +26,17 @@ class MetricsLog:
 
     def __init__(self, path: str | pathlib.Path, resume_step: int = 0):
         self._path = pathlib.Path(path)
-        records = [r for r in read(self._path) if r["step"] <= resume_step]
+        self._file = None
+        self._waiting: list[bytes] = []
+        self._warned = -float("inf")
+        self.rewind(resume_step)
+
+    def rewind(self, step: int) -> None:
+        """Forgets the records of later steps."""
+        if self._file:
+            self._file.close()
+        self._waiting = []
+        records = [r for r in read(self._path) if r["step"] <= step]
         self.last = records[-1] if records else None
         # Written aside and renamed, so that a crash here loses nothing.
         temporary = self._path.with_suffix(".tmp")
@@ -34,8 +44,6 @@ class MetricsLog:
         os.replace(temporary, self._path)
         self._file = self._path.open("ab", buffering=0)
         self._size = self._file.tell()
-        self._waiting: list[bytes] = []
-        self._warned = -float("inf")
 
     def __enter__(self):
         return self

@@ -20,6 +20,7 @@ class Recorder:
         earlier = log.last["seconds"] if log.last else 0.0  # of this run, before it was resumed
         self._began = time.monotonic() - earlier
         self._pending = collections.deque()
+        self.nonfinite = 0  # bad steps in a row up to the last one written
         self.bad_step: int | None = None  # the first with too many bad ones in a row up to it
         self._last = (start, time.monotonic())  # step and time that the speed counts from
 
@@ -47,7 +48,8 @@ class Recorder:
 
     def _write(self, step: int, metrics: dict[str, jax.Array]) -> None:
         metrics = {name: value.item() for name, value in jax.device_get(metrics).items()}
-        if self.bad_step is None and metrics["nonfinite"] >= self._config.nonfinite_limit:
+        self.nonfinite = metrics["nonfinite"]
+        if self.bad_step is None and self.nonfinite >= self._config.nonfinite_limit:
             self.bad_step = step
         now = time.monotonic()
         elapsed = max(now - self._last[1], 1e-9)

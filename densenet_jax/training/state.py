@@ -19,6 +19,8 @@ class TrainState(struct.PyTreeNode):
       opt_state: the optimiser's.
       nonfinite: steps in a row, up to this one, whose loss or gradients were not finite, int32 [];
         such a step counts, but changes nothing else.
+      order: which order the data are in, int32 []: 0, and one more each time that a run went back
+        to a checkpoint because its numbers had gone wrong.
     """
 
     step: jax.Array
@@ -26,6 +28,7 @@ class TrainState(struct.PyTreeNode):
     batch_stats: Any
     opt_state: optax.OptState
     nonfinite: jax.Array
+    order: jax.Array
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -42,6 +45,7 @@ def from_variables(variables: dict, optimizer: optax.GradientTransformation) -> 
         batch_stats=variables.get("batch_stats", {}),
         opt_state=optimizer.init(params),
         nonfinite=jnp.zeros((), jnp.int32),
+        order=jnp.zeros((), jnp.int32),
     )
 
 

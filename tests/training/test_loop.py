@@ -190,3 +190,25 @@ def test_numbers_that_stay_bad_stop_the_run_with_a_report(tmp_path):
     assert counts[:2] == [0, 1]  # the first step is fine, and its update ruins the next
     assert report["step"] == counts.index(3) + 1
     assert "NaN" not in (tmp_path / "metrics.jsonl").read_text()
+
+
+def test_numbers_that_go_wrong_roll_the_run_back_to_other_data(tmp_path, monkeypatch):
+    poisoned = []
+    make = loop.experiment.Experiment.train_batches
+
+    def poison(self, source, state):
+        """Two batches of the first order of the data are poison: one label is out of range."""
+        order = int(state.order)
+        for step, batch in enumerate(make(self, source, state), int(state.step) + 1):
+            if order == 0 and step in (6, 7):
+                poisoned.append(step)
+                batch = {**batch, "label": batch["label"].at[0].set(99)}
+            yield batch
+
+    monkeypatch.setattr(loop.experiment.Experiment, "train_batches", poison)
+    config = small_config(nonfinite_limit=2, nonfinite_rollbacks=1)
+    loop.train_and_evaluate(config, tmp_path)
+    assert poisoned == [6, 7]
+    lines = [r for r in records(tmp_path) if r["split"] == "train"]
+    assert [r["step"] for r in lines] == list(range(1, STEPS + 1))
+    assert not any(r["nonfinite"] for r in lines)
