@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import sys
 from collections.abc import Iterable
 from typing import Any, TextIO
@@ -36,10 +37,13 @@ def show(answers: Iterable[Any], form: str = "table", file: TextIO | None = None
     file = sys.stdout if file is None else file
     write = {"table": _table, "json": _json, "csv": _csv}[form](file)
     failed = False
-    for answer in answers:
-        failed |= answer.error is not None
-        write(answer)
-        file.flush()
+    try:
+        for answer in answers:
+            failed |= answer.error is not None
+            write(answer)
+            file.flush()
+    except BrokenPipeError:  # whoever reads has seen enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
     return 2 if failed else 0
 
 
