@@ -330,7 +330,11 @@ def test_what_is_abandoned_leaves_nothing_behind(tiny, tmp_path):
     environment = os.environ | {"PYTHONPATH": os.getcwd()}
     before = set(os.listdir("/dev/shm")) if os.path.isdir("/dev/shm") else set()
     done = subprocess.run(
-        [sys.executable, script, str(tiny)], env=environment, capture_output=True, text=True
+        [sys.executable, script, str(tiny)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert done.returncode == 0
     assert done.stderr == ""
