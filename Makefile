@@ -9,7 +9,7 @@ demo: .venv/installed
 	$(BIN)/python main.py --config=configs/digits.py --workdir=runs/digits
 
 test: .venv/installed-test lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: .venv/installed-test
 	$(BIN)/ruff format --check .

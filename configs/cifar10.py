@@ -40,6 +40,7 @@ def get_config(network: str = "densenet_bc_100_12") -> ConfigDict:
         eval_split="test",
         image_size=32,
         random_crop=False,
+        in_memory=True,
         eval_crop=1.0,
         mean=(0.4914, 0.4822, 0.4465),
         std=(0.2470, 0.2435, 0.2616),

@@ -68,13 +68,29 @@ def get_config() -> ConfigDict:
     data.std = placeholder(tuple)
     # Decoding processes; 0: threads of the training process.
     data.workers = 0
+    # Read and decode a small data set once and hold it as one array; on the device, if it fits.
+    data.in_memory = False
+    # Stop at an image that cannot be read, instead of counting it and taking another.
+    data.strict = False
 
-    # Augmentation inside the training step.
+    # Augmentation inside the training step, in this order.
     config.augment = augment = ConfigDict()
+    # Pad by so many pixels of zeros and crop a random window of the old size.
+    augment.pad = 0
     # Mirror left to right with probability 1/2.
     augment.flip = True
-    # Pad by so many pixels of zeros and crop a random window.
-    augment.pad = 0
+    # Strengths of random brightness, contrast, saturation and hue (torchvision's ColorJitter).
+    augment.jitter = (0.0, 0.0, 0.0, 0.0)
+    # `randaugment` (so many operations an image, strength 0 to 30) or `trivialaugment`.
+    augment.policy = ""
+    augment.policy_ops = 2
+    augment.policy_magnitude = 9
+    # Probability that a random rectangle is painted over.
+    augment.erase = 0.0
+    # Alpha of mixup's and of CutMix's Beta distribution; 0: off. Share of the images they mix.
+    augment.mixup = 0.0
+    augment.cutmix = 0.0
+    augment.mix_probability = 1.0
 
     # SGD with momentum.
     config.optimizer = optimizer = ConfigDict()

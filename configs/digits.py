@@ -24,6 +24,7 @@ def get_config() -> ConfigDict:
         image_size=16,  # the digits are 8x8
         channels=1,
         random_crop=False,
+        in_memory=True,
         eval_crop=1.0,
         mean=(0.3,),
         std=(0.37,),

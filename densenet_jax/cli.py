@@ -21,6 +21,11 @@ commands
   evaluate   --workdir=DIR [--checkpoint=best|latest|STEP]: top-1, top-5 and loss of a run's
              checkpoint over every example of the evaluation split; or of published weights:
              --config=FILE --config.init_from=SOURCE
+  predict    IMAGE...: top-5 labels with probabilities for image files, folders, globs, or - for
+             standard input; from --workdir=DIR or --weights=SOURCE (densenet121.ra_in1k, a file);
+             --cam=DIR writes class activation maps over the images; --format=table|json|csv
+  report     --workdir=DIR: writes DIR/report.html again, from a finished or a running run;
+             several directories, separated by commas: a page that compares them
   models     a table of every variant: parameters, multiply-adds, published weights
 
 flags
@@ -32,11 +37,13 @@ flags
                              --config.init_from=densenet121.ra_in1k (or a file, or a workdir)
   --workdir=DIR              the run's directory (default: runs/NAME): config.json,
                              metrics.jsonl, checkpoints/
-  --checkpoint=WHICH         for evaluate: best (the default), latest, or a step
+  --checkpoint=WHICH         best (the default), latest, or a step: for evaluate, predict, report
 
 examples
   python main.py --config=configs/digits.py --workdir=runs/digits      # a minute, no download
   python main.py evaluate --workdir=runs/digits
+  python main.py predict --workdir=runs/digits --cam=/tmp/maps my/images/*.png
+  python main.py predict --weights=densenet121.ra_in1k photo.jpg
   python main.py --config=configs/cifar10.py --config.total_epochs=10
   python main.py --config=configs/densenet121.py:tiny                  # a look before the long run
   python main.py --config=configs/densenet121.py --workdir=runs/121 --config.data.data_dir=DIR
@@ -47,7 +54,7 @@ EXIT_DIVERGED = 3
 EXIT_INTERRUPTED = 75  # EX_TEMPFAIL: start again to go on
 
 
-COMMANDS = ("train", "evaluate", "models")
+COMMANDS = ("train", "evaluate", "predict", "report", "models")
 
 
 class UsageError(ValueError):
@@ -69,8 +76,7 @@ def main(argv: Sequence[str]) -> int:
     from densenet_jax.training.loop import Interrupted
 
     try:
-        getattr(commands, command)(config, **options)
-        return 0
+        return getattr(commands, command)(config, **options) or 0
     except commands.USER_ERRORS as e:
         return fail(e)
     except NonFiniteError as e:
@@ -95,12 +101,13 @@ def parse(argv: Sequence[str]) -> tuple[str, ml_collections.ConfigDict, dict[str
     values = flags.FlagValues()
     flags.DEFINE_string("workdir", None, "the run's directory", flag_values=values)
     flags.DEFINE_string("checkpoint", "best", "best, latest or a step", flag_values=values)
+    flags.DEFINE_string("weights", None, "weights to predict with", flag_values=values)
+    flags.DEFINE_string("cam", None, "folder for class activation maps", flag_values=values)
+    flags.DEFINE_enum("format", "table", ["table", "json", "csv"], "of answers", flag_values=values)
     config_file = _value(argv, "config")
     workdir = _value(argv, "workdir")
     if config_file is None and workdir and (pathlib.Path(workdir) / "config.json").is_file():
         config_file = str(pathlib.Path(workdir) / "config.json")  # the run's own
-    elif config_file is None and workdir and "evaluate" in argv:
-        raise UsageError(f"{workdir} is not the directory of a run: it has no config.json.")
     check_config_file(config_file)
     if config_file and config_file.endswith(".json"):
         argv = [a for a in argv if not a.startswith(("--config=", "-config="))]
@@ -116,21 +123,32 @@ def parse(argv: Sequence[str]) -> tuple[str, ml_collections.ConfigDict, dict[str
     command, *rest = words or ["train"]
     if command not in COMMANDS:
         raise UsageError(f"There is no command {command!r}; there are {', '.join(COMMANDS)}.")
-    if rest:
+    if rest and command != "predict":
         raise UsageError(f"{command} does not take {rest[0]!r}; flags look like --workdir=DIR.")
-    if config is None and command != "models":
+    if command == "models":
+        return command, config, {}
+    if command == "report" and workdir and "," in workdir:
+        return command, config, {"workdir": workdir, "checkpoint": values.checkpoint}
+    if command == "predict":
+        options = {"images": rest, "weights": values.weights, "cam": values.cam}
+        options |= {"style": values.format, "checkpoint": values.checkpoint, "workdir": workdir}
+        if not values.weights and not workdir:
+            raise UsageError("predict needs --workdir=DIR of a run, or --weights=SOURCE.")
+        if values.weights or config is not None:
+            return command, config, options
+    if config is None and workdir and command != "train":
+        raise UsageError(f"{workdir} is not the directory of a run: it has no config.json.")
+    if config is None:
         raise UsageError(
             "--config is missing; to begin: python main.py --config=configs/digits.py "
             "(python main.py --help lists the commands)."
         )
-    if command == "models":
-        return command, config, {}
     options = {"workdir": workdir or f"runs/{pathlib.Path(config_file.split(':')[0]).stem}"}
-    if command == "evaluate":
+    if command in ("evaluate", "report"):
         options["checkpoint"] = values.checkpoint
-        if config.init_from and not workdir:
-            # The weights themselves, and not into the directory of a run.
-            options = {"workdir": options["workdir"] + "-init_from", "checkpoint": ""}
+    if command == "evaluate" and config.init_from and not workdir:
+        # The weights themselves, and not into the directory of a run.
+        options = {"workdir": options["workdir"] + "-init_from", "checkpoint": ""}
     return command, config, options
 
 

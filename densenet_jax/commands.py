@@ -10,21 +10,34 @@ from rich.console import Console
 from rich.table import Table
 
 from densenet_jax import evaluation
+from densenet_jax import predict as predicting
+from densenet_jax import report as reports
 from densenet_jax.data.sources import DataError
 from densenet_jax.models import summary
+from densenet_jax.predict import PredictError
+from densenet_jax.report import ReportError, answers
 from densenet_jax.training import experiment, runs
 from densenet_jax.training import mesh as meshes
 from densenet_jax.training.errors import CheckpointError, ConfigError
 from densenet_jax.training.loop import train_and_evaluate
-from densenet_jax.weights import PUBLISHED, WeightsError
+from densenet_jax.weights import PUBLISHED, WeightsError, load
 
 # Shown without a traceback: the user can mend them.
-USER_ERRORS = (ConfigError, DataError, CheckpointError, WeightsError)
+USER_ERRORS = (
+    ConfigError,
+    DataError,
+    CheckpointError,
+    WeightsError,
+    PredictError,
+    ReportError,
+)
 
 
 def train(config: ml_collections.ConfigDict, workdir: str) -> None:
     """Trains, and says where everything is and what to type next."""
     result = train_and_evaluate(config, workdir)
+    config = runs.read_config(workdir)
+    write_report(config, workdir, "best")
     longer = f"total_epochs={2 * config.total_epochs:g}"
     if config.total_steps is not None:
         longer = f"total_steps={2 * config.total_steps}"
@@ -33,6 +46,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> None:
         f"after {result['step']} steps ({result['seconds']:.0f} s)\n"
         f"  metrics      {workdir}/metrics.jsonl\n"
         f"  checkpoints  {workdir}/checkpoints (best: step {result['best_step']})\n"
+        f"  report       {workdir}/report.html\n"
         f"next:\n"
         f"  python main.py evaluate --workdir={workdir}\n"
         f"  python main.py --workdir={workdir} --config.{longer}    # goes on"
@@ -55,7 +69,8 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str, checkpoint: str) -
     else:
         variables, step, of = setup.weights.variables, None, config.init_from
     variables = jax.device_put(variables, meshes.replicated(setup.mesh))
-    metrics = evaluation.evaluate(setup.eval_step(), variables, setup.eval_batches())
+    with jax.set_mesh(setup.mesh):
+        metrics = evaluation.evaluate(setup.eval_step(), variables, setup.eval_batches())
     data = setup.config.data
     record = {
         "of": of,
@@ -74,6 +89,54 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str, checkpoint: str) -
         f"top-1 {metrics['top1']:.2%}, top-5 {metrics['top5']:.2%}, loss {metrics['loss']:.4f}   "
         f"(written to {path})"
     )
+
+
+def predict(
+    config: ml_collections.ConfigDict | None,
+    images: list[str],
+    workdir: str | None,
+    weights: str | None,
+    checkpoint: str,
+    cam: str | None,
+    style: str,
+) -> int:
+    """Prints what a model says about images; returns 2 if any could not be read."""
+    if weights:
+        found = load(weights)
+        model, variables, preprocessing, names = (
+            found.model,
+            found.variables,
+            found.preprocessing,
+            None,
+        )
+    else:
+        model, variables, preprocessing, _ = runs.read(workdir, config, checkpoint)
+        names = runs.class_names(workdir)
+    found = predicting.predict(model, variables, preprocessing, names, images, cam=cam)
+    return answers.show(found, style)
+
+
+def report(config: ml_collections.ConfigDict | None, workdir: str, checkpoint: str) -> None:
+    """Writes the page of a run again, or one that compares several."""
+    if "," in workdir:
+        path = reports.write_report([w for w in workdir.split(",") if w])
+    else:
+        path = write_report(config, workdir, checkpoint)
+    print(f"written: {path}")
+
+
+def write_report(config: ml_collections.ConfigDict, workdir: str, checkpoint: str) -> pathlib.Path:
+    """Writes report.html; with what the model learned, where checkpoint and data are at hand."""
+    try:
+        with config.unlocked():
+            config.init_from = ""
+        setup = experiment.build(config)
+        _, variables, _, step = runs.read(workdir, setup.config, checkpoint)
+        with jax.set_mesh(setup.mesh):
+            reports.examine(setup, variables, workdir, step=step)
+    except (CheckpointError, DataError) as e:
+        print(f"the report has curves only: {e}")
+    return reports.write_report(workdir)
 
 
 def models(config: ml_collections.ConfigDict | None) -> None:

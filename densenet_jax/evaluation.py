@@ -10,18 +10,17 @@ import optax
 Metrics = dict[str, Any]
 
 
-def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) -> jax.Array:
+def cross_entropy(logits: jax.Array, targets: jax.Array, smoothing: float = 0.0) -> jax.Array:
     """Returns the loss of every example, [B], in at least float32.
 
     Args:
       logits: [B, classes].
-      labels: [B], integers.
+      targets: labels [B], integers; or distributions over the classes [B, classes].
       smoothing: share of the target spread evenly over all classes (Szegedy et al., 2016).
     """
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
-    if not smoothing:
-        return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-    targets = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+    if targets.ndim == 1:
+        targets = jax.nn.one_hot(targets, logits.shape[-1], dtype=logits.dtype)
     return optax.softmax_cross_entropy(logits, optax.smooth_labels(targets, smoothing))
 
 

@@ -174,8 +174,8 @@ class Checkpoints:
             return self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
         except (ValueError, KeyError, FileNotFoundError) as e:
             raise CheckpointError(
-                f"Checkpoint {step} in {self.path} does not fit this model: "
-                f"{str(e).strip().splitlines()[0]}"
+                f"Checkpoint {step} in {self.path} is of another model, or of another version of "
+                f"densenet_jax: {str(e).strip().splitlines()[0]}"
             ) from e
 
 

@@ -11,6 +11,7 @@ from densenet_jax.training.errors import ConfigError
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float64": jnp.float64}
 CHOICES = {
     "data.interpolation": ("bicubic", "bilinear"),
+    "augment.policy": ("", "randaugment", "trivialaugment"),
     "model.dtype": tuple(DTYPES),
     "model.param_dtype": tuple(DTYPES),
 }
@@ -38,6 +39,13 @@ RANGES = {
     "data.mean": (-1e6, 1e6),
     "data.workers": (0, 1024),
     "augment.pad": (0, 4096),
+    "augment.jitter": (0, 100),
+    "augment.policy_ops": (1, 16),
+    "augment.policy_magnitude": (0, 30),
+    "augment.erase": (0, 1),
+    "augment.mixup": (0, 1e6),
+    "augment.cutmix": (0, 1e6),
+    "augment.mix_probability": (0, 1),
     "optimizer.learning_rate": (0, 1e30),
     "optimizer.step_boundaries": (0, 1),
     "optimizer.step_factor": (0, 1e6),
@@ -63,7 +71,9 @@ def check(config: ml_collections.ConfigDict) -> None:
     for key, choices in CHOICES.items():
         value = _get(config, key)
         if value not in (None, *choices):
-            raise ConfigError(f"config.{key} is {value!r}; it must be one of {', '.join(choices)}.")
+            raise ConfigError(
+                f"config.{key} is {value!r}; it must be one of {', '.join(filter(None, choices))}."
+            )
     for key, length in (("mean", config.data.channels), ("std", config.data.channels)):
         values = config.data[key]
         if values is not None and len(values) not in (1, length):
@@ -72,6 +82,11 @@ def check(config: ml_collections.ConfigDict) -> None:
     if len(low_high) != 2 or low_high[0] > low_high[1]:
         raise ConfigError(
             f"config.data.crop_scale is {low_high}; it must be two numbers, the smaller first."
+        )
+    if len(config.augment.jitter) != 4 or config.augment.jitter[3] > 0.5:
+        raise ConfigError(
+            f"config.augment.jitter is {config.augment.jitter}; it must be four strengths: "
+            "brightness, contrast, saturation, and hue of at most 0.5."
         )
     blocks = config.model.block_sizes
     if blocks is not None and not 1 <= len(blocks) <= 16:

@@ -35,7 +35,7 @@ def diagnose(
     @jax.jit
     def look(state: TrainState, batch: Batch) -> dict[str, Any]:
         augment_key, dropout_key = keys(seed, state.step)
-        images = preprocess(augment_key, batch["image"])
+        images, targets = preprocess(augment_key, batch["image"], batch["label"])
         variables = state.variables
 
         def apply(params, **kwargs):
@@ -49,7 +49,7 @@ def diagnose(
             )[0]
 
         def loss(params):
-            return evaluation.cross_entropy(apply(params), batch["label"]).mean()
+            return evaluation.cross_entropy(apply(params), targets).mean()
 
         value, gradients = jax.value_and_grad(loss)(state.params)
         tensors = [("images", images), *_named("parameter", state.params)]

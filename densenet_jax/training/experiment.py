@@ -50,6 +50,7 @@ class Experiment:
             "image_size": data.image_size,
             "channels": data.channels,
             "workers": data.workers,
+            "strict": data.strict,
             "process_index": jax.process_index(),
             "process_count": jax.process_count(),
         }
@@ -85,10 +86,28 @@ class Experiment:
         )
         return make_optimizer(self.config, schedule), schedule
 
-    def preprocess(self, key: jax.Array, images: jax.Array) -> jax.Array:
-        """Maps uint8 training images to augmented, normalised ones, inside the step."""
-        options = self.config.augment
-        return self._normalize(device.augment(key, images, pad=options.pad, flip=options.flip))
+    def preprocess(
+        self, key: jax.Array, images: jax.Array, labels: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Maps uint8 images and labels to augmented, normalised images and their targets."""
+        images, targets = device.augment(
+            key, images, labels, num_classes=self.model.num_classes, **self.config.augment
+        )
+        return self._normalize(images), targets
+
+    def in_memory(self, source: Source, *, train: bool) -> Source:
+        """Returns a split decoded and held in memory, if the configuration says so."""
+        data = self.config.data
+        if not data.in_memory:
+            return source
+        return pipeline.in_memory(
+            source,
+            image_size=data.image_size,
+            channels=data.channels,
+            crop_fraction=None if train else data.eval_crop,
+            interpolation=data.interpolation,
+            strict=data.strict,
+        )
 
     def train_step(self, optimizer: optax.GradientTransformation, schedule: optax.Schedule):
         return steps.make_train_step(

@@ -1,11 +1,12 @@
 """train_and_evaluate: the loop that holds a run together, from its directory and back."""
 
 import collections
+import dataclasses
 import pathlib
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -51,6 +52,9 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str) -> dict[
             f"{config.data.name}: {config.data.train_split} has {train_source.num_classes} "
             f"classes and {config.data.eval_split} {setup.eval_source.num_classes}."
         )
+    train_source = setup.in_memory(train_source, train=True)
+    eval_source = setup.in_memory(setup.eval_source, train=False)
+    setup = dataclasses.replace(setup, eval_source=eval_source)
     steps_per_epoch = len(train_source) / config.batch_size
     total = experiment.total_steps(config, len(train_source))
     eval_every = max(1.0, config.eval_every_epochs * steps_per_epoch)
@@ -69,6 +73,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str) -> dict[
             MetricsLog(workdir / "metrics.jsonl", start) as log,
             ProgressLine(total, start) as progress,
             stop_requests() as stop_requested,
+            jax.set_mesh(setup.mesh),  # the GPU kernels of the model ask what they are spread over
         ):
             say_start(progress, setup, train_source, start, total)
 
@@ -76,7 +81,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str) -> dict[
                 """Trains to the end, or until the recorder knows a bad step."""
                 metrics = None
                 steps = range(int(state.step) + 1, total + 1)
-                with closing(setup.train_batches(train_source, state)) as batches:
+                with setup.train_batches(train_source, state) as batches:
                     for step, batch in zip(steps, batches, strict=False):
                         state, step_metrics = train_step(state, batch)
                         recorder.add(step, step_metrics)

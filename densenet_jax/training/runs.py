@@ -30,6 +30,14 @@ def read_config(workdir: str) -> ml_collections.ConfigDict:
         raise CheckpointError(f"{path} is not the configuration of a run: {e}") from None
 
 
+def class_names(workdir: str) -> list[str] | None:
+    """Returns the names of a run's classes in label order; None if it did not store them."""
+    try:
+        return json.loads((pathlib.Path(workdir) / "classes.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
 def read(
     workdir: str, config: ml_collections.ConfigDict, which: str = "best"
 ) -> tuple[nn.Module, dict[str, Any], Preprocessing, int]:

@@ -12,7 +12,8 @@ from densenet_jax.evaluation import Metrics
 from densenet_jax.training.state import TrainState
 
 Batch = dict[str, jax.Array]
-Preprocess = Callable[[jax.Array, jax.Array], jax.Array]
+# (key, uint8 images [B, H, W, C], labels [B]) -> normalised images, targets [B, classes]
+Preprocess = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 
 
 def make_train_step(
@@ -31,12 +32,12 @@ def make_train_step(
 
     Args:
       schedule: the optimiser's learning rate, for the metrics.
-      preprocess: maps (key, uint8 images [B, H, W, C]) to augmented, normalised images.
+      preprocess: augments and normalises images, and makes their targets.
     """
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         augment_key, dropout_key = keys(seed, state.step)
-        images = preprocess(augment_key, batch["image"])
+        images, targets = preprocess(augment_key, batch["image"], batch["label"])
 
         def loss_fn(params):
             logits, updates = model.apply(
@@ -46,7 +47,7 @@ def make_train_step(
                 mutable=["batch_stats"],
                 rngs={"dropout": dropout_key},
             )
-            losses = evaluation.cross_entropy(logits, batch["label"], label_smoothing)
+            losses = evaluation.cross_entropy(logits, targets, label_smoothing)
             return losses.mean(), (logits, updates)
 
         (loss, (logits, updates)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(
@@ -68,6 +69,8 @@ def make_train_step(
             "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
             "nonfinite": new.nonfinite,
         }
+        if "bad" in batch:  # images that could not be read, and were replaced
+            metrics["bad_images"] = jnp.sum(batch["bad"])
         return new, metrics
 
     return jax.jit(train_step, donate_argnums=0)

@@ -101,7 +101,7 @@ def test_a_damaged_checkpoint_is_not_restored_on_request(workdir):
 def test_another_shape_is_an_error_not_a_guess(workdir):
     with (
         Checkpoints(workdir, read_only=True) as checkpoints,
-        pytest.raises(CheckpointError, match="does not fit this model"),
+        pytest.raises(CheckpointError, match="is of another model"),
     ):
         checkpoints.restore(2, make_state(0, size=50))
 

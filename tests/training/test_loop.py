@@ -1,5 +1,6 @@
 """A whole run on the digits, interrupted and not: small, but through every part."""
 
+import contextlib
 import importlib
 import json
 import os
@@ -7,6 +8,7 @@ import pathlib
 import signal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -142,7 +144,7 @@ def test_evaluate_names_the_checkpoints_there_are(undisturbed, capsys, which):
 
 def test_a_checkpoint_of_another_model_is_refused(undisturbed):
     other = loop.experiment.build(small_config(**{"model.growth_rate": 5})).config
-    with pytest.raises(CheckpointError, match="does not fit this model"):
+    with pytest.raises(CheckpointError, match="is of another model"):
         runs.read(undisturbed[0], other)
 
 
@@ -195,17 +197,28 @@ def test_numbers_that_stay_bad_stop_the_run_with_a_report(tmp_path):
 def test_numbers_that_go_wrong_roll_the_run_back_to_other_data(tmp_path, monkeypatch):
     poisoned = []
     make = loop.experiment.Experiment.train_batches
+    prepare = loop.experiment.Experiment.preprocess
 
+    @contextlib.contextmanager
     def poison(self, source, state):
-        """Two batches of the first order of the data are poison: one label is out of range."""
-        order = int(state.order)
-        for step, batch in enumerate(make(self, source, state), int(state.step) + 1):
-            if order == 0 and step in (6, 7):
-                poisoned.append(step)
-                batch = {**batch, "label": batch["label"].at[0].set(99)}
-            yield batch
+        """Marks two batches of the first order of the data."""
+
+        def batches():
+            for step, batch in enumerate(stream, int(state.step) + 1):
+                if int(state.order) == 0 and step in (6, 7):
+                    poisoned.append(step)
+                    batch = {**batch, "label": batch["label"].at[0].set(-1)}
+                yield batch
+
+        with make(self, source, state) as stream:
+            yield batches()
+
+    def preprocess(self, key, images, labels):
+        images, targets = prepare(self, key, images, labels)
+        return jnp.where(jnp.any(labels < 0), jnp.nan, images), targets
 
     monkeypatch.setattr(loop.experiment.Experiment, "train_batches", poison)
+    monkeypatch.setattr(loop.experiment.Experiment, "preprocess", preprocess)
     config = small_config(nonfinite_limit=2, nonfinite_rollbacks=1)
     loop.train_and_evaluate(config, tmp_path)
     assert poisoned == [6, 7]

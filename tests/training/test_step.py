@@ -20,9 +20,10 @@ from densenet_jax.training.optimizer import make_optimizer, make_schedule
 SHAPE = (8, 8, 1)
 
 
-def preprocess(key, images):
-    images = device.augment(key, images, pad=1, flip=True)
-    return device.normalize(images, (0.5,), (0.25,), jnp.float64)
+def preprocess(key, images, labels):
+    options = {"num_classes": 10, "pad": 1, "flip": True, "mixup": 0.2}
+    images, targets = device.augment(key, images, labels, **options)
+    return device.normalize(images, (0.5,), (0.25,), jnp.float64), targets
 
 
 def fresh_state(model, optimizer, mesh) -> states.TrainState:
@@ -100,7 +101,7 @@ def test_what_is_random_depends_on_seed_and_step_alone():
             Model,
             optimizer,
             lambda _: 0.0,
-            lambda key, images: jax.random.normal(key, (*images.shape[:3], 10)),
+            lambda key, images, labels: (jax.random.normal(key, (*images.shape[:3], 10)), labels),
             seed=seed,
         )
         state = states.from_variables({"params": jnp.ones(())}, optimizer)
@@ -143,14 +144,12 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_counters():
     optimizer = make_optimizer(lambda _: 0.1)
     state = fresh_state(model, optimizer, meshes.make_mesh(1))
     poison = jnp.array([1.0, jnp.nan, jnp.inf, 1.0])
-    step = steps.make_train_step(
-        model,
-        optimizer,
-        lambda _: 0.1,
-        lambda key, images: (
-            device.normalize(images, (0.5,), (0.25,), jnp.float32) * poison[images[0, 0, 0, 0]]
-        ),
-    )
+
+    def poisoned(_, images, labels):
+        kind = images[0, 0, 0, 0]
+        return device.normalize(images, (0.5,), (0.25,), jnp.float32) * poison[kind], labels
+
+    step = steps.make_train_step(model, optimizer, lambda _: 0.1, poisoned)
     rng = np.random.default_rng(0)
     counts = []
     for kind in (0, 1, 2, 3):
