@@ -22,7 +22,7 @@ import tempfile
 import time
 
 ROOT = pathlib.Path(__file__).parent.parent
-CLOCK = ("seconds", "images_per_second")
+CLOCK = ("seconds", "images_per_second", "data_wait")
 COMMAND = (
     sys.executable,
     str(ROOT / "main.py"),

@@ -47,12 +47,15 @@ def get_config() -> ConfigDict:
     # The data.  image_size, eval_crop, interpolation, mean and std are those of the weights in
     # `init_from`, or ImageNet's usual ones, where they are None.
     config.data = data = ConfigDict()
-    # A TFDS data set; `folder` for images in data_dir/SPLIT/CLASS/*; `digits`.
+    # A TFDS data set; `folder` for images in data_dir/SPLIT/CLASS/* or data_dir/CLASS/*; `digits`;
+    # `hf:OWNER/NAME` (Hugging Face); `synthetic[:SIZE[:CLASSES]]`, for benchmarks.
     data.name = "imagenet2012"
     # TFDS's data directory, or the folder of images; "": TFDS's default.
     data.data_dir = ""
     data.train_split = "train"
     data.eval_split = "validation"
+    # Share of a folder without splits that becomes its validation split.
+    data.holdout = 0.1
     # Height and width of the images that the model sees, in pixels.
     data.image_size = placeholder(int)
     data.channels = 3

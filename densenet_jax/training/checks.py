@@ -37,6 +37,7 @@ RANGES = {
     "data.eval_crop": (0.01, 1),
     "data.std": (TINY, 1e6),
     "data.mean": (-1e6, 1e6),
+    "data.holdout": (TINY, 0.999),
     "data.workers": (0, 1024),
     "augment.pad": (0, 4096),
     "augment.jitter": (0, 100),

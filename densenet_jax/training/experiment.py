@@ -174,7 +174,8 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
     meshes.check_batch_size("batch_size", config.batch_size, mesh)
     meshes.check_batch_size("eval_batch_size", config.eval_batch_size, mesh)
     build_model(config)  # a misspelt name is told before data and weights are opened
-    source = sources.load(config.data.name, config.data.eval_split, config.data.data_dir)
+    data = config.data
+    source = sources.load(data.name, data.eval_split, data.data_dir, data.holdout)
     if config.model.num_classes not in (None, source.num_classes):
         raise ConfigError(
             f"config.model.num_classes is {config.model.num_classes}, but {config.data.name} has "

@@ -46,7 +46,8 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str) -> dict[
     began = time.monotonic()
     setup = experiment.build(config)
     config = setup.config
-    train_source = sources.load(config.data.name, config.data.train_split, config.data.data_dir)
+    data = config.data
+    train_source = sources.load(data.name, data.train_split, data.data_dir, data.holdout)
     if train_source.num_classes != setup.eval_source.num_classes:
         raise ConfigError(
             f"{config.data.name}: {config.data.train_split} has {train_source.num_classes} "
@@ -82,7 +83,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str) -> dict[
                 metrics = None
                 steps = range(int(state.step) + 1, total + 1)
                 with setup.train_batches(train_source, state) as batches:
-                    for step, batch in zip(steps, batches, strict=False):
+                    for step, batch in zip(steps, recorder.timed(batches), strict=False):
                         state, step_metrics = train_step(state, batch)
                         recorder.add(step, step_metrics)
                         evaluate = step // eval_every > (step - 1) // eval_every or step == total

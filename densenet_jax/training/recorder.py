@@ -2,6 +2,7 @@
 
 import collections
 import time
+from collections.abc import Iterable, Iterator
 from math import inf
 from typing import Any
 
@@ -20,9 +21,21 @@ class Recorder:
         earlier = log.last["seconds"] if log.last else 0.0  # of this run, before it was resumed
         self._began = time.monotonic() - earlier
         self._pending = collections.deque()
+        self._waited = 0.0  # seconds for data since the last record
         self.nonfinite = 0  # bad steps in a row up to the last one written
         self.bad_step: int | None = None  # the first with too many bad ones in a row up to it
         self._last = (start, time.monotonic())  # step and time that the speed counts from
+
+    def timed(self, batches: Iterable) -> Iterator:
+        """Iterates over batches, and adds up how long the loop waits for them."""
+        iterator, end = iter(batches), object()
+        while True:
+            began = time.monotonic()
+            batch = next(iterator, end)
+            self._waited += time.monotonic() - began
+            if batch is end:
+                return
+            yield batch
 
     def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
         self._pending.append((step, metrics))
@@ -43,6 +56,7 @@ class Recorder:
             f"step {step}: top-1 {metrics['top1']:.2%}, top-5 {metrics['top5']:.2%}, "
             f"loss {metrics['loss']:.4f} on {metrics['examples']} examples"
         )
+        self._waited = 0.0
         self._last = (step, time.monotonic())  # the evaluation's time is not training time
         return {name: metrics[name] for name in ("loss", "top1", "top5")}
 
@@ -55,8 +69,10 @@ class Recorder:
         elapsed = max(now - self._last[1], 1e-9)
         speed = (step - self._last[0]) * self._config.batch_size / elapsed
         if step % self._config.log_every == 0:
-            self._record(step, "train", {**metrics, "images_per_second": speed})
-            self._last = (step, now)
+            wait = min(self._waited / elapsed, 1.0)
+            record = {**metrics, "images_per_second": speed, "data_wait": wait}
+            self._record(step, "train", record)
+            self._last, self._waited = (step, now), 0.0
         self._progress.update(
             step, step / self._steps_per_epoch, {**metrics, "images_per_second": speed}
         )

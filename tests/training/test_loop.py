@@ -20,7 +20,7 @@ from densenet_jax.training.checkpoints import Checkpoints
 from densenet_jax.training.diagnose import NonFiniteError
 from densenet_jax.training.errors import CheckpointError, ConfigError
 
-CLOCK = ("seconds", "images_per_second")
+CLOCK = ("seconds", "images_per_second", "data_wait")
 STEPS = 9
 
 
