@@ -31,6 +31,7 @@ def get_config() -> ConfigDict:
     )
     config.augment.flip = False  # a mirrored digit is another one
     config.augment.pad = 2
+    config.augment.mixup = 0.2
     config.optimizer.schedule = "cosine"
     config.optimizer.warmup_epochs = 1.0
     config.optimizer.weight_decay = 5e-4
