@@ -36,6 +36,8 @@ def get_config() -> ConfigDict:
     model.block_sizes = placeholder(tuple)
     model.stem_features = placeholder(int)
     model.compression = placeholder(float)
+    # For fine-tuning: normalise with the statistics that the weights came with, and keep them.
+    model.freeze_statistics = placeholder(bool)
     # Only for the family `densenet_cifar`: number of layers, and whether they have bottlenecks.
     model.depth = placeholder(int)
     model.bottleneck = placeholder(bool)
@@ -109,6 +111,8 @@ def get_config() -> ConfigDict:
     optimizer.nesterov = True
     # On kernels only, not on scales and biases.
     optimizer.weight_decay = 1e-4
+    # Parts that do not train, for fine-tuning: ("stem", "block1", ..., "norm", "head").
+    optimizer.frozen = ()
 
     # Devices to use; -1: all. One device is a mesh of one.
     config.mesh = ConfigDict({"data": -1})

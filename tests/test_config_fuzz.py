@@ -62,7 +62,7 @@ def test_any_configuration(values):
     try:
         setup = experiment.build(config)
         optimizer, _ = setup.optimizer(experiment.total_steps(setup.config, 1437), 22.5)
-        if any(key.startswith(("model.", "data.")) for key in values):
+        if any(key.startswith(("model.", "data.", "optimizer.")) for key in values):
             setup.abstract_state(optimizer)
     except commands.USER_ERRORS:
         pass  # a clear message; anything else fails

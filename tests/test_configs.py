@@ -4,13 +4,14 @@ import importlib
 import pathlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
 from densenet_jax.training import checks, experiment
 from densenet_jax.training.errors import ConfigError
-from densenet_jax.training.optimizer import decay_mask, make_schedule
+from densenet_jax.training.optimizer import decay_mask, make_optimizer, make_schedule
 from densenet_jax.weights.published import IMAGENET
 
 FOLDER = pathlib.Path(__file__).parent.parent / "configs"
@@ -94,6 +95,21 @@ def test_only_kernels_decay():
     params = {"a": {"kernel": 1.0}, "b": {"scale": 1.0, "bias": 1.0}}
     expected = {"a": {"kernel": True}, "b": {"scale": False, "bias": False}}
     assert jax.tree.all(jax.tree.map(lambda x, y: x == y, decay_mask(params), expected))
+
+
+def test_frozen_parts_do_not_move():
+    params = {
+        "conv0": {"kernel": jnp.ones(3)},
+        "denseblock1": {"denselayer1": {"norm1": {"scale": jnp.ones(3)}}},
+        "classifier": {"kernel": jnp.ones(3), "bias": jnp.ones(3)},
+    }
+    optimizer = make_optimizer(lambda _: 0.1, frozen=("stem", "block1"))
+    changes, _ = optimizer.update(params, optimizer.init(params), params)
+    moved = jax.tree.map(lambda x: bool(jnp.any(x != 0)), changes)
+    assert moved["classifier"] == {"kernel": True, "bias": True}
+    assert not any(jax.tree.leaves([moved["conv0"], moved["denseblock1"]]))
+    with pytest.raises(ConfigError, match="has block7; the parts of this model are block1, head"):
+        make_optimizer(lambda _: 0.1, frozen=("block7",)).init(params)
 
 
 @pytest.mark.parametrize(

@@ -212,6 +212,7 @@ def make_optimizer(
         momentum=options.momentum,
         nesterov=options.nesterov,
         weight_decay=options.weight_decay,
+        frozen=tuple(options.frozen),
     )
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import optax
 
+from densenet_jax.models.parts import parts
 from densenet_jax.training.errors import ConfigError
 
 
@@ -49,12 +50,31 @@ def make_optimizer(
     momentum: float = 0.9,
     nesterov: bool = True,
     weight_decay: float = 1e-4,
+    frozen: Sequence[str] = (),
 ) -> optax.GradientTransformation:
-    """Returns SGD with momentum; weight decay is added to the gradient, as in the paper's code."""
-    return optax.chain(
+    """Returns SGD with momentum; weight decay is added to the gradient, as in the paper's code.
+
+    Args:
+      frozen: parts of the network that do not train: `stem`, `block1`, ..., `norm`, `head`.
+    """
+    optimizer = optax.chain(
         optax.add_decayed_weights(weight_decay, mask=decay_mask),
         optax.sgd(schedule, momentum=momentum, nesterov=nesterov),
     )
+    if not frozen:
+        return optimizer
+
+    def labels(params: Any) -> Any:
+        names = parts(params)
+        unknown = set(frozen) - set(jax.tree.leaves(names))
+        if unknown:
+            raise ConfigError(
+                f"config.optimizer.frozen has {', '.join(sorted(map(str, unknown)))}; the parts of this "
+                f"model are {', '.join(sorted(set(jax.tree.leaves(names))))}."
+            )
+        return jax.tree.map(lambda name: "frozen" if name in frozen else "trained", names)
+
+    return optax.partition({"frozen": optax.set_to_zero(), "trained": optimizer}, labels)
 
 
 def decay_mask(params: Any) -> Any:
