@@ -69,8 +69,8 @@ def make_optimizer(
         unknown = set(frozen) - set(jax.tree.leaves(names))
         if unknown:
             raise ConfigError(
-                f"config.optimizer.frozen has {', '.join(sorted(map(str, unknown)))}; the parts of this "
-                f"model are {', '.join(sorted(set(jax.tree.leaves(names))))}."
+                f"config.optimizer.frozen has {', '.join(sorted(map(str, unknown)))}; "
+                f"the parts of this model are {', '.join(sorted(set(jax.tree.leaves(names))))}."
             )
         return jax.tree.map(lambda name: "frozen" if name in frozen else "trained", names)
 
