@@ -202,10 +202,11 @@ def test_numbers_that_go_wrong_roll_the_run_back_to_other_data(tmp_path, monkeyp
     @contextlib.contextmanager
     def poison(self, source, state):
         """Marks two batches of the first order of the data."""
+        order, start = int(state.order), int(state.step)  # the first step donates the state
 
         def batches():
-            for step, batch in enumerate(stream, int(state.step) + 1):
-                if int(state.order) == 0 and step in (6, 7):
+            for step, batch in enumerate(stream, start + 1):
+                if order == 0 and step in (6, 7):
                     poisoned.append(step)
                     batch = {**batch, "label": batch["label"].at[0].set(-1)}
                 yield batch

@@ -21,7 +21,8 @@ SHAPE = (8, 8, 1)
 
 
 def preprocess(key, images, labels):
-    options = {"num_classes": 10, "pad": 1, "flip": True, "mixup": 0.2}
+    # No mixup: its shares are float32, whose last bit is the compiler's.
+    options = {"num_classes": 10, "pad": 1, "flip": True}
     images, targets = device.augment(key, images, labels, **options)
     return device.normalize(images, (0.5,), (0.25,), jnp.float64), targets
 
