@@ -3,6 +3,7 @@
 import json
 import pathlib
 import time
+from typing import Any
 
 import jax
 import ml_collections
@@ -60,14 +61,11 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str, checkpoint: str) -
         raise CheckpointError(f"{workdir} is not the directory of a run: it has no checkpoints.")
     began = time.monotonic()
     if checkpoint:
-        with config.unlocked():
-            config.init_from = ""  # the checkpoint has what came of it
-    setup = experiment.build(config)
-    if checkpoint:
-        _, variables, _, step = runs.read(workdir, setup.config, checkpoint)
+        setup, variables, step = open_run(config, workdir, checkpoint)
         of = f"step {step}"
     else:
-        variables, step, of = setup.weights.variables, None, config.init_from
+        setup, step, of = experiment.build(config), None, config.init_from
+        variables = setup.weights.variables
     variables = jax.device_put(variables, meshes.replicated(setup.mesh))
     with jax.set_mesh(setup.mesh):
         metrics = evaluation.evaluate(setup.eval_step(), variables, setup.eval_batches())
@@ -91,6 +89,17 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str, checkpoint: str) -
     )
 
 
+def open_run(
+    config: ml_collections.ConfigDict, workdir: str, checkpoint: str
+) -> tuple[experiment.Experiment, dict[str, Any], int]:
+    """Returns the experiment of a run, the variables of a checkpoint of it, and its step."""
+    with config.unlocked():
+        config.init_from = ""  # the checkpoint has what came of it
+    setup = experiment.build(config)
+    _, variables, _, step = runs.read(workdir, setup.config, checkpoint)
+    return setup, variables, step
+
+
 def predict(
     config: ml_collections.ConfigDict | None,
     images: list[str],
@@ -102,13 +111,8 @@ def predict(
 ) -> int:
     """Prints what a model says about images; returns 2 if any could not be read."""
     if weights:
-        found = load(weights)
-        model, variables, preprocessing, names = (
-            found.model,
-            found.variables,
-            found.preprocessing,
-            None,
-        )
+        found, names = load(weights), None
+        model, variables, preprocessing = found.model, found.variables, found.preprocessing
     else:
         model, variables, preprocessing, _ = runs.read(workdir, config, checkpoint)
         names = runs.class_names(workdir)
@@ -128,10 +132,7 @@ def report(config: ml_collections.ConfigDict | None, workdir: str, checkpoint: s
 def write_report(config: ml_collections.ConfigDict, workdir: str, checkpoint: str) -> pathlib.Path:
     """Writes report.html; with what the model learned, where checkpoint and data are at hand."""
     try:
-        with config.unlocked():
-            config.init_from = ""
-        setup = experiment.build(config)
-        _, variables, _, step = runs.read(workdir, setup.config, checkpoint)
+        setup, variables, step = open_run(config, workdir, checkpoint)
         with jax.set_mesh(setup.mesh):
             reports.examine(setup, variables, workdir, step=step)
     except (CheckpointError, DataError) as e:

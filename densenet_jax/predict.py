@@ -33,17 +33,6 @@ class PredictError(ValueError):
     """Nothing can be predicted; one file that cannot be read is not such an error."""
 
 
-def preprocessing_of(data: Any) -> Preprocessing:
-    """Returns how a run prepares its evaluation images, from its settled `config.data`."""
-    return Preprocessing(
-        image_size=data.image_size,
-        crop_fraction=data.eval_crop,
-        interpolation=data.interpolation,
-        mean=tuple(data.mean),
-        std=tuple(data.std),
-    )
-
-
 @dataclasses.dataclass(frozen=True)
 class Answer:
     """What the model says about one image.

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from densenet_jax.data import device, host, imagenet_classes
+from densenet_jax.data import host, imagenet_classes
 from densenet_jax.data.examples import Arrays
 from densenet_jax.report import activation_maps, feature_reuse, model_summary, pictures, predictions
 from densenet_jax.report.predictions import Predictions
@@ -51,7 +51,7 @@ def examine(
     found = predictions.collect(
         setup.model,
         variables,
-        _normalize(setup),
+        setup.normalize,
         setup.eval_batches(),
         imagenet_classes.readable(setup.eval_source.class_names),
         step=step,
@@ -85,7 +85,7 @@ def with_pictures(setup: Experiment, variables: Any, found: Predictions) -> Pred
     if not shown:
         return found
     images, classes = np.stack(images), found.classes[shown, 0]
-    normalized = _normalize(setup)(jnp.asarray(images))
+    normalized = setup.normalize(jnp.asarray(images))
     variables = jax.device_get(variables)  # a few pictures: one device is enough
     if activation_maps.has_linear_head(setup.model):
         maps = activation_maps.cam(setup.model, variables, normalized, classes)
@@ -113,11 +113,6 @@ def _image(setup: Experiment, index: int) -> np.ndarray:
     )
 
 
-def _normalize(setup: Experiment):
-    data = setup.config.data
-    return lambda images: device.normalize(images, data.mean, data.std, setup.model.dtype)
-
-
 def _reuse(setup: Experiment, variables: Any, ablation_examples: int) -> dict[str, Any]:
     """Returns figure 5, and the live version of it if it is asked for; {} for other networks."""
     try:
@@ -141,7 +136,7 @@ def scorer(setup: Experiment, count: int):
     chosen = np.linspace(0, len(setup.eval_source) - 1, count).round().astype(int)
     images = np.stack([_image(setup, int(i)) for i in chosen])
     labels = np.array([setup.eval_source.examples[int(i)]["label"] for i in chosen])
-    normalize = _normalize(setup)
+    normalize = setup.normalize
 
     @jax.jit
     def hits(variables, images, labels):

@@ -149,7 +149,7 @@ class Checkpoints:
             step = self.resolve("latest")
         except CheckpointError:
             step = None
-        state = None if step is None else self.restore(step, target)
+        state = None if step is None else self._restore(step, target)
         if jax.process_index() == 0:
             for later in self.steps():
                 if step is None or later > step:
@@ -169,6 +169,9 @@ class Checkpoints:
         damage = unsound(self.path / str(step))
         if damage is not None:
             raise CheckpointError(f"Checkpoint {step} in {self.path} cannot be used: {damage}.")
+        return self._restore(step, target)
+
+    def _restore(self, step: int, target: Any) -> Any:
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, target)
         try:
             return self._manager.restore(step, args=ocp.args.StandardRestore(abstract))

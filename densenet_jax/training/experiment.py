@@ -55,7 +55,8 @@ class Experiment:
             "process_count": jax.process_count(),
         }
 
-    def _normalize(self, images: jax.Array) -> jax.Array:
+    def normalize(self, images: jax.Array) -> jax.Array:
+        """Maps uint8 images [B, H, W, C] to what the model takes."""
         data = self.config.data
         return device.normalize(images, data.mean, data.std, self.model.dtype)
 
@@ -71,7 +72,7 @@ class Experiment:
         return pipeline.to_mesh(batches, meshes.batch_sharding(self.mesh))
 
     def eval_step(self):
-        return steps.make_eval_step(self.model, self._normalize)
+        return steps.make_eval_step(self.model, self.normalize)
 
     def optimizer(self, total_steps: int, steps_per_epoch: float):
         """Returns the optimiser and its schedule."""
@@ -93,7 +94,7 @@ class Experiment:
         images, targets = device.augment(
             key, images, labels, num_classes=self.model.num_classes, **self.config.augment
         )
-        return self._normalize(images), targets
+        return self.normalize(images), targets
 
     def in_memory(self, source: Source, *, train: bool) -> Source:
         """Returns a split decoded and held in memory, if the configuration says so."""

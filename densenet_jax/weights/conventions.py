@@ -121,15 +121,20 @@ TORCH_RDNET = Convention(
     spellings=(*_TORCH_SPELLINGS, (r"^stem\.stem\.", "stem.")),  # the authors' files
 )
 
+# Batch normalisation as Keras and MindSpore name it.
+_GAMMA_BETA = (
+    (r"^params/(.*norm[^/]*)/scale$", r"\1/gamma"),
+    (r"^params/(.*norm[^/]*)/bias$", r"\1/beta"),
+    (r"^batch_stats/(.*)/mean$", r"\1/moving_mean"),
+    (r"^batch_stats/(.*)/var$", r"\1/moving_variance"),
+    (r"^params/", ""),
+)
+
 KERAS = Convention(
     title="Keras applications",
     modules=(DenseNet,),
     rules=(
-        (r"^params/(.*norm[^/]*)/scale$", r"\1/gamma"),
-        (r"^params/(.*norm[^/]*)/bias$", r"\1/beta"),
-        (r"^batch_stats/(.*)/mean$", r"\1/moving_mean"),
-        (r"^batch_stats/(.*)/var$", r"\1/moving_variance"),
-        (r"^params/", ""),
+        *_GAMMA_BETA,
         (r"^conv0/", "conv1_conv/"),
         (r"^norm0/", "conv1_bn/"),
         (r"^denseblock(\d+)/denselayer(\d+)/norm1/", _following("conv{}_block{}_0_bn/")),
@@ -151,11 +156,7 @@ MINDCV = Convention(
     title="MindCV",
     modules=(DenseNet,),
     rules=(
-        (r"^params/(.*norm[^/]*)/scale$", r"\1/gamma"),
-        (r"^params/(.*norm[^/]*)/bias$", r"\1/beta"),
-        (r"^batch_stats/(.*)/mean$", r"\1/moving_mean"),
-        (r"^batch_stats/(.*)/var$", r"\1/moving_variance"),
-        (r"^params/", ""),
+        *_GAMMA_BETA,
         (r"/kernel$", "/weight"),
         (r"/denselayer(\d+)/", lambda match: f"/cell_list/{int(match[1]) - 1}/"),
         (r"^(transition\d+)/", r"\1/features/"),
