@@ -5,7 +5,7 @@ This file is short so that the library can be used without it; `--help` explains
 
 import sys
 
-from densenet_jax import cli
+from densenet_jax.__main__ import main
 
 if __name__ == "__main__":
-    sys.exit(cli.main(sys.argv))
+    sys.exit(main())

@@ -16,7 +16,7 @@ import re
 
 from ml_collections import ConfigDict
 
-from configs import default
+from densenet_jax.configs import default
 
 
 def get_config(network: str = "densenet_bc_100_12") -> ConfigDict:

@@ -11,7 +11,7 @@ Arguments, after a colon, separated by commas:
 
 from ml_collections import ConfigDict
 
-from configs import default
+from densenet_jax.configs import default
 
 
 def get_config(arguments: str = "") -> ConfigDict:

@@ -8,7 +8,7 @@ Arguments are those of configs/densenet121.py.
 
 from ml_collections import ConfigDict
 
-from configs import densenet121
+from densenet_jax.configs import densenet121
 
 
 def get_config(arguments: str = "") -> ConfigDict:

@@ -7,7 +7,7 @@ Expect at least 98.5 % of the 360 test digits right, in under two minutes on two
 
 from ml_collections import ConfigDict
 
-from configs import default
+from densenet_jax.configs import default
 
 
 def get_config() -> ConfigDict:

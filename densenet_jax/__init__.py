@@ -5,6 +5,7 @@ from densenet_jax.models.variants import create_model, list_models
 from densenet_jax.weights import pretrained
 from densenet_jax.weights.pretrained import load_pretrained
 
+__version__ = "0.1.0"
 __all__ = ["create_model", "list_models", "load_pretrained", "weights"]
 
 

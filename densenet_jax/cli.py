@@ -1,6 +1,5 @@
 """The commands behind main.py."""
 
-import importlib
 import json
 import logging
 import os
@@ -11,6 +10,9 @@ from collections.abc import Sequence
 import ml_collections
 from absl import flags
 from ml_collections import config_flags
+
+from densenet_jax import config_files
+from densenet_jax.configs import default
 
 HELP = """\
 usage: python main.py [COMMAND] --config=configs/NAME.py [--workdir=DIR] [--config.key=value ...]
@@ -104,6 +106,7 @@ def parse(argv: Sequence[str]) -> tuple[str, ml_collections.ConfigDict, dict[str
     flags.DEFINE_string("weights", None, "weights to predict with", flag_values=values)
     flags.DEFINE_string("cam", None, "folder for class activation maps", flag_values=values)
     flags.DEFINE_enum("format", "table", ["table", "json", "csv"], "of answers", flag_values=values)
+    argv = config_files.with_located(argv)
     config_file = _value(argv, "config")
     workdir = _value(argv, "workdir")
     if config_file is None and workdir and (pathlib.Path(workdir) / "config.json").is_file():
@@ -165,8 +168,8 @@ def check_config_file(config_file: str | None) -> None:
     """Raises UsageError, naming those that exist, if there is no such configuration."""
     path = (config_file or "").split(":")[0]
     if path and not pathlib.Path(path).is_file():
-        near = sorted(str(p) for p in pathlib.Path("configs").glob("*.py") if p.stem[0] != "_")
-        raise UsageError(f"There is no configuration {path!r}; there are {', '.join(near)}.")
+        there = ", ".join(f"configs/{name}.py" for name in config_files.names())
+        raise UsageError(f"There is no configuration {path!r}; there are {there}.")
 
 
 def _explain(error: Exception) -> str:
@@ -187,7 +190,7 @@ def from_json(path: str) -> ml_collections.ConfigDict:
     """Returns a run's config.json as a locked configuration, with the types of the defaults."""
     try:
         stored = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
-        config = importlib.import_module("configs.default").get_config().lock()
+        config = default.get_config().lock()
         config.update(stored)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
         raise UsageError(f"{path} is not the configuration of a run: {e}") from None

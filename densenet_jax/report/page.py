@@ -103,8 +103,7 @@ def config_rows(found: list[Run]) -> dict[str, Any]:
       (key, default, values); "different": those that differ between the runs.
     """
     configs = [run.config for run in found]
-    default = runs.defaults()
-    changed = runs.differences([default, *configs]) if default else []
+    changed = runs.differences([runs.defaults(), *configs])
     keys = dict.fromkeys(key for config in configs for key in config)
     return {
         "all": [(key, [config.get(key, runs.ABSENT) for config in configs]) for key in keys],

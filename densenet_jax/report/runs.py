@@ -1,11 +1,11 @@
 """A run's directory as a report needs it; what is missing, torn or still growing is left out."""
 
 import dataclasses
-import importlib
 import json
 import pathlib
 from typing import Any
 
+from densenet_jax.configs import default
 from densenet_jax.report import predictions
 from densenet_jax.report.predictions import Predictions
 
@@ -118,11 +118,8 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def defaults() -> dict[str, Any]:
-    """Returns configs/default.py, flattened; {} where it is not at hand."""
-    try:
-        config = importlib.import_module("configs.default").get_config()
-    except ImportError:
-        return {}
+    """Returns configs/default.py, flattened."""
+    config = default.get_config()
     return flatten(json.loads(config.to_json()))  # tuples become lists, as in config.json
 
 

@@ -1,0 +1,143 @@
+"""The wheel: built, installed into an empty environment, and used far from the checkout."""
+
+import json
+import os
+import pathlib
+import shutil
+import site
+import subprocess
+import sys
+import tomllib
+import venv
+import zipfile
+
+import pytest
+
+import densenet_jax
+from densenet_jax import cli, config_files
+
+ROOT = pathlib.Path(__file__).parent.parent
+CONFIGS = sorted(p.name for p in (ROOT / "configs").glob("*.py"))
+TINY = [
+    "--config.total_steps=2",
+    "--config.model.depth=10",
+    "--config.model.growth_rate=4",
+    "--config.data.image_size=8",
+    "--config.mesh.data=1",
+]
+OWN = """\
+from densenet_jax.configs import digits
+
+
+def get_config():
+    config = digits.get_config()
+    config.seed = 77
+    return config
+"""
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> pathlib.Path:
+    """Built from a copy, so that the checkout stays clean and leaves nothing in the wheel."""
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
+    ignore = shutil.ignore_patterns("__pycache__")
+    for name in ("densenet_jax", "configs"):
+        shutil.copytree(ROOT / name, source / name, symlinks=True, ignore=ignore)
+    for name in ("pyproject.toml", "README.md", "LICENSE", "requirements.txt"):
+        shutil.copy(ROOT / name, source)
+    words = ["wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder)]
+    subprocess.run([sys.executable, "-m", "pip", *words, str(source)], check=True)
+    (path,) = folder.glob("densenet_jax-*.whl")
+    return path
+
+
+@pytest.fixture(scope="module")
+def environment(wheel, tmp_path_factory) -> pathlib.Path:
+    """An environment with the wheel and, in place of downloads, the packages of this one."""
+    folder = tmp_path_factory.mktemp("environment")
+    venv.create(folder, symlinks=True)
+    words = ["--python", str(folder / "bin" / "python"), "install", "--quiet", "--no-deps"]
+    subprocess.run([sys.executable, "-m", "pip", *words, str(wheel)], check=True)
+    (packages,) = folder.glob("lib/python*/site-packages")
+    (packages / "others.pth").write_text("\n".join(site.getsitepackages()))
+    return folder
+
+
+def run(environment, folder, *words: str) -> subprocess.CompletedProcess:
+    variables = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    command = [str(environment / "bin" / words[0]), *words[1:]]
+    return subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True)
+
+
+def test_the_wheel_holds_configurations_class_names_and_pages_and_nothing_else(wheel):
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert {f"densenet_jax/configs/{name}" for name in CONFIGS} <= names
+    assert "densenet_jax/data/imagenet_classes.txt" in names
+    pages = {f"densenet_jax/report/page/{p.name}" for p in ROOT.glob("densenet_jax/report/page/*")}
+    assert pages <= names
+    code = {str(p.relative_to(ROOT)) for p in ROOT.glob("densenet_jax/**/*.py")}
+    assert code <= names
+    assert {name.split("/")[0].partition("-")[0] for name in names} == {"densenet_jax"}
+
+
+def test_the_command_works_in_any_directory(environment, tmp_path):
+    said = run(environment, tmp_path, "densenet-jax", "--help")
+    assert (said.returncode, said.stderr) == (0, "")
+    assert "predict" in said.stdout
+    said = run(environment, tmp_path, "densenet-jax", "--config=configs/digits.py", *TINY)
+    assert said.returncode == 0, said.stderr
+    assert json.loads((tmp_path / "runs/digits/config.json").read_text())["total_steps"] == 2
+    assert "Configuration" in (tmp_path / "runs/digits/report.html").read_text()
+    said = run(environment, tmp_path, "python", "-c", "import densenet_jax; print(densenet_jax)")
+    assert str(environment) in said.stdout  # not the checkout's
+
+
+def test_every_configuration_stands_alone_in_the_wheel(environment, tmp_path):
+    script = "\n".join(
+        f"import densenet_jax.configs.{name} as c; c.get_config()" for name in config_files.names()
+    )
+    said = run(environment, tmp_path, "python", "-c", script)
+    assert said.returncode == 0, said.stderr
+
+
+def test_a_missing_package_is_named(environment, tmp_path):
+    script = (
+        "import sys; sys.modules['ml_collections'] = None; "
+        "from densenet_jax.__main__ import main; sys.exit(main())"
+    )
+    said = run(environment, tmp_path, "python", "-c", script)
+    assert said.returncode == 2
+    assert said.stderr.startswith("error: the Python package ml_collections is not installed")
+    assert "Traceback" not in said.stderr
+
+
+@pytest.mark.parametrize("flag", [["--config=configs/digits.py"], ["--config", "digits"]])
+def test_a_packaged_configuration_is_found_by_name(flag, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command, config, options = cli.parse(["densenet-jax", *flag, "--config.seed=3"])
+    assert (command, config.data.name, config.seed) == ("train", "digits", 3)
+    assert options["workdir"] == "runs/digits"
+    _, config, _ = cli.parse(["densenet-jax", "--config=configs/cifar10.py:densenet_40_12"])
+    assert config.model.depth == 40
+
+
+def test_a_file_of_the_users_goes_before_a_packaged_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs/digits.py").write_text(OWN)
+    assert cli.parse(["densenet-jax", "--config=configs/digits.py"])[1].seed == 77
+    assert config_files.locate("configs/mine.py") == "configs/mine.py"
+
+
+def test_extras_are_the_lines_of_the_requirement_files():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    for extra in ("test",):
+        lines = (ROOT / f"requirements-{extra}.txt").read_text().splitlines()
+        wanted = [line.partition("#")[0].strip() for line in lines]
+        assert extras[extra] == [line for line in wanted if line]
+
+
+def test_version():
+    assert densenet_jax.__version__.count(".") == 2
