@@ -20,11 +20,14 @@ ROOT = pathlib.Path(__file__).parent.parent
 CONFIGS = sorted(p.name for p in (ROOT / "configs").glob("*.py"))
 TINY = [
     "--config.total_steps=2",
-    "--config.model.depth=10",
+    "--config.model.bottleneck=False",
+    "--config.model.depth=7",
     "--config.model.growth_rate=4",
     "--config.data.image_size=8",
     "--config.mesh.data=1",
 ]
+# Programs of two steps are not worth optimising: half the time.
+QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 OWN = """\
 from densenet_jax.configs import digits
 
@@ -65,7 +68,7 @@ def environment(wheel, tmp_path_factory) -> pathlib.Path:
 
 
 def run(environment, folder, *words: str) -> subprocess.CompletedProcess:
-    variables = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    variables = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"XLA_FLAGS": QUICK}
     command = [str(environment / "bin" / words[0]), *words[1:]]
     return subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True)
 
