@@ -20,6 +20,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 from densenet_jax import cli
 from densenet_jax.training import loop
+from densenet_jax.training.recorder import Recorder
 
 EVERY = 500
 
@@ -53,14 +54,14 @@ def main() -> None:
         }
     )
     samples = []
-    add = loop.Recorder.add
+    add = Recorder.add
 
     def watch(self, step, metrics):
         add(self, step, metrics)
         if step % EVERY == 0:
             samples.append(sample(step))
 
-    loop.Recorder.add = watch
+    Recorder.add = watch
     loop.train_and_evaluate(config.lock(), tempfile.mkdtemp(prefix="long_run_"))
     print("\n| steps | MiB | open files | threads | steps/s |\n|---:|---:|---:|---:|---:|")
     tenth = max(len(samples) // 10, 2)

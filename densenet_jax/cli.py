@@ -75,7 +75,7 @@ def main(argv: Sequence[str]) -> int:
     set_up_process()
     from densenet_jax import commands  # after the process is set up, and only if there is work
     from densenet_jax.training.diagnose import NonFiniteError
-    from densenet_jax.training.loop import Interrupted
+    from densenet_jax.training.trainer import Interrupted
 
     try:
         return getattr(commands, command)(config, **options) or 0

@@ -14,11 +14,13 @@ import pytest
 
 import densenet_jax
 from densenet_jax import cli
-from densenet_jax.training import loop, metrics_log, runs
+from densenet_jax.training import experiment, loop, metrics_log, runs
 from densenet_jax.training import workdir as workdirs
 from densenet_jax.training.checkpoints import Checkpoints
 from densenet_jax.training.diagnose import NonFiniteError
 from densenet_jax.training.errors import CheckpointError, ConfigError
+from densenet_jax.training.recorder import Recorder
+from densenet_jax.training.trainer import Interrupted
 
 CLOCK = ("seconds", "images_per_second", "data_wait")
 STEPS = 9
@@ -51,7 +53,7 @@ def records(workdir: pathlib.Path) -> list[dict]:
 
 
 def params(workdir: pathlib.Path, config) -> list[np.ndarray]:
-    config = loop.experiment.build(config).config
+    config = experiment.build(config).config
     return jax.tree.leaves(jax.device_get(runs.read(workdir, config, "latest")[1]))
 
 
@@ -76,15 +78,15 @@ def test_files_of_a_run(undisturbed):
 
 
 def test_stopped_and_resumed_to_the_bit(undisturbed, tmp_path, monkeypatch):
-    original = loop.Recorder.add
+    original = Recorder.add
 
     def signal_at_three(self, step, metrics):
         original(self, step, metrics)
         if step == 3:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(loop.Recorder, "add", signal_at_three)
-    with pytest.raises(loop.Interrupted, match="after step 3"):
+    monkeypatch.setattr(Recorder, "add", signal_at_three)
+    with pytest.raises(Interrupted, match="after step 3"):
         loop.train_and_evaluate(small_config(), tmp_path)
     monkeypatch.undo()
     loop.train_and_evaluate(small_config(), tmp_path)
@@ -92,7 +94,7 @@ def test_stopped_and_resumed_to_the_bit(undisturbed, tmp_path, monkeypatch):
 
 
 def test_crashed_and_resumed_to_the_bit(undisturbed, tmp_path, monkeypatch):
-    original = loop.Recorder.add
+    original = Recorder.add
 
     def crash_at_eight(self, step, metrics):
         original(self, step, metrics)
@@ -102,7 +104,7 @@ def test_crashed_and_resumed_to_the_bit(undisturbed, tmp_path, monkeypatch):
                 file.write('{"step": 8, "torn')
             raise RuntimeError("power cut")
 
-    monkeypatch.setattr(loop.Recorder, "add", crash_at_eight)
+    monkeypatch.setattr(Recorder, "add", crash_at_eight)
     with pytest.raises(RuntimeError, match="power cut"):
         loop.train_and_evaluate(small_config(), tmp_path)
     monkeypatch.undo()
@@ -143,7 +145,7 @@ def test_evaluate_names_the_checkpoints_there_are(undisturbed, capsys, which):
 
 
 def test_a_checkpoint_of_another_model_is_refused(undisturbed):
-    other = loop.experiment.build(small_config(**{"model.growth_rate": 5})).config
+    other = experiment.build(small_config(**{"model.growth_rate": 5})).config
     with pytest.raises(CheckpointError, match="is of another model"):
         runs.read(undisturbed[0], other)
 
@@ -196,8 +198,8 @@ def test_numbers_that_stay_bad_stop_the_run_with_a_report(tmp_path):
 
 def test_numbers_that_go_wrong_roll_the_run_back_to_other_data(tmp_path, monkeypatch):
     poisoned = []
-    make = loop.experiment.Experiment.train_batches
-    prepare = loop.experiment.Experiment.preprocess
+    make = experiment.Experiment.train_batches
+    prepare = experiment.Experiment.preprocess
 
     @contextlib.contextmanager
     def poison(self, source, state):
@@ -218,8 +220,8 @@ def test_numbers_that_go_wrong_roll_the_run_back_to_other_data(tmp_path, monkeyp
         images, targets = prepare(self, key, images, labels)
         return jnp.where(jnp.any(labels < 0), jnp.nan, images), targets
 
-    monkeypatch.setattr(loop.experiment.Experiment, "train_batches", poison)
-    monkeypatch.setattr(loop.experiment.Experiment, "preprocess", preprocess)
+    monkeypatch.setattr(experiment.Experiment, "train_batches", poison)
+    monkeypatch.setattr(experiment.Experiment, "preprocess", preprocess)
     config = small_config(nonfinite_limit=2, nonfinite_rollbacks=1)
     loop.train_and_evaluate(config, tmp_path)
     assert poisoned == [6, 7]

@@ -1,0 +1,175 @@
+"""A run under way: steps, and what is due after each, evaluations, checkpoints and the end."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from densenet_jax import evaluation
+from densenet_jax.data.sources import Source
+from densenet_jax.training import diagnose
+from densenet_jax.training import mesh as meshes
+from densenet_jax.training.checkpoints import Checkpoints
+from densenet_jax.training.experiment import Experiment
+from densenet_jax.training.metrics_log import MetricsLog
+from densenet_jax.training.progress import ProgressLine
+from densenet_jax.training.recorder import Recorder
+from densenet_jax.training.state import TrainState
+
+
+class Interrupted(Exception):
+    """The run was asked to stop, and has saved its state."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Length:
+    """How long a run is, in steps.
+
+    Attributes:
+      total: steps of the whole run.
+      epoch: steps of an epoch; not always whole.
+      evaluation: steps from one evaluation to the next; not always whole.
+    """
+
+    total: int
+    epoch: float
+    evaluation: float
+
+    def evaluates_at(self, step: int) -> bool:
+        """Whether an evaluation is due after a step."""
+        return step // self.evaluation > (step - 1) // self.evaluation or step == self.total
+
+
+def latest_state(
+    setup: Experiment, optimizer: optax.GradientTransformation, checkpoints: Checkpoints
+) -> TrainState:
+    """Returns the state to go on from: of the latest sound checkpoint, or a fresh one."""
+    fresh = setup.initial_state(optimizer)
+    return checkpoints.resume(fresh) or fresh
+
+
+class Trainer:
+    """Takes a state to the end of its run."""
+
+    def __init__(
+        self,
+        setup: Experiment,
+        source: Source,
+        length: Length,
+        optimizer: optax.GradientTransformation,
+        schedule: optax.Schedule,
+        *,
+        workdir: pathlib.Path,
+        checkpoints: Checkpoints,
+        log: MetricsLog,
+        progress: ProgressLine,
+        stop_requested: Callable[[], bool],
+    ):
+        """Args are what a run is made of.
+
+        Args:
+          source: the training split.
+          stop_requested: says whether to save and stop after the present step.
+        """
+        self._setup, self._source, self._length = setup, source, length
+        self._workdir, self._checkpoints = workdir, checkpoints
+        self._log, self._progress = log, progress
+        self._stop_requested = stop_requested
+        self._optimizer = optimizer
+        self._train_step = setup.train_step(optimizer, schedule)
+        self._eval_step = setup.eval_step()
+        self._evaluated: dict[str, Any] | None = None  # the last evaluation's metrics
+
+    def run(self, state: TrainState) -> dict[str, Any]:
+        """Trains to the end; returns the metrics of the last evaluation.
+
+        Raises:
+          Interrupted: a stop was requested; the state is saved.
+          NonFiniteError: the numbers stayed bad.
+        """
+        config = self._setup.config
+        while True:
+            recorder = Recorder(
+                self._log, self._progress, config, int(state.step), self._length.epoch
+            )
+            state = self._advance(state, recorder)
+            if recorder.bad_step is None:
+                break
+            if int(state.order) >= config.nonfinite_rollbacks:
+                self._explain_nonfinite(state, recorder.bad_step)
+            state = self._roll_back(state, recorder.bad_step)
+        if self._evaluated is not None:
+            return self._evaluated
+        if self._log.last and self._log.last["split"] == "eval":
+            return self._log.last  # the run had been finished before
+        return self._evaluate(state)
+
+    def _advance(self, state: TrainState, recorder: Recorder) -> TrainState:
+        """Trains to the end, or until the recorder knows a bad step."""
+        steps = range(int(state.step) + 1, self._length.total + 1)
+        with self._setup.train_batches(self._source, state) as batches:
+            for step, batch in zip(steps, recorder.timed(batches), strict=False):
+                state, metrics = self._train_step(state, batch)
+                recorder.add(step, metrics)
+                self._after(step, state, recorder)
+                if recorder.bad_step is not None:
+                    break
+        return state
+
+    def _after(self, step: int, state: TrainState, recorder: Recorder) -> None:
+        """Does what is due after a step."""
+        stop = self._stop_requested()  # asked once: what is said to be saved has been
+        evaluate = self._length.evaluates_at(step)
+        save = step % self._setup.config.checkpoint_every_steps == 0
+        if not (stop or evaluate or save):
+            return
+        recorder.flush()
+        if recorder.bad_step is not None:
+            return
+        scores = None
+        if evaluate:
+            self._evaluated = self._evaluate(state)
+            scores = recorder.evaluation(step, self._evaluated)
+        # Amid bad steps there is nothing worth going back to.
+        if stop or evaluate or recorder.nonfinite == 0:
+            self._checkpoints.save(step, state, scores)
+        if stop and step < self._length.total:
+            raise Interrupted(f"stopped after step {step}; the state is saved")
+
+    def _evaluate(self, state: TrainState) -> dict[str, Any]:
+        return evaluation.evaluate(self._eval_step, state.variables, self._setup.eval_batches())
+
+    def _roll_back(self, state: TrainState, bad_step: int) -> TrainState:
+        """Returns the last saved state (or a fresh one), with the data in the next order."""
+        order = state.order + 1
+        saved = latest_state(self._setup, self._optimizer, self._checkpoints)
+        self._log.rewind(int(saved.step))
+        self._progress.note(
+            f"step {bad_step}: loss or gradients were not finite "
+            f"{self._setup.config.nonfinite_limit} times in a row; back to step {int(saved.step)}, "
+            "and on with the data in another order"
+        )
+        return saved.replace(nonfinite=jnp.zeros_like(saved.nonfinite), order=order)
+
+    def _explain_nonfinite(self, state: TrainState, step: int) -> None:
+        """Repeats a bad step, writes what is wrong with it, and raises NonFiniteError.
+
+        Since that step nothing but the counters of the state has changed.
+        """
+        setup = self._setup
+        state = state.replace(step=jnp.int32(step - 1))
+        reader = setup.reader(self._source, state)
+        batch = jax.device_put(reader.batches[step - 1], meshes.batch_sharding(setup.mesh))
+        found = diagnose.diagnose(setup.model, setup.preprocess, state, batch, setup.config.seed)
+        examples = reader.batches.indices(step - 1)
+        path = diagnose.write_report(self._workdir, step, examples, found)
+        raise diagnose.NonFiniteError(
+            f"loss or gradients were not finite in {setup.config.nonfinite_limit} steps in a row, "
+            f"up to step {step}; the first such tensor is: {found['first']}. {path} has all of "
+            "them and the examples of the step; a lower config.optimizer.learning_rate or a "
+            "warm-up often helps."
+        )
