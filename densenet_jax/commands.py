@@ -34,8 +34,9 @@ USER_ERRORS = (
 )
 
 
-def train(config: ml_collections.ConfigDict, workdir: str) -> None:
+def train(config: ml_collections.ConfigDict, workdir: str | None, name: str) -> None:
     """Trains, and says where everything is and what to type next."""
+    workdir = workdir or f"runs/{name}"
     result = train_and_evaluate(config, workdir)
     config = runs.read_config(workdir)
     write_report(config, workdir, "best")
@@ -54,8 +55,14 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> None:
     )
 
 
-def evaluate(config: ml_collections.ConfigDict, workdir: str, checkpoint: str) -> None:
-    """Evaluates a run's checkpoint, or the weights of `init_from` if `checkpoint` is empty."""
+def evaluate(
+    config: ml_collections.ConfigDict, workdir: str | None, name: str, checkpoint: str
+) -> None:
+    """Evaluates a run's checkpoint, or, without a directory, the weights of `init_from`."""
+    if config.init_from and not workdir:
+        # The weights themselves, and not into the directory of a run.
+        workdir, checkpoint = f"runs/{name}-init_from", ""
+    workdir = workdir or f"runs/{name}"
     folder = pathlib.Path(workdir)
     if checkpoint and not (folder / "checkpoints").is_dir():
         raise CheckpointError(f"{workdir} is not the directory of a run: it has no checkpoints.")
@@ -102,12 +109,12 @@ def open_run(
 
 def predict(
     config: ml_collections.ConfigDict | None,
-    images: list[str],
+    words: list[str],
     workdir: str | None,
     weights: str | None,
     checkpoint: str,
     cam: str | None,
-    style: str,
+    format: str,
 ) -> int:
     """Prints what a model says about images; returns 2 if any could not be read."""
     if weights:
@@ -116,16 +123,23 @@ def predict(
     else:
         model, variables, preprocessing, _ = runs.read(workdir, config, checkpoint)
         names = runs.class_names(workdir)
-    found = predicting.predict(model, variables, preprocessing, names, images, cam=cam)
-    return answers.show(found, style)
+    found = predicting.predict(model, variables, preprocessing, names, words, cam=cam)
+    return answers.show(found, format)
 
 
-def report(config: ml_collections.ConfigDict | None, workdir: str, checkpoint: str) -> None:
+def report(
+    config: ml_collections.ConfigDict | None,
+    words: list[str],
+    workdir: str | None,
+    checkpoint: str,
+) -> None:
     """Writes the page of a run again, or one that compares several."""
-    if "," in workdir:
-        path = reports.write_report([w for w in workdir.split(",") if w])
+    folders = [*([workdir] if workdir else []), *words]
+    if len(folders) > 1:
+        path = reports.write_report(folders)
     else:
-        path = write_report(config, workdir, checkpoint)
+        config = config or runs.read_config(folders[0])
+        path = write_report(config, folders[0], checkpoint)
     print(f"written: {path}")
 
 

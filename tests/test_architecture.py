@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "report": {"report", "training", "models", "data", "configs"},
     "predict": {"report", "weights", "data"},
     "commands": {"training", "models", "weights", "data", "evaluation", "report", "predict"},
-    "cli": {"commands", "training", "configs", "config_files"},
+    "cli": {"cli", "commands", "training", "configs", "config_files"},
     "__main__": {"cli"},
 }
 

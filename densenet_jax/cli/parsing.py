@@ -1,0 +1,135 @@
+"""A command line understood: the command, its configuration and its options."""
+
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import ml_collections
+from absl import flags
+from ml_collections import config_flags
+
+from densenet_jax import config_files
+from densenet_jax.cli.table import COMMANDS, FLAGS
+from densenet_jax.configs import default
+
+
+class UsageError(ValueError):
+    """The command line cannot be understood."""
+
+
+def parse(argv: Sequence[str]) -> tuple[str, ml_collections.ConfigDict | None, dict[str, Any]]:
+    """Returns the command, its configuration and its other options.
+
+    Raises:
+      UsageError: an unknown command, flag, key or file.
+    """
+    argv = config_files.with_located(argv)
+    config_file, workdir = _value(argv, "config"), _value(argv, "workdir")
+    if config_file is None and workdir and (pathlib.Path(workdir) / "config.json").is_file():
+        config_file = str(pathlib.Path(workdir) / "config.json")  # the run's own
+    values, words, config = _read(argv, config_file)
+    name, *words = words or ["train"]
+    if name not in COMMANDS:
+        raise UsageError(f"There is no command {name!r}; there are {', '.join(COMMANDS)}.")
+    command = COMMANDS[name]
+    if words and not command.words:
+        raise UsageError(f"{name} does not take {words[0]!r}; flags look like --workdir=DIR.")
+    for flag in FLAGS:
+        if values[flag].present and flag not in command.flags:
+            users = [c for c in COMMANDS if flag in COMMANDS[c].flags]
+            raise UsageError(f"{name} does not take --{flag}; {', '.join(users)} can.")
+    options = {flag: values[flag].value for flag in command.flags}
+    if command.words:
+        options["words"] = words
+    if command.needs:
+        options["workdir"] = workdir
+    if command.needs == "config":
+        options["name"] = pathlib.Path((config_file or "").split(":")[0]).stem
+    _check_needs(name, config, options)
+    return name, config, options
+
+
+def _check_needs(name: str, config: ml_collections.ConfigDict | None, options: dict) -> None:
+    """Raises UsageError if a command lacks what it works on."""
+    needs, workdir = COMMANDS[name].needs, options.get("workdir")
+    if needs == "source" and not (options["weights"] or workdir):
+        raise UsageError(f"{name} needs --workdir=DIR of a run, or --weights=SOURCE.")
+    if config is not None or not needs or options.get("weights"):
+        return
+    if needs == "run" and options["words"]:
+        return
+    if workdir and name != "train":
+        raise UsageError(f"{workdir} is not the directory of a run: it has no config.json.")
+    raise UsageError(
+        "--config is missing; to begin: python main.py --config=configs/digits.py "
+        "(python main.py --help lists the commands)."
+    )
+
+
+def _read(
+    argv: Sequence[str], config_file: str | None
+) -> tuple[flags.FlagValues, list[str], ml_collections.ConfigDict | None]:
+    """Returns the flags, the words and the configuration of a command line."""
+    values = flags.FlagValues()
+    flags.DEFINE_string("workdir", None, "the run's directory", flag_values=values)
+    for name, flag in FLAGS.items():
+        if flag.choices:
+            choices = list(flag.choices)
+            flags.DEFINE_enum(name, flag.default, choices, flag.about, flag_values=values)
+        else:
+            flags.DEFINE_string(name, flag.default, flag.about, flag_values=values)
+    _check_config_file(config_file)
+    if config_file and config_file.endswith(".json"):
+        argv = [a for a in argv if not a.startswith(("--config=", "-config="))]
+        stored = _from_json(config_file)
+        config_flags.DEFINE_config_dict("config", stored, flag_values=values, sys_argv=list(argv))
+    else:
+        config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=list(argv))
+    try:
+        _, *words = values(list(argv))
+        return values, words, values.config
+    except Exception as e:  # absl and ml_collections raise many kinds, and the file is code
+        raise UsageError(_explain(e)) from e
+
+
+def _value(argv: Sequence[str], flag: str) -> str | None:
+    """Returns a flag's value before flags are parsed: `--flag=value` or `--flag value`."""
+    for i, word in enumerate(argv):
+        name, equals, value = word.lstrip("-").partition("=")
+        if word.startswith("-") and name == flag:
+            return value if equals else (argv[i + 1] if i + 1 < len(argv) else None)
+    return None
+
+
+def _check_config_file(config_file: str | None) -> None:
+    """Raises UsageError, naming those that exist, if there is no such configuration."""
+    path = (config_file or "").split(":")[0]
+    if path and not pathlib.Path(path).is_file():
+        there = ", ".join(f"configs/{name}.py" for name in config_files.names())
+        raise UsageError(f"There is no configuration {path!r}; there are {there}.")
+
+
+def _explain(error: Exception) -> str:
+    """Returns the one sentence that matters in what absl and ml_collections raise."""
+    text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+    if "Traceback" in text:  # raised inside a configuration file
+        return text.strip().splitlines()[-1].partition(": ")[2]
+    # ml_collections quotes its quotations: KeyError('"\\'seeed\\'\\nDid you mean ...').
+    plain = text.replace("\\n", "\n").replace("\\", "").replace('"', "'")
+    lines = [line.strip("'") for line in plain.strip().splitlines()]
+    message = ". ".join(lines[:2]) or type(error).__name__
+    if isinstance(error, KeyError | AttributeError):
+        message = f"the configuration has no key {message}"
+    return f"{message} (python main.py --help shows the flags, configs/default.py the keys)"
+
+
+def _from_json(path: str) -> ml_collections.ConfigDict:
+    """Returns a run's config.json as a locked configuration, with the types of the defaults."""
+    try:
+        stored = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+        config = default.get_config().lock()
+        config.update(stored)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
+        raise UsageError(f"{path} is not the configuration of a run: {e}") from None
+    return config

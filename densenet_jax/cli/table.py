@@ -1,0 +1,124 @@
+"""Commands and flags, once: what is parsed, what is passed on, and the page of --help."""
+
+import dataclasses
+import textwrap
+
+
+@dataclasses.dataclass(frozen=True)
+class Flag:
+    """A flag of some commands.
+
+    Attributes:
+      about: for --help.
+      value: what stands behind the = in --help.
+      default: the value that a command gets if the flag is absent.
+      choices: the values there are; (): any.
+    """
+
+    about: str
+    value: str
+    default: str | None = None
+    choices: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """A command: the function of `commands` with its name, called as f(config, **options).
+
+    The options are its flags, `workdir` (None if absent), `words` if it takes any, and `name`, the
+    configuration's, if `needs` is "config".
+
+    Attributes:
+      about: for --help.
+      needs: "config": a configuration, or the directory of a run, which holds one; "run": such a
+        directory; "source": such a directory, or --weights; "": nothing.
+      flags: names in `FLAGS`.
+      words: what its words are, for --help; "": it takes none.
+    """
+
+    about: str
+    needs: str
+    flags: tuple[str, ...] = ()
+    words: str = ""
+
+
+FLAGS = {
+    "checkpoint": Flag("best (the default), latest, or a step", "WHICH", "best"),
+    "weights": Flag("published weights (densenet121.ra_in1k), or a file", "SOURCE"),
+    "cam": Flag("folder that takes class activation maps, laid over the images", "DIR"),
+    "format": Flag("of answers: table, json or csv", "F", "table", ("table", "json", "csv")),
+}
+
+COMMANDS = {
+    "train": Command(
+        "(the default) train, evaluate, checkpoint; started again with the same --workdir it "
+        "resumes at the last checkpoint",
+        needs="config",
+    ),
+    "evaluate": Command(
+        "top-1, top-5 and loss over every example of the evaluation split: of a run's checkpoint "
+        "(--workdir=DIR), or of published weights (--config=FILE --config.init_from=SOURCE)",
+        needs="config",
+        flags=("checkpoint",),
+    ),
+    "predict": Command(
+        "top-5 labels with probabilities for image files, folders, globs, or - for standard "
+        "input; from --workdir=DIR or --weights=SOURCE",
+        needs="source",
+        flags=("checkpoint", "weights", "cam", "format"),
+        words="IMAGE...",
+    ),
+    "report": Command(
+        "writes DIR/report.html again, from a finished or a running run; for several "
+        "directories a page that compares them",
+        needs="run",
+        flags=("checkpoint",),
+        words="DIR...",
+    ),
+    "models": Command("a table of every variant: parameters, multiply-adds, weights", needs=""),
+}
+
+_HELP = """\
+usage: python main.py [COMMAND] --config=configs/NAME.py [--workdir=DIR] [--config.key=value ...]
+
+commands
+{commands}
+flags
+  --config=FILE[:ARGUMENT]   a configuration; configs/*.py say what each does and expects
+  --config.KEY=VALUE         another value for one of its keys, see configs/default.py:
+                             --config.total_epochs=10, --config.total_steps=100, --config.seed=1,
+                             --config.batch_size=128, --config.optimizer.learning_rate=0.05,
+                             --config.data.data_dir=DIR, --config.model.dtype=bfloat16,
+                             --config.init_from=densenet121.ra_in1k (or a file, or a workdir)
+  --workdir=DIR              the run's directory (default: runs/NAME): config.json,
+                             metrics.jsonl, checkpoints/
+{flags}
+examples
+  python main.py --config=configs/digits.py --workdir=runs/digits      # a minute, no download
+  python main.py evaluate --workdir=runs/digits
+  python main.py predict --workdir=runs/digits --cam=/tmp/maps my/images/*.png
+  python main.py predict --weights=densenet121.ra_in1k photo.jpg
+  python main.py report runs/digits runs/other
+  python main.py --config=configs/cifar10.py --config.total_epochs=10
+  python main.py --config=configs/densenet121.py:tiny                  # a look before the long run
+  python main.py --config=configs/densenet121.py --workdir=runs/121 --config.data.data_dir=DIR
+"""
+
+
+def help_text() -> str:
+    """Returns the page of --help."""
+    commands = [
+        _row(name, f"{c.words}: {c.about}" if c.words else c.about, 13)
+        for name, c in COMMANDS.items()
+    ]
+    flags = []
+    for name, flag in FLAGS.items():
+        users = ", ".join(c for c in COMMANDS if name in COMMANDS[c].flags)
+        flags.append(_row(f"--{name}={flag.value}", f"{flag.about} ({users})", 29))
+    return _HELP.format(commands="".join(commands), flags="".join(flags))
+
+
+def _row(name: str, about: str, indent: int) -> str:
+    first, *others = textwrap.wrap(about, 100 - indent)
+    lines = [f"  {name}".ljust(indent) + first, *(" " * indent + line for line in others)]
+    return "".join(line + "\n" for line in lines)
