@@ -6,22 +6,17 @@ epochs.  A run's position in its data is therefore its step, and resuming means 
 """
 
 import dataclasses
-import functools
-import itertools
-from collections.abc import Iterator
 
 import grain
 import jax
-import numpy as np
 from grain.experimental import ThreadPrefetchIterDataset
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding
 
-from densenet_jax.data import buffers
+from densenet_jax.data import buffers, resident
 from densenet_jax.data.batches import Batches, EvalBatches, TrainBatches, default_threads, hold
 from densenet_jax.data.examples import Arrays, DataError, Source
 from densenet_jax.data.stream import Batch, Stream
 
-DEVICE_BYTES = 2**30  # of images in memory that every device may hold as well
 in_memory = hold
 
 
@@ -154,12 +149,8 @@ def to_mesh(reader: Reader, sharding: NamedSharding) -> Stream:
     a batch is then only its examples' numbers, and the host does nothing.
     """
     batches = reader.batches
-    if (
-        isinstance(batches, TrainBatches)
-        and _fitted(batches.source)
-        and batches.source.examples.images.nbytes <= DEVICE_BYTES
-    ):
-        return Stream(_rows_on_device(batches, reader.start, sharding))
+    if isinstance(batches, TrainBatches) and resident.fits(batches.source):
+        return resident.batches(batches, reader.start, sharding)
 
     def put(batch: Batch) -> Batch:
         return {
@@ -170,28 +161,6 @@ def to_mesh(reader: Reader, sharding: NamedSharding) -> Stream:
     return Stream(
         iter(ThreadPrefetchIterDataset(reader.dataset().map(put), prefetch_buffer_size=2))
     )
-
-
-def _rows_on_device(batches: TrainBatches, start: int, sharding: NamedSharding) -> Iterator[Batch]:
-    held = batches.source.examples
-    replicated = NamedSharding(sharding.mesh, PartitionSpec())
-    arrays = {"image": held.images, "label": held.labels, "bad": held.bad}
-    arrays = {
-        name: jax.make_array_from_callback(a.shape, replicated, functools.partial(_part, a))
-        for name, a in arrays.items()
-    }
-
-    @functools.partial(jax.jit, out_shardings=sharding)
-    def pick(arrays, rows):
-        return {name: array[rows] for name, array in arrays.items()}
-
-    for batch in itertools.count(start):
-        rows = batches.indices(batch).astype(np.int32)
-        yield pick(arrays, jax.make_array_from_process_local_data(sharding, rows))
-
-
-def _part(array: np.ndarray, where) -> np.ndarray:
-    return array[where]
 
 
 def _fitted(source: Source) -> bool:

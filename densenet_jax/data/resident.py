@@ -16,9 +16,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from densenet_jax.data.batches import TrainBatches
 from densenet_jax.data.examples import Arrays, Source
+from densenet_jax.data.stream import Batch, Stream
 
 DEVICE_BYTES = 2**30  # of images, the most that every device holds
-Rows = dict[str, Any]  # {"arrays": {name: [N, ...]}, "rows": int32 [..., b]}
 
 
 def fits(source: Source) -> bool:
@@ -37,27 +37,29 @@ def put(source: Source, sharding: NamedSharding) -> dict[str, jax.Array]:
     }
 
 
-def pick(arrays: dict[str, jax.Array], rows: jax.Array, sharding: NamedSharding) -> Rows:
+def pick(arrays: dict[str, jax.Array], rows: jax.Array, sharding: NamedSharding) -> Batch:
     """Returns the batch with the examples `rows` [B], spread over the devices; to be traced."""
     batch = {name: array[rows] for name, array in arrays.items()}
     return jax.lax.with_sharding_constraint(batch, sharding)
 
 
-def batches(
-    order: TrainBatches, start: int, sharding: NamedSharding
-) -> Iterator[dict[str, jax.Array]]:
-    """Yields the batches from number `start` on, each gathered by a program of its own."""
+def batches(order: TrainBatches, start: int, sharding: NamedSharding) -> Stream:
+    """Returns the batches from number `start` on, each gathered by a program of its own."""
     arrays = put(order.source, sharding)
     gather = jax.jit(functools.partial(pick, sharding=sharding))
-    for number in itertools.count(start):
-        rows = order.indices(number).astype(np.int32)
-        yield gather(arrays, jax.make_array_from_process_local_data(sharding, rows))
+
+    def gathered() -> Iterator[Batch]:
+        for number in itertools.count(start):
+            rows = order.indices(number).astype(np.int32)
+            yield gather(arrays, jax.make_array_from_process_local_data(sharding, rows))
+
+    return Stream(gathered())
 
 
 def windows(
     order: TrainBatches, spans: Iterable[tuple[int, int]], length: int, sharding: NamedSharding
-) -> Iterator[dict[str, Any]]:
-    """Yields what a dispatch of several steps needs: the split, and the rows of its batches.
+) -> Stream:
+    """Returns what dispatches of several steps need: the split, and the rows of their batches.
 
     Args:
       spans: (first, end): the numbers of the batches of each dispatch, at most `length`.
@@ -68,8 +70,12 @@ def windows(
     """
     arrays = put(order.source, sharding)
     in_turn = NamedSharding(sharding.mesh, PartitionSpec(None, *sharding.spec))
-    for first, end in spans:
-        rows = np.zeros((length, order.share), np.int32)
-        rows[: end - first] = [order.indices(number) for number in range(first, end)]
-        rows = jax.make_array_from_process_local_data(in_turn, rows)
-        yield {"arrays": arrays, "rows": rows, "count": end - first}
+
+    def cut() -> Iterator[dict[str, Any]]:
+        for first, end in spans:
+            rows = np.zeros((length, order.share), np.int32)
+            rows[: end - first] = [order.indices(number) for number in range(first, end)]
+            rows = jax.make_array_from_process_local_data(in_turn, rows)
+            yield {"arrays": arrays, "rows": rows, "count": end - first}
+
+    return Stream(cut())

@@ -21,6 +21,7 @@ RANGES = {
     "seed": (0, 2**32 - 1),
     "batch_size": (1, 2**20),
     "eval_batch_size": (1, 2**20),
+    "steps_per_dispatch": (1, 10**5),
     "total_epochs": (TINY, 1e6),
     "total_steps": (1, 2**31 - 1),
     "label_smoothing": (0, 0.999),
@@ -75,6 +76,11 @@ def check(config: ml_collections.ConfigDict) -> None:
             raise ConfigError(
                 f"config.{key} is {value!r}; it must be one of {', '.join(filter(None, choices))}."
             )
+    if config.steps_per_dispatch > 1 and not config.data.in_memory:
+        raise ConfigError(
+            f"config.steps_per_dispatch is {config.steps_per_dispatch}, which needs the training "
+            "images on the device: add --config.data.in_memory=True."
+        )
     for key, length in (("mean", config.data.channels), ("std", config.data.channels)):
         values = config.data[key]
         if values is not None and len(values) not in (1, length):

@@ -36,16 +36,20 @@ def spans(steps: Iterable[int], length: int, due: Callable[[int], bool]) -> Iter
         yield range(first, step + 1)
 
 
-def many_steps(step: Step, pick: Callable[[Any, jax.Array], Any], length: int) -> Step:
+def many_steps(
+    step: Step, pick: Callable[[Any, jax.Array], Any], length: int, nonfinite_limit: int
+) -> Step:
     """Returns the function that makes `count` steps of a dispatch in one call.
 
-    The loop takes its count as an argument, so that one program serves dispatches of any length:
-    compiled once, and the same bits however the steps are cut.
+    The loop takes its count as an argument, which `lax.scan` cannot, so that one program serves
+    dispatches of any length: compiled once, and the same bits however the steps are cut.
 
     Args:
       step: of one batch.
       pick: maps the arrays of `data.resident.windows` and the rows of one batch to the batch.
       length: the most steps of a dispatch.
+      nonfinite_limit: bad steps in a row after which no further one is made: the state stays as
+        it was before the first of them.
 
     Returns:
       maps a state, which is donated, and {"arrays", "rows" [length, B], "count"} to the state after
@@ -57,13 +61,17 @@ def many_steps(step: Step, pick: Callable[[Any, jax.Array], Any], length: int) -
         def one(state, rows):
             return step(state, pick(window["arrays"], rows))
 
-        def advance(i, carry):
-            state, metrics = carry
+        def under_way(carry):
+            i, state, _ = carry
+            return (i < window["count"]) & (state.nonfinite < nonfinite_limit)
+
+        def advance(carry):
+            i, state, metrics = carry
             state, measured = one(state, window["rows"][i])
-            return state, jax.tree.map(lambda all, now: all.at[i].set(now), metrics, measured)
+            return i + 1, state, jax.tree.map(lambda all, x: all.at[i].set(x), metrics, measured)
 
         _, shapes = jax.eval_shape(one, state, window["rows"][0])
         metrics = jax.tree.map(lambda x: jnp.zeros((length, *x.shape), x.dtype), shapes)
-        return lax.fori_loop(0, window["count"], advance, (state, metrics))
+        return lax.while_loop(under_way, advance, (0, state, metrics))[1:]
 
     return run

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -9,10 +10,10 @@ import ml_collections
 import optax
 from flax import linen as nn
 
-from densenet_jax.data import device, pipeline, sources
+from densenet_jax.data import device, pipeline, resident, sources
 from densenet_jax.data.sources import Source
 from densenet_jax.models.variants import create_model
-from densenet_jax.training import checks
+from densenet_jax.training import checks, dispatch
 from densenet_jax.training import mesh as meshes
 from densenet_jax.training import optimizer as optimizers
 from densenet_jax.training import state as states
@@ -101,7 +102,7 @@ class Experiment:
         data = self.config.data
         if not data.in_memory:
             return source
-        return pipeline.in_memory(
+        held = pipeline.in_memory(
             source,
             image_size=data.image_size,
             channels=data.channels,
@@ -109,6 +110,13 @@ class Experiment:
             interpolation=data.interpolation,
             strict=data.strict,
         )
+        if train and self.config.steps_per_dispatch > 1 and not resident.fits(held):
+            raise ConfigError(
+                f"config.steps_per_dispatch is {self.config.steps_per_dispatch}, for which the "
+                f"training images must fit on the device; these need more than "
+                f"{resident.DEVICE_BYTES // 2**20} MiB. Set it to 1."
+            )
+        return held
 
     def train_step(self, optimizer: optax.GradientTransformation, schedule: optax.Schedule):
         return steps.make_train_step(
@@ -119,6 +127,12 @@ class Experiment:
             label_smoothing=self.config.label_smoothing,
             seed=self.config.seed,
         )
+
+    def many_steps(self, step: dispatch.Step) -> dispatch.Step:
+        """Returns the function that makes the steps of a window of `train_windows`."""
+        config, sharding = self.config, meshes.batch_sharding(self.mesh)
+        pick = functools.partial(resident.pick, sharding=sharding)
+        return dispatch.many_steps(step, pick, config.steps_per_dispatch, config.nonfinite_limit)
 
     def reader(self, source: Source, state: TrainState) -> pipeline.Reader:
         """Returns the endless stream of training batches from a state on, on the host."""
@@ -135,6 +149,15 @@ class Experiment:
     def train_batches(self, source: Source, state: TrainState):
         """Returns the same stream on the mesh."""
         return pipeline.to_mesh(self.reader(source, state), meshes.batch_sharding(self.mesh))
+
+    def train_windows(self, source: Source, state: TrainState, spans: Iterable[range]):
+        """Returns the same stream as windows of the steps of each dispatch, `spans`."""
+        return resident.windows(
+            self.reader(source, state).batches,
+            ((span[0] - 1, span[-1]) for span in spans),  # step s takes batch s - 1
+            self.config.steps_per_dispatch,
+            meshes.batch_sharding(self.mesh),
+        )
 
     def initial_state(self, optimizer: optax.GradientTransformation) -> TrainState:
         """Returns the state before the first step, made where it will live."""

@@ -1,6 +1,7 @@
 """A run under way: steps, and what is due after each, evaluations, checkpoints and the end."""
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +12,7 @@ import optax
 
 from densenet_jax import evaluation
 from densenet_jax.data.sources import Source
-from densenet_jax.training import diagnose
+from densenet_jax.training import diagnose, dispatch
 from densenet_jax.training import mesh as meshes
 from densenet_jax.training.checkpoints import Checkpoints
 from densenet_jax.training.experiment import Experiment
@@ -81,6 +82,8 @@ class Trainer:
         self._stop_requested = stop_requested
         self._optimizer = optimizer
         self._train_step = setup.train_step(optimizer, schedule)
+        if setup.config.steps_per_dispatch > 1:
+            self._train_step = setup.many_steps(self._train_step)
         self._eval_step = setup.eval_step()
         self._evaluated: dict[str, Any] | None = None  # the last evaluation's metrics
 
@@ -111,21 +114,31 @@ class Trainer:
     def _advance(self, state: TrainState, recorder: Recorder) -> TrainState:
         """Trains to the end, or until the recorder knows a bad step."""
         steps = range(int(state.step) + 1, self._length.total + 1)
-        with self._setup.train_batches(self._source, state) as batches:
-            for step, batch in zip(steps, recorder.timed(batches), strict=False):
+        per_dispatch = self._setup.config.steps_per_dispatch
+        spans = functools.partial(dispatch.spans, steps, per_dispatch, self._is_due)
+        if per_dispatch > 1:
+            stream = self._setup.train_windows(self._source, state, spans())
+        else:
+            stream = self._setup.train_batches(self._source, state)
+        with stream as batches:
+            for span, batch in zip(spans(), recorder.timed(batches), strict=False):
                 state, metrics = self._train_step(state, batch)
-                recorder.add(step, metrics)
-                self._after(step, state, recorder)
+                recorder.add(span[-1], metrics, len(span))
+                self._after(span[-1], state, recorder)
                 if recorder.bad_step is not None:
                     break
         return state
+
+    def _is_due(self, step: int) -> bool:
+        """Whether an evaluation or a checkpoint is due after a step."""
+        save = step % self._setup.config.checkpoint_every_steps == 0
+        return save or self._length.evaluates_at(step)
 
     def _after(self, step: int, state: TrainState, recorder: Recorder) -> None:
         """Does what is due after a step."""
         stop = self._stop_requested()  # asked once: what is said to be saved has been
         evaluate = self._length.evaluates_at(step)
-        save = step % self._setup.config.checkpoint_every_steps == 0
-        if not (stop or evaluate or save):
+        if not (stop or self._is_due(step)):
             return
         recorder.flush()
         if recorder.bad_step is not None:
