@@ -118,8 +118,15 @@ def get_config() -> ConfigDict:
     # Parts that do not train, for fine-tuning: ("stem", "block1", ..., "norm", "head").
     optimizer.frozen = ()
 
-    # Devices to use; -1: all. One device is a mesh of one.
-    config.mesh = ConfigDict({"data": -1})
+    # The mesh of devices.  A preset (`gpu` or `tpu`: all of them, the state on each; `gpu_fsdp` or
+    # `tpu_fsdp`: the state split over all of them) or the number of devices along each axis; -1:
+    # as many as there are. Examples are split over both axes, the state over `model`.
+    config.mesh = mesh = ConfigDict()
+    mesh.preset = ""
+    mesh.data = -1
+    mesh.model = 1
+    # Elements from which on an array of the state is split over `model`.
+    mesh.split_from = 16384
 
     # How often: steps between lines of metrics.jsonl, epochs between evaluations (each is followed
     # by a checkpoint), steps between further checkpoints.

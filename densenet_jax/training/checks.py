@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from densenet_jax.training.errors import ConfigError
+from densenet_jax.training.mesh import PRESETS
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float64": jnp.float64}
 CHOICES = {
@@ -14,6 +15,7 @@ CHOICES = {
     "augment.policy": ("", "randaugment", "trivialaugment"),
     "model.dtype": tuple(DTYPES),
     "model.param_dtype": tuple(DTYPES),
+    "mesh.preset": ("", *PRESETS),
 }
 # Smallest and largest value of each number; None (the variant's, or the weights') is always one.
 TINY = 1e-12
@@ -54,6 +56,9 @@ RANGES = {
     "optimizer.warmup_epochs": (0, 1e6),
     "optimizer.momentum": (0, 1),
     "optimizer.weight_decay": (0, 1e6),
+    "mesh.data": (-1, 2**20),
+    "mesh.model": (-1, 2**20),
+    "mesh.split_from": (1, 2**31 - 1),
     "log_every": (1, 2**31 - 1),
     "eval_every_epochs": (TINY, 1e6),
     "checkpoint_every_steps": (1, 2**31 - 1),

@@ -73,7 +73,7 @@ class Experiment:
         return pipeline.to_mesh(batches, meshes.batch_sharding(self.mesh))
 
     def eval_step(self):
-        return steps.make_eval_step(self.model, self.normalize)
+        return meshes.eval_step_on(self.mesh, steps.make_eval_step(self.model, self.normalize))
 
     def optimizer(self, total_steps: int, steps_per_epoch: float):
         """Returns the optimiser and its schedule."""
@@ -119,7 +119,7 @@ class Experiment:
         return held
 
     def train_step(self, optimizer: optax.GradientTransformation, schedule: optax.Schedule):
-        return steps.make_train_step(
+        step = steps.make_train_step(
             self.model,
             optimizer,
             schedule,
@@ -127,6 +127,14 @@ class Experiment:
             label_smoothing=self.config.label_smoothing,
             seed=self.config.seed,
         )
+        return meshes.train_step_on(self.mesh, step, self.state_sharding(optimizer))
+
+    def state_sharding(self, optimizer: optax.GradientTransformation) -> Any:
+        """Returns where the arrays of the state live."""
+        if self.mesh.shape["model"] == 1:
+            return meshes.replicated(self.mesh)
+        state = self.abstract_state(optimizer)
+        return meshes.state_sharding(self.mesh, state, self.config.mesh.split_from)
 
     def many_steps(self, step: dispatch.Step) -> dispatch.Step:
         """Returns the function that makes the steps of a window of `train_windows`."""
@@ -161,11 +169,12 @@ class Experiment:
 
     def initial_state(self, optimizer: optax.GradientTransformation) -> TrainState:
         """Returns the state before the first step, made where it will live."""
-        replicated = meshes.replicated(self.mesh)
+        sharding = self.state_sharding(optimizer)
         if self.weights is None:
-            return jax.jit(self._fresh(optimizer), out_shardings=replicated)()
+            return jax.jit(self._fresh(optimizer), out_shardings=sharding)()
         start = functools.partial(states.from_variables, optimizer=optimizer)
-        return jax.jit(start, out_shardings=replicated)(self.weights.variables)
+        weights = jax.device_get(self.weights.variables)  # the same in every process
+        return jax.jit(start, out_shardings=sharding)(weights)
 
     def abstract_state(self, optimizer: optax.GradientTransformation) -> TrainState:
         """Returns the shapes and types of the state; nothing is computed.
@@ -194,7 +203,8 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
       ConfigError, DataError, WeightsError: values that are unknown or do not fit together.
     """
     checks.check(config)
-    mesh = meshes.make_mesh(config.mesh.data)
+    axes = config.mesh
+    mesh = meshes.make_mesh(axes.data, axes.model, axes.preset)
     meshes.check_batch_size("batch_size", config.batch_size, mesh)
     meshes.check_batch_size("eval_batch_size", config.eval_batch_size, mesh)
     build_model(config)  # a misspelt name is told before data and weights are opened

@@ -117,9 +117,9 @@ def test_same_on_eight_devices(implementation):
     """Statistics are those of the whole batch, wherever its parts are."""
     x, layers, weights = problem((8, 4, 4, 8), 2, 8, 2, jnp.float32)
     expected = make_loss(dense_block.train, weights)(x, layers)
-    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    mesh = jax.make_mesh((2, 4), ("data", "model"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
     with jax.set_mesh(mesh):
-        x = jax.device_put(x, jax.NamedSharding(mesh, jax.P("data")))
+        x = jax.device_put(x, jax.NamedSharding(mesh, jax.P(("data", "model"))))
         layers = jax.device_put(layers, jax.NamedSharding(mesh, jax.P()))
         sharded = make_loss(dense_block.train, weights, implementation=implementation)
         actual = sharded(x, layers)
