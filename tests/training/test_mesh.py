@@ -33,11 +33,13 @@ def run(data: int, model: int):
     with jax.enable_x64():
         mesh = meshes.make_mesh(data, model)
         options = {"dtype": jnp.float64, "param_dtype": jnp.float64, "dropout_rate": 0.2}
-        net = create_model("densenet_cifar", depth=10, growth_rate=4, in_channels=1, **options)
+        # One layer, a transition, one layer.
+        options |= {"block_sizes": (1, 1), "growth_rate": 4, "stem_features": 8, "in_channels": 1}
+        net = create_model("densenet_bc_100_12", num_classes=10, **options)
         optimizer = make_optimizer(lambda _: 0.1)
         fresh = functools.partial(states.initial_state, net, optimizer, 0, SHAPE)
         sharding = meshes.state_sharding(mesh, jax.eval_shape(fresh), SPLIT_FROM)
-        state = jax.jit(fresh, out_shardings=sharding)()
+        state = jax.device_put(jax.jit(fresh).lower().compile(QUICK)(), sharding)
         step = steps.make_train_step(net, optimizer, lambda _: 0.1, preprocess, label_smoothing=0.1)
         step = meshes.train_step_on(mesh, step, sharding)
         normalize = lambda images: device.normalize(images, (0.5,), (0.25,), jnp.float64)  # noqa: E731
