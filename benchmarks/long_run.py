@@ -56,8 +56,8 @@ def main() -> None:
     samples = []
     add = Recorder.add
 
-    def watch(self, step, metrics):
-        add(self, step, metrics)
+    def watch(self, step, *rest):
+        add(self, step, *rest)
         if step % EVERY == 0:
             samples.append(sample(step))
 

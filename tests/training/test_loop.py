@@ -80,8 +80,8 @@ def test_files_of_a_run(undisturbed):
 def test_stopped_and_resumed_to_the_bit(undisturbed, tmp_path, monkeypatch):
     original = Recorder.add
 
-    def signal_at_three(self, step, metrics):
-        original(self, step, metrics)
+    def signal_at_three(self, step, *rest):
+        original(self, step, *rest)
         if step == 3:
             os.kill(os.getpid(), signal.SIGTERM)
 
@@ -96,8 +96,8 @@ def test_stopped_and_resumed_to_the_bit(undisturbed, tmp_path, monkeypatch):
 def test_crashed_and_resumed_to_the_bit(undisturbed, tmp_path, monkeypatch):
     original = Recorder.add
 
-    def crash_at_eight(self, step, metrics):
-        original(self, step, metrics)
+    def crash_at_eight(self, step, *rest):
+        original(self, step, *rest)
         if step == 8:
             self.flush()
             with (tmp_path / "metrics.jsonl").open("a") as file:
