@@ -128,6 +128,8 @@ def get_config() -> ConfigDict:
     # Elements from which on an array of the state is split over `model`.
     mesh.split_from = 16384
 
+    # Where metrics.jsonl is shown as well: ("tensorboard", "wandb"), each needs its package.
+    config.loggers = ()
     # How often: steps between lines of metrics.jsonl, epochs between evaluations (each is followed
     # by a checkpoint), steps between further checkpoints.
     config.log_every = 10

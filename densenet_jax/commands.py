@@ -37,7 +37,7 @@ USER_ERRORS = (
 def train(config: ml_collections.ConfigDict, workdir: str | None, name: str) -> None:
     """Trains, and says where everything is and what to type next."""
     workdir = workdir or f"runs/{name}"
-    result = train_and_evaluate(config, workdir)
+    result = train_and_evaluate(config, workdir, [reports.LiveReport(workdir)])
     config = runs.read_config(workdir)
     write_report(config, workdir, "best")
     longer = f"total_epochs={2 * config.total_epochs:g}"

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -73,6 +74,7 @@ def render(found: list[Run], *, live: bool = False) -> str:
     return environment.get_template("page.html").render(
         title=" and ".join(run.name for run in found),
         refresh=REFRESH_SECONDS if live else None,
+        now=time.strftime("%Y-%m-%d %H:%M:%S"),
         style=markupsafe.Markup((PAGE / "style.css").read_text(encoding="utf-8")),
         scripts=[
             markupsafe.Markup((PAGE / name).read_text(encoding="utf-8"))

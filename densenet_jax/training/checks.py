@@ -6,6 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 import ml_collections
 
+from densenet_jax.training import loggers
 from densenet_jax.training.errors import ConfigError
 from densenet_jax.training.mesh import PRESETS
 
@@ -90,6 +91,7 @@ def check(config: ml_collections.ConfigDict) -> None:
         values = config.data[key]
         if values is not None and len(values) not in (1, length):
             raise ConfigError(f"config.data.{key} has {len(values)} values for {length} channels.")
+    loggers.check(config.loggers)
     low_high = config.data.crop_scale
     if len(low_high) != 2 or low_high[0] > low_high[1]:
         raise ConfigError(

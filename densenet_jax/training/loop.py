@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import pathlib
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -11,9 +12,10 @@ import ml_collections
 
 from densenet_jax.data import sources
 from densenet_jax.data.sources import Source
-from densenet_jax.training import environment, experiment
+from densenet_jax.training import environment, experiment, loggers
 from densenet_jax.training.checkpoints import Checkpoints
 from densenet_jax.training.errors import ConfigError
+from densenet_jax.training.loggers import Listener
 from densenet_jax.training.metrics_log import MetricsLog
 from densenet_jax.training.progress import ProgressLine
 from densenet_jax.training.stopping import stop_requests
@@ -21,12 +23,15 @@ from densenet_jax.training.trainer import Length, Trainer, latest_state
 from densenet_jax.training.workdir import locked, make_workdir, save_config
 
 
-def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]:
+def train_and_evaluate(
+    config: ml_collections.ConfigDict, workdir: str, listeners: Sequence[Listener] = ()
+) -> dict[str, Any]:
     """Trains until the run's length is reached; started again in the same directory it resumes.
 
     Args:
       config: see configs/default.py.
       workdir: the run's directory, made if it does not exist; README.md lists its files.
+      listeners: told of every record of metrics.jsonl, as the loggers of the configuration are.
 
     Returns:
       the metrics of the last evaluation, with `step`, `best_step` and `seconds`.
@@ -37,6 +42,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str) -> dict[
       NonFiniteError: the numbers stayed bad; nonfinite.json says where they began.
     """
     began = time.monotonic()
+    loggers.check(config.loggers, installed=True)
     setup = experiment.build(config)
     config = setup.config
     data = config.data
@@ -64,8 +70,12 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str) -> dict[
         optimizer, schedule = setup.optimizer(length.total, length.epoch)
         state = latest_state(setup, optimizer, checkpoints)
         start = int(state.step)
+        if jax.process_index() == 0:
+            listeners = [*listeners, *loggers.open_loggers(config.loggers, workdir, config)]
+        else:
+            listeners = []
         with (
-            MetricsLog(workdir / "metrics.jsonl", start) as log,
+            MetricsLog(workdir / "metrics.jsonl", start, listeners) as log,
             ProgressLine(length.total, start) as progress,
             stop_requests() as stop_requested,
             jax.set_mesh(setup.mesh),  # the GPU kernels of the model ask what they are spread over

@@ -5,7 +5,10 @@ import logging
 import os
 import pathlib
 import time
+from collections.abc import Sequence
 from typing import Any
+
+from densenet_jax.training.loggers import Listener
 
 logger = logging.getLogger(__name__)
 # Lines that wait for a disk that is full; beyond, the oldest are given up.
@@ -24,8 +27,14 @@ def read(path: str | pathlib.Path) -> list[dict[str, Any]]:
 class MetricsLog:
     """Appends to a metrics file, after forgetting what lies beyond the step a run resumes at."""
 
-    def __init__(self, path: str | pathlib.Path, resume_step: int = 0):
+    def __init__(
+        self,
+        path: str | pathlib.Path,
+        resume_step: int = 0,
+        listeners: Sequence[Listener] = (),
+    ):
         self._path = pathlib.Path(path)
+        self._listeners = listeners
         self._file = None
         self._waiting: list[bytes] = []
         self._warned = -float("inf")
@@ -44,15 +53,21 @@ class MetricsLog:
         os.replace(temporary, self._path)
         self._file = self._path.open("ab", buffering=0)
         self._size = self._file.tell()
+        self._tell("restart", records)
 
     def __enter__(self):
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, kind, *_):
         self._file.close()
+        self._tell("close", kind is not None)
 
     def write(self, record: dict[str, Any]) -> None:
         """Appends a record; on a disk that is full, as soon as there is space again."""
+        self._append(record)
+        self._tell("write", record)
+
+    def _append(self, record: dict[str, Any]) -> None:
         self._waiting = [*self._waiting, _line(record)][-MAX_WAITING:]
         text = b"".join(self._waiting)
         try:
@@ -65,9 +80,20 @@ class MetricsLog:
         except OSError as e:
             error = str(e)
         os.truncate(self._file.fileno(), self._size)  # no line is ever torn
+        self._warn("%s cannot be written (%s); its lines wait.", self._path, error)
+
+    def _tell(self, what: str, *args: Any) -> None:
+        """Tells the listeners; a training goes on without them."""
+        for listener in self._listeners:
+            try:
+                getattr(listener, what)(*args)
+            except Exception as e:
+                self._warn("%s: %s; the run goes on.", type(listener).__name__, e)
+
+    def _warn(self, text: str, *args: Any) -> None:
         if time.monotonic() - self._warned > 60:
             self._warned = time.monotonic()
-            logger.warning("%s cannot be written (%s); its lines wait.", self._path, error)
+            logger.warning(text, *args)
 
 
 def _line(record: dict[str, Any]) -> bytes:
