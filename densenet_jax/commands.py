@@ -10,13 +10,14 @@ import ml_collections
 from rich.console import Console
 from rich.table import Table
 
-from densenet_jax import evaluation
 from densenet_jax import predict as predicting
 from densenet_jax import report as reports
+from densenet_jax.assessment import splits, tables
 from densenet_jax.data.sources import DataError
 from densenet_jax.models import summary
 from densenet_jax.predict import PredictError
 from densenet_jax.report import ReportError, answers
+from densenet_jax.report.examine import finite
 from densenet_jax.training import experiment, runs
 from densenet_jax.training import mesh as meshes
 from densenet_jax.training.errors import CheckpointError, ConfigError
@@ -56,7 +57,12 @@ def train(config: ml_collections.ConfigDict, workdir: str | None, name: str) -> 
 
 
 def evaluate(
-    config: ml_collections.ConfigDict, workdir: str | None, name: str, checkpoint: str
+    config: ml_collections.ConfigDict,
+    workdir: str | None,
+    name: str,
+    checkpoint: str,
+    crops: str,
+    flip: bool,
 ) -> None:
     """Evaluates a run's checkpoint, or, without a directory, the weights of `init_from`."""
     if config.init_from and not workdir:
@@ -75,24 +81,18 @@ def evaluate(
         variables = setup.weights.variables
     variables = jax.device_put(variables, meshes.replicated(setup.mesh))
     with jax.set_mesh(setup.mesh):
-        metrics = evaluation.evaluate(setup.eval_step(), variables, setup.eval_batches())
+        own, *others = splits.assess(setup, variables, crops=int(crops), flip=flip)
     data = setup.config.data
-    record = {
-        "of": of,
-        "step": step,
-        "data": data.name,
-        "split": data.eval_split,
-        **metrics,
-        "seconds": time.monotonic() - began,
-    }
+    images = {key: data[key] for key in ("image_size", "interpolation", "eval_crop")}
+    record = {"of": of, "step": step, **images, **own, "others": others}
+    record["seconds"] = time.monotonic() - began
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "evaluation.json"
-    path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(finite(record), indent=2) + "\n", encoding="utf-8")
+    tables.show(record)
     print(
-        f"{of} on {metrics['examples']} examples of {data.name}/{data.eval_split} "
-        f"({data.image_size}x{data.image_size}, {data.interpolation}, crop {data.eval_crop:g}): "
-        f"top-1 {metrics['top1']:.2%}, top-5 {metrics['top5']:.2%}, loss {metrics['loss']:.4f}   "
-        f"(written to {path})"
+        f"top-1 {own['top1']:.2%}, top-5 {own['top5']:.2%}, loss {own['loss']:.4f} on "
+        f"{own['examples']} examples   (written to {path})"
     )
 
 

@@ -16,9 +16,10 @@ MAY_IMPORT = {
     "data": {"data"},
     "evaluation": set(),
     "training": {"training", "models", "weights", "data", "evaluation"},
-    "report": {"report", "training", "models", "data", "configs"},
+    "assessment": {"assessment", "training", "data", "evaluation"},
+    "report": {"report", "assessment", "training", "models", "data", "configs"},
     "predict": {"report", "weights", "data"},
-    "commands": {"training", "models", "weights", "data", "evaluation", "report", "predict"},
+    "commands": {"training", "models", "weights", "data", "assessment", "report", "predict"},
     "cli": {"cli", "commands", "training", "configs", "config_files"},
     "__main__": {"cli"},
 }

@@ -77,6 +77,8 @@ def _read(
         if flag.choices:
             choices = list(flag.choices)
             flags.DEFINE_enum(name, flag.default, choices, flag.about, flag_values=values)
+        elif not flag.value:
+            flags.DEFINE_boolean(name, False, flag.about, flag_values=values)
         else:
             flags.DEFINE_string(name, flag.default, flag.about, flag_values=values)
     _check_config_file(config_file)

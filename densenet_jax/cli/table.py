@@ -10,7 +10,7 @@ class Flag:
 
     Attributes:
       about: for --help.
-      value: what stands behind the = in --help.
+      value: what stands behind the = in --help; "": the flag is a switch.
       default: the value that a command gets if the flag is absent.
       choices: the values there are; (): any.
     """
@@ -45,6 +45,8 @@ class Command:
 FLAGS = {
     "checkpoint": Flag("best (the default), latest, or a step", "WHICH", "best"),
     "weights": Flag("published weights (densenet121.ra_in1k), or a file", "SOURCE"),
+    "crops": Flag("views of each image: 1, or 5 (corners and centre)", "N", "1", ("1", "5")),
+    "flip": Flag("also their mirror images; probabilities of all views are averaged", ""),
     "cam": Flag("folder that takes class activation maps, laid over the images", "DIR"),
     "format": Flag("of answers: table, json or csv", "F", "table", ("table", "json", "csv")),
 }
@@ -56,10 +58,12 @@ COMMANDS = {
         needs="config",
     ),
     "evaluate": Command(
-        "top-1, top-5 and loss over every example of the evaluation split: of a run's checkpoint "
-        "(--workdir=DIR), or of published weights (--config=FILE --config.init_from=SOURCE)",
+        "top-1, top-5, loss, calibration and the accuracy of every class over every example of the "
+        "evaluation split: of a run's checkpoint (--workdir=DIR), or of published weights "
+        "(--config=FILE --config.init_from=SOURCE); of ImageNet also with ReaL's labels and on "
+        "ImageNet-V2, if they are prepared; --config.data.image_size=N at another resolution",
         needs="config",
-        flags=("checkpoint",),
+        flags=("checkpoint", "crops", "flip"),
     ),
     "predict": Command(
         "top-5 labels with probabilities for image files, folders, globs, or - for standard "
@@ -114,7 +118,8 @@ def help_text() -> str:
     flags = []
     for name, flag in FLAGS.items():
         users = ", ".join(c for c in COMMANDS if name in COMMANDS[c].flags)
-        flags.append(_row(f"--{name}={flag.value}", f"{flag.about} ({users})", 29))
+        written = f"--{name}={flag.value}" if flag.value else f"--{name}"
+        flags.append(_row(written, f"{flag.about} ({users})", 29))
     return _HELP.format(commands="".join(commands), flags="".join(flags))
 
 

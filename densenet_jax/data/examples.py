@@ -4,7 +4,7 @@ An example is `{"image": bytes or uint8 [H, W, C], "label": int}`; decoding is `
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,11 +22,14 @@ class Source:
       examples: `examples[i]` is example i, `len(examples)` their number.
       class_names: in label order.
       name: of data set and split, for messages.
+      accepted: returns for every example the labels that are right, where there may be several, or
+        none; it may have to read the whole split. None: each example has its one label.
     """
 
     examples: Sequence[dict[str, Any]]
     class_names: tuple[str, ...]
     name: str = "the data set"
+    accepted: Callable[[], Sequence[Sequence[int]]] | None = None
 
     def __len__(self) -> int:
         return len(self.examples)

@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import functools
 import logging
 import pathlib
 from collections.abc import Iterator, Sequence
@@ -16,8 +17,8 @@ class _Records(Sequence):
     takes a tenth of its time.
     """
 
-    def __init__(self, records, name: str):
-        self.records, self.name = records, name
+    def __init__(self, records, name: str, label: str = "label"):
+        self.records, self.name, self.label = records, name, label
 
     def __len__(self):
         return len(self.records)
@@ -29,11 +30,19 @@ class _Records(Sequence):
         return [self._parse(record) for record in self.records.__getitems__(numbers)]
 
     def _parse(self, record: bytes) -> dict:
-        from tensorflow_datasets.proto import tf_example_pb2
-
-        features = tf_example_pb2.Example.FromString(record).features.feature
-        label = features["label"].int64_list.value[0]
+        features = _features(record)
+        label = features[self.label].int64_list.value[0]
         return {"image": features["image"].bytes_list.value[0], "label": label}
+
+    def several(self, feature: str) -> list[tuple[int, ...]]:
+        """Returns the values of a feature of labels, for every example."""
+        return [tuple(_features(record)[feature].int64_list.value) for record in self.records]
+
+
+def _features(record: bytes):
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    return tf_example_pb2.Example.FromString(record).features.feature
 
 
 def tfds_source(name: str, split: str, data_dir: str = "") -> Source:
@@ -69,7 +78,9 @@ def tfds_source(name: str, split: str, data_dir: str = "") -> Source:
             "and pass --config.data.data_dir=NEW_DIR."
         )
     features = builder.info.features
-    if not {"image", "label"} <= set(features):
+    # ImageNet's ReaL labels stand beside the original ones.
+    label = "original_label" if "real_label" in features else "label"
+    if not {"image", label} <= set(features):
         raise DataError(
             f"{name} has the features {', '.join(sorted(features))}; image classification needs "
             "'image' and 'label'."
@@ -83,8 +94,10 @@ def tfds_source(name: str, split: str, data_dir: str = "") -> Source:
         source = builder.as_data_source(split=split)
     except (OSError, RuntimeError, ValueError) as e:  # ArrayRecord raises RuntimeError
         raise DataError(f"{name} in {builder.data_path} cannot be opened: {e}") from e
-    label = f"{name} {split}"
-    return Source(_Records(source.data_source, label), tuple(features["label"].names), label)
+    title = f"{name} {split}"
+    records = _Records(source.data_source, title, label)
+    accepted = functools.partial(records.several, "real_label") if label != "label" else None
+    return Source(records, tuple(features[label].names), title, accepted)
 
 
 def _builder(tfds, name: str, where: pathlib.Path | None):

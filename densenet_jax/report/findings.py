@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from densenet_jax.assessment import scores
 from densenet_jax.report import pictures, statistics
 from densenet_jax.report.predictions import Predictions
 from densenet_jax.report.runs import Run, is_number
@@ -57,7 +58,7 @@ def headline(run: Run) -> list[tuple[str, str, str]]:
 def about(found: Predictions) -> dict[str, Any]:
     """Returns accuracy, calibration and the table of classes."""
     matrix = _matrix(found)
-    bins, error = statistics.calibration(found.probabilities[:, 0], found.correct)
+    bins, error = scores.calibration(found.probabilities[:, 0], found.correct)
     return {
         "data": found.data,
         "step": found.step,

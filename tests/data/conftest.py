@@ -30,18 +30,28 @@ def encode(array, kind="JPEG", **options):
     return out.getvalue()
 
 
-def write_tfds(data_dir, name, splits, classes, features=("image", "label", "file_name")):
-    """Writes a data set in TFDS's format; `splits` maps names to lists of (image bytes, label)."""
-    folder = data_dir / name / "1.0.0"
+def write_tfds(
+    data_dir, name, splits, classes, features=("image", "label", "file_name"), version="1.0.0"
+):
+    """Writes a data set in TFDS's format.
+
+    `splits` maps names to lists of (image bytes, label), or of records; `features` names its
+    features, or maps their names to them.
+    """
+    folder, base = data_dir / name / version, name.split("/")[0]
     folder.mkdir(parents=True)
     infos = []
     for split, examples in splits.items():
-        path = folder / f"{name}-{split}.array_record-00000-of-00001"
+        path = folder / f"{base}-{split}.array_record-00000-of-00001"
         shards.write_shard(
-            path, (shards.example_record(x, y, f"{split}{i}") for i, (x, y) in enumerate(examples))
+            path,
+            (
+                e if isinstance(e, bytes) else shards.example_record(*e, f"{split}{i}")
+                for i, e in enumerate(examples)
+            ),
         )
         template = naming.ShardedFileTemplate(
-            data_dir=folder, dataset_name=name, split=split, filetype_suffix="array_record"
+            data_dir=folder, dataset_name=base, split=split, filetype_suffix="array_record"
         )
         infos.append(
             SplitInfo(
@@ -56,11 +66,12 @@ def write_tfds(data_dir, name, splits, classes, features=("image", "label", "fil
         "label": tfds.features.ClassLabel(names=classes),
         "file_name": tfds.features.Text(),
     }
+    kinds = {key: kinds[key] for key in features} if isinstance(features, tuple) else features
     tfds.folder_dataset.write_metadata(
         data_dir=folder,
-        features=tfds.features.FeaturesDict({key: kinds[key] for key in features}),
+        features=tfds.features.FeaturesDict(kinds),
         split_infos=infos,
-        version="1.0.0",
+        version=version,
         check_data=False,
     )
     return folder

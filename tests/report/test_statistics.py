@@ -1,4 +1,4 @@
-"""Confusion, classes and calibration of predictions small enough to count by hand."""
+"""Confusion and classes of predictions small enough to count by hand."""
 
 import numpy as np
 import pytest
@@ -34,15 +34,6 @@ def test_per_class():
         "confused_count": 1,
     }
     assert rows[3]["recall"] is rows[3]["f1"] is rows[3]["confused"] is None
-
-
-def test_calibration():
-    confidence = np.array([0.95, 0.95, 0.55, 0.55])
-    bins, error = statistics.calibration(confidence, np.array([1, 1, 1, 0], bool), bins=10)
-    assert [(b["count"], b["accuracy"]) for b in bins] == [(2, 0.5), (2, 1.0)]
-    assert error == pytest.approx(0.5 * 0.05 + 0.5 * 0.05)
-    assert statistics.calibration(np.array([0.0, 1.0]), np.array([0, 1], bool))[1] == 0
-    assert statistics.calibration(np.zeros(0), np.zeros(0, bool)) == ([], 0.0)
 
 
 def test_classes_taken_for_each_other_become_neighbours():
