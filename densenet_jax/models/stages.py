@@ -133,7 +133,8 @@ def _convolution_gradients(u, kernel, dy):
     """Returns the gradients of `convolve(u, kernel)` with respect to kernel and u."""
     if kernel.shape[:2] == (1, 1):
         accumulate = {"preferred_element_type": at_least_float32(u.dtype)}
-        d_kernel = jnp.einsum("bhwc,bhwd->cd", u, dy, **accumulate)[None, None]
+        # The first operand is the one that XLA:CPU transposes in memory: the narrower one.
+        d_kernel = jnp.einsum("bhwd,bhwc->dc", dy, u, **accumulate).T[None, None]
         return d_kernel, jnp.einsum("bhwd,cd->bhwc", dy, kernel[0, 0])
     du, d_kernel = jax.vjp(convolve, u, kernel)[1](dy)
     return widen(d_kernel), du
