@@ -21,8 +21,16 @@ def get_config() -> ConfigDict:
     # same. Metrics are seen, and signals obeyed, when it ends; it also ends where an evaluation or
     # a checkpoint is due. More than 1 needs `data.in_memory`.
     config.steps_per_dispatch = 1
+    # `cross_entropy`, or `binary_cross_entropy`: each class by itself, summed.
+    config.loss = "cross_entropy"
     # Share of the target spread evenly over all classes.
     config.label_smoothing = 0.0
+    # Of binary_cross_entropy: a class with a greater share of a mixed image counts as wholly there;
+    # 0: shares count as they are.
+    config.bce_threshold = 0.0
+    # Decay, each step, of moving averages of parameters and running statistics; 0: none are kept.
+    # Where they are, the run is judged by them, and they are what it predicts with and exports.
+    config.ema_decay = 0.0
 
     # The model: its name, and fields of its module; None: the variant's own value.
     config.model = model = ConfigDict()
@@ -101,20 +109,34 @@ def get_config() -> ConfigDict:
     augment.cutmix = 0.0
     augment.mix_probability = 1.0
 
-    # SGD with momentum.
+    # `sgd` with momentum, `adamw`, `lamb`, `lars` or `lion`.
     config.optimizer = optimizer = ConfigDict()
+    optimizer.name = "sgd"
     # The peak, for the whole batch.
     optimizer.learning_rate = 0.1
-    # `cosine` to 0; `step`: times step_factor after these shares of the run; `constant`.
+    # `cosine` to 0; `step`: times step_factor at the boundaries; `constant`; `one_cycle`: up for
+    # `warmup`, down for the rest; `warmup_stable_decay`: constant, then linear to 0 over `decay`.
+    # A duration is '5 epochs', '500 steps', '1e6 examples', or a share of the run from 0 to 1.
     optimizer.schedule = "step"
     optimizer.step_boundaries = (1 / 3, 2 / 3)
     optimizer.step_factor = 0.1
-    # Length of the linear warm-up from 0, in epochs.
-    optimizer.warmup_epochs = 0.0
+    # Duration of the linear warm-up from 0.
+    optimizer.warmup = "0 epochs"
+    # Duration of the last phase of `warmup_stable_decay`.
+    optimizer.decay = "0.2"
+    # Of sgd and lars.
     optimizer.momentum = 0.9
     optimizer.nesterov = True
+    # Of adamw, lamb and lion: decays of the moments, and what is added to a root; None: usual ones.
+    optimizer.betas = placeholder(tuple)
+    optimizer.epsilon = placeholder(float)
     # On kernels only, not on scales and biases.
     optimizer.weight_decay = 1e-4
+    # Largest L2 norm of a step's gradients, all together; 0: any.
+    optimizer.clip_norm = 0.0
+    # Factor of the learning rate from each part of the network (head and last norm, last block,
+    # ..., first block, stem) to the one before it, for fine-tuning.
+    optimizer.layer_decay = 1.0
     # Parts that do not train, for fine-tuning: ("stem", "block1", ..., "norm", "head").
     optimizer.frozen = ()
 

@@ -33,7 +33,7 @@ def get_config() -> ConfigDict:
     config.augment.pad = 2
     config.augment.mixup = 0.2
     config.optimizer.schedule = "cosine"
-    config.optimizer.warmup_epochs = 1.0
+    config.optimizer.warmup = "1 epochs"
     config.optimizer.weight_decay = 5e-4
     config.log_every = 1
     config.eval_every_epochs = 5.0

@@ -3,15 +3,13 @@
 import importlib
 import pathlib
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
 from densenet_jax.training import checks, experiment
 from densenet_jax.training.errors import ConfigError
-from densenet_jax.training.optimizer import decay_mask, make_optimizer, make_schedule
+from densenet_jax.training.schedules import Units
 from densenet_jax.weights.published import IMAGENET
 
 FOLDER = pathlib.Path(__file__).parent.parent / "configs"
@@ -52,14 +50,7 @@ def test_imagenet_recipe_is_the_papers(name):
     examples, epoch = 1_281_167, 1_281_167 / 256
     total = experiment.total_steps(config, examples)
     assert total == round(90 * epoch)
-    options = config.optimizer
-    rate = make_schedule(
-        options.schedule,
-        learning_rate=options.learning_rate,
-        total_steps=total,
-        boundaries=options.step_boundaries,
-        factor=options.step_factor,
-    )
+    rate = experiment.make_schedule(config, Units(total, epoch, 256))
     at = [float(rate(round(e * epoch))) for e in (0, 29.9, 30.1, 59.9, 60.1, 89.9)]
     np.testing.assert_allclose(at, [0.1, 0.1, 0.01, 0.01, 0.001, 0.001], rtol=1e-6)
 
@@ -79,39 +70,6 @@ def test_total_steps_wins_over_epochs():
     assert experiment.total_steps(config, 1437) == 7
 
 
-def test_warmup_then_cosine_to_zero():
-    rate = make_schedule("cosine", learning_rate=0.4, total_steps=100, warmup_steps=10)
-    np.testing.assert_allclose(
-        [float(rate(s)) for s in (0, 5, 10, 55, 100)], [0, 0.2, 0.4, 0.2, 0], atol=1e-6
-    )
-
-
-def test_unknown_schedule_is_named():
-    with pytest.raises(ConfigError, match="'linear'; it must be 'cosine'"):
-        make_schedule("linear", learning_rate=0.1, total_steps=10)
-
-
-def test_only_kernels_decay():
-    params = {"a": {"kernel": 1.0}, "b": {"scale": 1.0, "bias": 1.0}}
-    expected = {"a": {"kernel": True}, "b": {"scale": False, "bias": False}}
-    assert jax.tree.all(jax.tree.map(lambda x, y: x == y, decay_mask(params), expected))
-
-
-def test_frozen_parts_do_not_move():
-    params = {
-        "conv0": {"kernel": jnp.ones(3)},
-        "denseblock1": {"denselayer1": {"norm1": {"scale": jnp.ones(3)}}},
-        "classifier": {"kernel": jnp.ones(3), "bias": jnp.ones(3)},
-    }
-    optimizer = make_optimizer(lambda _: 0.1, frozen=("stem", "block1"))
-    changes, _ = optimizer.update(params, optimizer.init(params), params)
-    moved = jax.tree.map(lambda x: bool(jnp.any(x != 0)), changes)
-    assert moved["classifier"] == {"kernel": True, "bias": True}
-    assert not any(jax.tree.leaves([moved["conv0"], moved["denseblock1"]]))
-    with pytest.raises(ConfigError, match="has block7; the parts of this model are block1, head"):
-        make_optimizer(lambda _: 0.1, frozen=("block7",)).init(params)
-
-
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [
@@ -124,6 +82,10 @@ def test_frozen_parts_do_not_move():
         ("model.block_sizes", (6, 0), "block_sizes is 0"),
         ("model.block_sizes", (6, 1.5), "whole numbers"),
         ("data.crop_scale", (1.0, 0.5), "the smaller first"),
+        ("optimizer.warmup", "5", "config.optimizer.warmup is '5'; it must be a duration"),
+        ("optimizer.step_boundaries", (0.5, 3.0), "step_boundaries is 3.0; it must be a duration"),
+        ("optimizer.betas", (0.9,), "betas is .* two numbers"),
+        ("optimizer.name", "adam", "one of sgd, adamw"),
         ("total_steps", 0, "total_steps is 0; it must be at least 1"),
     ],
 )

@@ -9,6 +9,9 @@ import ml_collections
 from densenet_jax.training import loggers
 from densenet_jax.training.errors import ConfigError
 from densenet_jax.training.mesh import PRESETS
+from densenet_jax.training.losses import LOSSES
+from densenet_jax.training.optimizer import OPTIMIZERS
+from densenet_jax.training.schedules import SCHEDULES, parse_duration
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float64": jnp.float64}
 CHOICES = {
@@ -17,7 +20,11 @@ CHOICES = {
     "model.dtype": tuple(DTYPES),
     "model.param_dtype": tuple(DTYPES),
     "mesh.preset": ("", *PRESETS),
+    "loss": LOSSES,
+    "optimizer.name": OPTIMIZERS,
+    "optimizer.schedule": SCHEDULES,
 }
+DURATIONS = ("optimizer.warmup", "optimizer.step_boundaries", "optimizer.decay")
 # Smallest and largest value of each number; None (the variant's, or the weights') is always one.
 TINY = 1e-12
 RANGES = {
@@ -28,6 +35,8 @@ RANGES = {
     "total_epochs": (TINY, 1e6),
     "total_steps": (1, 2**31 - 1),
     "label_smoothing": (0, 0.999),
+    "bce_threshold": (0, 0.999),
+    "ema_decay": (0, 0.9999999),
     "model.num_classes": (1, 10**6),
     "model.dropout_rate": (0, 0.999),
     "model.growth_rate": (1, 4096),
@@ -52,10 +61,12 @@ RANGES = {
     "augment.cutmix": (0, 1e6),
     "augment.mix_probability": (0, 1),
     "optimizer.learning_rate": (0, 1e30),
-    "optimizer.step_boundaries": (0, 1),
     "optimizer.step_factor": (0, 1e6),
-    "optimizer.warmup_epochs": (0, 1e6),
     "optimizer.momentum": (0, 1),
+    "optimizer.betas": (0, 0.9999999),
+    "optimizer.epsilon": (0, 1e6),
+    "optimizer.clip_norm": (0, 1e30),
+    "optimizer.layer_decay": (TINY, 1),
     "optimizer.weight_decay": (0, 1e6),
     "mesh.data": (-1, 2**20),
     "mesh.model": (-1, 2**20),
@@ -87,6 +98,13 @@ def check(config: ml_collections.ConfigDict) -> None:
             f"config.steps_per_dispatch is {config.steps_per_dispatch}, which needs the training "
             "images on the device: add --config.data.in_memory=True."
         )
+    for key in DURATIONS:
+        value = _get(config, key)
+        for duration in value if isinstance(value, tuple | list) else (value,):
+            parse_duration(duration, f"config.{key}")
+    betas = config.optimizer.betas
+    if betas is not None and len(betas) != 2:
+        raise ConfigError(f"config.optimizer.betas is {betas}; it must be two numbers.")
     for key, length in (("mean", config.data.channels), ("std", config.data.channels)):
         values = config.data[key]
         if values is not None and len(values) not in (1, length):

@@ -10,15 +10,18 @@ import ml_collections
 import optax
 from flax import linen as nn
 
+from densenet_jax import evaluation
 from densenet_jax.data import device, pipeline, resident, sources
 from densenet_jax.data.sources import Source
 from densenet_jax.models.variants import create_model
-from densenet_jax.training import checks, dispatch
+from densenet_jax.training import checks, dispatch, schedules
 from densenet_jax.training import mesh as meshes
 from densenet_jax.training import optimizer as optimizers
 from densenet_jax.training import state as states
 from densenet_jax.training import step as steps
 from densenet_jax.training.errors import ConfigError
+from densenet_jax.training.losses import make_loss
+from densenet_jax.training.schedules import Units
 from densenet_jax.training.state import TrainState
 from densenet_jax.weights import Preprocessing, Pretrained, load
 from densenet_jax.weights.published import IMAGENET
@@ -77,15 +80,8 @@ class Experiment:
 
     def optimizer(self, total_steps: int, steps_per_epoch: float):
         """Returns the optimiser and its schedule."""
-        options = self.config.optimizer
-        schedule = optimizers.make_schedule(
-            options.schedule,
-            learning_rate=options.learning_rate,
-            total_steps=total_steps,
-            warmup_steps=round(options.warmup_epochs * steps_per_epoch),
-            boundaries=options.step_boundaries,
-            factor=options.step_factor,
-        )
+        units = Units(total_steps, steps_per_epoch, self.config.batch_size)
+        schedule = make_schedule(self.config, units)
         return make_optimizer(self.config, schedule), schedule
 
     def preprocess(
@@ -124,7 +120,12 @@ class Experiment:
             optimizer,
             schedule,
             self.preprocess,
-            label_smoothing=self.config.label_smoothing,
+            loss=make_loss(
+                self.config.loss,
+                smoothing=self.config.label_smoothing,
+                threshold=self.config.bce_threshold,
+            ),
+            ema_decay=self.config.ema_decay,
             seed=self.config.seed,
         )
         return meshes.train_step_on(self.mesh, step, self.state_sharding(optimizer))
@@ -172,7 +173,8 @@ class Experiment:
         sharding = self.state_sharding(optimizer)
         if self.weights is None:
             return jax.jit(self._fresh(optimizer), out_shardings=sharding)()
-        start = functools.partial(states.from_variables, optimizer=optimizer)
+        ema = self.config.ema_decay > 0
+        start = functools.partial(states.from_variables, optimizer=optimizer, ema=ema)
         weights = jax.device_get(self.weights.variables)  # the same in every process
         return jax.jit(start, out_shardings=sharding)(weights)
 
@@ -188,9 +190,26 @@ class Experiment:
             raise ConfigError(str(e)) from None
 
     def _fresh(self, optimizer: optax.GradientTransformation):
+        ema = self.config.ema_decay > 0
         return functools.partial(
-            states.initial_state, self.model, optimizer, self.config.seed, self.image_shape
+            states.initial_state, self.model, optimizer, self.config.seed, self.image_shape, ema
         )
+
+    def evaluate(self, eval_step, state: TrainState) -> evaluation.Metrics:
+        """Returns the metrics of a state on the evaluation split.
+
+        Where the run keeps averages they are what counts; `raw_loss`, `raw_top1` and `raw_top5`
+        are of the variables that train.
+        """
+
+        def step(state: TrainState, batch):
+            sums = eval_step(state.result, batch)
+            if state.ema is None:
+                return sums
+            raw = eval_step(state.variables, batch)
+            return sums | {f"raw_{name}": raw[name] for name in ("loss", "top1", "top5")}
+
+        return evaluation.evaluate(step, state, self.eval_batches())
 
 
 def build(config: ml_collections.ConfigDict) -> Experiment:
@@ -236,6 +255,23 @@ def build_model(config: ml_collections.ConfigDict) -> nn.Module:
         raise ConfigError(str(e)) from None
 
 
+def make_schedule(config: ml_collections.ConfigDict, units: Units) -> optax.Schedule:
+    """Returns the schedule of a configuration for a run of some length."""
+    options = config.optimizer
+    return schedules.make_schedule(
+        options.schedule,
+        learning_rate=options.learning_rate,
+        total_steps=units.total_steps,
+        warmup_steps=units.steps(options.warmup, "config.optimizer.warmup"),
+        boundaries=[
+            units.steps(boundary, "config.optimizer.step_boundaries")
+            for boundary in options.step_boundaries
+        ],
+        factor=options.step_factor,
+        decay_steps=units.steps(options.decay, "config.optimizer.decay"),
+    )
+
+
 def make_optimizer(
     config: ml_collections.ConfigDict, schedule: optax.Schedule
 ) -> optax.GradientTransformation:
@@ -243,9 +279,14 @@ def make_optimizer(
     options = config.optimizer
     return optimizers.make_optimizer(
         schedule,
+        name=options.name,
         momentum=options.momentum,
         nesterov=options.nesterov,
+        betas=options.betas,
+        epsilon=options.epsilon,
         weight_decay=options.weight_decay,
+        clip_norm=options.clip_norm,
+        layer_decay=options.layer_decay,
         frozen=tuple(options.frozen),
     )
 

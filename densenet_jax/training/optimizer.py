@@ -1,82 +1,101 @@
-"""The Optax chain and the learning-rate schedules."""
+"""The Optax chain: what becomes of the gradients."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import optax
 
-from densenet_jax.models.parts import parts
 from densenet_jax.training.errors import ConfigError
+from densenet_jax.training.masks import decay_mask, depth_factors, trained_mask
 
-
-def make_schedule(
-    name: str,
-    *,
-    learning_rate: float,
-    total_steps: int,
-    warmup_steps: int = 0,
-    boundaries: Sequence[float] = (0.5, 0.75),
-    factor: float = 0.1,
-) -> optax.Schedule:
-    """Returns the learning rate as a function of the step.
-
-    Args:
-      name: `cosine` to 0, `step`, or `constant`; each after a linear warm-up from 0.
-      learning_rate: the peak.
-      boundaries: of `step`: the shares of the run after which the rate is multiplied by `factor`.
-    """
-    rest = max(total_steps - warmup_steps, 1)
-    if name == "cosine":
-        schedule = optax.cosine_decay_schedule(learning_rate, rest)
-    elif name == "step":
-        drops = {round(share * total_steps) - warmup_steps: factor for share in boundaries}
-        schedule = optax.piecewise_constant_schedule(learning_rate, drops)
-    elif name == "constant":
-        schedule = optax.constant_schedule(learning_rate)
-    else:
-        raise ConfigError(
-            f"config.optimizer.schedule is {name!r}; it must be 'cosine', 'step' or 'constant'."
-        )
-    if not warmup_steps:
-        return schedule
-    warmup = optax.linear_schedule(0.0, learning_rate, warmup_steps)
-    return optax.join_schedules([warmup, schedule], [warmup_steps])
+OPTIMIZERS = ("sgd", "adamw", "lamb", "lars", "lion")
 
 
 def make_optimizer(
     schedule: optax.Schedule,
     *,
+    name: str = "sgd",
     momentum: float = 0.9,
     nesterov: bool = True,
+    betas: Sequence[float] | None = None,
+    epsilon: float | None = None,
     weight_decay: float = 1e-4,
+    clip_norm: float = 0.0,
+    layer_decay: float = 1.0,
     frozen: Sequence[str] = (),
 ) -> optax.GradientTransformation:
-    """Returns SGD with momentum; weight decay is added to the gradient, as in the paper's code.
+    """Returns an optimiser; what is off leaves no trace in its state.
 
     Args:
+      schedule: the learning rate.
+      name: `sgd` (weight decay is added to the gradient, as in the paper's code), `lars` (You et
+        al., 2017), `adamw` (Loshchilov and Hutter, 2019), `lamb` (You et al., 2020) or `lion`
+        (Chen et al., 2023), the last three with decoupled weight decay, times the learning rate.
+      momentum, nesterov: of sgd and lars.
+      betas, epsilon: of adamw, lamb and lion (which has no epsilon); None: the method's own.
+      weight_decay: of kernels alone; lars and lamb also adapt the rates of kernels alone.
+      clip_norm: the largest L2 norm of all gradients together; 0: any.
+      layer_decay: the factor of the learning rate from each part of the network to the one before
+        it (see `masks.depth_factors`), of the decay's too.
       frozen: parts of the network that do not train: `stem`, `block1`, ..., `norm`, `head`.
     """
-    optimizer = optax.chain(
-        optax.add_decayed_weights(weight_decay, mask=decay_mask),
-        optax.sgd(schedule, momentum=momentum, nesterov=nesterov),
+    optimizer = _method(name, schedule, momentum, nesterov, betas, epsilon, weight_decay)
+    if clip_norm:
+        optimizer = optax.chain(optax.clip_by_global_norm(clip_norm), optimizer)
+    if frozen:
+        optimizer = optax.partition(
+            {"frozen": optax.set_to_zero(), "trained": optimizer},
+            functools.partial(trained_mask, frozen=tuple(frozen)),
+        )
+    if layer_decay != 1.0:
+        optimizer = optax.chain(optimizer, _scale_by_depth(layer_decay))
+    return optimizer
+
+
+def _method(
+    name: str,
+    schedule: optax.Schedule,
+    momentum: float,
+    nesterov: bool,
+    betas: Sequence[float] | None,
+    epsilon: float | None,
+    weight_decay: float,
+) -> optax.GradientTransformation:
+    given: dict[str, Any] = {} if betas is None else {"b1": betas[0], "b2": betas[1]}
+    given |= {} if epsilon is None or name == "lion" else {"eps": epsilon}
+    decay = optax.add_decayed_weights(weight_decay, mask=decay_mask)
+    if name == "sgd":
+        return optax.chain(decay, optax.sgd(schedule, momentum=momentum, nesterov=nesterov))
+    if name == "lars":
+        return optax.lars(
+            schedule,
+            weight_decay,
+            weight_decay_mask=decay_mask,
+            trust_ratio_mask=decay_mask,
+            momentum=momentum,
+            nesterov=nesterov,
+        )
+    if name == "adamw":
+        return optax.adamw(schedule, weight_decay=weight_decay, mask=decay_mask, **given)
+    if name == "lion":
+        return optax.lion(schedule, weight_decay=weight_decay, mask=decay_mask, **given)
+    if name == "lamb":  # optax.lamb adapts scales and biases, too, which its authors leave out
+        return optax.chain(
+            optax.scale_by_adam(**{"eps": 1e-6, **given}),
+            decay,
+            optax.masked(optax.scale_by_trust_ratio(), decay_mask),
+            optax.scale_by_learning_rate(schedule),
+        )
+    raise ConfigError(
+        f"config.optimizer.name is {name!r}; it must be one of {', '.join(OPTIMIZERS)}."
     )
-    if not frozen:
-        return optimizer
-
-    def labels(params: Any) -> Any:
-        names = parts(params)
-        unknown = set(frozen) - set(jax.tree.leaves(names))
-        if unknown:
-            raise ConfigError(
-                f"config.optimizer.frozen has {', '.join(sorted(map(str, unknown)))}; "
-                f"the parts of this model are {', '.join(sorted(set(jax.tree.leaves(names))))}."
-            )
-        return jax.tree.map(lambda name: "frozen" if name in frozen else "trained", names)
-
-    return optax.partition({"frozen": optax.set_to_zero(), "trained": optimizer}, labels)
 
 
-def decay_mask(params: Any) -> Any:
-    """Returns True for the kernels of convolutions and classifier, False for scales and biases."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
+def _scale_by_depth(decay: float) -> optax.GradientTransformation:
+    def scale(updates: Any, params: Any) -> Any:
+        factors = depth_factors(updates if params is None else params, decay)
+        return jax.tree.map(lambda update, factor: update * factor, updates, factors)
+
+    return optax.stateless(scale)

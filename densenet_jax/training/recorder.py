@@ -57,9 +57,10 @@ class Recorder:
     def evaluation(self, step: int, metrics: dict[str, Any]) -> dict[str, float]:
         """Writes the metrics of an evaluation; returns them as a checkpoint keeps them."""
         self._record(step, "eval", metrics, time.monotonic())
+        raw = f", without averages {metrics['raw_top1']:.2%}" if "raw_top1" in metrics else ""
         self._progress.note(
             f"step {step}: top-1 {metrics['top1']:.2%}, top-5 {metrics['top5']:.2%}, "
-            f"loss {metrics['loss']:.4f} on {metrics['examples']} examples"
+            f"loss {metrics['loss']:.4f} on {metrics['examples']} examples{raw}"
         )
         self._waiting = self._waited = 0.0
         self._arrived = time.monotonic()

@@ -55,8 +55,9 @@ def read(
     model, data = experiment.build_model(config), config.data
     optimizer = experiment.make_optimizer(config, optax.constant_schedule(0.0))
 
+    ema = config.ema_decay > 0
     shape = (data.image_size, data.image_size, data.channels)
-    fresh = functools.partial(states.initial_state, model, optimizer, 0, shape)
+    fresh = functools.partial(states.initial_state, model, optimizer, 0, shape, ema)
 
     with Checkpoints(pathlib.Path(workdir), read_only=True) as checkpoints:
         step = checkpoints.resolve(which)
@@ -73,4 +74,4 @@ def read(
         tuple(data.mean),
         tuple(data.std),
     )
-    return model, state.variables, preprocessing, step
+    return model, state.result, preprocessing, step

@@ -9,6 +9,8 @@ from flax import linen as nn
 
 from densenet_jax import evaluation
 from densenet_jax.evaluation import Metrics
+from densenet_jax.training import state as states
+from densenet_jax.training.losses import Loss
 from densenet_jax.training.state import TrainState
 
 Batch = dict[str, jax.Array]
@@ -22,7 +24,8 @@ def make_train_step(
     schedule: optax.Schedule,
     preprocess: Preprocess,
     *,
-    label_smoothing: float = 0.0,
+    loss: Loss = evaluation.cross_entropy,
+    ema_decay: float = 0.0,
     seed: int = 0,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """Returns the function that maps a state and a batch to the next state and its metrics.
@@ -33,6 +36,8 @@ def make_train_step(
     Args:
       schedule: the optimiser's learning rate, for the metrics.
       preprocess: augments and normalises images, and makes their targets.
+      loss: maps logits and targets to the losses of the examples, see `losses.make_loss`.
+      ema_decay: of the state's moving averages, if it keeps any.
     """
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -47,23 +52,25 @@ def make_train_step(
                 mutable=["batch_stats"],
                 rngs={"dropout": dropout_key},
             )
-            losses = evaluation.cross_entropy(logits, targets, label_smoothing)
-            return losses.mean(), (logits, updates)
+            return loss(logits, targets).mean(), (logits, updates)
 
-        (loss, (logits, updates)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(
+        (value, (logits, updates)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(
             state.params
         )
         changes, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-        finite = jnp.isfinite(loss) & jnp.isfinite(optax.global_norm(gradients))
+        finite = jnp.isfinite(value) & jnp.isfinite(optax.global_norm(gradients))
         stepped = state.replace(
             params=optax.apply_updates(state.params, changes),
             batch_stats=updates.get("batch_stats", state.batch_stats),
             opt_state=opt_state,
         )
+        if state.ema is not None:
+            ema = states.moved(state.ema, stepped.variables, state.step, ema_decay)
+            stepped = stepped.replace(ema=ema)
         new = jax.tree.map(lambda new, old: jnp.where(finite, new, old), stepped, state)
         new = new.replace(step=state.step + 1, nonfinite=jnp.where(finite, 0, state.nonfinite + 1))
         metrics = {
-            "loss": loss,
+            "loss": value,
             "top1": jnp.mean(evaluation.hits(logits, batch["label"], 1)),
             "top5": jnp.mean(evaluation.hits(logits, batch["label"], 5)),
             "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),

@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from densenet_jax import evaluation
 from densenet_jax.data.sources import Source
 from densenet_jax.training import diagnose, dispatch
 from densenet_jax.training import mesh as meshes
@@ -154,7 +153,7 @@ class Trainer:
             raise Interrupted(f"stopped after step {step}; the state is saved")
 
     def _evaluate(self, state: TrainState) -> dict[str, Any]:
-        return evaluation.evaluate(self._eval_step, state.variables, self._setup.eval_batches())
+        return self._setup.evaluate(self._eval_step, state)
 
     def _roll_back(self, state: TrainState, bad_step: int) -> TrainState:
         """Returns the last saved state (or a fresh one), with the data in the next order."""

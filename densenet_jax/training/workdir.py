@@ -14,7 +14,16 @@ import ml_collections
 from densenet_jax.training.errors import ConfigError
 
 # Keys, or prefixes, that decide a run's numbers from its first step: another value, another run.
-FIXED = ("model.", "seed.", "batch_size.", "data.name.", "data.train_split.", "data.image_size.")
+FIXED = (
+    "model.",
+    "seed.",
+    "batch_size.",
+    "data.name.",
+    "data.train_split.",
+    "data.image_size.",
+    "optimizer.name.",
+    "ema_decay.",
+)
 
 
 def make_workdir(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:

@@ -167,6 +167,31 @@ def test_the_latest_and_the_best_checkpoint_are_kept(undisturbed):
     assert set(steps) == {8, STEPS, best}
 
 
+def test_averages_are_the_runs_result_and_survive_a_stop(tmp_path, monkeypatch):
+    config = small_config(ema_decay=0.5, total_steps=4)
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    loop.train_and_evaluate(config, whole)
+    last = records(whole)[-1]
+    assert {"top1", "raw_top1", "raw_top5", "raw_loss"} <= set(last)
+    assert last["loss"] != last["raw_loss"]
+    original = loop.Recorder.add
+
+    def stop_at_two(self, step, metrics):
+        original(self, step, metrics)
+        if step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(loop.Recorder, "add", stop_at_two)
+    with pytest.raises(loop.Interrupted):
+        loop.train_and_evaluate(config, stopped)
+    monkeypatch.undo()
+    loop.train_and_evaluate(config, stopped)
+    assert records(stopped) == records(whole)
+    assert cli.main(["main.py", "evaluate", f"--workdir={whole}"]) == 0
+    written = json.loads((whole / "evaluation.json").read_text())
+    assert written["loss"] == pytest.approx(last["loss"], rel=1e-6)  # of the averages
+
+
 def test_a_second_run_in_the_directory_is_refused(tmp_path):
     with (
         workdirs.locked(tmp_path),
@@ -183,7 +208,7 @@ def test_the_environment_of_every_start_is_kept(undisturbed):
 
 def test_numbers_that_stay_bad_stop_the_run_with_a_report(tmp_path):
     config = small_config(
-        **{"optimizer.learning_rate": 1e30, "optimizer.warmup_epochs": 0.0, "nonfinite_limit": 3}
+        **{"optimizer.learning_rate": 1e30, "optimizer.warmup": "0 steps", "nonfinite_limit": 3}
     )
     with pytest.raises(NonFiniteError, match="3 steps in a row"):
         loop.train_and_evaluate(config, tmp_path)

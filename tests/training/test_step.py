@@ -15,7 +15,9 @@ from densenet_jax.training import mesh as meshes
 from densenet_jax.training import state as states
 from densenet_jax.training import step as steps
 from densenet_jax.training.errors import ConfigError
-from densenet_jax.training.optimizer import make_optimizer, make_schedule
+from densenet_jax.training.losses import make_loss
+from densenet_jax.training.optimizer import make_optimizer
+from densenet_jax.training.schedules import make_schedule
 
 SHAPE = (8, 8, 1)
 
@@ -48,7 +50,8 @@ def run(devices: int, count: int = 3):
         schedule = make_schedule("constant", learning_rate=0.1, total_steps=10)
         optimizer = make_optimizer(schedule)
         state = fresh_state(model, optimizer, mesh)
-        step = steps.make_train_step(model, optimizer, schedule, preprocess, label_smoothing=0.1)
+        loss = make_loss("cross_entropy", smoothing=0.1)
+        step = steps.make_train_step(model, optimizer, schedule, preprocess, loss=loss)
         rng = np.random.default_rng(0)
         sharding = meshes.batch_sharding(mesh)
         batch = {
@@ -154,3 +157,30 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_counters():
         assert jax.tree.all(same) == (kind in (1, 2))
         assert int(after.step) == int(before.step) + 1
     assert counts == [0, 1, 2, 0]
+
+
+def test_averages_follow_what_trains_and_forget_where_they_began():
+    model = create_model("densenet_cifar", depth=10, growth_rate=4, in_channels=1)
+    optimizer = make_optimizer(lambda _: 0.1)
+    mesh = meshes.make_mesh(1)
+    init = functools.partial(states.initial_state, model, optimizer, 0, SHAPE, ema=True)
+    state = jax.jit(init, out_shardings=meshes.replicated(mesh))()
+
+    def plain(_, images, labels):
+        return device.normalize(images, (0.5,), (0.25,), jnp.float32), labels
+
+    step = steps.make_train_step(model, optimizer, lambda _: 0.1, plain, ema_decay=0.15)
+    rng = np.random.default_rng(0)
+    averages = jax.device_get(state.variables)
+    for t in range(3):
+        images = rng.integers(0, 256, (4, *SHAPE), np.uint8)
+        state, _ = step(state, {"image": images, "label": np.arange(4, dtype=np.int32)})
+        decay = min(0.15, (1 + t) / (10 + t))
+        new = jax.device_get(state.variables)
+        averages = jax.tree.map(lambda a, v: decay * a + (1 - decay) * v, averages, new)  # noqa: B023
+    assert state.result is state.ema
+    for a, b in zip(jax.tree.leaves(state.ema), jax.tree.leaves(averages), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    moved = jax.tree.map(lambda a, b: not np.array_equal(a, b), state.ema, state.variables)
+    assert jax.tree.all(moved)  # running statistics, too
+    assert fresh_state(model, optimizer, mesh).ema is None
