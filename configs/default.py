@@ -39,6 +39,9 @@ def get_config() -> ConfigDict:
     model.num_classes = placeholder(int)
     # Probability to drop a value after each convolution but the first.
     model.dropout_rate = placeholder(float)
+    # Probability, per image, that the last layer of all adds zeros (stochastic depth); those before
+    # have it in proportion to their position.
+    model.drop_path_rate = placeholder(float)
     # Type of the computation; parameters and statistics have `param_dtype`.
     model.dtype = "float32"
     model.param_dtype = "float32"
@@ -72,6 +75,9 @@ def get_config() -> ConfigDict:
     data.holdout = 0.1
     # Height and width of the images that the model sees, in pixels.
     data.image_size = placeholder(int)
+    # The same of training images alone, where it differs: one size, or several, for equal parts of
+    # the run one after another, (128, 160, 192, 224).  (): image_size.
+    data.train_sizes = ()
     data.channels = 3
     # Training images: a random region of this share of the area, or (False) the whole image.
     data.random_crop = True
@@ -89,6 +95,16 @@ def get_config() -> ConfigDict:
     data.in_memory = False
     # Stop at an image that cannot be read, instead of counting it and taking another.
     data.strict = False
+
+    # Knowledge distillation: a teacher, named like `init_from`, that sees the same images; or a
+    # file of its logits, which the command `logits` writes.
+    config.distill = distill = ConfigDict()
+    distill.teacher = ""
+    distill.logits = ""
+    # Of the teacher in the loss; the rest is the labels'.
+    distill.weight = 0.5
+    # What logits are divided by before student and teacher are compared.
+    distill.temperature = 1.0
 
     # Augmentation inside the training step, in this order.
     config.augment = augment = ConfigDict()

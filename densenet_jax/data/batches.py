@@ -7,7 +7,7 @@ import concurrent.futures
 import dataclasses
 import functools
 import os
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -18,6 +18,13 @@ Batch = dict[str, np.ndarray]
 CHUNK = 512  # examples read together when a split is read from end to end
 ENDLESS = 2**48  # batches: more than anyone trains
 _recycler = buffers.Recycler()
+
+
+class Rows(Protocol):
+    """Something for each example of a split; small to pickle, for the worker processes."""
+
+    def __getitem__(self, examples: np.ndarray) -> np.ndarray:
+        """Returns the rows of some examples, [b, ...]."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,11 +59,12 @@ class Batches:
         start = batch * self.batch_size + self.process_index * self.share
         return np.arange(start, start + self.share)
 
-    def fill(self, indices: np.ndarray, prepare) -> Batch:
+    def fill(self, indices: np.ndarray, prepare, image_size: int) -> Batch:
         """Returns the examples `indices`, and blanks up to the share of this process.
 
         Args:
           prepare: `prepare(k)` is the function that crops the batch's example k.
+          image_size: height and width of its images.
         """
         held, count, share = self.source.examples, len(indices), self.share
         if isinstance(held, Arrays) and held.fitted:
@@ -68,7 +76,7 @@ class Batches:
                 else np.pad(array[indices], blank + [(0, 0)] * (array.ndim - 1))
                 for key, array in parts.items()
             }
-        shape = (share, self.image_size, self.image_size, self.channels)
+        shape = (share, image_size, image_size, self.channels)
         block = buffers.take_block(shape) if self.shared else None
         images = block.array(shape) if block else _recycler.empty(shape)
         labels, bad = np.zeros(share, np.int32), np.zeros(share, np.int32)
@@ -90,11 +98,18 @@ class Batches:
 
 @dataclasses.dataclass(frozen=True)
 class TrainBatches(Batches):
-    """An endless sequence of shuffled batches."""
+    """An endless sequence of shuffled batches.
+
+    Attributes:
+      later_sizes: (batch, image size) from which batch on images have another size, ascending.
+      beside: rows of something for each example, given out as `teacher`; None: nothing.
+    """
 
     random_crop: bool
     crop_scale: tuple[float, float]
     seed: int
+    later_sizes: tuple[tuple[int, int], ...] = ()
+    beside: Rows | None = None
 
     def __len__(self) -> int:
         return ENDLESS
@@ -103,8 +118,13 @@ class TrainBatches(Batches):
         """Returns the examples' numbers in this process's share of a batch."""
         return order.examples_at(self.positions(batch), len(self.source), self.seed)
 
+    def size_of(self, batch: int) -> int:
+        """Returns height and width of a batch's images."""
+        begun = [size for first, size in self.later_sizes if first <= batch]
+        return begun[-1] if begun else self.image_size
+
     def __getitem__(self, batch: int) -> Batch:
-        positions = self.positions(batch)
+        positions, image_size = self.positions(batch), self.size_of(batch)
         draws = [None] * self.share
         if self.random_crop:
             draws = order.draws_at(int(positions[0]), self.share, self.seed)
@@ -113,13 +133,15 @@ class TrainBatches(Batches):
             return functools.partial(
                 host.train_crop,
                 draws=draws[k],
-                image_size=self.image_size,
+                image_size=image_size,
                 channels=self.channels,
                 random_crop=self.random_crop,
                 crop_scale=self.crop_scale,
             )
 
-        return self.fill(self.indices(batch), prepare)
+        indices = self.indices(batch)
+        filled = self.fill(indices, prepare, image_size)
+        return filled if self.beside is None else {**filled, "teacher": self.beside[indices]}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,7 +167,7 @@ class EvalBatches(Batches):
             crop_fraction=self.crop_fraction,
             interpolation=self.interpolation,
         )
-        batch = self.fill(indices, lambda _: crop)
+        batch = self.fill(indices, lambda _: crop, self.image_size)
         # What stands in for an unreadable example is counted at its own place.
         batch["mask"] = (batch["bad"] == 0) & (np.arange(self.share) < len(indices))
         batch["bad"] = (batch["bad"] > 0).astype(np.int32)

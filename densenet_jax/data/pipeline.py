@@ -13,7 +13,14 @@ from grain.experimental import ThreadPrefetchIterDataset
 from jax.sharding import NamedSharding
 
 from densenet_jax.data import buffers, resident
-from densenet_jax.data.batches import Batches, EvalBatches, TrainBatches, default_threads, hold
+from densenet_jax.data.batches import (
+    Batches,
+    EvalBatches,
+    Rows,
+    TrainBatches,
+    default_threads,
+    hold,
+)
 from densenet_jax.data.examples import Arrays, DataError, Source
 from densenet_jax.data.stream import Batch, Stream
 
@@ -63,6 +70,8 @@ def train_batches(
     process_index: int = 0,
     process_count: int = 1,
     strict: bool = False,
+    later_sizes: tuple[tuple[int, int], ...] = (),
+    beside: Rows | None = None,
 ) -> Reader:
     """Returns this process's part of an endless stream of global batches.
 
@@ -76,16 +85,24 @@ def train_batches(
       start: number of global batches to leave out at the beginning (the step to resume at).
       workers: decoding processes; 0: threads of this one.
       strict: raise DataError for an unreadable example instead of passing over it.
+      later_sizes: (batch, image size) from which batch on images have another size, ascending.
+      beside: rows of something for each example of the split, see `Yields`.
 
     Yields:
       {"image": uint8 [b, H, W, C], "label": int32 [b], "bad": int32 [b]} with
-      b = batch_size / process_count; `bad` counts the unreadable examples passed over.
+      b = batch_size / process_count; `bad` counts the unreadable examples passed over.  With
+      `beside` also {"teacher": its rows of the examples [b, ...]}.
     """
     _check(source, batch_size, image_size, channels, process_count)
     if random_crop and _fitted(source):
         raise DataError(
             "data.in_memory holds images already cropped, so data.random_crop must be False; "
             "pass --config.data.random_crop=False or --config.data.in_memory=False."
+        )
+    if later_sizes and _fitted(source):
+        raise DataError(
+            "data.in_memory holds images of one size, so data.train_sizes can have one at most; "
+            "pass --config.data.in_memory=False."
         )
     batches = TrainBatches(
         source=source,
@@ -100,6 +117,8 @@ def train_batches(
         random_crop=random_crop,
         crop_scale=tuple(crop_scale),
         seed=seed,
+        later_sizes=tuple(later_sizes),
+        beside=beside,
     )
     return Reader(batches, workers, start)
 
@@ -149,7 +168,8 @@ def to_mesh(reader: Reader, sharding: NamedSharding) -> Stream:
     a batch is then only its examples' numbers, and the host does nothing.
     """
     batches = reader.batches
-    if isinstance(batches, TrainBatches) and resident.fits(batches.source):
+    on_device = isinstance(batches, TrainBatches) and batches.beside is None
+    if on_device and resident.fits(batches.source):
         return resident.batches(batches, reader.start, sharding)
 
     def put(batch: Batch) -> Batch:

@@ -31,6 +31,7 @@ class Settings(NamedTuple):
     epsilon: float
     dropout_rate: float  # 0: none
     implementation: str  # as `stage_kernels.choose` returned it
+    drop_path: tuple[float, ...] = ()  # of each layer; empty: none
 
     @property
     def stage(self):
@@ -39,11 +40,16 @@ class Settings(NamedTuple):
             return stages
         return stage_kernels.Stages(interpret=self.implementation == "interpreted")
 
-    def dropout(self, key: jax.Array | None, stage: int) -> stages.Dropout | None:
-        """Returns the dropout after the block's n-th convolution."""
-        if key is None or self.dropout_rate == 0:
+    def dropout(
+        self, key: jax.Array | None, layer: int, convolution: int, convolutions: int
+    ) -> stages.Dropout | None:
+        """Returns the dropout after a convolution of a layer of the block, by their numbers."""
+        last = convolution == convolutions - 1
+        path_rate = self.drop_path[layer] if self.drop_path and last else 0.0
+        if key is None or not (self.dropout_rate or path_rate):
             return None
-        return stages.Dropout(self.dropout_rate, jax.random.fold_in(key, stage))
+        key = jax.random.fold_in(key, convolutions * layer + convolution)
+        return stages.Dropout(self.dropout_rate, key, path_rate)
 
 
 def forward(x, statistics, layers, key, settings):
@@ -59,7 +65,7 @@ def forward(x, statistics, layers, key, settings):
                 source,
                 *affine(norm, source_moments, settings.epsilon),
                 kernel,
-                dropout=settings.dropout(key, len(layer) * i + j),
+                dropout=settings.dropout(key, i, j, len(layer)),
                 **({"into": features, "offset": c} if last else {}),
             )
             source_moments = moments_of_sums(*sums, n)
@@ -104,7 +110,7 @@ def backward(settings, residuals, cotangents):
                 *affine(norm, moments, settings.epsilon),
                 kernel,
                 d_source=None if j else d_features,
-                dropout=settings.dropout(key, len(layers[i]) * i + j),
+                dropout=settings.dropout(key, i, j, len(layers[i])),
                 **step,
             )
             d_norm, d_moments = affine_gradients(norm, moments, settings.epsilon, *sums)

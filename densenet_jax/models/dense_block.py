@@ -10,6 +10,7 @@ for a bottleneck layer (1x1, then 3x3), one pair for a plain layer (3x3).
 """
 
 import functools
+from collections.abc import Sequence
 
 import jax
 
@@ -38,9 +39,9 @@ __all__ = [
 ]
 
 
-def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
-    """Zeroes elements of x with probability `rate` and scales the others; no key: returns x."""
-    return x if key is None or rate == 0 else Dropout(rate, key)(x)
+def dropout(x: jax.Array, rate: float, key: jax.Array | None, path_rate: float = 0.0) -> jax.Array:
+    """Zeroes elements and whole images of x, see `stages.Dropout`; no key: returns x."""
+    return x if key is None else Dropout(rate, key, path_rate)(x)
 
 
 def train(
@@ -50,6 +51,7 @@ def train(
     *,
     epsilon: float,
     dropout_rate: float = 0.0,
+    drop_path: Sequence[float] = (),
     key: jax.Array | None = None,
     implementation: str = "auto",
 ) -> tuple[jax.Array, Moments, list[Moments]]:
@@ -61,7 +63,9 @@ def train(
       layers: the block's layers (see above), each reading all maps before it.
       epsilon: added to each variance.
       dropout_rate: dropped after each convolution (paper, section 3, "Implementation Details").
-      key: for dropout; None: no dropout.
+      drop_path: probability, for each layer, that it adds zeros to an image (Huang et al., 2016:
+        stochastic depth); the moments are those of what it adds.  Empty: never.
+      key: for both; None: nothing is dropped.
       implementation: "plain" (JAX operations, any backend), "kernels" (fused kernels for NVIDIA
         GPUs) or "auto" (kernels where they run and pay: see `stage_kernels.choose`).
 
@@ -70,9 +74,9 @@ def train(
       layer in order the moments between its two convolutions (empty for plain layers).  The last
       are constants to differentiation: they feed running statistics only.
     """
-    rate = 0.0 if key is None else dropout_rate
-    implementation = stage_kernels.choose(implementation, x, layers, rate)
-    settings = block_gradient.Settings(epsilon, rate, implementation)
+    rate, drop_path = (0.0, ()) if key is None else (dropout_rate, tuple(drop_path))
+    implementation = stage_kernels.choose(implementation, x, layers, max(rate, *drop_path, 0.0))
+    settings = block_gradient.Settings(epsilon, rate, implementation, drop_path)
     return block_gradient.block(x, statistics, layers, key, settings)
 
 
@@ -81,6 +85,7 @@ def evaluate(
     layers: list,
     *,
     dropout_rate: float = 0.0,
+    drop_path: Sequence[float] = (),
     key: jax.Array | None = None,
     implementation: str = "auto",
 ) -> jax.Array:
@@ -89,20 +94,20 @@ def evaluate(
     Args:
       x: feature maps [B, H, W, C].
       layers: each a list of ((gain, shift), kernel) pairs.
-      dropout_rate, key: as for `train`, where the statistics are frozen in training.
+      dropout_rate, drop_path, key: as for `train`, where the statistics are frozen in training.
       implementation: as for `train`.
 
     Returns:
       features [B, H, W, C + growth rate * len(layers)].
     """
-    rate = 0.0 if key is None else dropout_rate
-    implementation = stage_kernels.choose(implementation, x, layers, rate)
+    rate, drop_path = (0.0, ()) if key is None else (dropout_rate, tuple(drop_path))
+    implementation = stage_kernels.choose(implementation, x, layers, max(rate, *drop_path, 0.0))
     if implementation == "plain":
-        return _evaluate(x, layers, rate, key)
+        return _evaluate(x, layers, rate, key, drop_path)
     return _evaluate_with_kernels(x, layers, implementation == "interpreted")
 
 
-def _evaluate(x, layers, dropout_rate=0.0, key=None):
+def _evaluate(x, layers, dropout_rate=0.0, key=None, drop_path=()):
     features, c = widened(x, layers), x.shape[3]
     for i, layer in enumerate(layers):
         keys = [None if key is None else jax.random.fold_in(key, 2 * i + j) for j in range(2)]
@@ -113,7 +118,8 @@ def _evaluate(x, layers, dropout_rate=0.0, key=None):
             y = dropout(convolve(y, kernel * gain), dropout_rate, keys[0])
             y = jax.nn.relu(y + next_shift.astype(x.dtype))
             kernel = next_kernel
-        y = dropout(convolve(y, kernel), dropout_rate, keys[-1])
+        path_rate = drop_path[i] if drop_path else 0.0
+        y = dropout(convolve(y, kernel), dropout_rate, keys[-1], path_rate)
         features = write_channels(features, y, c)
         c += kernel.shape[3]
     return features

@@ -130,7 +130,11 @@ class DenseBlock(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, batch: Moments | None, dropout_rate: float = 0.0
+        self,
+        x: jax.Array,
+        batch: Moments | None,
+        dropout_rate: float = 0.0,
+        drop_path: tuple[float, ...] = (),
     ) -> tuple[jax.Array, Moments | None]:
         """Maps x [B, H, W, C] and its moments to the block's features and theirs.
 
@@ -141,7 +145,8 @@ class DenseBlock(nn.Module):
         layers = [DenseLayer(c, *args, name=f"denselayer{i + 1}") for i, c in enumerate(widths)]
         dropout = {
             "dropout_rate": dropout_rate,
-            "key": self.make_rng("dropout") if dropout_rate else None,
+            "drop_path": drop_path,
+            "key": self.make_rng("dropout") if dropout_rate or drop_path else None,
         }
         if batch is None:
             frozen = [layer.frozen() for layer in layers]
@@ -197,6 +202,8 @@ class DenseNet(nn.Module):
       bottleneck_width: width of the 1x1 convolutions in growth rates; 0: layers without bottleneck.
       compression: share of the feature maps that a transition keeps (theta in the paper).
       dropout_rate: probability to drop after every convolution but the first.
+      drop_path_rate: probability, per image, that the last layer adds zeros (stochastic depth);
+        those before have it in proportion to their position.
       norm_epsilon: added to variances.
       norm_momentum: weight of the batch in the running statistics (PyTorch's convention).
       freeze_statistics: also in training, normalise with the running statistics and leave them as
@@ -216,6 +223,7 @@ class DenseNet(nn.Module):
     bottleneck_width: int = 4
     compression: float = 0.5
     dropout_rate: float = 0.0
+    drop_path_rate: float = 0.0
     norm_epsilon: float = 1e-5
     norm_momentum: float = 0.1
     freeze_statistics: bool = False
@@ -274,14 +282,23 @@ class DenseNet(nn.Module):
         batch_statistics = train and not self.freeze_statistics
         dropout_rate = self.dropout_rate if train else 0.0
         x, stages = self._stem(images.astype(self.dtype), batch_statistics), {}
-        batch = None
+        batch, drop_paths = None, self.drop_paths() if train else [()] * len(self.block_sizes)
         for i in range(1, len(self.block_sizes) + 1):
             if i > 1:
                 x = getattr(self, f"transition{i - 1}")(x, batch, dropout_rate)
             batch = dense_block.moments(x) if batch_statistics else None
-            x, batch = getattr(self, f"denseblock{i}")(x, batch, dropout_rate)
+            x, batch = getattr(self, f"denseblock{i}")(x, batch, dropout_rate, drop_paths[i - 1])
             stages[f"block{i}"] = x
         return {**stages, "final": self.norm_final(x, batch)}
+
+    def drop_paths(self) -> list[tuple[float, ...]]:
+        """Returns each block's rates of drop path, growing linearly from 0 at the first layer."""
+        last, rates, first = max(sum(self.block_sizes) - 1, 1), [], 0
+        for depth in self.block_sizes:
+            layers = range(first, first + depth)
+            rates.append(tuple(self.drop_path_rate * i / last for i in layers))
+            first += depth
+        return rates if self.drop_path_rate else [()] * len(self.block_sizes)
 
     def _stem(self, x: jax.Array, batch_statistics: bool) -> jax.Array:
         stem = find_stem(self.stem)

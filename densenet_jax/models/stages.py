@@ -19,15 +19,25 @@ CONV_LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
 class Dropout(NamedTuple):
-    """Elements are zeroed with probability `rate` and the others scaled, as `key` decides."""
+    """Elements are zeroed with probability `rate`, and all those of an image with `path_rate`.
+
+    What is kept is scaled, so that means stay; `key` decides.
+    """
 
     rate: float
     key: jax.Array
+    path_rate: float = 0.0
 
     def __call__(self, x: jax.Array) -> jax.Array:
         # Linear in x: it is its own transpose, and the backward pass draws the same mask again.
-        keep = jax.random.bernoulli(self.key, 1 - self.rate, x.shape)
-        return jnp.where(keep, x / (1 - self.rate), 0).astype(x.dtype)
+        if self.rate:
+            keep = jax.random.bernoulli(self.key, 1 - self.rate, x.shape)
+            x = jnp.where(keep, x / (1 - self.rate), 0).astype(x.dtype)
+        if self.path_rate:
+            key = jax.random.fold_in(self.key, 1)
+            keep = jax.random.bernoulli(key, 1 - self.path_rate, (len(x), 1, 1, 1))
+            x = jnp.where(keep, x / (1 - self.path_rate), 0).astype(x.dtype)
+        return x
 
 
 def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:

@@ -27,6 +27,7 @@ CHOICES = {
 DURATIONS = ("optimizer.warmup", "optimizer.step_boundaries", "optimizer.decay")
 # Smallest and largest value of each number; None (the variant's, or the weights') is always one.
 TINY = 1e-12
+WHOLE = ("model.block_sizes", "data.train_sizes")  # tuples of whole numbers
 RANGES = {
     "seed": (0, 2**32 - 1),
     "batch_size": (1, 2**20),
@@ -37,14 +38,18 @@ RANGES = {
     "label_smoothing": (0, 0.999),
     "bce_threshold": (0, 0.999),
     "ema_decay": (0, 0.9999999),
+    "distill.weight": (0, 1),
+    "distill.temperature": (1e-3, 1e3),
     "model.num_classes": (1, 10**6),
     "model.dropout_rate": (0, 0.999),
+    "model.drop_path_rate": (0, 0.999),
     "model.growth_rate": (1, 4096),
     "model.block_sizes": (1, 512),
     "model.stem_features": (1, 8192),
     "model.compression": (0.01, 1),
     "model.depth": (5, 2000),
     "data.image_size": (1, 8192),
+    "data.train_sizes": (1, 8192),
     "data.channels": (1, 1024),
     "data.crop_scale": (TINY, 1),
     "data.eval_crop": (0.01, 1),
@@ -120,6 +125,20 @@ def check(config: ml_collections.ConfigDict) -> None:
             f"config.augment.jitter is {config.augment.jitter}; it must be four strengths: "
             "brightness, contrast, saturation, and hue of at most 0.5."
         )
+    if len(config.data.train_sizes) > 1 and config.data.in_memory:
+        raise ConfigError(
+            "config.data.in_memory holds images of one size, so config.data.train_sizes can have "
+            "one at most; pass --config.data.in_memory=False."
+        )
+    if config.distill.logits and (config.augment.mixup or config.augment.cutmix):
+        raise ConfigError(
+            "config.distill.logits are of single images: set config.augment.mixup and "
+            "config.augment.cutmix to 0, or name the teacher itself, config.distill.teacher."
+        )
+    if config.distill.logits and config.distill.teacher:
+        raise ConfigError("config.distill has a teacher and stored logits; leave one out.")
+    if config.steps_per_dispatch > 1 and (config.distill.logits or config.distill.teacher):
+        raise ConfigError("config.distill needs config.steps_per_dispatch=1.")
     blocks = config.model.block_sizes
     if blocks is not None and not 1 <= len(blocks) <= 16:
         raise ConfigError(f"config.model.block_sizes has {len(blocks)} blocks; it must be 1 to 16.")
@@ -136,6 +155,6 @@ def _numbers(key: str, value: Any) -> Iterable[float]:
     for number in values:
         if isinstance(number, bool) or not isinstance(number, int | float):
             raise ConfigError(f"config.{key} is {value!r}; it must be made of numbers.")
-    if key == "model.block_sizes" and not all(isinstance(v, int) for v in values):
+    if key in WHOLE and not all(isinstance(v, int) for v in values):
         raise ConfigError(f"config.{key} is {value!r}; it must be made of whole numbers.")
     return values

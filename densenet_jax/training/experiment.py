@@ -14,7 +14,7 @@ from densenet_jax import evaluation
 from densenet_jax.data import device, pipeline, resident, sources
 from densenet_jax.data.sources import Source
 from densenet_jax.models.variants import create_model
-from densenet_jax.training import checks, dispatch, schedules
+from densenet_jax.training import checks, dispatch, distillation, schedules
 from densenet_jax.training import mesh as meshes
 from densenet_jax.training import optimizer as optimizers
 from densenet_jax.training import state as states
@@ -46,6 +46,11 @@ class Experiment:
     def image_shape(self) -> tuple[int, int, int]:
         data = self.config.data
         return data.image_size, data.image_size, data.channels
+
+    @property
+    def train_sizes(self) -> tuple[int, ...]:
+        """Heights and widths of training images, for equal parts of the run."""
+        return tuple(self.config.data.train_sizes) or (self.config.data.image_size,)
 
     def _host_args(self, batch_size: int) -> dict[str, Any]:
         data = self.config.data
@@ -100,7 +105,7 @@ class Experiment:
             return source
         held = pipeline.in_memory(
             source,
-            image_size=data.image_size,
+            image_size=self.train_sizes[0] if train else data.image_size,
             channels=data.channels,
             crop_fraction=None if train else data.eval_crop,
             interpolation=data.interpolation,
@@ -115,20 +120,29 @@ class Experiment:
         return held
 
     def train_step(self, optimizer: optax.GradientTransformation, schedule: optax.Schedule):
+        config, distill = self.config, self.config.distill
+        loss = make_loss(
+            config.loss, smoothing=config.label_smoothing, threshold=config.bce_threshold
+        )
+        guide = None
+        if teacher := self.teacher:
+            guide = teacher.guide
+        elif distill.logits:
+            guide = distillation.stored_guide
+        if guide is not None:
+            loss = distillation.distilling(loss, distill.weight, distill.temperature)
         step = steps.make_train_step(
             self.model,
             optimizer,
             schedule,
             self.preprocess,
-            loss=make_loss(
-                self.config.loss,
-                smoothing=self.config.label_smoothing,
-                threshold=self.config.bce_threshold,
-            ),
-            ema_decay=self.config.ema_decay,
-            seed=self.config.seed,
+            loss=loss,
+            ema_decay=config.ema_decay,
+            seed=config.seed,
+            guide=guide,
         )
-        return meshes.train_step_on(self.mesh, step, self.state_sharding(optimizer))
+        step = meshes.train_step_on(self.mesh, step, self.state_sharding(optimizer))
+        return step if teacher is None else teacher.beside(step, meshes.replicated(self.mesh))
 
     def state_sharding(self, optimizer: optax.GradientTransformation) -> Any:
         """Returns where the arrays of the state live."""
@@ -136,6 +150,36 @@ class Experiment:
             return meshes.replicated(self.mesh)
         state = self.abstract_state(optimizer)
         return meshes.state_sharding(self.mesh, state, self.config.mesh.split_from)
+
+    @functools.cached_property
+    def teacher(self) -> distillation.Teacher | None:
+        """The model that this one learns from, if the configuration names one."""
+        config, data = self.config, self.config.data
+        if not config.distill.teacher:
+            return None
+        sizes = self.model.num_classes, data.channels
+        weights = load(config.distill.teacher, dtype=self.model.dtype)
+        return distillation.make_teacher(weights, *sizes, data.mean, data.std)
+
+    def check_training(self, source: Source) -> None:
+        """Raises what would else be raised once the run's directory has been made."""
+        self.stored_logits(source)
+        teacher = self.teacher
+        for size in self.train_sizes if teacher else self.config.data.train_sizes:
+            images = jax.ShapeDtypeStruct((1, size, size, self.config.data.channels), "float32")
+            for model in (self.model, teacher and teacher.model):
+                try:
+                    if model:
+                        jax.eval_shape(model.init, jax.random.key(0), images)
+                except ValueError as e:
+                    raise ConfigError(f"For training images of {size} pixels: {e}") from None
+
+    def stored_logits(self, source: Source) -> distillation.StoredLogits | None:
+        """Returns the teacher's logits of the training split, if the configuration has them."""
+        path = self.config.distill.logits
+        if not path:
+            return None
+        return distillation.open_logits(path, len(source), source.num_classes)
 
     def many_steps(self, step: dispatch.Step) -> dispatch.Step:
         """Returns the function that makes the steps of a window of `train_windows`."""
@@ -146,13 +190,18 @@ class Experiment:
     def reader(self, source: Source, state: TrainState) -> pipeline.Reader:
         """Returns the endless stream of training batches from a state on, on the host."""
         data = self.config.data
+        total, sizes = total_steps(self.config, len(source)), self.train_sizes
+        later = [(round(total * i / len(sizes)), size) for i, size in enumerate(sizes)][1:]
+        options = self._host_args(self.config.batch_size) | {"image_size": sizes[0]}
         return pipeline.train_batches(
             source,
             random_crop=data.random_crop,
             crop_scale=data.crop_scale,
             seed=(self.config.seed + int(state.order)) % 2**32,
             start=int(state.step),
-            **self._host_args(self.config.batch_size),
+            later_sizes=tuple(later),
+            beside=self.stored_logits(source),
+            **options,
         )
 
     def train_batches(self, source: Source, state: TrainState):

@@ -55,6 +55,7 @@ def train_and_evaluate(
     train_source = setup.in_memory(train_source, train=True)
     eval_source = setup.in_memory(setup.eval_source, train=False)
     setup = dataclasses.replace(setup, eval_source=eval_source)
+    setup.check_training(train_source)
     epoch = len(train_source) / config.batch_size
     length = Length(
         total=experiment.total_steps(config, len(train_source)),

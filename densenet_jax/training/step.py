@@ -17,6 +17,9 @@ Batch = dict[str, jax.Array]
 # (key, uint8 images [B, H, W, C], labels [B]) -> normalised images, targets [B, classes]
 Preprocess = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 
+# (normalised images, batch) -> a teacher's logits [B, classes], whether they are to be used [B]
+Guide = Callable[[jax.Array, Batch], tuple[jax.Array, jax.Array]]
+
 
 def make_train_step(
     model: nn.Module,
@@ -27,6 +30,7 @@ def make_train_step(
     loss: Loss = evaluation.cross_entropy,
     ema_decay: float = 0.0,
     seed: int = 0,
+    guide: Guide | None = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """Returns the function that maps a state and a batch to the next state and its metrics.
 
@@ -37,12 +41,15 @@ def make_train_step(
       schedule: the optimiser's learning rate, for the metrics.
       preprocess: augments and normalises images, and makes their targets.
       loss: maps logits and targets to the losses of the examples, see `losses.make_loss`.
+      guide: of a student, see `distillation.distilling`, the loss that takes what it returns.
       ema_decay: of the state's moving averages, if it keeps any.
     """
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         augment_key, dropout_key = keys(seed, state.step)
         images, targets = preprocess(augment_key, batch["image"], batch["label"])
+        if guide is not None:
+            targets = (targets, *guide(images, batch))
 
         def loss_fn(params):
             logits, updates = model.apply(

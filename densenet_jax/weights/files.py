@@ -8,6 +8,8 @@ are too often wrong.
 import os
 import re
 import stat
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +17,7 @@ from densenet_jax.weights.hdf5_files import SIGNATURE
 from densenet_jax.weights.keras_files import WEIGHTS_MEMBER, read_keras_hdf5, read_keras_zip
 from densenet_jax.weights.mindspore_files import read_mindspore
 from densenet_jax.weights.numpy_files import read_npz
-from densenet_jax.weights.safetensors_files import read_safetensors
+from densenet_jax.weights.safetensors_files import locate_safetensors, read_safetensors
 from densenet_jax.weights.source import MAX_NAME, Budget, Source, WeightsError, shown
 from densenet_jax.weights.torch_files import is_torch_pickle, read_torch_stream, read_torch_zip
 from densenet_jax.weights.zip_files import members
@@ -48,6 +50,22 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     Raises:
       WeightsError: whatever is wrong with the file, in one sentence.
     """
+    return _with(path, _read_all)
+
+
+def locate(path: str | os.PathLike[str]) -> dict[str, tuple[np.dtype, tuple[int, ...], int]]:
+    """Returns each tensor of a safetensors file as (element type, shape, first byte).
+
+    Only the header is read: for files to be mapped into memory, of any size.
+
+    Raises:
+      WeightsError: whatever is wrong with the file, in one sentence.
+    """
+    return _with(path, locate_safetensors)
+
+
+def _with(path: str | os.PathLike[str], reader: Callable[[Source], dict[str, Any]]) -> Any:
+    """Returns what a reader makes of an opened file; every error is one about the file."""
     path = os.fspath(path)
     try:
         # Asked before opening: a named pipe would never open.
@@ -59,7 +77,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         with open(path, "rb") as file:
             size = status.st_size
             source = Source(path, file, 0, size, Budget.of_file(size))
-            arrays = _read_any(source)
+            return reader(source)
     except FileNotFoundError:
         raise WeightsError(f"{path}: there is no such file; check the path") from None
     except OSError as error:
@@ -70,6 +88,10 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         # Should a reader stumble over what it did not check, the culprit is still the file.
         reason = type(error).__name__
         raise WeightsError(f"{path}: it is damaged ({reason}); download it again") from error
+
+
+def _read_all(source: Source) -> dict[str, np.ndarray]:
+    arrays = _read_any(source)
     if not arrays:
         raise source.fail("it holds no tensors; save the weights again")
     return _unwrapped(source, arrays)

@@ -38,6 +38,24 @@ _CODES = {dtype: code for code, dtype in _DTYPES.items()}
 
 def read_safetensors(source: Source) -> dict[str, np.ndarray]:
     """Returns the tensors in the header's order."""
+    data, entries = _layout(source)
+    return {
+        name: data.array(name, dtype, shape, begin)
+        for name, (dtype, shape, begin, _) in entries.items()
+    }
+
+
+def locate_safetensors(source: Source) -> dict[str, tuple[np.dtype, tuple[int, ...], int]]:
+    """Returns each tensor's element type, shape and first byte in the file; reads the header."""
+    data, entries = _layout(source)
+    return {
+        name: (dtype, shape, data.start + begin)
+        for name, (dtype, shape, begin, _) in entries.items()
+    }
+
+
+def _layout(source: Source) -> tuple[Source, dict[str, tuple[np.dtype, tuple[int, ...], int, int]]]:
+    """Returns the data, and each tensor's element type, shape, first byte and size in it."""
     (length,) = struct.unpack("<Q", source.read(0, 8))
     if length > MAX_HEADER:
         raise source.fail(f"its header of {length} bytes exceeds the limit of {MAX_HEADER}")
@@ -58,10 +76,7 @@ def read_safetensors(source: Source) -> dict[str, np.ndarray]:
             f"its tensors take {end} bytes but {data.size} follow the header; "
             "it is cut short or damaged, download or save it again"
         )
-    return {
-        name: data.array(name, dtype, shape, begin)
-        for name, (dtype, shape, begin, _) in entries.items()
-    }
+    return data, entries
 
 
 def _parse_header(source: Source, text: bytes) -> dict[str, Any]:

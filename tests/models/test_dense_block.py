@@ -15,7 +15,7 @@ from densenet_jax.models.dense_block import affine, convolve, moments, norm_relu
 EPSILON = 1e-5
 
 
-def reference(x, statistics, layers, *, epsilon, dropout_rate=0.0, key=None):
+def reference(x, statistics, layers, *, epsilon, dropout_rate=0.0, drop_path=(), key=None):
     inner = []
     for i, layer in enumerate(layers):
         y, y_statistics = x, statistics
@@ -25,7 +25,8 @@ def reference(x, statistics, layers, *, epsilon, dropout_rate=0.0, key=None):
             y = convolve(norm_relu(y, *affine(norm, y_statistics, epsilon)), kernel)
             if key is not None:
                 stage_key = jax.random.fold_in(key, len(layer) * i + j)
-                y = dense_block.dropout(y, dropout_rate, stage_key)
+                whole = drop_path[i] if drop_path and j == len(layer) - 1 else 0.0
+                y = dense_block.dropout(y, dropout_rate, stage_key, whole)
             y_statistics = moments(y)
         x = jnp.concatenate([x, y], axis=-1)
         statistics = statistics.extend(y_statistics)
@@ -87,11 +88,17 @@ def assert_close(actual, expected, tolerance):
     jax.tree.map(compare, actual, expected)
 
 
-@pytest.mark.parametrize(("bottleneck", "rate"), [(2, 0.0), (2, 0.2), (0, 0.2)])
-def test_gradient_matches_automatic_differentiation(bottleneck, rate):
+@pytest.mark.parametrize(
+    ("bottleneck", "rate", "drop_path"),
+    [(2, 0.0, ()), (2, 0.2, (0.0, 0.5)), (0, 0.2, ()), (0, 0.0, (0.25, 0.5))],
+)
+def test_gradient_matches_automatic_differentiation(bottleneck, rate, drop_path):
     with jax.enable_x64(True):
         x, layers, weights = problem((2, 5, 6, 7), 2, 4, bottleneck, jnp.float64)
-        kwargs = {"dropout_rate": rate, "key": jax.random.key(3, impl="unsafe_rbg")} if rate else {}
+        kwargs = {"dropout_rate": rate, "drop_path": drop_path}
+        kwargs = (
+            {**kwargs, "key": jax.random.key(3, impl="unsafe_rbg")} if any(kwargs.values()) else {}
+        )
         expected = make_loss(reference, weights, **kwargs)(x, layers)
         actual = make_loss(dense_block.train, weights, **kwargs)(x, layers)
         assert_close(actual, expected, 1e-9)
@@ -138,6 +145,24 @@ def test_evaluation_matches_concatenation():
     for implementation in ("plain", "interpreted"):
         actual = dense_block.evaluate(x, frozen, implementation=implementation)
         assert_close(actual, expected, 1e-5)
+
+
+@pytest.mark.parametrize("statistics", ["of the batch", "frozen"])
+def test_stochastic_depth_drops_whole_layers_of_an_image(statistics):
+    x, layers, _ = problem((64, 3, 3, 8), 2, 4, 2, jnp.float32)
+    options = {"drop_path": (0.0, 0.5), "key": jax.random.key(0)}
+    if statistics == "frozen":
+        layers = [[(tuple(norm.values()), kernel) for norm, kernel in layer] for layer in layers]
+        features = dense_block.evaluate(x, layers, **options)
+        whole = dense_block.evaluate(x, layers)
+    else:
+        features, batch, _ = dense_block.train(x, moments(x), layers, epsilon=EPSILON, **options)
+        whole = dense_block.train(x, moments(x), layers, epsilon=EPSILON)[0]
+        assert_close(batch, moments(features), 1e-5)  # of what is added, zeros included
+    assert_close(features[..., :12], whole[..., :12], 1e-6)
+    zero = np.all(np.asarray(features[..., 12:]) == 0, axis=(1, 2, 3))
+    assert 20 <= zero.sum() <= 44
+    assert_close(features[~zero, ..., 12:], 2 * whole[~zero, ..., 12:], 1e-5)
 
 
 def test_memory_kept_for_the_backward_pass_is_linear_in_depth():

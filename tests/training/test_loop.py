@@ -174,15 +174,15 @@ def test_averages_are_the_runs_result_and_survive_a_stop(tmp_path, monkeypatch):
     last = records(whole)[-1]
     assert {"top1", "raw_top1", "raw_top5", "raw_loss"} <= set(last)
     assert last["loss"] != last["raw_loss"]
-    original = loop.Recorder.add
+    original = Recorder.add
 
     def stop_at_two(self, step, metrics):
         original(self, step, metrics)
         if step == 2:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(loop.Recorder, "add", stop_at_two)
-    with pytest.raises(loop.Interrupted):
+    monkeypatch.setattr(Recorder, "add", stop_at_two)
+    with pytest.raises(Interrupted):
         loop.train_and_evaluate(config, stopped)
     monkeypatch.undo()
     loop.train_and_evaluate(config, stopped)
