@@ -9,13 +9,13 @@ ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / "densenet_jax"
 MAY_IMPORT = {
     "__init__": {"models", "weights", "training"},  # training only when a run is read
-    "configs": {"configs"},
+    "configs": {"configs", "weights"},
     "config_files": set(),
     "models": {"models"},
     "weights": {"weights", "models"},
     "data": {"data"},
     "evaluation": set(),
-    "training": {"training", "models", "weights", "data", "evaluation"},
+    "training": {"training", "models", "weights", "data", "evaluation", "configs"},
     "assessment": {"assessment", "training", "data", "evaluation"},
     "report": {"report", "assessment", "training", "models", "data", "configs"},
     "predict": {"report", "weights", "data"},

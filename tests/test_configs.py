@@ -1,19 +1,22 @@
 """Every configuration: it loads, is complete, and describes the recipe it names."""
 
 import importlib
+import math
 import pathlib
 
+import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
 from densenet_jax.training import checks, experiment
 from densenet_jax.training.errors import ConfigError
+from densenet_jax.training.masks import decay_mask
 from densenet_jax.training.schedules import Units
 from densenet_jax.weights.published import IMAGENET
 
 FOLDER = pathlib.Path(__file__).parent.parent / "configs"
-NAMES = sorted(p.stem for p in FOLDER.glob("*.py") if p.stem != "__init__")
+NAMES = sorted(p.stem for p in FOLDER.glob("*.py") if p.stem[0] != "_")
 
 
 def load(name: str, *arguments: str) -> ConfigDict:
@@ -43,16 +46,108 @@ def test_every_default_is_explained():
     assert body.count("#") >= 30  # a sentence for each group of keys
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if n.startswith("densenet")])
-def test_imagenet_recipe_is_the_papers(name):
-    config = load(name)
+EXAMPLES = 1_281_167  # ImageNet's training images
+DENSENETS = [n for n in NAMES if n.startswith("densenet")]
+
+
+def rates(config: ConfigDict, *epochs: float) -> list[float]:
+    """Returns the learning rate after some epochs of a run on ImageNet."""
+    steps_per_epoch = EXAMPLES / config.batch_size
+    total = experiment.total_steps(config, EXAMPLES)
+    assert total == round(config.total_epochs * steps_per_epoch)
+    rate = experiment.make_schedule(config, Units(total, steps_per_epoch, config.batch_size))
+    return [float(rate(round(epoch * steps_per_epoch))) for epoch in epochs]
+
+
+@pytest.mark.parametrize("name", DENSENETS)
+@pytest.mark.parametrize("argument", ["", "paper"])
+def test_imagenet_recipe_is_the_papers(name, argument):
+    config = load(name, argument)
     assert config.model.name == name
-    examples, epoch = 1_281_167, 1_281_167 / 256
-    total = experiment.total_steps(config, examples)
-    assert total == round(90 * epoch)
-    rate = experiment.make_schedule(config, Units(total, epoch, 256))
-    at = [float(rate(round(e * epoch))) for e in (0, 29.9, 30.1, 59.9, 60.1, 89.9)]
-    np.testing.assert_allclose(at, [0.1, 0.1, 0.01, 0.01, 0.001, 0.001], rtol=1e-6)
+    assert (config.batch_size, config.total_epochs, config.label_smoothing) == (256, 90, 0)
+    options = config.optimizer
+    assert (options.name, options.momentum, options.nesterov) == ("sgd", 0.9, True)
+    assert options.weight_decay == 1e-4
+    got = rates(config, 0, 29.9, 30.1, 59.9, 60.1, 89.9)
+    np.testing.assert_allclose(got, [0.1, 0.1, 0.01, 0.01, 0.001, 0.001], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", DENSENETS)
+def test_mindcvs_recipe(name):
+    config = load(name, "mindcv")
+    assert (config.batch_size, config.total_epochs, config.label_smoothing) == (256, 120, 0.1)
+    assert (config.data.crop_scale, config.augment.flip) == ((0.08, 1.0), True)
+    assert (config.optimizer.momentum, config.optimizer.weight_decay) == (0.9, 1e-4)
+    wanted = [0.1, 0.05 * (1 + math.cos(math.pi / 4)), 0.05, 0]
+    np.testing.assert_allclose(rates(config, 0, 30, 60, 120), wanted, atol=1e-6)
+
+
+def test_strong_recipe():
+    config = load("densenet121", "strong")
+    assert config.batch_size == 1024
+    got = rates(config, 0, 2.5, 5, 152.5, 300)
+    np.testing.assert_allclose(got, [0, 0.25, 0.5, 0.25, 0], atol=1e-3)
+    # The averages reach over a small part of the run, and a test image is larger than in training.
+    assert 1 / (1 - config.ema_decay) < 0.05 * experiment.total_steps(config, EXAMPLES)
+    assert config.data.train_sizes[-1] < IMAGENET.image_size
+
+
+def test_rdnets_recipe():
+    config = load("rdnet_tiny")
+    assert (config.batch_size, config.optimizer.name) == (512, "adamw")
+    assert (config.augment.mixup, config.augment.cutmix) == (0.8, 1.0)
+    got = rates(config, 0, 10, 20, 160, 300)
+    np.testing.assert_allclose(got, [0, 5e-4, 1e-3, 5e-4, 0], atol=1e-6)
+    assert experiment.build_model(config).drop_path_rate == 0.15  # the variant's
+
+
+@pytest.mark.parametrize("name", ["densenet121", "densenetblur121d", "rdnet_tiny"])
+def test_every_kernel_decays_and_nothing_else(name):
+    config = load(name)
+    model = experiment.build_model(config)
+    images = jax.ShapeDtypeStruct((1, 64, 64, 3), "float32")
+    params = jax.eval_shape(model.init, jax.random.key(0), images)["params"]
+    mask = decay_mask(params)
+    shapes = jax.tree.map(lambda x, decays: decays == (x.ndim > 1), params, mask)
+    assert jax.tree.all(shapes)  # scales, biases and layer scales are vectors
+
+
+@pytest.mark.parametrize("name", [*DENSENETS, "rdnet_tiny"])
+def test_tiny_shrinks_any_recipe(name):
+    for recipe in ("paper,tiny", "tiny"):
+        config = load(name, recipe)
+        assert (config.batch_size, config.total_steps, config.data.image_size) == (8, 20, 64)
+    with pytest.raises(ValueError, match=rf"configs/{name}.py takes one of paper.*not 'papre'"):
+        load(name, "papre")
+
+
+def test_finetune_takes_weights_and_data():
+    config = load("finetune", "densenet121.ra_in1k,cifar10")
+    assert (config.init_from, config.model.name) == ("densenet121.ra_in1k", "densenet121")
+    assert (config.data.name, config.data.eval_split) == ("cifar10", "test")
+    options = config.optimizer
+    assert (options.name, options.momentum, options.learning_rate) == ("sgd", 0.9, 1e-3)
+    for argument in ("densenet121.ra_in1k", ",cifar10", ""):
+        with pytest.raises(ValueError, match="takes weights and a data set"):
+            load("finetune", argument)
+
+
+@pytest.mark.parametrize(
+    ("source", "network"),
+    [
+        ("densenet169.tv_in1k", "densenet169"),
+        ("hf-hub:timm/densenetblur121d.ra_in1k@main", "densenetblur121d"),
+        ("/some/where/densenet264d-abc.safetensors", "densenet264d"),
+        ("rdnet_small", "rdnet_small"),
+        ("model.safetensors", ""),
+    ],
+)
+def test_finetune_asks_the_name_of_the_weights(source, network):
+    config = load("finetune", f"{source},folder")
+    assert config.model.name == network
+    if not network:
+        with pytest.raises(ConfigError, match="does not say which network it is of"):
+            experiment.build_model(config)
 
 
 def test_cifar_argument_names_any_network():

@@ -1,6 +1,5 @@
 """A command line understood: the command, its configuration and its options."""
 
-import json
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +10,7 @@ from ml_collections import config_flags
 
 from densenet_jax import config_files
 from densenet_jax.cli.table import COMMANDS, FLAGS
-from densenet_jax.configs import default
+from densenet_jax.training import stored as runs_config
 
 
 class UsageError(ValueError):
@@ -84,7 +83,10 @@ def _read(
     _check_config_file(config_file)
     if config_file and config_file.endswith(".json"):
         argv = [a for a in argv if not a.startswith(("--config=", "-config="))]
-        stored = _from_json(config_file)
+        try:
+            stored = runs_config.load(config_file)
+        except ValueError as e:
+            raise UsageError(str(e)) from None
         config_flags.DEFINE_config_dict("config", stored, flag_values=values, sys_argv=list(argv))
     else:
         config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=list(argv))
@@ -124,14 +126,3 @@ def _explain(error: Exception) -> str:
     if isinstance(error, KeyError | AttributeError):
         message = f"the configuration has no key {message}"
     return f"{message} (python main.py --help shows the flags, configs/default.py the keys)"
-
-
-def _from_json(path: str) -> ml_collections.ConfigDict:
-    """Returns a run's config.json as a locked configuration, with the types of the defaults."""
-    try:
-        stored = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
-        config = default.get_config().lock()
-        config.update(stored)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
-        raise UsageError(f"{path} is not the configuration of a run: {e}") from None
-    return config

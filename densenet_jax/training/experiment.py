@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -33,14 +33,19 @@ class Experiment:
 
     Attributes:
       config: settled: with the data's number of classes and the weights' preprocessing.
-      weights: those that the configuration starts from, if any.
+      load_weights: returns those that the configuration starts from; None: it starts from none.
     """
 
     config: ml_collections.ConfigDict
     mesh: jax.sharding.Mesh
     model: nn.Module
     eval_source: Source
-    weights: Pretrained | None = None
+    load_weights: Callable[[], Pretrained | None] = lambda: None
+
+    @property
+    def weights(self) -> Pretrained | None:
+        """Those that the configuration starts from; read when they are first asked for."""
+        return self.load_weights()
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -228,15 +233,19 @@ class Experiment:
         return jax.jit(start, out_shardings=sharding)(weights)
 
     def abstract_state(self, optimizer: optax.GradientTransformation) -> TrainState:
-        """Returns the shapes and types of the state; nothing is computed.
+        """Returns the shapes, types and shardings of the state; nothing is computed.
 
         Raises:
           ConfigError: the model cannot take the images.
         """
         try:
-            return jax.eval_shape(self._fresh(optimizer))
+            shapes = jax.eval_shape(self._fresh(optimizer))
         except ValueError as e:
             raise ConfigError(str(e)) from None
+        replicated = meshes.replicated(self.mesh)
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated), shapes
+        )
 
     def _fresh(self, optimizer: optax.GradientTransformation):
         ema = self.config.ema_decay > 0
@@ -261,11 +270,15 @@ class Experiment:
         return evaluation.evaluate(step, state, self.eval_batches())
 
 
-def build(config: ml_collections.ConfigDict) -> Experiment:
+def build(config: ml_collections.ConfigDict, resumes: bool = False) -> Experiment:
     """Returns the experiment that a configuration describes.
 
     What the configuration leaves open is settled: the preprocessing, by the weights it starts from;
     the number of classes, by the data.
+
+    Args:
+      resumes: the run has its checkpoints, and the configuration its preprocessing: the weights
+        that it once started from are not needed, and need not be there any more.
 
     Raises:
       ConfigError, DataError, WeightsError: values that are unknown or do not fit together.
@@ -286,8 +299,9 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
     config = config.copy_and_resolve_references()
     config.model.num_classes = source.num_classes
     model = build_model(config)
-    weights = load_weights(config, model)
-    settle_preprocessing(config, weights.preprocessing if weights else IMAGENET)
+    weights = functools.cache(functools.partial(load_weights, config, model))
+    from_weights = None if resumes else weights()
+    settle_preprocessing(config, from_weights.preprocessing if from_weights else IMAGENET)
     checks.check(config)
     return Experiment(config, mesh, model, source, weights)
 
@@ -296,6 +310,11 @@ def build_model(config: ml_collections.ConfigDict) -> nn.Module:
     """Returns the model of a configuration."""
     fields = {k: v for k, v in config.model.items() if v is not None}
     name = fields.pop("name")
+    if not name:
+        raise ConfigError(
+            f"config.model.name is empty, and {config.init_from or 'the configuration'} does not "
+            "say which network it is of; pass --config.model.name=densenet121, for example."
+        )
     for key in ("dtype", "param_dtype"):
         fields[key] = checks.DTYPES[fields[key]]
     try:

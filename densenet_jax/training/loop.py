@@ -12,7 +12,7 @@ import ml_collections
 
 from densenet_jax.data import sources
 from densenet_jax.data.sources import Source
-from densenet_jax.training import environment, experiment, loggers
+from densenet_jax.training import environment, experiment, loggers, stored
 from densenet_jax.training.checkpoints import Checkpoints
 from densenet_jax.training.errors import ConfigError
 from densenet_jax.training.loggers import Listener
@@ -43,7 +43,9 @@ def train_and_evaluate(
     """
     began = time.monotonic()
     loggers.check(config.loggers, installed=True)
-    setup = experiment.build(config)
+    workdir = pathlib.Path(workdir)
+    config, resumes = stored.settled(config, workdir)
+    setup = experiment.build(config, resumes)
     config = setup.config
     data = config.data
     train_source = sources.load(data.name, data.train_split, data.data_dir, data.holdout)
@@ -63,7 +65,6 @@ def train_and_evaluate(
         evaluation=max(1.0, config.eval_every_epochs * epoch),
     )
 
-    workdir = pathlib.Path(workdir)
     make_workdir(config, workdir)
     with locked(workdir), Checkpoints(workdir, config.checkpoints_to_keep) as checkpoints:
         save_config(config, setup.eval_source.class_names, workdir)
@@ -116,6 +117,10 @@ def say_start(
     state = f"resuming at step {start} of {total}" if start else f"{total} steps"
     devices = collections.Counter(d.device_kind for d in setup.mesh.devices.flat)
     on = ", ".join(f"{n} x {kind}" for kind, n in devices.items())
+    if not start and setup.weights:
+        progress.note(f"{config.init_from}: {setup.weights.report}")
+    if config.optimizer.frozen:
+        progress.note(f"frozen: {', '.join(config.optimizer.frozen)}")
     progress.note(
         f"{config.model.name} on {config.data.name}: {len(train_source)} training and "
         f"{len(setup.eval_source)} evaluation images, batch {config.batch_size}, {state}, on {on}"

@@ -10,10 +10,9 @@ import ml_collections
 import optax
 from flax import linen as nn
 
-from densenet_jax.training import experiment
+from densenet_jax.training import experiment, stored
 from densenet_jax.training import state as states
 from densenet_jax.training.checkpoints import Checkpoints
-from densenet_jax.training.errors import CheckpointError
 from densenet_jax.weights import Preprocessing
 
 
@@ -23,11 +22,7 @@ def read_config(workdir: str) -> ml_collections.ConfigDict:
     Raises:
       CheckpointError: there is none, or it is damaged.
     """
-    path = pathlib.Path(workdir) / "config.json"
-    try:
-        return ml_collections.ConfigDict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as e:
-        raise CheckpointError(f"{path} is not the configuration of a run: {e}") from None
+    return stored.load(pathlib.Path(workdir) / "config.json")
 
 
 def class_names(workdir: str) -> list[str] | None:

@@ -48,8 +48,8 @@ def latest_state(
     setup: Experiment, optimizer: optax.GradientTransformation, checkpoints: Checkpoints
 ) -> TrainState:
     """Returns the state to go on from: of the latest sound checkpoint, or a fresh one."""
-    fresh = setup.initial_state(optimizer)
-    return checkpoints.resume(fresh) or fresh
+    saved = checkpoints.resume(setup.abstract_state(optimizer))
+    return setup.initial_state(optimizer) if saved is None else saved
 
 
 class Trainer:

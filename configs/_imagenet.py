@@ -1,0 +1,126 @@
+"""Recipes for ImageNet-1k: what the configurations of its networks share.
+
+docs/recipes.md has the source of every number here, and who published which result with it.
+"""
+
+from ml_collections import ConfigDict
+
+from densenet_jax.configs import default
+
+
+def configure(network: str, arguments: str, recipes: dict) -> ConfigDict:
+    """Returns the configuration of a network.
+
+    Args:
+      network: name of the variant.
+      arguments: names of `recipes` and `tiny`, separated by commas; the first recipe is the
+        default.
+      recipes: name -> function that changes a configuration.
+
+    Raises:
+      ValueError: unknown arguments, or more than one recipe.
+    """
+    given = [word for word in arguments.split(",") if word]
+    chosen = [word for word in given if word in recipes] or [next(iter(recipes))]
+    unknown = [word for word in given if word not in (*recipes, "tiny")]
+    if unknown or len(chosen) > 1:
+        raise ValueError(
+            f"configs/{network}.py takes one of {', '.join(recipes)}, and tiny; not {arguments!r}."
+        )
+    config = default.get_config()
+    config.model.name = network
+    config.model.dtype = "bfloat16"
+    recipes[chosen[0]](config)
+    if "tiny" in given:
+        tiny(config)
+    return config
+
+
+def paper(config: ConfigDict) -> None:
+    """Huang et al., 2017, section 4.2; the defaults, written out."""
+    config.batch_size = 256
+    config.total_epochs = 90.0
+    config.optimizer.update(
+        name="sgd",
+        learning_rate=0.1,
+        schedule="step",
+        step_boundaries=(1 / 3, 2 / 3),
+        step_factor=0.1,
+        momentum=0.9,
+        nesterov=True,
+        weight_decay=1e-4,
+    )
+
+
+def mindcv(config: ConfigDict) -> None:
+    """MindCV's: batch 32 on each of 8 devices, 120 epochs, no warm-up."""
+    config.batch_size = 256
+    config.total_epochs = 120.0
+    config.label_smoothing = 0.1
+    config.augment.jitter = (0.4, 0.4, 0.4, 0.0)
+    config.data.interpolation = "bilinear"
+    config.optimizer.update(
+        name="sgd",
+        learning_rate=0.1,
+        schedule="cosine",
+        momentum=0.9,
+        nesterov=False,
+        weight_decay=1e-4,
+    )
+
+
+def strong(config: ConfigDict) -> None:
+    """What torchvision's second weights have in common, at half the epochs."""
+    config.batch_size = 1024
+    config.total_epochs = 300.0
+    config.label_smoothing = 0.1
+    config.ema_decay = 0.9999
+    config.data.train_sizes = (176,)
+    config.data.eval_crop = 0.95
+    config.augment.policy = "trivialaugment"
+    config.augment.erase = 0.1
+    config.augment.mixup = 0.2
+    config.augment.cutmix = 1.0
+    config.optimizer.update(
+        name="sgd",
+        learning_rate=0.5,
+        schedule="cosine",
+        warmup="5 epochs",
+        momentum=0.9,
+        nesterov=True,
+        weight_decay=2e-5,
+    )
+
+
+def rdnet(config: ConfigDict) -> None:
+    """Kim et al., 2024, appendix; drop path has the variant's own rate."""
+    config.batch_size = 512
+    config.total_epochs = 300.0
+    config.label_smoothing = 0.1
+    config.data.eval_crop = 0.9
+    config.augment.policy = "randaugment"
+    config.augment.policy_ops = 2
+    config.augment.policy_magnitude = 9
+    config.augment.erase = 0.25
+    config.augment.mixup = 0.8
+    config.augment.cutmix = 1.0
+    config.optimizer.update(
+        name="adamw",
+        learning_rate=1e-3,
+        schedule="cosine",
+        warmup="20 epochs",
+        weight_decay=0.05,
+    )
+
+
+def tiny(config: ConfigDict) -> None:
+    """Shrinks a configuration to a minute on two cores."""
+    config.model.dtype = "float32"
+    config.batch_size = config.eval_batch_size = 8
+    config.data.image_size = 64
+    config.data.train_sizes = tuple(64 for _ in config.data.train_sizes)
+    config.total_steps = 20
+    config.log_every = 1
+
+
+RECIPES = {"paper": paper, "mindcv": mindcv, "strong": strong}

@@ -1,0 +1,76 @@
+"""Published weights, a weight file or a run of this project, on to another data set.
+
+  python main.py --config=configs/finetune.py:densenet121.ra_in1k,cifar10 --workdir=runs/tuned
+
+The argument: where the weights are from, and the name of the data set.
+
+  :densenet161.tv_in1k,oxford_flowers102    published weights, see `python main.py models`
+  :hf-hub:owner/name,food101                a repository on the hub
+  :densenet121-a639ec97.pth,cifar10         a file, of any format that docs/models.md lists
+  :runs/cifar10,digits                      another run
+  :densenet121.ra_in1k,folder               images in --config.data.data_dir=DIR
+
+A file that is not named after its network needs --config.model.name=densenet121.  The run says what
+was loaded and what starts fresh: the head, where the classes differ.
+
+MindCV's rates: momentum 0.9, learning rate 0.001, here with batch 64 and a cosine for 10 epochs.
+Usual changes:
+
+  --config.optimizer.layer_decay=0.7                   lower rates towards the stem
+  --config.optimizer.frozen='("stem","block1")'        parts that stay as they are
+  --config.optimizer.frozen='("stem","block1","block2","block3","block4","norm")'   a linear probe
+  --config.model.freeze_statistics=True                statistics too: for few images, small batches
+  --config.data.image_size=96                          default: the weights' own, 224
+
+Images are resized to the weights' size, however small they are: the features were learnt at it.  In
+training a random region of at least half of the area is; --config.data.random_crop=False takes
+whole images, distorted to squares.
+"""
+
+import json
+import pathlib
+
+from ml_collections import ConfigDict
+
+from densenet_jax.configs import default
+from densenet_jax.weights.network import network_of
+
+# Where the split to evaluate on is not called validation.
+EVAL_SPLITS = dict.fromkeys(
+    ("cifar10", "cifar100", "digits", "stanford_dogs", "oxford_iiit_pet", "mnist"), "test"
+)
+
+
+def get_config(arguments: str = "densenet121.ra_in1k,cifar10") -> ConfigDict:
+    weights, comma, data = arguments.rpartition(",")
+    if not comma or not weights or not data:
+        raise ValueError(
+            "configs/finetune.py takes weights and a data set, finetune.py:densenet121.ra_in1k,"
+            f"cifar10; not {arguments!r}."
+        )
+    config = default.get_config()
+    config.init_from = weights
+    set_network(config, weights)
+    config.batch_size = 64
+    config.total_epochs = 10.0
+    config.data.name = data
+    config.data.eval_split = EVAL_SPLITS.get(data, "validation")
+    config.data.crop_scale = (0.5, 1.0)
+    config.data.channels = 1 if data in ("digits", "mnist") else 3
+    config.augment.flip = data not in ("digits", "mnist")
+    config.optimizer.update(
+        name="sgd", learning_rate=1e-3, momentum=0.9, nesterov=False, schedule="cosine"
+    )
+    return config
+
+
+def set_network(config: ConfigDict, weights: str) -> None:
+    """Sets the network that weights are of; "" where they do not say, to be set by hand."""
+    stored = pathlib.Path(weights) / "config.json"
+    run = json.loads(stored.read_text(encoding="utf-8")) if stored.is_file() else {}
+    if isinstance(run.get("model"), dict) and "init_from" in run:  # a run of this project
+        fields = {k: v for k, v in run["model"].items() if k in config.model}
+        fields.update(num_classes=None, freeze_statistics=None)
+        config.model.update({k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+        return
+    config.model.name = network_of(weights) or ""

@@ -1,0 +1,125 @@
+"""A sweep: one run after another over a grid of values, each in a directory of its own.
+
+Started again it goes on: a run that has finished ends at once, one that was stopped resumes.
+"""
+
+import ast
+import itertools
+import json
+import pathlib
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from densenet_jax.training import checks, metrics_log
+from densenet_jax.training.diagnose import NonFiniteError
+from densenet_jax.training.errors import ConfigError
+from densenet_jax.training.loop import train_and_evaluate
+
+MAX_RUNS = 1000
+_KEY = re.compile(r"(?:^|(?<=[\])]))[\s;,]*([A-Za-z_][\w.]*)\s*=\s*")
+
+
+class Run(NamedTuple):
+    """A point of the grid."""
+
+    values: dict[str, Any]
+    config: ConfigDict
+    workdir: pathlib.Path
+
+
+def parse(text: str) -> dict[str, list]:
+    """Returns {key: values} of 'optimizer.learning_rate=[0.05, 0.1] seed=[0, 1]'.
+
+    Values are Python literals; nothing is evaluated.
+
+    Raises:
+      ConfigError: it is written in another way.
+    """
+    pieces = _KEY.split(text.strip())
+    grid: dict[str, list] = {}
+    for key, values in zip(pieces[1::2], pieces[2::2], strict=True):
+        try:
+            listed = ast.literal_eval(values.strip(" ;,"))
+        except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
+            listed = None
+        if not isinstance(listed, list | tuple) or not listed or key in grid:
+            raise ConfigError(
+                f"--sweep: {key}={values.strip()} must be a list of values, once for each key, "
+                f"such as {key}=[1, 2]; texts in quotes."
+            )
+        grid[key] = list(listed)
+    if pieces[0].strip() or not grid:
+        raise ConfigError(
+            f"--sweep={text!r} must name keys of the configuration and their values: "
+            "--sweep='optimizer.learning_rate=[0.05,0.1] seed=[0,1]'."
+        )
+    return grid
+
+
+def plan(config: ConfigDict, grid: dict[str, list], workdir: str) -> list[Run]:
+    """Returns the runs of a grid, the last key changing fastest; every value has been checked.
+
+    Raises:
+      ConfigError: a key that does not exist, a value that does not fit, or too many runs.
+    """
+    count = 1
+    for values in grid.values():
+        count *= len(values)
+    if count > MAX_RUNS:
+        raise ConfigError(f"--sweep asks for {count} runs; {MAX_RUNS} are the most.")
+    short = [key.rpartition(".")[2] for key in grid]
+    names = dict(zip(grid, short if len(set(short)) == len(short) else grid, strict=True))
+    runs = []
+    for combination in itertools.product(*grid.values()):
+        values = dict(zip(grid, combination, strict=True))
+        point = config.copy_and_resolve_references()
+        for key, value in values.items():
+            try:
+                point.update_from_flattened_dict({key: value})
+            except (KeyError, TypeError, ValueError, AttributeError) as e:
+                reason = str(e.args[0] if e.args else e).splitlines()[0]
+                raise ConfigError(f"--sweep: config.{key}={value!r}: {reason}") from None
+        checks.check(point)
+        folder = ",".join(f"{names[key]}={_file_name(value)}" for key, value in values.items())
+        runs.append(Run(values, point, pathlib.Path(workdir) / folder))
+    if len({run.workdir for run in runs}) < len(runs):
+        raise ConfigError("--sweep has the same values twice, or values too long to tell apart.")
+    return runs
+
+
+def _file_name(value: Any) -> str:
+    text = value if isinstance(value, str) else repr(value)
+    return re.sub(r"[^\w.+-]+", "_", text).strip("_")[:60] or "_"
+
+
+def run(runs: list[Run], workdir: str) -> Iterator[dict[str, Any]]:
+    """Makes the runs in order; yields a row for each, and keeps WORKDIR/sweep.json up to date.
+
+    A run whose numbers stay bad is a row without accuracy, and not the end of the sweep.
+
+    Yields:
+      {"workdir", "values", "top1", "top5", "loss", "step", "seconds"}: of the evaluation with the
+      best top-1, which is the checkpoint that the run gives away.
+    """
+    rows: list[dict[str, Any]] = []
+    for one in runs:
+        row = {"workdir": str(one.workdir), "values": one.values}
+        try:
+            result = train_and_evaluate(one.config, str(one.workdir))
+            row |= {"seconds": result["seconds"], **_best(one.workdir)}
+        except NonFiniteError as e:
+            row |= {"top1": None, "error": str(e)}
+        rows.append(row)
+        path = pathlib.Path(workdir) / "sweep.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+        yield row
+
+
+def _best(workdir: pathlib.Path) -> dict[str, float]:
+    evaluations = [r for r in metrics_log.read(workdir / "metrics.jsonl") if r["split"] == "eval"]
+    best = max(evaluations, key=lambda record: record["top1"])
+    return {name: best[name] for name in ("top1", "top5", "loss", "step")}
