@@ -8,7 +8,7 @@ import itertools
 import json
 import pathlib
 import re
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from densenet_jax.training import checks, metrics_log
 from densenet_jax.training.diagnose import NonFiniteError
 from densenet_jax.training.errors import ConfigError
+from densenet_jax.training.loggers import Listener
 from densenet_jax.training.loop import train_and_evaluate
 
 MAX_RUNS = 1000
@@ -95,31 +96,30 @@ def _file_name(value: Any) -> str:
     return re.sub(r"[^\w.+-]+", "_", text).strip("_")[:60] or "_"
 
 
-def run(runs: list[Run], workdir: str) -> Iterator[dict[str, Any]]:
-    """Makes the runs in order; yields a row for each, and keeps WORKDIR/sweep.json up to date.
+def run(one: Run, listeners: Sequence[Listener] = ()) -> dict[str, Any]:
+    """Makes one of the runs, or the rest of it.
 
-    A run whose numbers stay bad is a row without accuracy, and not the end of the sweep.
+    Args:
+      listeners: as of `train_and_evaluate`.
 
-    Yields:
+    Returns:
       {"workdir", "values", "top1", "top5", "loss", "step", "seconds"}: of the evaluation with the
-      best top-1, which is the checkpoint that the run gives away.
+      best top-1, which is the checkpoint that the run gives away, and of its last step; for a run
+      whose numbers stay bad, which is not the end of a sweep, top1 is None, and "error" says why.
     """
-    rows: list[dict[str, Any]] = []
-    for one in runs:
-        row = {"workdir": str(one.workdir), "values": one.values}
-        try:
-            result = train_and_evaluate(one.config, str(one.workdir))
-            row |= {"seconds": result["seconds"], **_best(one.workdir)}
-        except NonFiniteError as e:
-            row |= {"top1": None, "error": str(e)}
-        rows.append(row)
-        path = pathlib.Path(workdir) / "sweep.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
-        yield row
+    row = {"workdir": str(one.workdir), "values": one.values}
+    try:
+        train_and_evaluate(one.config, str(one.workdir), listeners)
+    except NonFiniteError as e:
+        return row | {"top1": None, "error": str(e)}
+    records = metrics_log.read(one.workdir / "metrics.jsonl")
+    best = max((r for r in records if r["split"] == "eval"), key=lambda record: record["top1"])
+    scores = {name: best[name] for name in ("top1", "top5", "loss", "step")}
+    return row | scores | {"seconds": records[-1]["seconds"]}
 
 
-def _best(workdir: pathlib.Path) -> dict[str, float]:
-    evaluations = [r for r in metrics_log.read(workdir / "metrics.jsonl") if r["split"] == "eval"]
-    best = max(evaluations, key=lambda record: record["top1"])
-    return {name: best[name] for name in ("top1", "top5", "loss", "step")}
+def write(rows: list[dict[str, Any]], workdir: str) -> None:
+    """Writes the rows of the runs so far to sweep.json."""
+    path = pathlib.Path(workdir) / "sweep.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")

@@ -19,7 +19,10 @@ MAY_IMPORT = {
     "assessment": {"assessment", "training", "data", "evaluation"},
     "report": {"report", "assessment", "training", "models", "data", "configs"},
     "predict": {"report", "weights", "data"},
-    "commands": {"training", "models", "weights", "data", "assessment", "report", "predict"},
+    "sweep": {"training"},
+    "commands": {
+        *("training", "models", "weights", "data", "assessment", "report", "predict", "sweep"),
+    },
     "cli": {"cli", "commands", "training", "configs", "config_files"},
     "__main__": {"cli"},
 }

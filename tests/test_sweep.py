@@ -35,8 +35,10 @@ def test_grids(text, grid):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "seed", "seed=1", "seed=[]", "=[1]", "seed=[0] seed=[1]", "seed=[x]", "[1]", "7 seed=[1]"]
-    + ["seed=[__import__('os').system('true')]", "seed=[0", "seed=" + "[" * 9999],
+    [
+        *("", "seed", "seed=1", "seed=[]", "=[1]", "seed=[0] seed=[1]", "seed=[x]", "7 seed=[1]"),
+        *("[1]", "seed=[__import__('os').system('true')]", "seed=[0", "seed=" + "[" * 9999),
+    ],
 )
 def test_what_is_no_grid_is_refused(text):
     with pytest.raises(ConfigError, match="--sweep"):
@@ -77,7 +79,7 @@ def test_rows_are_of_the_best_evaluation_and_a_run_that_diverges_is_one(
     """The loop is played by a stand-in: tests/training/test_loop.py is about the real one."""
     started = []
 
-    def train(config, workdir):
+    def train(config, workdir, listeners):
         started.append(config.seed)
         if config.seed == 1:
             raise NonFiniteError("3 steps in a row")

@@ -43,6 +43,8 @@ class Command:
 
 
 FLAGS = {
+    "sweep": Flag("'KEY=[a,b] KEY=[c,d]': a run for each combination of values", "GRID"),
+    "output": Flag("the file to write", "FILE"),
     "checkpoint": Flag("best (the default), latest, or a step", "WHICH", "best"),
     "weights": Flag("published weights (densenet121.ra_in1k), or a file", "SOURCE"),
     "crops": Flag("views of each image: 1, or 5 (corners and centre)", "N", "1", ("1", "5")),
@@ -56,6 +58,7 @@ COMMANDS = {
         "(the default) train, evaluate, checkpoint; started again with the same --workdir it "
         "resumes at the last checkpoint",
         needs="config",
+        flags=("sweep",),
     ),
     "evaluate": Command(
         "top-1, top-5, loss, calibration and the accuracy of every class over every example of the "
@@ -78,6 +81,12 @@ COMMANDS = {
         needs="run",
         flags=("checkpoint",),
         words="DIR...",
+    ),
+    "logits": Command(
+        "what a teacher (--weights=SOURCE, or the run in --workdir=DIR) says about each training "
+        "image of the configuration, as a file for --config.distill.logits",
+        needs="config",
+        flags=("weights", "output"),
     ),
     "models": Command("a table of every variant: parameters, multiply-adds, weights", needs=""),
 }

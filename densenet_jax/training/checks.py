@@ -8,8 +8,8 @@ import ml_collections
 
 from densenet_jax.training import loggers
 from densenet_jax.training.errors import ConfigError
-from densenet_jax.training.mesh import PRESETS
 from densenet_jax.training.losses import LOSSES
+from densenet_jax.training.mesh import PRESETS
 from densenet_jax.training.optimizer import OPTIMIZERS
 from densenet_jax.training.schedules import SCHEDULES, parse_duration
 

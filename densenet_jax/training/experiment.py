@@ -233,18 +233,23 @@ class Experiment:
         return jax.jit(start, out_shardings=sharding)(weights)
 
     def abstract_state(self, optimizer: optax.GradientTransformation) -> TrainState:
-        """Returns the shapes, types and shardings of the state; nothing is computed.
+        """Returns the shapes and types of the state; nothing is computed.
 
         Raises:
           ConfigError: the model cannot take the images.
         """
         try:
-            shapes = jax.eval_shape(self._fresh(optimizer))
+            return jax.eval_shape(self._fresh(optimizer))
         except ValueError as e:
             raise ConfigError(str(e)) from None
-        replicated = meshes.replicated(self.mesh)
+
+    def restore_target(self, optimizer: optax.GradientTransformation) -> TrainState:
+        """Returns shapes, types and shardings of the state, for a checkpoint to be read into."""
+        state, sharding = self.abstract_state(optimizer), self.state_sharding(optimizer)
+        if isinstance(sharding, jax.sharding.Sharding):
+            sharding = jax.tree.map(lambda _: sharding, state)
         return jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated), shapes
+            lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), state, sharding
         )
 
     def _fresh(self, optimizer: optax.GradientTransformation):

@@ -48,7 +48,7 @@ def latest_state(
     setup: Experiment, optimizer: optax.GradientTransformation, checkpoints: Checkpoints
 ) -> TrainState:
     """Returns the state to go on from: of the latest sound checkpoint, or a fresh one."""
-    saved = checkpoints.resume(setup.abstract_state(optimizer))
+    saved = checkpoints.resume(setup.restore_target(optimizer))
     return setup.initial_state(optimizer) if saved is None else saved
 
 
