@@ -75,7 +75,7 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         try:
-            self._manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics)
+            self._manager.save(step, args=ocp.args.StandardSave(state.present()), metrics=metrics)
         except Exception as e:  # Orbax and TensorStore raise many kinds for one full disk
             self._fail(step, e)
             return
@@ -172,9 +172,10 @@ class Checkpoints:
         return self._restore(step, target)
 
     def _restore(self, step: int, target: Any) -> Any:
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, target)
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, target.present())
         try:
-            return self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
+            found = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
+            return target.replace(**found)
         except (ValueError, KeyError, FileNotFoundError) as e:
             raise CheckpointError(
                 f"Checkpoint {step} in {self.path} is of another model, or of another version of "
