@@ -14,6 +14,7 @@ from densenet_jax.training import mesh as meshes
 from densenet_jax.training import state as states
 from densenet_jax.training import step as steps
 from densenet_jax.training.errors import ConfigError
+from densenet_jax.training.losses import make_loss
 from densenet_jax.training.optimizer import make_optimizer
 
 SHAPE = (8, 8, 1)
@@ -40,7 +41,8 @@ def run(data: int, model: int):
         fresh = functools.partial(states.initial_state, net, optimizer, 0, SHAPE)
         sharding = meshes.state_sharding(mesh, jax.eval_shape(fresh), SPLIT_FROM)
         state = jax.device_put(jax.jit(fresh).lower().compile(QUICK)(), sharding)
-        step = steps.make_train_step(net, optimizer, lambda _: 0.1, preprocess, label_smoothing=0.1)
+        loss = make_loss("cross_entropy", smoothing=0.1)
+        step = steps.make_train_step(net, optimizer, lambda _: 0.1, preprocess, loss=loss)
         step = meshes.train_step_on(mesh, step, sharding)
         normalize = lambda images: device.normalize(images, (0.5,), (0.25,), jnp.float64)  # noqa: E731
         eval_step = meshes.eval_step_on(mesh, steps.make_eval_step(net, normalize))
