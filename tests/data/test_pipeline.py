@@ -353,3 +353,24 @@ def test_the_reader_can_be_copied(source):
     reader = pipeline.train_batches(source, **OPTIONS)
     later = dataclasses.replace(reader, start=2)
     same(take(later, 1), take(reader, 3)[2:])
+
+
+# --- image sizes --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_sizes_change_with_the_batch_wherever_a_run_starts(source, workers):
+    options = {**OPTIONS, "later_sizes": ((2, 20), (3, 12)), "workers": workers}
+    batches = take(pipeline.train_batches(source, **options), 5)
+    assert [b["image"].shape[1:3] for b in batches] == [
+        (size, size) for size in (16, 16, 20, 12, 12)
+    ]
+    same(take(pipeline.train_batches(source, start=2, **options), 3), batches[2:])
+    small = take(pipeline.train_batches(source, **{**OPTIONS, "image_size": 12}), 5)
+    same(small[3:], batches[3:])  # the same examples and regions, at another size
+
+
+def test_sizes_cannot_change_in_memory(source):
+    held = pipeline.in_memory(source, image_size=16)
+    with pytest.raises(DataError, match="images of one size"):
+        pipeline.train_batches(held, random_crop=False, later_sizes=((2, 20),), **OPTIONS)
