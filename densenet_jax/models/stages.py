@@ -142,9 +142,15 @@ def backward(
 def _convolution_gradients(u, kernel, dy):
     """Returns the gradients of `convolve(u, kernel)` with respect to kernel and u."""
     if kernel.shape[:2] == (1, 1):
-        accumulate = {"preferred_element_type": at_least_float32(u.dtype)}
-        # The first operand is the one that XLA:CPU transposes in memory: the narrower one.
-        d_kernel = jnp.einsum("bhwd,bhwc->dc", dy, u, **accumulate).T[None, None]
+        d_kernel = _product_over_positions(u, dy)[None, None]
         return d_kernel, jnp.einsum("bhwd,cd->bhwc", dy, kernel[0, 0])
     du, d_kernel = jax.vjp(convolve, u, kernel)[1](dy)
     return widen(d_kernel), du
+
+
+def _product_over_positions(u, dy):
+    """Returns the sums of u [B, H, W, C] times dy [B, H, W, D] over positions, [C, D]."""
+    if u.dtype.itemsize < 4:  # XLA:CPU lacks the other order for them
+        return jnp.einsum("bhwc,bhwd->cd", u, dy, preferred_element_type=at_least_float32(u.dtype))
+    # XLA:CPU transposes the first operand in memory: dy is the narrower one.
+    return jnp.einsum("bhwd,bhwc->dc", dy, u).T
