@@ -6,7 +6,7 @@ from densenet_jax.weights import pretrained
 from densenet_jax.weights.pretrained import load_pretrained
 
 __version__ = "0.1.0"
-__all__ = ["create_model", "list_models", "load_pretrained", "weights"]
+__all__ = ["create_model", "list_models", "load_pretrained", "push_to_hub", "weights"]
 
 
 def _read_workdir(folder: str):
@@ -14,6 +14,13 @@ def _read_workdir(folder: str):
     from densenet_jax.training import runs
 
     return runs.read(folder, runs.read_config(folder))[:3]
+
+
+def push_to_hub(workdir, repo_id: str, **options) -> str:
+    """Publishes a run on the Hugging Face hub; see `densenet_jax.export.push_to_hub`."""
+    from densenet_jax import export
+
+    return export.push_to_hub(workdir, repo_id, **options)
 
 
 pretrained.workdir_reader = _read_workdir

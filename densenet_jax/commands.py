@@ -10,12 +10,15 @@ import ml_collections
 from rich.console import Console
 from rich.table import Table
 
+from densenet_jax import export as exporting
 from densenet_jax import predict as predicting
 from densenet_jax import report as reports
 from densenet_jax import sweep as sweeps
 from densenet_jax.assessment import splits, tables
 from densenet_jax.data import sources
 from densenet_jax.data.sources import DataError
+from densenet_jax.export import calibration as calibrating
+from densenet_jax.export.bundle import ExportError
 from densenet_jax.models import summary
 from densenet_jax.predict import PredictError
 from densenet_jax.report import ReportError, answers
@@ -34,6 +37,7 @@ USER_ERRORS = (
     WeightsError,
     PredictError,
     ReportError,
+    ExportError,
 )
 
 
@@ -185,6 +189,36 @@ def predict(
         names = runs.class_names(workdir)
     found = predicting.predict(model, variables, preprocessing, names, words, cam=cam)
     return answers.show(found, format)
+
+
+def export(
+    config: ml_collections.ConfigDict | None,
+    workdir: str | None,
+    weights: str | None,
+    checkpoint: str,
+    format: str,
+    output: str | None,
+    preprocess: bool,
+    int8: bool,
+    calibration: str | None,
+) -> None:
+    """Writes a model in another format, and says which files are where."""
+    if not output:
+        raise ExportError(f"export needs --output=PATH: a folder, as in --output=exports/{format}.")
+    if int8 and weights and not calibration:
+        raise ExportError("int8 needs images to calibrate with: --calibration=DIR.")
+    if weights:
+        bundle = exporting.of_weights(weights)
+    else:
+        bundle = exporting.of_run(workdir, checkpoint, config)
+    images = None
+    if int8 and calibration:
+        images = calibrating.of_folder(bundle, calibration)
+    elif int8:
+        images = calibrating.of_run(bundle, config)
+    files = exporting.export(bundle, format, output, preprocess=preprocess, int8=images)
+    for path in files:
+        print(f"{path}   {path.stat().st_size / 1e6:.2f} MB")
 
 
 def report(

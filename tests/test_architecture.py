@@ -8,7 +8,8 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / "densenet_jax"
 MAY_IMPORT = {
-    "__init__": {"models", "weights", "training"},  # training only when a run is read
+    # training only when a run is read, export when something is published
+    "__init__": {"models", "weights", "training", "export"},
     "configs": {"configs", "weights"},
     "config_files": set(),
     "models": {"models"},
@@ -19,9 +20,11 @@ MAY_IMPORT = {
     "assessment": {"assessment", "training", "data", "evaluation"},
     "report": {"report", "assessment", "training", "models", "data", "configs"},
     "predict": {"report", "weights", "data"},
+    "export": {"export", "training", "models", "weights", "data"},
     "sweep": {"training"},
     "commands": {
         *("training", "models", "weights", "data", "assessment", "report", "predict", "sweep"),
+        "export",
     },
     "cli": {"cli", "commands", "training", "configs", "config_files"},
     "__main__": {"cli"},

@@ -47,6 +47,12 @@ def run(capsys, *words: str) -> tuple[int, str, str]:
         ([DIGITS, "--config.optimizer.learning_rate=nan"], "learning_rate is nan"),
         ([DIGITS, "--config.model.dtype=float8"], "'float8'; it must be one of"),
         (["evaluate", "--workdir=/nowhere"], "/nowhere is not the directory of a run"),
+        (["export", "--workdir=/nowhere", "--output=x"], "/nowhere is not the directory of a run"),
+        (["export", "--weights=x.pth"], "export needs --output=PATH"),
+        (["export", "--weights=x.pth", "--output=x", "--int8"], "--calibration=DIR"),
+        (["export", "--weights=x.pth", "--format=json"], "export takes onnx, stablehlo"),
+        (["predict", "--weights=x.pth", "--format=onnx"], "predict takes table, json or csv"),
+        (["predict", "--weights=x.pth", "--int8"], "predict does not take --int8; export can"),
     ],
 )
 def test_bad_input(capsys, tmp_path, words, message):

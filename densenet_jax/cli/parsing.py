@@ -39,6 +39,14 @@ def parse(argv: Sequence[str]) -> tuple[str, ml_collections.ConfigDict | None, d
             users = [c for c in COMMANDS if flag in COMMANDS[c].flags]
             raise UsageError(f"{name} does not take --{flag}; {', '.join(users)} can.")
     options = {flag: values[flag].value for flag in command.flags}
+    for flag in command.flags:
+        if choices := FLAGS[flag].choices.get(name):
+            options[flag] = options[flag] or choices[0]
+            if options[flag] not in choices:
+                raise UsageError(
+                    f"--{flag}={options[flag]}: {name} takes {', '.join(choices[:-1])} or "
+                    f"{choices[-1]}."
+                )
     if command.words:
         options["words"] = words
     if command.needs:
@@ -73,13 +81,9 @@ def _read(
     values = flags.FlagValues()
     flags.DEFINE_string("workdir", None, "the run's directory", flag_values=values)
     for name, flag in FLAGS.items():
-        if flag.choices:
-            choices = list(flag.choices)
-            flags.DEFINE_enum(name, flag.default, choices, flag.about, flag_values=values)
-        elif not flag.value:
-            flags.DEFINE_boolean(name, False, flag.about, flag_values=values)
-        else:
-            flags.DEFINE_string(name, flag.default, flag.about, flag_values=values)
+        define = flags.DEFINE_string if flag.value else flags.DEFINE_bool
+        default = flag.default if flag.value else False
+        define(name, default, flag.about, flag_values=values)
     _check_config_file(config_file)
     if config_file and config_file.endswith(".json"):
         argv = [a for a in argv if not a.startswith(("--config=", "-config="))]

@@ -12,13 +12,14 @@ class Flag:
       about: for --help.
       value: what stands behind the = in --help; "": the flag is a switch.
       default: the value that a command gets if the flag is absent.
-      choices: the values there are; (): any.
+      choices: command -> the values that it takes, its default first; a command that is not there
+        takes any.
     """
 
     about: str
     value: str
     default: str | None = None
-    choices: tuple[str, ...] = ()
+    choices: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,13 +45,25 @@ class Command:
 
 FLAGS = {
     "sweep": Flag("'KEY=[a,b] KEY=[c,d]': a run for each combination of values", "GRID"),
-    "output": Flag("the file to write", "FILE"),
     "checkpoint": Flag("best (the default), latest, or a step", "WHICH", "best"),
     "weights": Flag("published weights (densenet121.ra_in1k), or a file", "SOURCE"),
-    "crops": Flag("views of each image: 1, or 5 (corners and centre)", "N", "1", ("1", "5")),
+    "crops": Flag(
+        "views of each image: 1, or 5 (corners and centre)", "N", choices={"evaluate": ("1", "5")}
+    ),
     "flip": Flag("also their mirror images; probabilities of all views are averaged", ""),
     "cam": Flag("folder that takes class activation maps, laid over the images", "DIR"),
-    "format": Flag("of answers: table, json or csv", "F", "table", ("table", "json", "csv")),
+    "format": Flag(
+        "of answers: table, json or csv; of an export: onnx, stablehlo, safetensors or triton",
+        "F",
+        choices={
+            "predict": ("table", "json", "csv"),
+            "export": ("onnx", "stablehlo", "safetensors", "triton"),
+        },
+    ),
+    "output": Flag("the file to write; for an export a folder, or a file like x.onnx", "PATH"),
+    "preprocess": Flag("take uint8 pixels and give probabilities: normalisation goes inside", ""),
+    "int8": Flag("also a quantised version, with accuracy before and after", ""),
+    "calibration": Flag("images for int8, instead of the run's own data", "DIR"),
 }
 
 COMMANDS = {
@@ -88,6 +101,12 @@ COMMANDS = {
         needs="config",
         flags=("weights", "output"),
     ),
+    "export": Command(
+        "a model for elsewhere, with a model card: ONNX, StableHLO, safetensors for timm, or a "
+        "model repository for Triton and KServe; from --workdir=DIR or --weights=SOURCE",
+        needs="source",
+        flags=("checkpoint", "weights", "format", "output", "preprocess", "int8", "calibration"),
+    ),
     "models": Command("a table of every variant: parameters, multiply-adds, weights", needs=""),
 }
 
@@ -112,6 +131,7 @@ examples
   python main.py predict --workdir=runs/digits --cam=/tmp/maps my/images/*.png
   python main.py predict --weights=densenet121.ra_in1k photo.jpg
   python main.py report runs/digits runs/other
+  python main.py export --workdir=runs/digits --format=onnx --output=exports/digits
   python main.py --config=configs/cifar10.py --config.total_epochs=10
   python main.py --config=configs/densenet121.py:tiny                  # a look before the long run
   python main.py --config=configs/densenet121.py --workdir=runs/121 --config.data.data_dir=DIR

@@ -23,7 +23,7 @@ from densenet_jax.models.batch_norm import (
     norm_relu,
     positions,
 )
-from densenet_jax.models.stages import Dropout, convolve, widened, write_channels
+from densenet_jax.models.stages import Dropout, channels, convolve, widened, write_channels
 
 __all__ = [
     "Moments",
@@ -112,7 +112,7 @@ def _evaluate(x, layers, dropout_rate=0.0, key=None, drop_path=()):
     for i, layer in enumerate(layers):
         keys = [None if key is None else jax.random.fold_in(key, 2 * i + j) for j in range(2)]
         ((gain, shift), kernel), *rest = layer
-        y = norm_relu(features[..., :c], gain, shift)
+        y = norm_relu(channels(features, 0, c), gain, shift)
         for (gain, next_shift), next_kernel in rest:
             # The norm after a convolution is linear: its gain goes into the kernel.
             y = dropout(convolve(y, kernel * gain), dropout_rate, keys[0])

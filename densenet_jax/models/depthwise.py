@@ -81,7 +81,9 @@ def _shift_and_add(x: jax.Array, kernel: jax.Array) -> jax.Array:
     def add_row(total, row):
         i, weights = row
         shifted = _row(padded, i, height)
-        return total + sum(shifted[:, :, j : j + width] * w for j, w in enumerate(weights)), None
+        # Sliced, not indexed: that would gather where the batch is symbolic, in an export.
+        parts = (lax.slice_in_dim(shifted, j, j + width, axis=2) for j in range(len(kernel)))
+        return total + sum(part * w for part, w in zip(parts, weights, strict=True)), None
 
     return lax.scan(add_row, jnp.zeros_like(x), (jnp.arange(len(kernel)), kernel))[0]
 

@@ -17,9 +17,15 @@ from densenet_jax.models.batch_norm import norm_relu, widen
 def average_pool(x: jax.Array) -> jax.Array:
     """Returns the means of 2x2 windows; an odd last row or column is left out."""
     height, width = x.shape[1] // 2 * 2, x.shape[2] // 2 * 2
-    wide = widen(x[:, :height, :width])
-    rows = wide[:, ::2] + wide[:, 1::2]
-    return ((rows[:, :, ::2] + rows[:, :, 1::2]) / 4).astype(x.dtype)
+    wide = widen(x)
+    rows = every_second(wide, 1, 0, height) + every_second(wide, 1, 1, height)
+    sums = every_second(rows, 2, 0, width) + every_second(rows, 2, 1, width)
+    return (sums / 4).astype(x.dtype)
+
+
+def every_second(x: jax.Array, axis: int, start: int, stop: int) -> jax.Array:
+    """Returns x[start:stop:2] along an axis; indexing would gather where the batch is symbolic."""
+    return lax.slice_in_dim(x, start, stop, 2, axis)
 
 
 @jax.custom_vjp
@@ -61,7 +67,8 @@ def _max_forward(x, gain, shift):
     for tap in range(9):
         i, j = divmod(tap, 3)
         x_tap, u_tap = (
-            v[:, i : i + 2 * height : 2, j : j + 2 * width : 2] for v in (x_padded, u_padded)
+            every_second(every_second(v, 1, i, i + 2 * height), 2, j, j + 2 * width)
+            for v in (x_padded, u_padded)
         )
         if tap == 0:
             largest, x_largest = u_tap, x_tap

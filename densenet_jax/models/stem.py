@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from densenet_jax.models.batch_norm import norm_relu
-from densenet_jax.models.pooling import norm_relu_max_pool
+from densenet_jax.models.pooling import every_second, norm_relu_max_pool
 
 
 class Convolution(NamedTuple):
@@ -46,8 +46,11 @@ def blur_pool(x: jax.Array) -> jax.Array:
     convolution is far slower on most devices.
     """
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
-    x = (x[:, :-2:2] + 2 * x[:, 1:-1:2] + x[:, 2::2]) / 4
-    return (x[:, :, :-2:2] + 2 * x[:, :, 1:-1:2] + x[:, :, 2::2]) / 4
+    for axis in (1, 2):
+        size = x.shape[axis]
+        before, here, after = (every_second(x, axis, i, size - 2 + i) for i in range(3))
+        x = (before + 2 * here + after) / 4
+    return x
 
 
 def norm_relu_max_blur_pool(x: jax.Array, gain: jax.Array, shift: jax.Array) -> jax.Array:

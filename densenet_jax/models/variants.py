@@ -139,6 +139,23 @@ def create_model(name: str, **overrides: Any) -> nn.Module:
     return module(**{**fields, **overrides})
 
 
+def identify(model: nn.Module) -> tuple[str, dict[str, Any]]:
+    """Returns the name and the overrides of which `create_model` makes this model.
+
+    Of several variants the one with the fewest overrides; fields that say how and not what is
+    computed (types, implementation) are left out.
+    """
+    how = ("parent", "name", "dtype", "param_dtype", "implementation")
+
+    def overrides(name: str) -> dict[str, Any]:
+        variant = create_model(name)
+        fields = [f for f in variant.__dataclass_fields__ if f not in how]
+        return {f: getattr(model, f) for f in fields if getattr(model, f) != getattr(variant, f)}
+
+    names = [name for name, row in VARIANTS.items() if row.module is type(model)]
+    return min(((name, overrides(name)) for name in names), key=lambda pair: len(pair[1]))
+
+
 def nearest(name: str, names: list[str]) -> str:
     """Returns a sentence that suggests the nearest of `names`, or lists all of them."""
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)

@@ -1,0 +1,204 @@
+"""The formats: each writes its files, and a model card and a spec beside them."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from densenet_jax.export import card, stablehlo
+from densenet_jax.export.bundle import Bundle, ExportError, need
+from densenet_jax.export.calibration import Calibration
+from densenet_jax.weights import timm_config, to_state_dict, write_safetensors
+
+LOADER = pathlib.Path(__file__).parent / "load_stablehlo.py"
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """Where an export goes: a folder, or a file with a name of its own.
+
+    `model.onnx` makes the card `model.md` and the spec `model.json`; a folder gets `model.onnx`,
+    `README.md` and `model.json`.
+    """
+
+    folder: pathlib.Path
+    stem: str = "model"
+    card: str = "README.md"
+
+    @classmethod
+    def of(cls, output: str | os.PathLike, suffix: str) -> "Target":
+        """Returns the target of a path: a file if it ends with the format's suffix."""
+        path = pathlib.Path(output)
+        target = cls(path)
+        if suffix and path.suffix == suffix and not path.is_dir():
+            target = cls(path.parent, path.stem, f"{path.stem}.md")
+        elif path.is_file():
+            raise ExportError(f"{path} is a file; --output takes a folder, or a name in {suffix}.")
+        try:
+            target.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as e:
+            raise ExportError(f"The folder {target.folder} cannot be made: {e.strerror}.") from None
+        return target
+
+    def file(self, suffix: str) -> pathlib.Path:
+        return self.folder / f"{self.stem}{suffix}"
+
+
+def export(
+    bundle: Bundle,
+    format: str,
+    output: str | os.PathLike,
+    *,
+    preprocess: bool = False,
+    int8: Calibration | None = None,
+) -> list[pathlib.Path]:
+    """Writes a model in a format; returns the files, the model's own first.
+
+    Args:
+      format: a key of `FORMATS`.
+      output: a folder, or a file with the format's suffix.
+      preprocess: from uint8 pixels to probabilities, instead of from normalised images to logits.
+      int8: also write a quantised version (ONNX and Triton); with these images.
+
+    Raises:
+      ExportError: an unknown format, a missing package, a path that cannot be written, outputs
+        that are not those of JAX.
+    """
+    if format not in FORMATS:
+        raise ExportError(f"There is no format {format!r}; there are {', '.join(FORMATS)}.")
+    suffix, write, takes = FORMATS[format]
+    options = {"preprocess": preprocess, "int8": int8}
+    for name, value in options.items():
+        if value and name not in takes:
+            raise ExportError(f"{format} does not take --{name}; {_takers(name)} can.")
+    target = Target.of(output, suffix)
+    try:
+        files, facts = write(bundle, target, **{k: v for k, v in options.items() if k in takes})
+        spec = target.file(".json")
+        facts |= {"spec": spec.name, "preprocess": preprocess}
+        details = {"format": format, "preprocess": preprocess, "output": facts.get("output", "")}
+        spec.write_text(json.dumps({**bundle.spec(), **details}, indent=2) + "\n", encoding="utf-8")
+        page = target.folder / target.card
+        page.write_text(card.render(bundle, format, **facts), encoding="utf-8")
+    except OSError as e:
+        raise ExportError(f"{e.filename or target.folder} cannot be written: {e.strerror}.") from e
+    return [*files, spec, page]
+
+
+def _takers(option: str) -> str:
+    return " and ".join(name for name, (*_, takes) in FORMATS.items() if option in takes)
+
+
+def _stablehlo(bundle: Bundle, target: Target, *, preprocess: bool):
+    exported = stablehlo.to_stablehlo(bundle, preprocess)
+    path, loader = target.file(".stablehlo"), target.folder / LOADER.name
+    path.write_bytes(exported.serialize())
+    shutil.copyfile(LOADER, loader)
+    return [path, loader], {
+        "file": path.name,
+        "platforms": exported.platforms,
+        "convention": exported.calling_convention_version,
+        "output": "probabilities" if preprocess and bundle.model.num_classes else "scores",
+        "width": exported.out_avals[0].shape[1],
+    }
+
+
+def _onnx(bundle: Bundle, target: Target, *, preprocess: bool, int8: Calibration | None):
+    path = target.file(".onnx")
+    facts = _write_onnx(bundle, path, preprocess)
+    facts["file"] = path.name
+    files = [path]
+    if int8 is not None:
+        files.append(target.file(".int8.onnx"))
+        facts["int8"] = _write_int8(bundle, path, files[-1], preprocess, int8)
+    return files, facts
+
+
+def _triton(bundle: Bundle, target: Target, *, preprocess: bool, int8: Calibration | None):
+    from densenet_jax.export import triton
+
+    folder = target.folder / bundle.name
+    path = folder / "1" / "model.onnx"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    facts = _write_onnx(bundle, path, preprocess)
+    files = [path]
+    facts |= {"file": f"{bundle.name}/1/model.onnx", "max_batch": triton.MAX_BATCH}
+    facts["queue_ms"] = triton.QUEUE_MICROSECONDS / 1000
+    triton.write(folder, bundle.name, bundle, preprocess, facts["width"])
+    if int8 is not None:
+        name = f"{bundle.name}_int8"
+        files.append(target.folder / name / "1" / "model.onnx")
+        files[-1].parent.mkdir(parents=True, exist_ok=True)
+        facts["int8"] = _write_int8(bundle, path, files[-1], preprocess, int8)
+        triton.write(target.folder / name, name, bundle, preprocess, facts["width"])
+    return files, facts
+
+
+def _write_onnx(bundle: Bundle, path: pathlib.Path, preprocess: bool) -> dict[str, Any]:
+    need("onnx", "onnx")
+    need("onnxruntime", "onnx")
+    from densenet_jax.export import onnx_file, onnx_graph
+
+    model = onnx_file.to_onnx(bundle, preprocess)
+    path.write_bytes(model.SerializeToString())
+    return {
+        "difference": onnx_file.difference(bundle, path, preprocess),
+        "opset": onnx_graph.OPSET,
+        "ir_version": onnx_graph.IR_VERSION,
+        "output": model.graph.output[0].name,
+        "width": model.graph.output[0].type.tensor_type.shape.dim[1].dim_value,
+    }
+
+
+def _write_int8(
+    bundle: Bundle, before: pathlib.Path, after: pathlib.Path, preprocess: bool, given: Calibration
+) -> dict[str, Any]:
+    from densenet_jax.export import int8
+
+    def prepared(batch: np.ndarray) -> np.ndarray:
+        if preprocess:
+            return batch
+        mean, std = (np.float32(v) for v in (bundle.preprocessing.mean, bundle.preprocessing.std))
+        return ((batch / np.float32(255) - mean) / std).astype(np.float32)
+
+    int8.quantize(before, after, map(prepared, given.calibration))
+    images = map(prepared, given.images)
+    compared = int8.compare(before, after, list(images), given.labels)
+    return {**compared, "calibration": given.about, "on": given.on}
+
+
+def _safetensors(bundle: Bundle, target: Target):
+    path = target.file(".safetensors")
+    return [path, write_hub_files(bundle, target, path)], {
+        "source": str(target.folder),
+        "timm": f"local-dir:{target.folder}" if timm_config.fits_timm(bundle.model) else "",
+    }
+
+
+def write_hub_files(bundle: Bundle, target: Target, path: pathlib.Path) -> pathlib.Path:
+    """Writes the weights and, beside them, the configuration in timm's layout; returns the latter.
+
+    Raises:
+      WeightsError: the weights cannot be written.
+    """
+    write_safetensors(path, to_state_dict(bundle.model, bundle.variables), {"format": "pt"})
+    config = timm_config.to_config(
+        bundle.model, bundle.preprocessing, bundle.class_names, bundle.licence
+    )
+    file = target.folder / timm_config.CONFIG_FILE
+    file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    return file
+
+
+# Format -> the suffix of its file, what writes it, and the options that it takes.
+FORMATS: dict[str, tuple[str, Callable, tuple[str, ...]]] = {
+    "stablehlo": (".stablehlo", _stablehlo, ("preprocess",)),
+    "onnx": (".onnx", _onnx, ("preprocess", "int8")),
+    "safetensors": (".safetensors", _safetensors, ()),
+    "triton": ("", _triton, ("preprocess", "int8")),
+}

@@ -1,0 +1,77 @@
+"""A run on the Hugging Face hub: safetensors, config.json and a model card, in timm's layout."""
+
+import dataclasses
+import os
+import pathlib
+import tempfile
+
+from densenet_jax.export import bundle as bundles
+from densenet_jax.export import card, formats
+from densenet_jax.export.bundle import ExportError, need
+from densenet_jax.weights import timm_config
+from densenet_jax.weights.published import WEIGHTS_FILE
+
+
+def push_to_hub(
+    workdir: str | os.PathLike,
+    repo_id: str,
+    *,
+    checkpoint: str = "best",
+    licence: str | None = None,
+    private: bool = False,
+    revision: str | None = None,
+    token: str | None = None,
+    message: str = "Weights, configuration and model card",
+) -> str:
+    """Publishes a checkpoint of a run; `load_pretrained("hf-hub:" + repo_id)` reads it back.
+
+    Args:
+      workdir: the run's directory.
+      repo_id: `owner/name`; made if it does not exist.
+      checkpoint: `best`, `latest` or a step.
+      licence: of the weights, as the hub names it (`apache-2.0`); None: the card has none.
+      private: of a repository that is made.
+      revision: the branch; None: the main one.
+      token: of the hub; None: the one that `hf auth login` stored.
+      message: of the commit.
+
+    Returns:
+      The commit's address.
+
+    Raises:
+      ExportError: the hub refused, or cannot be reached.
+      CheckpointError: there is no such run or checkpoint.
+    """
+    client = need("huggingface_hub")
+    bundle = bundles.of_run(os.fspath(workdir), checkpoint)
+    if licence:
+        bundle = dataclasses.replace(bundle, licence=licence)
+    with tempfile.TemporaryDirectory() as folder:
+        write_folder(bundle, folder, repo_id)
+        api = client.HfApi(token=token)
+        try:
+            api.create_repo(repo_id, private=private, exist_ok=True)
+            if revision:
+                api.create_branch(repo_id, branch=revision, exist_ok=True)
+            done = api.upload_folder(
+                repo_id=repo_id, folder_path=folder, revision=revision, commit_message=message
+            )
+        except (client.errors.HfHubHTTPError, client.errors.HFValidationError, OSError) as e:
+            reason = (str(e).strip().splitlines() or [type(e).__name__])[0]
+            raise ExportError(
+                f"The hub did not take {repo_id} ({reason}); log in with `hf auth login`, or check "
+                "the name (owner/name) and the network."
+            ) from e
+    return str(getattr(done, "commit_url", done))
+
+
+def write_folder(bundle: bundles.Bundle, folder: str | os.PathLike, repo_id: str) -> None:
+    """Writes what is published into a folder."""
+    target = formats.Target(pathlib.Path(folder))
+    formats.write_hub_files(bundle, target, target.folder / WEIGHTS_FILE)
+    source = f"hf-hub:{repo_id}"
+    timm = source if timm_config.fits_timm(bundle.model) else ""
+    text = card.render(
+        bundle, "safetensors", source=source, timm=timm, spec=timm_config.CONFIG_FILE
+    )
+    (target.folder / "README.md").write_text(text, encoding="utf-8")

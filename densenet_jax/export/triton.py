@@ -1,0 +1,64 @@
+"""A model repository for Triton Inference Server, which KServe serves too."""
+
+import json
+import pathlib
+
+from densenet_jax.export import onnx_file
+from densenet_jax.export.bundle import Bundle
+
+MAX_BATCH = 64
+QUEUE_MICROSECONDS = 2000  # a request waits so long for others to share its batch
+
+_CONFIG = """\
+name: {name}
+backend: "onnxruntime"
+max_batch_size: {max_batch}
+input [
+  {{
+    name: "{input}"
+    data_type: {input_type}
+    dims: [ {height}, {width}, {channels} ]
+  }}
+]
+output [
+  {{
+    name: "{output}"
+    data_type: TYPE_FP32
+    dims: [ {classes} ]{labels}
+  }}
+]
+dynamic_batching {{
+  max_queue_delay_microseconds: {queue}
+}}
+"""
+LABELS = "labels.txt"
+
+
+def write(folder: pathlib.Path, name: str, bundle: Bundle, preprocess: bool, width: int) -> None:
+    """Writes `config.pbtxt` and the labels into a model's folder; `1/model.onnx` is there.
+
+    Args:
+      folder: the model's own, in the repository.
+      name: of the model; Triton wants its folder to have it.
+      width: of the output.
+    """
+    height, image_width, channels = bundle.image_shape
+    labels = bool(bundle.class_names)
+    text = _CONFIG.format(
+        name=json.dumps(name),
+        max_batch=MAX_BATCH,
+        input=onnx_file.INPUT,
+        input_type="TYPE_UINT8" if preprocess else "TYPE_FP32",
+        height=height,
+        width=image_width,
+        channels=channels,
+        output=onnx_file.output_name(bundle, preprocess),
+        classes=width,
+        labels=f'\n    label_filename: "{LABELS}"' if labels else "",
+        queue=QUEUE_MICROSECONDS,
+    )
+    (folder / "config.pbtxt").write_text(text, encoding="utf-8")
+    if labels:
+        # A line a class: a name with a line break would shift all behind it.
+        lines = [" ".join(label.split()) for label in bundle.class_names]
+        (folder / LABELS).write_text("\n".join(lines) + "\n", encoding="utf-8")

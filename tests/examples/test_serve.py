@@ -1,0 +1,190 @@
+"""The serving example, on a real port: answers, batches, and what it refuses."""
+
+import concurrent.futures
+import contextlib
+import http.client
+import io
+import json
+import pathlib
+import socket
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from densenet_jax import export
+from tests.export.conftest import make_bundle
+
+EXAMPLE = pathlib.Path(__file__).parents[2] / "examples" / "serve"
+
+
+@pytest.fixture(scope="module")
+def example():
+    """The example's modules; it is a folder of scripts, not a package."""
+    sys.path.insert(0, str(EXAMPLE))
+    try:
+        import engines
+        import server
+
+        yield server, engines
+    finally:
+        sys.path.remove(str(EXAMPLE))
+
+
+@contextlib.contextmanager
+def running(app):
+    """Serves an application on a free port; gives the port."""
+    import uvicorn
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="error"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        while not server.started:
+            time.sleep(0.01)
+        yield port
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+def ask(port, body, path="/predict", headers=None):
+    """Returns the status and the answer of a request."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    with contextlib.closing(connection):
+        connection.request("GET" if path == "/health" else "POST", path, body, headers or {})
+        response = connection.getresponse()
+        return response.status, json.loads(response.read())
+
+
+def png(pixels) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder, bundle = tmp_path_factory.mktemp("served"), make_bundle("cifar")
+    for format in ("onnx", "stablehlo"):
+        path = folder / f"{format}.{format}"
+        export.export(bundle, format, path, preprocess=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def port(example, files):
+    server, engines = example
+    app = server.create_app(engines.load(str(files / "onnx.onnx"), 8), max_batch=8, delay=0.05)
+    with running(app) as port:
+        yield port
+
+
+@pytest.fixture(scope="module")
+def image():
+    return png(np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8))
+
+
+def test_an_image_gets_its_classes_alone_and_in_a_crowd(port, image):
+    status, alone = ask(port, image)
+    assert status == 200
+    best = alone["predictions"]
+    assert [p["label"] for p in best] == [f"class {p['class']}" for p in best]
+    assert len(best) == 5
+    assert best[0]["probability"] == max(p["probability"] for p in best)
+    with concurrent.futures.ThreadPoolExecutor(12) as pool:
+        crowd = list(pool.map(lambda _: ask(port, image), range(24)))
+    for status, answer in crowd:
+        assert status == 200
+        for found, expected in zip(answer["predictions"], best, strict=True):
+            assert found["class"] == expected["class"]
+            assert found["probability"] == pytest.approx(expected["probability"], abs=1e-5)
+
+
+def bomb() -> bytes:
+    """A PNG of a few kilobytes that says it has 10,000 x 10,000 pixels."""
+    return png(np.zeros((1, 1), np.uint8)).replace(
+        b"\0\0\0\1\0\0\0\1\x08", b"\0\0\x27\x10\0\0\x27\x10\x08"
+    )
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "words"),
+    [
+        (b"", 400, "The body is empty"),
+        (b"GIF89a but no image", 415, "no image that can be read"),
+        (b"%PDF-1.7 " * 100, 415, "no image that can be read"),
+        (bytes(10_485_761), 413, "more than 10,485,760 bytes"),
+    ],
+)
+def test_bad_uploads_are_refused_in_a_sentence(port, body, status, words):
+    found, answer = ask(port, body)
+    assert (found, words in answer["detail"]) == (status, True), answer
+    assert "Traceback" not in answer["detail"]
+
+
+def test_bombs_and_torn_images_are_refused_and_the_server_lives(port, image):
+    status, answer = ask(port, bomb())
+    assert status in (413, 415)  # too many pixels; or, by its checksum, already no image
+    big = png(np.zeros((5001, 5000), np.uint8))
+    status, answer = ask(port, big)
+    assert (status, "5000 x 5001 pixels" in answer["detail"]) == (413, True)
+    assert ask(port, image[: len(image) // 2])[0] == 415
+    assert ask(port, image)[0] == 200
+    assert ask(port, None, "/health")[1] == {"status": "ok", "model": "densenet_cifar", "held": 0}
+
+
+def test_a_body_without_end_is_cut_off(port):
+    """Sent in chunks, without a length: no more of it is read than allowed."""
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as client:
+        client.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+        with contextlib.suppress(ConnectionError):
+            for _ in range(20):
+                client.sendall(b"100000\r\n" + bytes(1 << 20) + b"\r\n")
+        answer = client.recv(4096)
+    assert answer.startswith(b"HTTP/1.1 413 ")
+
+
+def test_a_full_server_refuses_at_once(example, files, image):
+    server, engines = example
+    engine = engines.load(str(files / "onnx.onnx"), 8)
+    gate, run = threading.Event(), engine.run
+
+    def slow(images):
+        gate.wait(30)
+        return run(images)
+
+    engine = engines.Engine(slow, engine.spec)
+    with (
+        running(server.create_app(engine, max_batch=2, limit=3)) as port,
+        concurrent.futures.ThreadPoolExecutor(3) as pool,
+    ):
+        held = [pool.submit(ask, port, image) for _ in range(3)]
+        while ask(port, None, "/health")[1]["held"] < 3:
+            time.sleep(0.01)
+        status, answer = ask(port, image)
+        assert (status, "busy" in answer["detail"]) == (503, True)
+        gate.set()
+        assert [future.result()[0] for future in held] == [200, 200, 200]
+
+
+def test_stablehlo_is_served_the_same(example, files):
+    _, engines = example
+    pixels = np.random.default_rng(1).integers(0, 256, (3, 9, 9, 3), np.uint8)
+    onnx, stablehlo = (engines.load(str(files / f"{f}.{f}"), 4) for f in ("onnx", "stablehlo"))
+    np.testing.assert_allclose(onnx.run(pixels), stablehlo.run(pixels), atol=1e-5)
+
+
+def test_a_model_that_takes_no_pixels_is_refused(example, tmp_path):
+    _, engines = example
+    export.export(make_bundle("cifar"), "onnx", tmp_path / "net.onnx")
+    with pytest.raises(engines.EngineError, match="export a classifier with --preprocess"):
+        engines.load(str(tmp_path / "net.onnx"), 8)
+    with pytest.raises(engines.EngineError, match="no such file"):
+        engines.load(str(tmp_path / "other.onnx"), 8)

@@ -1,0 +1,123 @@
+"""Exports as files: where they go, what lies beside them, what is refused."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from densenet_jax import export, load_pretrained, weights
+from densenet_jax.export import ExportError, bundle, triton
+from densenet_jax.weights import timm_config
+from tests.export.conftest import NETWORKS, images_of, make_bundle
+
+
+def test_a_folder_gets_the_usual_names_and_a_file_its_own(cifar, tmp_path):
+    names = sorted(p.name for p in export.export(cifar, "onnx", tmp_path / "new" / "folder"))
+    assert names == ["README.md", "model.json", "model.onnx"]
+    assert {p.parent for p in export.export(cifar, "onnx", tmp_path / "net.onnx")} == {tmp_path}
+    assert {"net.onnx", "net.json", "net.md"} <= {p.name for p in tmp_path.iterdir()}
+    spec = json.loads((tmp_path / "net.json").read_text())
+    assert (spec["model"], spec["output"], spec["preprocess"]) == (
+        "densenet_cifar",
+        "logits",
+        False,
+    )
+
+
+def test_the_card_says_what_a_user_must_know(cifar, tmp_path):
+    card = export.export(cifar, "onnx", tmp_path)[-1].read_text()
+    for words in (
+        *("license: ", "Weights: a test", "opset 17", "top-1: 12.50%", "mean 0.4, 0.5, 0.6"),
+        *("How long this file loads", "batch x 9 x 9 x 3", "differed from JAX's by at most"),
+    ):
+        assert words in card
+    assert "six months" in export.export(cifar, "stablehlo", tmp_path)[-1].read_text()
+
+
+@pytest.mark.parametrize(
+    ("format", "options", "message"),
+    [
+        ("tflite", {}, "no format 'tflite'; there are stablehlo, onnx, safetensors, triton"),
+        ("safetensors", {"preprocess": True}, "safetensors does not take --preprocess; stablehlo"),
+        ("stablehlo", {"int8": "images"}, "stablehlo does not take --int8; onnx and triton can"),
+    ],
+)
+def test_what_cannot_be_is_refused(cifar, tmp_path, format, options, message):
+    with pytest.raises(ExportError, match=message):
+        export.export(cifar, format, tmp_path / "x", **options)
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_file_in_the_way_is_named(cifar, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ExportError, match=r"file is a file; --output takes a folder"):
+        export.export(cifar, "onnx", tmp_path / "file")
+    with pytest.raises(ExportError, match="cannot be made: Not a directory"):
+        export.export(cifar, "onnx", tmp_path / "file" / "x")
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxruntime"])
+def test_a_missing_package_is_named_with_its_remedy(cifar, tmp_path, monkeypatch, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(
+        ExportError, match=rf'{package} is missing: pip install "densenet-jax\[onnx'
+    ):
+        export.export(cifar, "onnx", tmp_path)
+
+
+@pytest.mark.parametrize("key", NETWORKS)
+def test_safetensors_are_read_back_to_the_bit(key, tmp_path):
+    made = make_bundle(key)
+    export.export(made, "safetensors", tmp_path)
+    model, variables = load_pretrained(tmp_path)
+    assert model == made.model.clone(**{"implementation": "auto"} if key != "rdnet" else {})
+    np.testing.assert_equal(variables, made.variables)
+    assert weights.load(tmp_path).preprocessing == made.preprocessing
+
+
+def test_a_configuration_of_timms_has_timms_arguments_alone():
+    config = timm_config.to_config(make_bundle("imagenet").model, weights.Preprocessing(64))
+    assert config["architecture"] == "densenet121"
+    assert config["model_args"] == {"block_config": (2, 1), "growth_rate": 4}
+    assert timm_config.fits_timm(make_bundle("imagenet").model)
+    assert not timm_config.fits_timm(make_bundle("cifar").model)
+    assert not timm_config.fits_timm(make_bundle("imagenet").model.clone(stem_features=12))
+
+
+@pytest.mark.parametrize(
+    "fields", [{"block_sizes": [10**9]}, {"block_sizes": [1] * 100}, {"growth_rate": {}}, 3]
+)
+def test_a_hostile_configuration_is_refused(tmp_path, fields):
+    export.export(make_bundle("cifar"), "safetensors", tmp_path)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    config["densenet_jax"]["fields"] = fields
+    path.write_text(json.dumps(config))
+    with pytest.raises(weights.WeightsError, match="it is not timm's"):
+        load_pretrained(tmp_path)
+
+
+def test_a_triton_repository(cifar, tmp_path):
+    images = [images_of(cifar, 4)]
+    given = export.Calibration(images, images, None, "4 images", "4 images")
+    export.export(cifar, "triton", tmp_path, preprocess=True, int8=given)
+    for name in ("densenet_cifar", "densenet_cifar_int8"):
+        config = (tmp_path / name / "config.pbtxt").read_text()
+        assert f'name: "{name}"' in config
+        assert "TYPE_UINT8\n    dims: [ 9, 9, 3 ]" in config
+        assert 'name: "probabilities"' in config
+        assert (tmp_path / name / "1" / "model.onnx").is_file()
+        assert (tmp_path / name / triton.LABELS).read_text().splitlines()[6] == "class 6"
+
+
+def test_a_bundle_is_named_after_its_variant_or_its_family(cifar):
+    assert cifar.name == "densenet_cifar"
+    assert make_bundle("imagenet").name == "densenet"
+    model = cifar.model.clone(block_sizes=(16,) * 3, growth_rate=12, stem_features=24)
+    assert bundle.dataclasses.replace(cifar, model=model).name == "densenet_bc_100_12"
+
+
+def test_names_that_do_not_fit_are_refused():
+    with pytest.raises(ExportError, match="7 classes, but there are 2 names"):
+        make_bundle("cifar", class_names=["a", "b"])

@@ -1,0 +1,105 @@
+"""ONNX files give what JAX gives, for any size of batch, by operators that are quick."""
+
+import json
+
+import jax
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from densenet_jax import export
+from densenet_jax.export import int8, onnx_file
+from densenet_jax.export.bundle import ExportError
+from tests.export.conftest import NETWORKS, images_of, make_bundle
+
+# What moves data about; a network needs none of it behind its input.
+MOVING = {"ScatterND", "ScatterElements", "Gather", "GatherND", "Slice", "Expand", "Where"}
+
+
+def run(model: onnx.ModelProto, images: np.ndarray) -> np.ndarray:
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    return session.run(None, {"images": images})[0]
+
+
+@pytest.mark.parametrize("key", NETWORKS)
+def test_outputs_are_those_of_jax(key):
+    bundle = make_bundle(key)
+    model = onnx_file.to_onnx(bundle)
+    images = images_of(bundle, 3, np.float32)
+    expected = np.asarray(jax.jit(bundle.model.apply)(bundle.variables, images))
+    for batch in (images, images[:1]):
+        np.testing.assert_allclose(run(model, batch), expected[: len(batch)], atol=1e-5, rtol=1e-5)
+    assert model.opset_import[0].version == 17
+    operators = {node.op_type for node in model.graph.node}
+    assert not operators & MOVING
+    if key != "rdnet":
+        assert sum(node.op_type == "Transpose" for node in model.graph.node) == 1
+
+
+def test_norms_behind_convolutions_are_folded(cifar):
+    model = onnx_file.to_onnx(cifar)
+    names = [node.name for node in model.graph.node if node.op_type == "BatchNormalization"]
+    assert all("norm2" not in name for name in names)
+    assert len(names) == 3 + 1 + 1  # norm1 of every layer, the transition's, the last
+
+
+def test_preprocessing_goes_inside(cifar):
+    model = onnx_file.to_onnx(cifar, preprocess=True)
+    pixels = images_of(cifar, 2)
+    given = cifar.preprocessing
+    images = ((pixels / 255 - np.array(given.mean)) / given.std).astype(np.float32)
+    logits = jax.jit(cifar.model.apply)(cifar.variables, images)
+    np.testing.assert_allclose(run(model, pixels), jax.nn.softmax(logits), atol=1e-6)
+    assert model.graph.output[0].name == "probabilities"
+    spec = json.loads(next(p.value for p in model.metadata_props if p.key == "densenet_jax"))
+    assert spec["class_names"] == [f"class {i}" for i in range(7)]
+    assert spec["preprocessing"]["mean"] == list(given.mean)
+
+
+def test_other_outputs_than_those_of_jax_are_refused(cifar, tmp_path):
+    model = onnx_file.to_onnx(cifar)
+    bias = next(c for c in model.graph.initializer if c.name == "classifier/bias")
+    bias.CopyFrom(onnx.numpy_helper.from_array(np.full(7, 0.01, np.float32), bias.name))
+    (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(ExportError, match="outputs differ from JAX's by"):
+        onnx_file.difference(cifar, tmp_path / "model.onnx", False)
+
+
+@pytest.fixture(scope="module")
+def quantized(cifar, tmp_path_factory):
+    """The files of an export with int8, and the images that it was judged by."""
+    images = [images_of(cifar, 8), images_of(cifar, 5)]
+    labels = np.arange(13) % 7
+    given = export.Calibration(images[:1], images, labels, "8 images", "13 images")
+    folder = tmp_path_factory.mktemp("int8")
+    return export.export(cifar, "onnx", folder / "net.onnx", int8=given), images
+
+
+def test_int8_computes_in_int8_and_nearly_the_same(quantized, cifar):
+    (before, after, *_), _ = quantized
+    model = onnx.load(after)
+    integers = [c for c in model.graph.initializer if c.data_type == onnx.TensorProto.INT8]
+    kernels = [c for c in integers if len(c.dims) > 1]
+    convolutions = sum(node.op_type == "Conv" for node in model.graph.node)
+    assert len(kernels) == convolutions + 1  # and the classifier's
+    images = images_of(cifar, 8, np.float32)  # other ones than it was calibrated with
+    exact, rough = (int8.answers(path, [images]) for path in (before, after))
+    assert 0 < abs(exact - rough).max() < 0.1 * np.ptp(exact)
+
+
+def test_the_card_of_int8_has_accuracy_before_and_after(quantized):
+    (*_, card), _ = quantized
+    assert card.name == "net.md"
+    text = card.read_text()
+    assert "calibrated on 8 images), on 13 images:" in text
+    assert "| | float32 | int8 |" in text
+    assert "\n| top1 | " in text
+
+
+def test_int8_without_images_is_refused(cifar, tmp_path):
+    given = export.Calibration([], [], None, "", "")
+    with pytest.raises(ExportError, match="no images to calibrate"):
+        export.export(cifar, "onnx", tmp_path, int8=given)
