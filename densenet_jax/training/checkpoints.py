@@ -6,9 +6,7 @@ half-deleted checkpoint is passed over, never loaded.
 """
 
 import concurrent.futures
-import hashlib
 import logging
-import os
 import pathlib
 import shutil
 import time
@@ -17,11 +15,12 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
+from densenet_jax.training import saved_state
 from densenet_jax.training.errors import CheckpointError
+from densenet_jax.training.seals import seal, unsound
 from densenet_jax.training.state import TrainState
 
 logger = logging.getLogger(__name__)
-SEAL = "SHA256SUMS"  # `sha256sum -c` reads it
 
 
 class Checkpoints:
@@ -53,7 +52,8 @@ class Checkpoints:
             cleanup_tmp_directories=not self._read_only,
             read_only=self._read_only,
         )
-        return ocp.CheckpointManager(self.path, options=options)
+        handler = ocp.StandardCheckpointHandler()  # known before it is used, to describe arrays
+        return ocp.CheckpointManager(self.path, options=options, item_handlers=handler)
 
     def __enter__(self):
         return self
@@ -75,7 +75,12 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         try:
-            self._manager.save(step, args=ocp.args.StandardSave(state.present()), metrics=metrics)
+            self._manager.save(
+                step,
+                args=ocp.args.StandardSave(saved_state.to_stored(state)),
+                metrics=metrics,
+                custom_metadata={"format": saved_state.FORMAT},
+            )
         except Exception as e:  # Orbax and TensorStore raise many kinds for one full disk
             self._fail(step, e)
             return
@@ -120,13 +125,18 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def resolve(self, which: str | int) -> int:
-        """Returns the step of the `latest` or `best` sound checkpoint, or `which` if it is there.
+        """Returns the step of the `latest` or `best` sound checkpoint, or `which` if it is sound.
 
         Raises:
-          CheckpointError: there is none.
+          CheckpointError: there is none, or the one that was asked for is damaged.
         """
         steps = self.steps()
         if str(which).isdigit() and int(which) in steps:
+            damage = unsound(self.path / str(which))
+            if damage is not None:
+                raise CheckpointError(
+                    f"Checkpoint {which} in {self.path} cannot be used: {damage}."
+                )
             return int(which)
         if which not in ("latest", "best"):
             raise CheckpointError(
@@ -157,66 +167,37 @@ class Checkpoints:
         self._manager.reload()
         return state
 
-    def restore(self, step: int, target: Any) -> Any:
-        """Returns the state saved at a step, with the shapes, types and shardings of `target`.
+    def restore(self, which: str | int, target: Any) -> tuple[int, Any]:
+        """Returns a checkpoint's step and state, with the shapes, types, shardings of `target`.
 
         Args:
+          which: as for `resolve`.
           target: a state, or its `jax.ShapeDtypeStruct`s with shardings.
 
         Raises:
-          CheckpointError: it is damaged, or was saved by another model.
+          CheckpointError: there is none, it is damaged, or was saved by another model.
         """
-        damage = unsound(self.path / str(step))
-        if damage is not None:
-            raise CheckpointError(f"Checkpoint {step} in {self.path} cannot be used: {damage}.")
-        return self._restore(step, target)
+        step = self.resolve(which)
+        return step, self._restore(step, target)
 
     def _restore(self, step: int, target: Any) -> Any:
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, target.present())
+        said = self._manager.metadata(step)
+        number = (said.custom_metadata or {}).get("format", 0)
+        if number > saved_state.FORMAT:
+            raise CheckpointError(
+                f"Checkpoint {step} in {self.path} was written by a newer version of densenet_jax "
+                f"(format {number}; this one reads up to {saved_state.FORMAT}): update it."
+            )
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, target)
         try:
-            found = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
-            return target.replace(**found)
+            wanted = saved_state.request(said.item_metadata.tree, abstract)
+            found = self._manager.restore(step, args=ocp.args.StandardRestore(wanted))
         except (ValueError, KeyError, FileNotFoundError) as e:
             raise CheckpointError(
-                f"Checkpoint {step} in {self.path} is of another model, or of another version of "
-                f"densenet_jax: {str(e).strip().splitlines()[0]}"
+                f"Checkpoint {step} in {self.path} is of another model or optimizer than the "
+                f"configuration describes: {str(e).strip().splitlines()[0]}."
             ) from e
-
-
-def seal(folder: pathlib.Path) -> None:
-    """Writes the SHA-256 of every file of a folder into it."""
-    lines = [f"{digest}  {name}\n" for name, digest in sorted(_digests(folder).items())]
-    temporary = folder / f"{SEAL}.tmp"
-    with temporary.open("w", encoding="utf-8") as file:
-        file.writelines(lines)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, folder / SEAL)
-
-
-def unsound(folder: pathlib.Path) -> str | None:
-    """Returns what is wrong with a sealed folder; None: it is as it was sealed."""
-    try:
-        lines = (folder / SEAL).read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError):
-        return f"it was never finished (it has no {SEAL})"
-    sealed = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
-    found = _digests(folder)
-    missing, changed = sealed.keys() - found.keys(), []
-    changed = sorted(n for n in sealed.keys() & found.keys() if sealed[n] != found[n])
-    if missing:
-        return f"{sorted(missing)[0]} is missing"
-    return f"{changed[0]} is damaged (its checksum differs)" if changed else None
-
-
-def _digests(folder: pathlib.Path) -> dict[str, str]:
-    digests = {}
-    for path in folder.rglob("*"):
-        if path.is_file() and not path.name.startswith(SEAL):
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            digests[path.relative_to(folder).as_posix()] = digest
-    return digests
+        return saved_state.from_stored(found, target)
 
 
 def _top1(metrics: dict[str, float]) -> float:

@@ -55,13 +55,12 @@ def read(
     fresh = functools.partial(states.initial_state, model, optimizer, 0, shape, ema)
 
     with Checkpoints(pathlib.Path(workdir), read_only=True) as checkpoints:
-        step = checkpoints.resolve(which)
         on_device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         target = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=on_device),
             jax.eval_shape(fresh),
         )
-        state = checkpoints.restore(step, target)
+        step, state = checkpoints.restore(which, target)
     preprocessing = Preprocessing(
         data.image_size,
         data.eval_crop,

@@ -1,6 +1,5 @@
 """What a training step maps to its successor."""
 
-import dataclasses
 from typing import Any
 
 import jax
@@ -38,11 +37,6 @@ class TrainState(struct.PyTreeNode):
     def variables(self) -> dict[str, Any]:
         """What trains, as `model.apply` takes it."""
         return {"params": self.params, "batch_stats": self.batch_stats}
-
-    def present(self) -> dict[str, Any]:
-        """The fields that are there, as a checkpoint keeps them: what is off leaves no trace."""
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {name: value for name, value in fields.items() if value is not None}
 
     @property
     def result(self) -> dict[str, Any]:

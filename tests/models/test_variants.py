@@ -56,13 +56,14 @@ def test_parameters_and_multiply_adds(name):
     assert name in PARAMETERS, f"{name} needs a published parameter count here"
     size = summary.count(create_model(name), VARIANTS[name].image_size)
     assert size.parameters == VARIANTS[name].parameters == PARAMETERS[name]
+    assert size.multiply_adds == summary.MULTIPLY_ADDS[name]
     if name in MULTIPLY_ADDS:
         digits = len(str(MULTIPLY_ADDS[name]).partition(".")[2])
         assert round(size.multiply_adds / 1e9, digits) == MULTIPLY_ADDS[name]
 
 
 def test_every_count_belongs_to_a_variant():
-    assert set(PARAMETERS) == set(list_models())
+    assert set(PARAMETERS) == set(summary.MULTIPLY_ADDS) == set(list_models())
 
 
 def test_a_count_by_hand():

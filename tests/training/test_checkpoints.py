@@ -9,8 +9,9 @@ import optax
 import pytest
 
 from densenet_jax.training import state as states
-from densenet_jax.training.checkpoints import SEAL, Checkpoints
+from densenet_jax.training.checkpoints import Checkpoints
 from densenet_jax.training.errors import CheckpointError
+from densenet_jax.training.seals import SEAL
 
 OPTIMIZER = optax.sgd(0.1, momentum=0.9)
 
@@ -61,7 +62,7 @@ def test_the_latest_ones_and_the_best_are_kept(workdir):
         assert checkpoints.steps() == [2, 3, 4]
         assert checkpoints.resolve("best") == 2
         assert checkpoints.resolve("latest") == 4
-        restored = checkpoints.restore(2, make_state(0))
+        _, restored = checkpoints.restore(2, make_state(0))
     np.testing.assert_array_equal(restored.params["w"], make_state(2).params["w"])
 
 
