@@ -13,24 +13,16 @@ TensorFlow (requirements-prepare.txt). The result is for `--config.data.name=NAM
 """
 
 import argparse
-import collections
-import json
 import os
 import pathlib
-import shutil
-import statistics
 import sys
 from collections.abc import Sequence
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-from densenet_jax.data import folders, ilsvrc, shards, tfrecord
+from densenet_jax.data import building, converting, folders, ilsvrc
 from densenet_jax.data.examples import DataError
 from densenet_jax.data.shards import Item
 
 VERSION = "5.1.0"  # of TFDS's imagenet2012, whose layout this is
-console = Console(stderr=True, highlight=False)
 
 
 def imagenet2012(options: argparse.Namespace) -> pathlib.Path:
@@ -46,18 +38,18 @@ def imagenet2012(options: argparse.Namespace) -> pathlib.Path:
     for path in tars.values():
         if not path.is_file():
             raise DataError(f"There is no file {path}; download it from {ilsvrc.URL}.")
-    final, folder = _folders(options, "imagenet2012", VERSION)
+    final, folder = building.folders_of(options, "imagenet2012", VERSION)
     if not options.skip_hash:
         for split, path in tars.items():
             ilsvrc.check_size(path, split)
-        with _bar("bytes") as progress:
+        with building.bar("bytes") as progress:
             for split, path in tars.items():
                 task = progress.add_task(f"checking {path.name}", total=path.stat().st_size)
                 ilsvrc.check_md5(path, split, lambda n, task=task: progress.advance(task, n))
     classes, validation_wnids = ilsvrc.labels()
     splits = {}
     for split, path in tars.items():
-        console.print(f"listing {path.name}")
+        building.console.print(f"listing {path.name}")
         if split == "train":
             splits[split] = ilsvrc.train_items(path, classes)
         else:
@@ -65,15 +57,17 @@ def imagenet2012(options: argparse.Namespace) -> pathlib.Path:
     builder = tfds.builder(
         f"imagenet2012:{VERSION}", data_dir=folder / "tfds", file_format="array_record"
     )
-    infos = _write(folder, "imagenet2012", splits, options, jpeg_only=True)
+    infos = building.write(folder, "imagenet2012", splits, options, jpeg_only=True)
     builder.info.set_splits(tfds.core.splits.SplitDict(infos))
     builder.info.write_to_directory(folder)
-    _finish(folder, final)
-    _report(splits, classes)
+    building.finish(folder, final)
+    building.report(splits, classes)
     for split, items in splits.items():
         expected = ilsvrc.TARS[split][2]
         if len(items) != expected:
-            console.print(f"Note: {split} has {len(items):,} images, ILSVRC 2012 {expected:,}.")
+            building.console.print(
+                f"Note: {split} has {len(items):,} images, ILSVRC 2012 {expected:,}."
+            )
     return final
 
 
@@ -81,7 +75,7 @@ def folder(options: argparse.Namespace) -> pathlib.Path:
     """Builds a data set from a folder of images; returns its folder."""
     import tensorflow_datasets as tfds
 
-    final, folder = _folders(options, options.name, "1.0.0")
+    final, folder = building.folders_of(options, options.name, "1.0.0")
     base, splits = options.folder.expanduser(), {}
     one_folder = not any((base / name).is_dir() for name in ("train", "validation", "val", "valid"))
     for split in ("train", "validation", "test"):
@@ -91,7 +85,7 @@ def folder(options: argparse.Namespace) -> pathlib.Path:
         splits[split] = [
             Item(path, os.path.relpath(path, base), label) for path, label in source.examples.files
         ]
-    infos = _write(folder, options.name, splits, options, jpeg_only=False)
+    infos = building.write(folder, options.name, splits, options, jpeg_only=False)
     features = tfds.features.FeaturesDict(
         {
             "image": tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg"),
@@ -107,48 +101,8 @@ def folder(options: argparse.Namespace) -> pathlib.Path:
         supervised_keys=("image", "label"),
         check_data=False,  # which needs TensorFlow
     )
-    _finish(folder, final)
-    _report(splits, source.class_names)
-    return final
-
-
-def convert(options: argparse.Namespace) -> pathlib.Path:
-    """Copies a data set prepared as TFRecord into ArrayRecord; returns the new folder."""
-    source = options.source.expanduser()
-    try:
-        info = json.loads((source / "dataset_info.json").read_text())
-        name, version = info["name"], info["version"]
-        splits = {s["name"]: [int(n) for n in s["shardLengths"]] for s in info["splits"]}
-    except (OSError, ValueError, KeyError) as e:
-        raise DataError(
-            f"{source} is not a prepared data set (DATA_DIR/NAME/VERSION with a readable "
-            f"dataset_info.json): {e}"
-        ) from e
-    if info.get("fileFormat", "tfrecord") != "tfrecord":
-        raise DataError(f"{source} is stored as {info['fileFormat']}, not as tfrecord.")
-    name_and_config = f"{name}/{info['configName']}" if info.get("configName") else name
-    final, folder = _folders(options, name_and_config, version)
-    with _bar() as progress:
-        for split, lengths in splits.items():
-            task = progress.add_task(f"converting {split}", total=sum(lengths))
-            for k, length in enumerate(lengths):
-                ending = f"{k:05d}-of-{len(lengths):05d}"
-                path = folder / f"{name}-{split}.array_record-{ending}"
-                if not (path.exists() and shards.count_records(path) == length):
-                    records = source / f"{name}-{split}.tfrecord-{ending}"
-                    if not records.is_file():
-                        raise DataError(f"{source} lacks the shard {records.name}.")
-                    count = shards.write_shard(path, tfrecord.read(records))
-                    if count != length:
-                        path.unlink()
-                        raise DataError(f"{records} has {count} records, not {length}: damaged.")
-                progress.advance(task, length)
-    for path in source.iterdir():
-        if path.is_file() and ".tfrecord-" not in path.name:
-            shutil.copyfile(path, folder / path.name)
-    info["fileFormat"] = "array_record"
-    (folder / "dataset_info.json").write_text(json.dumps(info, indent=2))
-    _finish(folder, final)
+    building.finish(folder, final)
+    building.report(splits, source.class_names)
     return final
 
 
@@ -171,111 +125,6 @@ def from_tfds(options: argparse.Namespace) -> pathlib.Path:
     except Exception as e:  # every builder raises its own
         raise DataError(f"TFDS cannot prepare {options.name}: {e}") from e
     return pathlib.Path(builder.data_path)
-
-
-def _folders(
-    options: argparse.Namespace, name: str, version: str
-) -> tuple[pathlib.Path, pathlib.Path]:
-    """Returns where the data set will be, and where it is until it is finished."""
-    final = options.data_dir.expanduser() / name / version
-    if (final / "dataset_info.json").exists():
-        raise DataError(f"{final} exists already; remove it to build it again.")
-    folder = final.with_name(f"{version}.incomplete")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise DataError(f"{folder} cannot be made: {e.strerror}; choose another --data-dir.") from e
-    return final, folder
-
-
-def _begin(folder: pathlib.Path, options: argparse.Namespace) -> None:
-    """Makes sure that shards written earlier were written with the same settings."""
-    settings = {key: getattr(options, key, None) for key in ("max_size", "holdout")}
-    record = folder / "settings.json"
-    if record.exists() and json.loads(record.read_text()) != settings:
-        raise DataError(
-            f"{folder} was begun with the settings {record.read_text()}; go on with the same, or "
-            "remove it."
-        )
-    record.write_text(json.dumps(settings))
-
-
-def _write(
-    folder: pathlib.Path,
-    name: str,
-    splits: dict[str, Sequence[Item]],
-    options: argparse.Namespace,
-    *,
-    jpeg_only: bool,
-) -> list:
-    """Writes the shards of all splits; returns TFDS's description of them."""
-    _begin(folder, options)
-    from tensorflow_datasets.core import naming
-    from tensorflow_datasets.core.splits import SplitInfo
-
-    sizes = {
-        split: sum(item.size or os.path.getsize(item.path) for item in items)
-        for split, items in splits.items()
-    }
-    there = sum(p.stat().st_size for p in folder.iterdir() if p.is_file())
-    needed, free = sum(sizes.values()) - there, shutil.disk_usage(folder).free
-    if needed > free and not options.max_size:
-        raise DataError(
-            f"{folder} needs {needed / 1e9:.1f} GB more and its disk has {free / 1e9:.1f} GB free; "
-            "choose another --data-dir, or a --max-size."
-        )
-    infos = []
-    with _bar() as progress:
-        for split, items in splits.items():
-            task = progress.add_task(f"writing {split}", total=len(items))
-            lengths, size = shards.write_split(
-                folder,
-                name,
-                split,
-                shards.shuffled(items),
-                shards.shard_count(items, sizes[split]),
-                max_size=options.max_size,
-                jpeg_only=jpeg_only,
-                workers=options.workers,
-                advance=lambda n, task=task: progress.advance(task, n),
-            )
-            template = naming.ShardedFileTemplate(
-                data_dir=folder, dataset_name=name, split=split, filetype_suffix="array_record"
-            )
-            infos.append(
-                SplitInfo(
-                    name=split, shard_lengths=lengths, num_bytes=size, filename_template=template
-                )
-            )
-    return infos
-
-
-def _finish(folder: pathlib.Path, final: pathlib.Path) -> None:
-    (folder / "settings.json").unlink(missing_ok=True)
-    shutil.rmtree(folder / "tfds", ignore_errors=True)
-    os.replace(folder, final)
-
-
-def _report(splits: dict[str, Sequence[Item]], classes: Sequence[str]) -> None:
-    """Prints how many examples each split and its classes have."""
-    for split, items in splits.items():
-        counts = collections.Counter(item.label for item in items)
-        counts = [counts[label] for label in range(len(classes))]
-        smallest, median, largest = min(counts), round(statistics.median(counts)), max(counts)
-        console.print(
-            f"{split}: {len(items):,} examples of {len(classes):,} classes, from {smallest:,} to "
-            f"{largest:,} of each, the median {median:,}",
-            soft_wrap=True,
-        )
-        empty = [name for name, count in zip(classes, counts, strict=True) if not count]
-        if empty:
-            console.print(f"  classes without any: {len(empty):,}, the first is {empty[0]}")
-
-
-def _bar(unit: str = "examples") -> Progress:
-    done = MofNCompleteColumn() if unit == "examples" else TextColumn("{task.percentage:>3.0f} %")
-    columns = TextColumn("{task.description}"), BarColumn(), done, TimeRemainingColumn()
-    return Progress(*columns, console=console)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -325,7 +174,7 @@ def _parser() -> argparse.ArgumentParser:
         "convert", parents=[common], help="a data set that TFDS has prepared as TFRecord"
     )
     command.add_argument("source", type=pathlib.Path, metavar="DATA_DIR/NAME/VERSION")
-    command.set_defaults(run=convert)
+    command.set_defaults(run=converting.convert)
     command = commands.add_parser(
         "tfds", parents=[common], help="download and prepare one of TFDS's data sets (TensorFlow)"
     )
@@ -340,12 +189,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         final = options.run(options)
     except DataError as e:
-        console.print(str(e), soft_wrap=True, markup=False)
+        building.console.print(str(e), soft_wrap=True, markup=False)
         return 2
     except KeyboardInterrupt:
-        console.print("Stopped; the same command goes on from here.")
+        building.console.print("Stopped; the same command goes on from here.")
         return 130
-    console.print(f"Finished: {final}", soft_wrap=True)
+    building.console.print(f"Finished: {final}", soft_wrap=True)
     return 0
 
 

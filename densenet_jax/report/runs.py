@@ -8,6 +8,7 @@ from typing import Any
 from densenet_jax.configs import default
 from densenet_jax.report import predictions
 from densenet_jax.report.predictions import Predictions
+from densenet_jax.training import metrics_log
 
 ABSENT = "—"
 
@@ -77,29 +78,12 @@ def read(workdir: str | pathlib.Path, name: str = "") -> Run:
         path=path,
         name=name or path.resolve().name,
         config=flatten(config),
-        records=metrics(path / "metrics.jsonl"),
+        records=[r for r in metrics_log.read(path / "metrics.jsonl") if "split" in r],
         evaluation=_json(path / "evaluation.json", {}),
         environments=[e for e in environments if isinstance(e, dict)],
         insight=_json(path / "insight.json", {}),
         predictions=predictions.load(path),
     )
-
-
-def metrics(path: pathlib.Path) -> list[dict[str, Any]]:
-    """Returns the sound records of a metrics file that another process may be writing."""
-    try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return []
-    records = []
-    for line in lines:
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(record, dict) and is_number(record.get("step")) and "split" in record:
-            records.append(record)
-    return records
 
 
 def is_number(value: Any) -> bool:

@@ -16,12 +16,23 @@ MAX_WAITING = 100_000
 
 
 def read(path: str | pathlib.Path) -> list[dict[str, Any]]:
-    """Returns the records of a metrics file; a torn last line is left out."""
-    path = pathlib.Path(path)
-    if not path.exists():
+    """Returns the records of a metrics file that a run may be writing; damaged lines are left out.
+
+    A line counts once its end is written.
+    """
+    try:
+        text = pathlib.Path(path).read_text(encoding="utf-8", errors="replace")
+    except OSError:
         return []
-    with path.open(encoding="utf-8") as file:
-        return [json.loads(line) for line in file if line.endswith("\n")]
+    records = []
+    for line in text.split("\n")[:-1]:
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(record, dict) and _is_number(record.get("step")):
+            records.append(record)
+    return records
 
 
 class MetricsLog:
@@ -98,3 +109,7 @@ class MetricsLog:
 
 def _line(record: dict[str, Any]) -> bytes:
     return (json.dumps(record) + "\n").encode()
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
