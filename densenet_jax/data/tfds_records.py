@@ -40,9 +40,14 @@ class _Records(Sequence):
 
 
 def _features(record: bytes):
+    return _example_type().FromString(record).features.feature
+
+
+@functools.cache  # looking it up for every record takes longer than parsing the record
+def _example_type():
     from tensorflow_datasets.proto import tf_example_pb2
 
-    return tf_example_pb2.Example.FromString(record).features.feature
+    return tf_example_pb2.Example
 
 
 def tfds_source(name: str, split: str, data_dir: str = "") -> Source:

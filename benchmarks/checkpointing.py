@@ -1,0 +1,93 @@
+"""How much do checkpoints hold up training?  The same steps with them and without, in turn.
+
+  python benchmarks/checkpointing.py [--steps=60] [--every=20] [--rounds=5]
+
+Times a training of DenseNet-BC (L=40, k=12, batch 32, 32x32 noise) from its second checkpoint on,
+and prints the medians, what share a checkpoint every so many steps costs, and how long the call of
+`save` itself takes: the time in which no step is started.
+"""
+
+import argparse
+import importlib
+import os
+import pathlib
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+
+from densenet_jax import cli
+from densenet_jax.data import sources
+from densenet_jax.training import experiment
+from densenet_jax.training.checkpoints import Checkpoints
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--every", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    cli.set_up_process()
+    config = importlib.import_module("configs.digits").get_config()
+    config.update_from_flattened_dict(
+        {
+            "data.name": "synthetic:32:10",
+            "data.image_size": 32,
+            "data.channels": 3,
+            "data.in_memory": False,
+            "data.mean": (0.5,),
+            "data.std": (0.25,),
+            "model.depth": 40,
+            "model.growth_rate": 12,
+            "batch_size": 32,
+        }
+    )
+    setup = experiment.build(config.lock())
+    config = setup.config
+    optimizer, schedule = setup.optimizer(10**6, 1000.0)
+    step_fn = setup.train_step(optimizer, schedule)
+    data = config.data
+    source = sources.load(data.name, data.train_split, data.data_dir, data.holdout)
+    seconds, blocked = {True: [], False: []}, []
+    with jax.set_mesh(setup.mesh):
+        state = setup.initial_state(optimizer)
+        with setup.train_batches(source, state) as batches:
+            batch = next(iter(batches))  # the same each time: reading is not what is measured
+            state, _ = step_fn(state, batch)
+            jax.block_until_ready(state)
+            for _ in range(options.rounds):
+                for saving in (True, False):
+                    folder = tempfile.mkdtemp(prefix="checkpointing_")
+                    with Checkpoints(folder) as checkpoints:
+                        checkpoints.save(0, state)  # what the first one sets up
+                        checkpoints.wait()
+                        began = time.perf_counter()
+                        for i in range(1, options.steps + 1):
+                            state, metrics = step_fn(state, batch)
+                            if i % options.every == 0:
+                                jax.block_until_ready(metrics)  # as the loop does
+                                if saving:
+                                    before = time.perf_counter()
+                                    checkpoints.save(i, state)
+                                    blocked.append(time.perf_counter() - before)
+                        jax.block_until_ready(state)
+                        seconds[saving].append(time.perf_counter() - began)
+                    shutil.rmtree(folder)
+    with_, without = (statistics.median(seconds[saving]) for saving in (True, False))
+    print(
+        f"{options.steps} steps: {with_:.2f} s with a checkpoint every {options.every}, "
+        f"{without:.2f} s without: {with_ / without - 1:+.1%}\n"
+        f"a step {without / options.steps * 1000:.0f} ms, a call of save "
+        f"{statistics.median(blocked) * 1000:.0f} ms (median), {max(blocked) * 1000:.0f} ms (most)"
+    )
+
+
+if __name__ == "__main__":
+    main()
