@@ -13,17 +13,24 @@ from flax import linen as nn
 from densenet_jax import evaluation
 from densenet_jax.data import device, pipeline, resident, sources
 from densenet_jax.data.sources import Source
-from densenet_jax.models.variants import create_model
-from densenet_jax.training import checks, dispatch, distillation, schedules
+from densenet_jax.training import checks, dispatch, distillation
 from densenet_jax.training import mesh as meshes
-from densenet_jax.training import optimizer as optimizers
 from densenet_jax.training import state as states
 from densenet_jax.training import step as steps
 from densenet_jax.training.errors import ConfigError
-from densenet_jax.training.losses import make_loss
 from densenet_jax.training.schedules import Units
+from densenet_jax.training.settings import (
+    build_model,
+    load_teacher,
+    load_weights,
+    make_loss,
+    make_optimizer,
+    make_schedule,
+    settle_preprocessing,
+    total_steps,
+)
 from densenet_jax.training.state import TrainState
-from densenet_jax.weights import Preprocessing, Pretrained, load
+from densenet_jax.weights import Pretrained
 from densenet_jax.weights.published import IMAGENET
 
 
@@ -125,23 +132,15 @@ class Experiment:
         return held
 
     def train_step(self, optimizer: optax.GradientTransformation, schedule: optax.Schedule):
-        config, distill = self.config, self.config.distill
-        loss = make_loss(
-            config.loss, smoothing=config.label_smoothing, threshold=config.bce_threshold
-        )
-        guide = None
-        if teacher := self.teacher:
-            guide = teacher.guide
-        elif distill.logits:
-            guide = distillation.stored_guide
-        if guide is not None:
-            loss = distillation.distilling(loss, distill.weight, distill.temperature)
+        config = self.config
+        teacher, distill = self.teacher, config.distill
+        guide = teacher.guide if teacher else distillation.stored_guide if distill.logits else None
         step = steps.make_train_step(
             self.model,
             optimizer,
             schedule,
             self.preprocess,
-            loss=loss,
+            loss=make_loss(config),
             ema_decay=config.ema_decay,
             seed=config.seed,
             guide=guide,
@@ -159,12 +158,7 @@ class Experiment:
     @functools.cached_property
     def teacher(self) -> distillation.Teacher | None:
         """The model that this one learns from, if the configuration names one."""
-        config, data = self.config, self.config.data
-        if not config.distill.teacher:
-            return None
-        sizes = self.model.num_classes, data.channels
-        weights = load(config.distill.teacher, dtype=self.model.dtype)
-        return distillation.make_teacher(weights, *sizes, data.mean, data.std)
+        return load_teacher(self.config, self.model)
 
     def check_training(self, source: Source) -> None:
         """Raises what would else be raised once the run's directory has been made."""
@@ -309,90 +303,3 @@ def build(config: ml_collections.ConfigDict, resumes: bool = False) -> Experimen
     settle_preprocessing(config, from_weights.preprocessing if from_weights else IMAGENET)
     checks.check(config)
     return Experiment(config, mesh, model, source, weights)
-
-
-def build_model(config: ml_collections.ConfigDict) -> nn.Module:
-    """Returns the model of a configuration."""
-    fields = {k: v for k, v in config.model.items() if v is not None}
-    name = fields.pop("name")
-    if not name:
-        raise ConfigError(
-            f"config.model.name is empty, and {config.init_from or 'the configuration'} does not "
-            "say which network it is of; pass --config.model.name=densenet121, for example."
-        )
-    for key in ("dtype", "param_dtype"):
-        fields[key] = checks.DTYPES[fields[key]]
-    try:
-        return create_model(name, in_channels=config.data.channels, **fields)
-    except ValueError as e:
-        raise ConfigError(str(e)) from None
-
-
-def make_schedule(config: ml_collections.ConfigDict, units: Units) -> optax.Schedule:
-    """Returns the schedule of a configuration for a run of some length."""
-    options = config.optimizer
-    return schedules.make_schedule(
-        options.schedule,
-        learning_rate=options.learning_rate,
-        total_steps=units.total_steps,
-        warmup_steps=units.steps(options.warmup, "config.optimizer.warmup"),
-        boundaries=[
-            units.steps(boundary, "config.optimizer.step_boundaries")
-            for boundary in options.step_boundaries
-        ],
-        factor=options.step_factor,
-        decay_steps=units.steps(options.decay, "config.optimizer.decay"),
-    )
-
-
-def make_optimizer(
-    config: ml_collections.ConfigDict, schedule: optax.Schedule
-) -> optax.GradientTransformation:
-    """Returns the optimiser of a configuration; its state has the same shape for any schedule."""
-    options = config.optimizer
-    return optimizers.make_optimizer(
-        schedule,
-        name=options.name,
-        momentum=options.momentum,
-        nesterov=options.nesterov,
-        betas=options.betas,
-        epsilon=options.epsilon,
-        weight_decay=options.weight_decay,
-        clip_norm=options.clip_norm,
-        layer_decay=options.layer_decay,
-        frozen=tuple(options.frozen),
-    )
-
-
-def load_weights(config: ml_collections.ConfigDict, model: nn.Module) -> Pretrained | None:
-    """Returns the weights that a configuration starts from, fitted to its model."""
-    if not config.init_from:
-        return None
-    return load(
-        config.init_from,
-        model,
-        num_classes=model.num_classes,
-        in_channels=model.in_channels,
-        seed=config.seed,
-    )
-
-
-def settle_preprocessing(config: ml_collections.ConfigDict, given: Preprocessing) -> None:
-    """Sets what a configuration leaves open (None) to the given preprocessing."""
-    values = {
-        "image_size": given.image_size,
-        "eval_crop": given.crop_fraction,
-        "interpolation": given.interpolation,
-        "mean": given.mean,
-        "std": given.std,
-    }
-    for key, value in values.items():
-        if config.data[key] is None:
-            config.data[key] = value
-
-
-def total_steps(config: ml_collections.ConfigDict, train_examples: int) -> int:
-    """Returns the length of the run: `total_steps` if it is set, else `total_epochs`."""
-    if config.total_steps is not None:
-        return config.total_steps
-    return max(1, round(config.total_epochs * train_examples / config.batch_size))

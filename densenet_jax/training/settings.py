@@ -1,0 +1,121 @@
+"""What the values of a configuration stand for: model, rates, optimiser, loss, weights, length."""
+
+import ml_collections
+import optax
+from flax import linen as nn
+
+from densenet_jax.models.variants import create_model
+from densenet_jax.training import checks, distillation, losses, schedules
+from densenet_jax.training import optimizer as optimizers
+from densenet_jax.training.errors import ConfigError
+from densenet_jax.training.losses import Loss
+from densenet_jax.training.schedules import Units
+from densenet_jax.weights import Preprocessing, Pretrained, load
+
+
+def build_model(config: ml_collections.ConfigDict) -> nn.Module:
+    """Returns the model of a configuration."""
+    fields = {k: v for k, v in config.model.items() if v is not None}
+    name = fields.pop("name")
+    if not name:
+        raise ConfigError(
+            f"config.model.name is empty, and {config.init_from or 'the configuration'} does not "
+            "say which network it is of; pass --config.model.name=densenet121, for example."
+        )
+    for key in ("dtype", "param_dtype"):
+        fields[key] = checks.DTYPES[fields[key]]
+    try:
+        return create_model(name, in_channels=config.data.channels, **fields)
+    except ValueError as e:
+        raise ConfigError(str(e)) from None
+
+
+def make_schedule(config: ml_collections.ConfigDict, units: Units) -> optax.Schedule:
+    """Returns the schedule of a configuration for a run of some length."""
+    options = config.optimizer
+    return schedules.make_schedule(
+        options.schedule,
+        learning_rate=options.learning_rate,
+        total_steps=units.total_steps,
+        warmup_steps=units.steps(options.warmup, "config.optimizer.warmup"),
+        boundaries=[
+            units.steps(boundary, "config.optimizer.step_boundaries")
+            for boundary in options.step_boundaries
+        ],
+        factor=options.step_factor,
+        decay_steps=units.steps(options.decay, "config.optimizer.decay"),
+    )
+
+
+def make_optimizer(
+    config: ml_collections.ConfigDict, schedule: optax.Schedule
+) -> optax.GradientTransformation:
+    """Returns the optimiser of a configuration; its state has the same shape for any schedule."""
+    options = config.optimizer
+    return optimizers.make_optimizer(
+        schedule,
+        name=options.name,
+        momentum=options.momentum,
+        nesterov=options.nesterov,
+        betas=options.betas,
+        epsilon=options.epsilon,
+        weight_decay=options.weight_decay,
+        clip_norm=options.clip_norm,
+        layer_decay=options.layer_decay,
+        frozen=tuple(options.frozen),
+    )
+
+
+def make_loss(config: ml_collections.ConfigDict) -> Loss:
+    """Returns the loss of a configuration, with respect to the labels and to any teacher."""
+    distill = config.distill
+    loss = losses.make_loss(
+        config.loss, smoothing=config.label_smoothing, threshold=config.bce_threshold
+    )
+    if not (distill.teacher or distill.logits):
+        return loss
+    return distillation.distilling(loss, distill.weight, distill.temperature)
+
+
+def load_teacher(
+    config: ml_collections.ConfigDict, model: nn.Module
+) -> distillation.Teacher | None:
+    """Returns the model that a configuration's model learns from, if it names one."""
+    if not config.distill.teacher:
+        return None
+    weights, data = load(config.distill.teacher, dtype=model.dtype), config.data
+    return distillation.make_teacher(weights, model.num_classes, data.channels, data.mean, data.std)
+
+
+def load_weights(config: ml_collections.ConfigDict, model: nn.Module) -> Pretrained | None:
+    """Returns the weights that a configuration starts from, fitted to its model."""
+    if not config.init_from:
+        return None
+    return load(
+        config.init_from,
+        model,
+        num_classes=model.num_classes,
+        in_channels=model.in_channels,
+        seed=config.seed,
+    )
+
+
+def settle_preprocessing(config: ml_collections.ConfigDict, given: Preprocessing) -> None:
+    """Sets what a configuration leaves open (None) to the given preprocessing."""
+    values = {
+        "image_size": given.image_size,
+        "eval_crop": given.crop_fraction,
+        "interpolation": given.interpolation,
+        "mean": given.mean,
+        "std": given.std,
+    }
+    for key, value in values.items():
+        if config.data[key] is None:
+            config.data[key] = value
+
+
+def total_steps(config: ml_collections.ConfigDict, train_examples: int) -> int:
+    """Returns the length of the run: `total_steps` if it is set, else `total_epochs`."""
+    if config.total_steps is not None:
+        return config.total_steps
+    return max(1, round(config.total_epochs * train_examples / config.batch_size))
