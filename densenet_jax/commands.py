@@ -15,7 +15,6 @@ from densenet_jax import predict as predicting
 from densenet_jax import report as reports
 from densenet_jax import sweep as sweeps
 from densenet_jax.assessment import splits, tables
-from densenet_jax.data import sources
 from densenet_jax.data.sources import DataError
 from densenet_jax.export import calibration as calibrating
 from densenet_jax.export.bundle import ExportError
@@ -23,7 +22,7 @@ from densenet_jax.models import summary
 from densenet_jax.predict import PredictError
 from densenet_jax.report import ReportError, answers
 from densenet_jax.report.examine import finite
-from densenet_jax.training import distillation, experiment, runs, teaching
+from densenet_jax.training import experiment, runs, teaching
 from densenet_jax.training import mesh as meshes
 from densenet_jax.training.errors import CheckpointError, ConfigError
 from densenet_jax.training.loop import train_and_evaluate
@@ -47,7 +46,8 @@ def train(
     """Trains, and says where everything is and what to type next."""
     workdir = workdir or (f"runs/{name}-sweep" if sweep else f"runs/{name}")
     if sweep:
-        return sweep_over(config, workdir, sweep)
+        sweeps.sweep(config, workdir, sweep, lambda folder: [reports.LiveReport(folder)])
+        return
     result = train_and_evaluate(config, workdir, [reports.LiveReport(workdir)])
     config = runs.read_config(workdir)
     write_report(config, workdir, "best")
@@ -66,29 +66,12 @@ def train(
     )
 
 
-def sweep_over(config: ml_collections.ConfigDict, workdir: str, text: str) -> None:
-    """Trains over a grid of values, and prints the table."""
-    runs_ = sweeps.plan(config, sweeps.parse(text), workdir)
-    rows = []
-    for number, one in enumerate(runs_, 1):
-        print(f"run {number} of {len(runs_)}: {one.workdir.name}", flush=True)
-        rows.append(sweeps.run(one, [reports.LiveReport(str(one.workdir))]))
-        sweeps.write(rows, workdir)
-    table = Table(*runs_[0].values, "top-1", "top-5", "loss", "best step", "seconds", box=None)
-    best = max((row["top1"] for row in rows if row["top1"] is not None), default=None)
-    for row in rows:
-        cells = ["diverged"] + ["-"] * 4
-        if row["top1"] is not None:
-            cells = [f"{row['top1']:.2%}", f"{row['top5']:.2%}", f"{row['loss']:.4f}"]
-            cells += [str(row["step"]), f"{row['seconds']:.0f}"]
-        style = "bold" if row["top1"] == best else None
-        table.add_row(*map(str, row["values"].values()), *cells, style=style)
-    Console().print(table)
-    print(f"written: {workdir}/sweep.json")
-
-
 def logits(
-    config: ml_collections.ConfigDict, workdir: str | None, name: str, weights: str, output: str
+    config: ml_collections.ConfigDict | None,
+    workdir: str | None,
+    name: str,
+    weights: str | None,
+    output: str | None,
 ) -> None:
     """Writes what a teacher says about the training split, for config.distill.logits."""
     source = weights or workdir
@@ -97,27 +80,9 @@ def logits(
             "logits needs a configuration, --config=FILE, for its data; a teacher, "
             "--weights=SOURCE or --workdir=DIR; and --output=FILE."
         )
-    data, mesh = config.data, meshes.make_mesh(config.mesh.data)
-    teacher = load(source)
-    split = sources.load(data.name, data.train_split, data.data_dir, data.holdout)
-    if teacher.model.num_classes != split.num_classes:
-        raise ConfigError(
-            f"{source} has {teacher.model.num_classes} classes and {data.name} "
-            f"{split.num_classes}; fine-tune it on {data.name} first."
-        )
-    meshes.check_batch_size("eval_batch_size", config.eval_batch_size, mesh)
-    found = teaching.logits_of(
-        teacher,
-        split,
-        batch_size=config.eval_batch_size,
-        mesh=mesh,
-        workers=data.workers,
-        strict=data.strict,
-    )
-    about = {"teacher": source, "data": data.name, "split": data.train_split}
-    distillation.write_logits(output, found, about)
-    right = f"{len(found)} examples of {data.name}/{data.train_split}"
-    print(f"written: {output}, the logits of {source} for {right}")
+    count = teaching.write(config, source, output)
+    of = f"{count} examples of {config.data.name}/{config.data.train_split}"
+    print(f"written: {output}, the logits of {source} for {of}")
 
 
 def evaluate(

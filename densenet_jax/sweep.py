@@ -8,10 +8,12 @@ import itertools
 import json
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
+from rich.console import Console
+from rich.table import Table
 
 from densenet_jax.training import checks, metrics_log
 from densenet_jax.training.diagnose import NonFiniteError
@@ -123,3 +125,37 @@ def write(rows: list[dict[str, Any]], workdir: str) -> None:
     path = pathlib.Path(workdir) / "sweep.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+
+
+def sweep(
+    config: ConfigDict,
+    workdir: str,
+    text: str,
+    listeners: Callable[[str], Sequence[Listener]] = lambda workdir: (),
+) -> None:
+    """Trains over the grid that a text describes, and prints the table.
+
+    Args:
+      listeners: returns those of the run in a directory.
+    """
+    runs, rows = plan(config, parse(text), workdir), []
+    for number, one in enumerate(runs, 1):
+        print(f"run {number} of {len(runs)}: {one.workdir.name}", flush=True)
+        rows.append(run(one, listeners(str(one.workdir))))
+        write(rows, workdir)
+    Console().print(table(rows))
+    print(f"written: {workdir}/sweep.json")
+
+
+def table(rows: list[dict[str, Any]]) -> Table:
+    """Returns rows of `run` as a table; the best is bold."""
+    shown = Table(*rows[0]["values"], "top-1", "top-5", "loss", "step", "seconds", box=None)
+    best = max((row["top1"] for row in rows if row["top1"] is not None), default=None)
+    for row in rows:
+        cells = ["diverged"] + ["-"] * 4
+        if row["top1"] is not None:
+            cells = [f"{row['top1']:.2%}", f"{row['top5']:.2%}", f"{row['loss']:.4f}"]
+            cells += [str(row["step"]), f"{row['seconds']:.0f}"]
+        bold = row["top1"] is not None and row["top1"] == best
+        shown.add_row(*map(str, row["values"].values()), *cells, style="bold" if bold else None)
+    return shown

@@ -1,15 +1,17 @@
 """What a teacher says about every example of a split, for `distillation.write_logits`."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
+import ml_collections
 import numpy as np
 
-from densenet_jax.data import device, pipeline
+from densenet_jax.data import device, pipeline, sources
 from densenet_jax.data.sources import Source
+from densenet_jax.training import distillation
 from densenet_jax.training import mesh as meshes
-from densenet_jax.weights import Pretrained
+from densenet_jax.training.errors import ConfigError
+from densenet_jax.weights import Pretrained, load
 
 
 def logits_of(
@@ -18,7 +20,6 @@ def logits_of(
     *,
     batch_size: int,
     mesh: jax.sharding.Mesh,
-    progress: Callable[[int], Any] = lambda done: None,
     **options: Any,
 ) -> np.ndarray:
     """Returns logits float16 [examples, classes] of the central crops, in the split's order.
@@ -26,7 +27,6 @@ def logits_of(
     An example that cannot be read has zeros; training passes it over, too.
 
     Args:
-      progress: told the number of examples done after each batch.
       **options: `workers` and `strict`, of `pipeline.eval_batches`.
     """
     model, look = teacher.model, teacher.preprocessing
@@ -52,5 +52,36 @@ def logits_of(
             mask = np.asarray(batch["mask"])[: len(rows)]
             logits = np.asarray(answers(variables, batch["image"]))[: len(rows)]
             rows[mask] = logits[mask]
-            progress(min((i + 1) * batch_size, len(source)))
     return found
+
+
+def write(config: ml_collections.ConfigDict, source: str, path: str) -> int:
+    """Writes the logits of a teacher for a configuration's training split; returns their number.
+
+    Args:
+      source: of the teacher's weights, as of `weights.load`.
+      path: the file.
+
+    Raises:
+      ConfigError, DataError, WeightsError: there is no such teacher or data, or they do not fit.
+    """
+    data, mesh = config.data, meshes.make_mesh(config.mesh.data)
+    meshes.check_batch_size("eval_batch_size", config.eval_batch_size, mesh)
+    teacher = load(source)
+    split = sources.load(data.name, data.train_split, data.data_dir, data.holdout)
+    if teacher.model.num_classes != split.num_classes:
+        raise ConfigError(
+            f"{source} has {teacher.model.num_classes} classes and {data.name} "
+            f"{split.num_classes}; fine-tune it on {data.name} first."
+        )
+    found = logits_of(
+        teacher,
+        split,
+        batch_size=config.eval_batch_size,
+        mesh=mesh,
+        workers=data.workers,
+        strict=data.strict,
+    )
+    about = {"teacher": source, "data": data.name, "split": data.train_split}
+    distillation.write_logits(path, found, about)
+    return len(found)
