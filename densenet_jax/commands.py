@@ -15,6 +15,8 @@ from densenet_jax import predict as predicting
 from densenet_jax import report as reports
 from densenet_jax import sweep as sweeps
 from densenet_jax.assessment import splits, tables
+from densenet_jax.benchmark import benchmark as measure
+from densenet_jax.benchmark import table as benchmark_table
 from densenet_jax.data.sources import DataError
 from densenet_jax.export import calibration as calibrating
 from densenet_jax.export.bundle import ExportError
@@ -211,6 +213,16 @@ def write_report(config: ml_collections.ConfigDict, workdir: str, checkpoint: st
     except (CheckpointError, DataError) as e:
         print(f"the report has curves only: {e}")
     return reports.write_report(workdir)
+
+
+def benchmark(
+    config: ml_collections.ConfigDict, workdir: str | None, name: str, output: str | None
+) -> None:
+    """Measures a configuration on this machine, prints the figures, and writes them to a file."""
+    found = measure(config)
+    benchmark_table.show(found)
+    if output:
+        pathlib.Path(output).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
 
 def models(config: ml_collections.ConfigDict | None) -> None:

@@ -21,10 +21,11 @@ MAY_IMPORT = {
     "report": {"report", "assessment", "training", "models", "data", "configs"},
     "predict": {"report", "weights", "data"},
     "export": {"export", "training", "models", "weights", "data"},
+    "benchmark": {"benchmark", "training", "models", "data", "evaluation"},
     "sweep": {"training"},
     "commands": {
         *("training", "models", "weights", "data", "assessment", "report", "predict", "sweep"),
-        "export",
+        *("benchmark", "export"),
     },
     "cli": {"cli", "commands", "training", "configs", "config_files"},
     "__main__": {"cli"},

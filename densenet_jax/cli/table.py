@@ -107,6 +107,13 @@ COMMANDS = {
         needs="source",
         flags=("checkpoint", "weights", "format", "output", "preprocess", "int8", "calibration"),
     ),
+    "benchmark": Command(
+        "images/s of the training step, of training with the data, of the input pipeline and of "
+        "inference, as shares of what this machine could do at best; memory and compile time; "
+        "--config.data.name=synthetic needs no data; --output=FILE.json keeps the figures",
+        needs="config",
+        flags=("output",),
+    ),
     "models": Command("a table of every variant: parameters, multiply-adds, weights", needs=""),
 }
 

@@ -1,0 +1,52 @@
+"""What `benchmark` measured, for a terminal."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+PARTS = {
+    "step": "training step, a batch on the device",
+    "loop": "training with the data",
+    "input_pipeline": "input pipeline alone",
+    "inference": "inference, a batch on the device",
+}
+
+
+def show(found: dict[str, Any]) -> None:
+    """Prints the measurements of `benchmark` as a table, and what they are compared with."""
+    console = Console(soft_wrap=True)
+    kinds = sorted(set(found["devices"]))
+    on = ", ".join(f"{found['devices'].count(kind)} x {kind}" for kind in kinds)
+    size = found["image_size"]
+    console.print(
+        f"{found['model']}, {size}x{size}, batch {found['batch_size']}, {found['dtype']}, on {on}"
+    )
+    table = Table("", "images/s", "of the limit", "compiled in", box=None)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for part, about in PARTS.items():
+        share, seconds = found["share_of_limit"].get(part), found["compile_seconds"].get(part)
+        table.add_row(
+            about,
+            f"{found['images_per_second'][part]:,.1f}",
+            "" if share is None else f"{share:.0%}",
+            "" if seconds is None else f"{seconds:.1f} s",
+        )
+    console.print(table)
+    console.print(f"with the data, the loop waited for them {found['data_wait']:.1%} of its time")
+    memory, limits = found["memory"], found["limits"]
+    parts = {
+        "temporaries of a step": memory["temporaries"],
+        "its state and batch": memory["arguments"],
+        "peak of the device": memory["device_peak"],
+        "peak of the process": memory["host_peak"],
+    }
+    sizes = [f"{name} {value / 2**20:,.0f} MiB" for name, value in parts.items() if value]
+    console.print(f"memory: {', '.join(sizes)}")
+    best = limits["images_per_second"]
+    console.print(
+        f"limit: {best['step']:,.1f} images/s in training, {best['inference']:,.1f} in inference, "
+        f"from {limits['flops_per_second'] / 1e9:,.0f} GFLOP/s (a matrix product, here) and "
+        f"{limits['bytes_per_second'] / 1e9:,.1f} GB/s (a copy, here) a device"
+    )
