@@ -1,28 +1,47 @@
-"""SIGTERM and SIGINT ask a run to save its state and stop."""
+"""SIGTERM and SIGINT ask a run to save its state and stop; a second one ends it at once."""
 
+import os
 import signal
+import socket
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 @contextmanager
 def stop_requests() -> Iterator[Callable[[], bool]]:
-    """Gives a function that says whether SIGTERM or SIGINT came; a second signal acts at once."""
-    received = []
-    previous = {}
+    """Gives a function that says whether SIGTERM or SIGINT came.
 
-    def handler(number, frame):
-        received.append(number)
-        for signum, old in previous.items():
-            signal.signal(signum, old)
+    A second signal ends the process with 128 + its number, also while the main thread is in a long
+    call that lets no handler run, as a compilation is.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False  # a notebook's, for one: its signals are left alone
+        return
+    asked = threading.Event()
+    ear, mouth = socket.socketpair()
+    mouth.setblocking(False)
 
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        try:
-            previous[signum] = signal.signal(signum, handler)
-        except ValueError:  # not the main thread, as in a notebook's: leave signals alone
-            break
+    def listen():
+        """Python writes the number of each signal as it comes, handled or not."""
+        count = 0
+        while number := ear.recv(1):
+            count += number[0] in SIGNALS
+            if count > 1:
+                os._exit(128 + number[0])
+
+    previous = {number: signal.signal(number, lambda *_: asked.set()) for number in SIGNALS}
+    previous_fd = signal.set_wakeup_fd(mouth.fileno())
+    listener = threading.Thread(target=listen, name="signals", daemon=True)
+    listener.start()
     try:
-        yield lambda: bool(received)
+        yield asked.is_set
     finally:
-        for signum, old in previous.items():
-            signal.signal(signum, old)
+        signal.set_wakeup_fd(previous_fd)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        mouth.close()  # which ends the listener
+        listener.join()
+        ear.close()
