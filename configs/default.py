@@ -45,10 +45,13 @@ def get_config() -> ConfigDict:
     # Type of the computation; parameters and statistics have `param_dtype`.
     model.dtype = "float32"
     model.param_dtype = "float32"
-    # Fields of any DenseNet: feature maps a layer adds, layers of each block, stem's feature maps,
-    # share of feature maps that a transition keeps.
+    # Fields of any DenseNet: feature maps a layer adds, layers of each block, width of bottlenecks
+    # in growth rates (0: none), the stem (`imagenet`, `deep`, `deep_blur`, `cifar`, `cifar_half`)
+    # and its feature maps, share of feature maps that a transition keeps.
     model.growth_rate = placeholder(int)
     model.block_sizes = placeholder(tuple)
+    model.bottleneck_width = placeholder(int)
+    model.stem = placeholder(str)
     model.stem_features = placeholder(int)
     model.compression = placeholder(float)
     # For fine-tuning: normalise with the statistics that the weights came with, and keep them.
@@ -73,6 +76,10 @@ def get_config() -> ConfigDict:
     data.eval_split = "validation"
     # Share of a folder without splits that becomes its validation split.
     data.holdout = 0.1
+    # Names of the classes to take, which become labels 0, 1, ...; (): all.
+    data.classes = ()
+    # Training examples of each class, the first of the split, for few-shot learning; 0: all.
+    data.examples_per_class = 0
     # Height and width of the images that the model sees, in pixels.
     data.image_size = placeholder(int)
     # The same of training images alone, where it differs: one size, or several, for equal parts of

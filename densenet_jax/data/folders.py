@@ -27,6 +27,10 @@ class _Files(Sequence):
     def path(self, i: int) -> str:
         return self.files[i][0]
 
+    @property
+    def labels(self) -> list[int]:
+        return [label for _, label in self.files]
+
 
 def image_folder(root: str, split: str, holdout: float = 0.1) -> Source:
     """Returns the images of `root/split/class/*`, or a part of `root/class/*`.

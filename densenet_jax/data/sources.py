@@ -1,12 +1,21 @@
 """A data set's name -> random access to its examples."""
 
-from densenet_jax.data import builtin, folders, hugging_face, tfds_records
+from collections.abc import Sequence
+
+from densenet_jax.data import builtin, folders, hugging_face, subsets, tfds_records
 from densenet_jax.data.examples import Arrays, DataError, Source
 
 __all__ = ["Arrays", "DataError", "Source", "load"]
 
 
-def load(name: str, split: str, data_dir: str = "", holdout: float = 0.1) -> Source:
+def load(
+    name: str,
+    split: str,
+    data_dir: str = "",
+    holdout: float = 0.1,
+    classes: Sequence[str] = (),
+    per_class: int = 0,
+) -> Source:
     """Returns one split of a data set.
 
     Args:
@@ -16,10 +25,15 @@ def load(name: str, split: str, data_dir: str = "", holdout: float = 0.1) -> Sou
       split: the split's name; slices (`train[:90%]`) work for TFDS and Hugging Face.
       data_dir: the folder of the images, or TFDS's data directory ("" for its default).
       holdout: the share of a folder without splits that becomes its validation split.
+      classes, per_class: of a part of it, see `subsets.choose`.
 
     Raises:
-      DataError: there is no such data set or split, or it is not prepared.
+      DataError: there is no such data set, split or class, or it is not prepared.
     """
+    return subsets.choose(_whole(name, split, data_dir, holdout), classes, per_class)
+
+
+def _whole(name: str, split: str, data_dir: str, holdout: float) -> Source:
     if name == "digits":
         return builtin.digits(split)
     if name.split(":")[0] == "synthetic":

@@ -195,8 +195,8 @@ class DenseNet(nn.Module):
       block_sizes: number of layers of each dense block.
       growth_rate: feature maps that a layer adds (k in the paper).
       stem: "imagenet" (7x7 convolution of stride 2, BN, ReLU, 3x3 max pooling of stride 2),
-        "deep" (three 3x3 convolutions instead), "deep_blur" (the same, blurred where it halves)
-        or "cifar" (one 3x3 convolution); see `stem`.
+        "deep" (three 3x3 convolutions instead), "deep_blur" (the same, blurred where it halves),
+        "cifar" (one 3x3 convolution) or "cifar_half" (the same with stride 2); see `stem`.
       stem_features: feature maps that the stem makes.
       in_channels: channels of the images.
       bottleneck_width: width of the 1x1 convolutions in growth rates; 0: layers without bottleneck.

@@ -65,6 +65,7 @@ STEMS = {
     "imagenet": Stem((Convolution(7, 2),), norm=True, pool=norm_relu_max_pool, reduction=4),
     "deep": Stem(_DEEP, norm=True, pool=norm_relu_max_pool, reduction=4),
     "deep_blur": Stem(_DEEP, norm=True, pool=norm_relu_max_blur_pool, reduction=4),
+    "cifar_half": Stem((Convolution(3, 2),), norm=False, pool=None, reduction=2),
     "cifar": Stem((Convolution(3, 1),), norm=False, pool=None, reduction=1),
 }
 

@@ -6,6 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 import ml_collections
 
+from densenet_jax.models.stem import STEMS
 from densenet_jax.training import loggers
 from densenet_jax.training.errors import ConfigError
 from densenet_jax.training.losses import LOSSES
@@ -17,6 +18,7 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float64": jnp.float
 CHOICES = {
     "data.interpolation": ("bicubic", "bilinear"),
     "augment.policy": ("", "randaugment", "trivialaugment"),
+    "model.stem": tuple(STEMS),
     "model.dtype": tuple(DTYPES),
     "model.param_dtype": tuple(DTYPES),
     "mesh.preset": ("", *PRESETS),
@@ -46,6 +48,7 @@ RANGES = {
     "model.growth_rate": (1, 4096),
     "model.block_sizes": (1, 512),
     "model.stem_features": (1, 8192),
+    "model.bottleneck_width": (0, 64),
     "model.compression": (0.01, 1),
     "model.depth": (5, 2000),
     "data.image_size": (1, 8192),
@@ -57,6 +60,7 @@ RANGES = {
     "data.mean": (-1e6, 1e6),
     "data.holdout": (TINY, 0.999),
     "data.workers": (0, 1024),
+    "data.examples_per_class": (0, 10**9),
     "augment.pad": (0, 4096),
     "augment.jitter": (0, 100),
     "augment.policy_ops": (1, 16),

@@ -289,7 +289,7 @@ def build(config: ml_collections.ConfigDict, resumes: bool = False) -> Experimen
     meshes.check_batch_size("eval_batch_size", config.eval_batch_size, mesh)
     build_model(config)  # a misspelt name is told before data and weights are opened
     data = config.data
-    source = sources.load(data.name, data.eval_split, data.data_dir, data.holdout)
+    source = sources.load(data.name, data.eval_split, data.data_dir, data.holdout, data.classes)
     if config.model.num_classes not in (None, source.num_classes):
         raise ConfigError(
             f"config.model.num_classes is {config.model.num_classes}, but {config.data.name} has "

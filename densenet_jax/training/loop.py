@@ -48,7 +48,8 @@ def train_and_evaluate(
     setup = experiment.build(config, resumes)
     config = setup.config
     data = config.data
-    train_source = sources.load(data.name, data.train_split, data.data_dir, data.holdout)
+    part = (data.classes, data.examples_per_class)
+    train_source = sources.load(data.name, data.train_split, data.data_dir, data.holdout, *part)
     if train_source.num_classes != setup.eval_source.num_classes:
         raise ConfigError(
             f"{config.data.name}: {config.data.train_split} has {train_source.num_classes} "

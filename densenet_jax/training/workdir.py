@@ -20,6 +20,8 @@ FIXED = (
     "batch_size.",
     "data.name.",
     "data.train_split.",
+    "data.classes.",
+    "data.examples_per_class.",
     "data.image_size.",
     "optimizer.name.",
     "ema_decay.",

@@ -1,0 +1,99 @@
+"""What does training on other classes save?  Transfer between the two halves of CIFAR-10.
+
+  python benchmarks/transfer.py [--seeds=3] [--data-dir=DIR] [--out=runs/transfer] [--epochs=4]
+
+For each seed: a small DenseNet-BC learns five classes from 5,000 images each; then the other five
+are learned from 100 images each, from those weights and from scratch.  All three are ordinary runs
+of main.py: `data.classes` and `data.examples_per_class` choose the data, `init_from` the weights.
+The 100 images are others for each seed.  Fine-tuning and scratch get as many steps each, and each
+the better of two learning rates, judged by the mean over the seeds on the same 5,000 test images
+for both.
+"""
+
+import argparse
+import json
+import pathlib
+import statistics
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
+
+from densenet_jax import cli
+from densenet_jax.training import metrics_log
+
+FIRST = ("airplane", "automobile", "bird", "cat", "deer")
+SECOND = ("dog", "frog", "horse", "ship", "truck")
+SHOTS = 100
+STEPS = 300
+RATES = {"fine-tuned": (0.01, 0.05), "scratch": (0.05, 0.2)}
+
+
+def run(workdir: pathlib.Path, data_dir: str, **changes) -> float:
+    """Trains, or goes on, in a directory; returns the last top-1."""
+    words = [f"--config.{key.replace('__', '.')}={value}" for key, value in changes.items()]
+    code = cli.main(
+        [
+            "main.py",
+            "--config=configs/cifar10.py:cpu30",
+            f"--workdir={workdir}",
+            f"--config.data.data_dir={data_dir}",
+            "--config.model.block_sizes=(2,2,2)",
+            "--config.eval_every_epochs=1000000",
+            *words,
+        ]
+    )
+    if code:
+        sys.exit(code)
+    return metrics_log.read(workdir / "metrics.jsonl")[-1]["top1"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", type=float, default=4.0, help="on the first five classes")
+    parser.add_argument("--data-dir", default="")
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/transfer"))
+    args = parser.parse_args()
+    found = {(start, rate): [] for start, rates in RATES.items() for rate in rates}
+    for seed in range(args.seeds):
+        folder = args.out / f"seed{seed}"
+        common = {"seed": seed}
+        run(
+            folder / "first",
+            args.data_dir,
+            data__classes=FIRST,
+            total_epochs=args.epochs,
+            **common,
+        )
+        few = {
+            "data__classes": SECOND,
+            "data__examples_per_class": SHOTS,
+            # Slices of the split: 5,000 images have about 500 of each class.
+            "data__train_split": f"train[{5000 * seed}:{5000 * (seed + 1)}]",
+            "batch_size": 100,
+            "total_steps": STEPS,
+        }
+        for start, rate in found:
+            source = folder / "first" if start == "fine-tuned" else ""
+            top1 = run(
+                folder / f"{start}-{rate}",
+                args.data_dir,
+                init_from=source,
+                optimizer__learning_rate=rate,
+                **few,
+                **common,
+            )
+            found[start, rate].append(top1)
+    print(json.dumps({f"{start} {rate}": values for (start, rate), values in found.items()}))
+    best = {}
+    for start, rates in RATES.items():
+        rate = max(rates, key=lambda r: statistics.mean(found[start, r]))
+        best[start] = found[start, rate]
+        values = ", ".join(f"{v:.2%}" for v in best[start])
+        print(f"{start}: {statistics.mean(best[start]):.2%} ({values}), learning rate {rate}")
+    gains = [a - b for a, b in zip(best["fine-tuned"], best["scratch"], strict=True)]
+    print(f"gain: {statistics.mean(gains):.2%} ({', '.join(f'{g:.2%}' for g in gains)})")
+
+
+if __name__ == "__main__":
+    main()
