@@ -158,6 +158,16 @@ def test_cifar_argument_names_any_network():
         load("cifar10", "resnet50")
 
 
+@pytest.mark.parametrize("recipe", ["modern", "speed", "cpu30", "densenet_bc_22_12,modern"])
+def test_recipes_of_cifar_have_known_keys_and_valid_numbers(recipe):
+    config = load("cifar10", recipe)
+    assert keys(config) == keys(load("default"))
+    experiment.settle_preprocessing(config, IMAGENET)
+    checks.check(config)
+    assert experiment.build_model(config).num_classes == 10
+    assert f"  {recipe.split(',')[-1]} " in importlib.import_module("configs.cifar10").__doc__
+
+
 def test_total_steps_wins_over_epochs():
     config = load("digits")
     assert experiment.total_steps(config, 1437) == round(config.total_epochs * 1437 / 64)

@@ -39,7 +39,8 @@ def benchmark(config: ml_collections.ConfigDict, seconds: float = 5.0) -> dict[s
     """
     setup = experiment.build(config)
     config, data = setup.config, setup.config.data
-    source = sources.load(data.name, data.train_split, data.data_dir, data.holdout)
+    part = (data.classes, data.examples_per_class)
+    source = sources.load(data.name, data.train_split, data.data_dir, data.holdout, *part)
     source = setup.in_memory(source, train=True)
     setup.check_training(source)
     total = experiment.total_steps(config, len(source))

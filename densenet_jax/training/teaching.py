@@ -68,7 +68,8 @@ def write(config: ml_collections.ConfigDict, source: str, path: str) -> int:
     data, mesh = config.data, meshes.make_mesh(config.mesh.data)
     meshes.check_batch_size("eval_batch_size", config.eval_batch_size, mesh)
     teacher = load(source)
-    split = sources.load(data.name, data.train_split, data.data_dir, data.holdout)
+    part = (data.classes, data.examples_per_class)
+    split = sources.load(data.name, data.train_split, data.data_dir, data.holdout, *part)
     if teacher.model.num_classes != split.num_classes:
         raise ConfigError(
             f"{source} has {teacher.model.num_classes} classes and {data.name} "
