@@ -1,9 +1,10 @@
 # make demo   trains a small DenseNet on scanned digits, from nothing, in a few minutes
 # make test   lint and the whole test suite
+# make docs   the documentation as a site, build/site/index.html
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint docs clean
 
 demo: .venv/installed
 	$(BIN)/python main.py --config=configs/digits.py --workdir=runs/digits
@@ -14,6 +15,9 @@ test: .venv/installed-test lint
 lint: .venv/installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+
+docs: .venv/installed-test
+	$(BIN)/python -m mkdocs build --strict
 
 .venv/installed: requirements.txt constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("densenet_jax needs Python 3.11 or newer; make PYTHON=python3.12 takes another one." if sys.version_info < (3, 11) else 0)'
