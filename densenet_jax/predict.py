@@ -69,7 +69,8 @@ def predict(
     """Yields an answer for each image, in order, as soon as its batch is computed.
 
     Args:
-      model, variables: a classifier, as `load_pretrained` returns them.
+      model: a classifier, as `load_pretrained` returns it.
+      variables: of the model.
       preprocessing: of the images that the model was trained on.
       class_names: in label order; None: ImageNet's for 1,000 classes, else numbers.
       paths: files, folders (all images below), globs, file:// URLs, "-" for standard input.

@@ -32,11 +32,14 @@ BLOCK = re.compile(
 OTHER_LANGUAGES = ("text", "json", "yaml", "toml")
 # What makes a run on the digits small enough.
 TINY = [
-    "--config.total_steps=2",
-    "--config.model.depth=10",
+    "--config.total_steps=1",
+    "--config.model.bottleneck=False",
+    "--config.model.depth=7",
     "--config.model.growth_rate=4",
     "--config.data.image_size=8",
     "--config.mesh.data=1",
+    "--config.augment.mixup=0",
+    "--config.augment.pad=0",
 ]
 COMMANDS = (["densenet-jax"], ["python", "main.py"])
 
@@ -119,6 +122,8 @@ def test_the_blocks_of_a_page_say_what_they_are(page):
         assert bool(block.kind) == bool(block.note), f"{block.where}: no reason"
         commands = re.search(r"^(\$ |python|pip|make|densenet-jax)", block.code, re.MULTILINE)
         assert block.language or not commands, f"{block.where}: say ```sh"
+    rest = BLOCK.sub("", page.read_text(encoding="utf-8"))
+    assert not re.search(r"^    (python|densenet-jax) ", rest, re.MULTILINE), "say ```sh"
 
 
 def test_every_page_is_on_the_site_and_the_site_is_built_without_a_warning(tmp_path):
