@@ -23,7 +23,7 @@ from densenet_jax.models.variants import VARIANTS
 from densenet_jax.weights import Preprocessing
 from tests.random_variables import random_variables
 
-ROUNDS = 15
+ROUNDS = 10
 
 
 def verify(name: str) -> dict:

@@ -7,9 +7,11 @@ import argparse
 import http.client
 import json
 import pathlib
+import sys
 import threading
 import time
 import urllib.parse
+import urllib.request
 
 import numpy as np
 
@@ -58,5 +60,10 @@ if __name__ == "__main__":
     parser.add_argument("--seconds", type=float, default=10)
     args = parser.parse_args()
     content = pathlib.Path(args.image).read_bytes()
+    try:
+        with urllib.request.urlopen(f"{args.url}/health", timeout=10):
+            pass
+    except OSError as error:
+        sys.exit(f"error: no server answers at {args.url} ({error}); start server.py first.")
     for count in args.clients:
         print(json.dumps(measure(args.url, content, count, args.seconds)))

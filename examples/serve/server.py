@@ -22,7 +22,9 @@ import numpy as np
 import uvicorn
 from fastapi import FastAPI, HTTPException, Request
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent))
+# Run from a checkout, or with the package installed.
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import engines
 from batching import Batcher, Busy
 
