@@ -160,8 +160,14 @@ def get_config() -> ConfigDict:
     # Factor of the learning rate from each part of the network (head and last norm, last block,
     # ..., first block, stem) to the one before it, for fine-tuning.
     optimizer.layer_decay = 1.0
+    # Micro-batches of a step, one after another: memory for one, gradients averaged over all.
+    optimizer.accumulate = 1
     # Parts that do not train, for fine-tuning: ("stem", "block1", ..., "norm", "head").
     optimizer.frozen = ()
+
+    # Examples that share batch statistics; None: all that are processed at the same time, on any
+    # number of devices.  See docs/scaling.md.
+    config.batch_norm = ConfigDict({"group_size": placeholder(int)})
 
     # The mesh of devices.  A preset (`gpu` or `tpu`: all of them, the state on each; `gpu_fsdp` or
     # `tpu_fsdp`: the state split over all of them) or the number of devices along each axis; -1:

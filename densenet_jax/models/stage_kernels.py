@@ -4,6 +4,7 @@
 of the batch: under a mesh (`jax.set_mesh`) they are mapped over its devices, and sums are added.
 """
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -146,9 +147,10 @@ def _over_devices(run, maps: tuple, others: tuple) -> tuple:
         return x.reshape(*maps[0].shape[:3], -1), *sums
 
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1:
+    # Along an axis that is mapped already (groups of a batch) there is one device, this one.
+    axes = tuple(name for name in mesh.axis_names if name not in mesh.manual_axes)
+    if math.prod(mesh.shape[name] for name in axes) == 1:
         return local(maps, others)
-    axes = mesh.axis_names
 
     def everywhere(maps, others):
         x, *sums = local(maps, others)
@@ -158,6 +160,7 @@ def _over_devices(run, maps: tuple, others: tuple) -> tuple:
         everywhere,
         in_specs=(PartitionSpec(axes), PartitionSpec()),
         out_specs=(PartitionSpec(axes), PartitionSpec()),
+        axis_names=set(axes),
         check_vma=False,
     )(maps, others)
     return x, *sums

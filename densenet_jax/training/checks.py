@@ -77,6 +77,8 @@ RANGES = {
     "optimizer.clip_norm": (0, 1e30),
     "optimizer.layer_decay": (TINY, 1),
     "optimizer.weight_decay": (0, 1e6),
+    "optimizer.accumulate": (1, 2**20),
+    "batch_norm.group_size": (1, 2**20),
     "mesh.data": (-1, 2**20),
     "mesh.model": (-1, 2**20),
     "mesh.split_from": (1, 2**31 - 1),

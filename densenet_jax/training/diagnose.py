@@ -10,8 +10,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from densenet_jax import evaluation
+from densenet_jax.training.groups import ONE_GROUP, Groups, mean_over_groups
 from densenet_jax.training.state import TrainState
-from densenet_jax.training.step import Batch, Preprocess, keys
+from densenet_jax.training.step import Batch, Preprocess, group_key, keys
 
 
 class NonFiniteError(Exception):
@@ -19,24 +20,36 @@ class NonFiniteError(Exception):
 
 
 def diagnose(
-    model: nn.Module, preprocess: Preprocess, state: TrainState, batch: Batch, seed: int
+    model: nn.Module,
+    preprocess: Preprocess,
+    state: TrainState,
+    batch: Batch,
+    seed: int,
+    groups: Groups = ONE_GROUP,
 ) -> dict[str, Any]:
     """Repeats a step and returns what its tensors look like, in the order they are computed.
 
     Args:
       state: parameters as they were at that step, and the number of the step before it.
       batch: the step's batch.
+      groups: as the step's.
 
     Returns:
       {"first": the first tensor with a value that is not finite, or None,
-       "tensors": {name: {"finite": share of finite values, "norm": L2 norm of those}}}
+       "tensors": {name: {"finite": share of finite values, "norm": L2 norm of those}}}; both are
+      means over the groups.
     """
 
     @jax.jit
     def look(state: TrainState, batch: Batch) -> dict[str, Any]:
         augment_key, dropout_key = keys(seed, state.step)
-        images, targets = preprocess(augment_key, batch["image"], batch["label"])
-        variables = state.variables
+        examples = preprocess(augment_key, batch["image"], batch["label"])
+        return mean_over_groups(look_at_group, groups, (state.variables, dropout_key), examples)
+
+    def look_at_group(shared, examples, number: jax.Array | None) -> dict[str, Any]:
+        variables, key = shared
+        images, targets = examples
+        key = group_key(key, number)
 
         def apply(params, **kwargs):
             return model.apply(
@@ -44,17 +57,18 @@ def diagnose(
                 images,
                 train=True,
                 mutable=["batch_stats"],
-                rngs={"dropout": dropout_key},
+                rngs={"dropout": key},
                 **kwargs,
             )[0]
 
         def loss(params):
             return evaluation.cross_entropy(apply(params), targets).mean()
 
-        value, gradients = jax.value_and_grad(loss)(state.params)
-        tensors = [("images", images), *_named("parameter", state.params)]
-        tensors += _named("feature maps", apply(state.params, method="features"))
-        tensors += [("logits", apply(state.params)), ("loss", value)]
+        params = variables["params"]
+        value, gradients = jax.value_and_grad(loss)(params)
+        tensors = [("images", images), *_named("parameter", params)]
+        tensors += _named("feature maps", apply(params, method="features"))
+        tensors += [("logits", apply(params)), ("loss", value)]
         tensors += _named("gradient", gradients)
         return {name: _summary(x) for name, x in tensors}
 

@@ -18,6 +18,7 @@ from densenet_jax.training import mesh as meshes
 from densenet_jax.training import state as states
 from densenet_jax.training import step as steps
 from densenet_jax.training.errors import ConfigError
+from densenet_jax.training.groups import ONE_GROUP, Groups, plan, split_mesh
 from densenet_jax.training.schedules import Units
 from densenet_jax.training.settings import (
     build_model,
@@ -40,6 +41,7 @@ class Experiment:
 
     Attributes:
       config: settled: with the data's number of classes and the weights' preprocessing.
+      groups: how a training batch is cut up.
       load_weights: returns those that the configuration starts from; None: it starts from none.
     """
 
@@ -47,6 +49,7 @@ class Experiment:
     mesh: jax.sharding.Mesh
     model: nn.Module
     eval_source: Source
+    groups: Groups = ONE_GROUP
     load_weights: Callable[[], Pretrained | None] = lambda: None
 
     @property
@@ -144,6 +147,7 @@ class Experiment:
             ema_decay=config.ema_decay,
             seed=config.seed,
             guide=guide,
+            groups=self.groups,
         )
         step = meshes.train_step_on(self.mesh, step, self.state_sharding(optimizer))
         return step if teacher is None else teacher.beside(step, meshes.replicated(self.mesh))
@@ -287,6 +291,13 @@ def build(config: ml_collections.ConfigDict, resumes: bool = False) -> Experimen
     mesh = meshes.make_mesh(axes.data, axes.model, axes.preset)
     meshes.check_batch_size("batch_size", config.batch_size, mesh)
     meshes.check_batch_size("eval_batch_size", config.eval_batch_size, mesh)
+    groups = plan(
+        config.batch_size,
+        mesh.size,
+        group_size=config.batch_norm.group_size,
+        accumulate=config.optimizer.accumulate,
+    )
+    mesh = split_mesh(mesh, groups)
     build_model(config)  # a misspelt name is told before data and weights are opened
     data = config.data
     source = sources.load(data.name, data.eval_split, data.data_dir, data.holdout, data.classes)
@@ -302,4 +313,4 @@ def build(config: ml_collections.ConfigDict, resumes: bool = False) -> Experimen
     from_weights = None if resumes else weights()
     settle_preprocessing(config, from_weights.preprocessing if from_weights else IMAGENET)
     checks.check(config)
-    return Experiment(config, mesh, model, source, weights)
+    return Experiment(config, mesh, model, source, groups, weights)

@@ -117,6 +117,7 @@ def say_start(
     config = setup.config
     state = f"resuming at step {start} of {total}" if start else f"{total} steps"
     devices = collections.Counter(d.device_kind for d in setup.mesh.devices.flat)
+    batch = f"batch {config.batch_size}{setup.groups.describe(config.batch_size)}"
     on = ", ".join(f"{n} x {kind}" for kind, n in devices.items())
     if not start and setup.weights:
         progress.note(f"{config.init_from}: {setup.weights.report}")
@@ -124,5 +125,5 @@ def say_start(
         progress.note(f"frozen: {', '.join(config.optimizer.frozen)}")
     progress.note(
         f"{config.model.name} on {config.data.name}: {len(train_source)} training and "
-        f"{len(setup.eval_source)} evaluation images, batch {config.batch_size}, {state}, on {on}"
+        f"{len(setup.eval_source)} evaluation images, {batch}, {state}, on {on}"
     )

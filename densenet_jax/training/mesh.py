@@ -102,7 +102,7 @@ def _sizes(data: int, model: int, preset: str, devices: Sequence[jax.Device]) ->
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Examples are split over all devices."""
-    return NamedSharding(mesh, PartitionSpec(AXES))
+    return NamedSharding(mesh, PartitionSpec(mesh.axis_names))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -172,17 +172,14 @@ def check_batch_size(key: str, batch_size: int, mesh: Mesh) -> None:
 
 def describe(mesh: Mesh, most: int = 32) -> list[str]:
     """Returns what is where, a line a device; a line a process where there are more than `most`."""
-    data, model = mesh.devices.shape
+    sizes = " x ".join(f"{size} along {axis}" for axis, size in mesh.shape.items())
     processes = sorted({d.process_index for d in mesh.devices.flat})
-    lines = [
-        f"mesh: {data} along data x {model} along model, {mesh.size} device(s) in "
-        f"{len(processes)} process(es)"
-    ]
+    lines = [f"mesh: {sizes}, {mesh.size} device(s) in {len(processes)} process(es)"]
     if mesh.size <= most:
         rows = [
-            f"data {i}, model {j}: {device.platform}:{device.id} {device.device_kind}, process "
-            f"{device.process_index}"
-            for (i, j), device in np.ndenumerate(mesh.devices)
+            f"{', '.join(f'{axis} {i}' for axis, i in zip(mesh.axis_names, place, strict=True))}: "
+            f"{device.platform}:{device.id} {device.device_kind}, process {device.process_index}"
+            for place, device in np.ndenumerate(mesh.devices)
         ]
     else:
         rows = []

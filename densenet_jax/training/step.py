@@ -10,6 +10,7 @@ from flax import linen as nn
 from densenet_jax import evaluation
 from densenet_jax.evaluation import Metrics
 from densenet_jax.training import state as states
+from densenet_jax.training.groups import ONE_GROUP, Groups, mean_over_groups
 from densenet_jax.training.losses import Loss
 from densenet_jax.training.state import TrainState
 
@@ -31,6 +32,7 @@ def make_train_step(
     ema_decay: float = 0.0,
     seed: int = 0,
     guide: Guide | None = None,
+    groups: Groups = ONE_GROUP,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """Returns the function that maps a state and a batch to the next state and its metrics.
 
@@ -43,32 +45,51 @@ def make_train_step(
       loss: maps logits and targets to the losses of the examples, see `losses.make_loss`.
       guide: of a student, see `distillation.distilling`, the loss that takes what it returns.
       ema_decay: of the state's moving averages, if it keeps any.
+      groups: of examples that share batch statistics (`groups.plan`).  The running statistics move
+        towards the mean over the groups of their means, and of their variances.
     """
+
+    def group_step(shared, examples, number: jax.Array | None):
+        """Returns the means over a group of examples, and the running statistics after it."""
+        variables, key = shared
+        images, targets, labels = examples
+        key = group_key(key, number)
+
+        def loss_fn(params):
+            logits, updates = model.apply(
+                {**variables, "params": params},
+                images,
+                train=True,
+                mutable=["batch_stats"],
+                rngs={"dropout": key},
+            )
+            return loss(logits, targets).mean(), (logits, updates)
+
+        grad = jax.value_and_grad(loss_fn, has_aux=True)
+        (value, (logits, updates)), gradients = grad(variables["params"])
+        metrics = {
+            "loss": value,
+            "top1": jnp.mean(evaluation.hits(logits, labels, 1)),
+            "top5": jnp.mean(evaluation.hits(logits, labels, 5)),
+        }
+        return gradients, updates.get("batch_stats", variables["batch_stats"]), metrics
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         augment_key, dropout_key = keys(seed, state.step)
         images, targets = preprocess(augment_key, batch["image"], batch["label"])
         if guide is not None:
             targets = (targets, *guide(images, batch))
-
-        def loss_fn(params):
-            logits, updates = model.apply(
-                {"params": params, "batch_stats": state.batch_stats},
-                images,
-                train=True,
-                mutable=["batch_stats"],
-                rngs={"dropout": dropout_key},
-            )
-            return loss(logits, targets).mean(), (logits, updates)
-
-        (value, (logits, updates)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(
-            state.params
+        gradients, batch_stats, metrics = mean_over_groups(
+            group_step,
+            groups,
+            (state.variables, dropout_key),
+            (images, targets, batch["label"]),
         )
         changes, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-        finite = jnp.isfinite(value) & jnp.isfinite(optax.global_norm(gradients))
+        finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(optax.global_norm(gradients))
         stepped = state.replace(
             params=optax.apply_updates(state.params, changes),
-            batch_stats=updates.get("batch_stats", state.batch_stats),
+            batch_stats=batch_stats,
             opt_state=opt_state,
         )
         if state.ema is not None:
@@ -76,10 +97,7 @@ def make_train_step(
             stepped = stepped.replace(ema=ema)
         new = jax.tree.map(lambda new, old: jnp.where(finite, new, old), stepped, state)
         new = new.replace(step=state.step + 1, nonfinite=jnp.where(finite, 0, state.nonfinite + 1))
-        metrics = {
-            "loss": value,
-            "top1": jnp.mean(evaluation.hits(logits, batch["label"], 1)),
-            "top5": jnp.mean(evaluation.hits(logits, batch["label"], 5)),
+        metrics |= {
             "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
             "nonfinite": new.nonfinite,
         }
@@ -97,6 +115,11 @@ def keys(seed: int, step: jax.Array) -> tuple[jax.Array, jax.Array]:
     """
     augment_key, dropout_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), step))
     return augment_key, dropout_key
+
+
+def group_key(key: jax.Array, number: jax.Array | None) -> jax.Array:
+    """Returns the key of a group's dropout; None: the batch is one group."""
+    return key if number is None else jax.random.fold_in(key, number)
 
 
 def make_eval_step(

@@ -176,7 +176,9 @@ class Trainer:
         state = state.replace(step=jnp.int32(step - 1))
         reader = setup.reader(self._source, state)
         batch = jax.device_put(reader.batches[step - 1], meshes.batch_sharding(setup.mesh))
-        found = diagnose.diagnose(setup.model, setup.preprocess, state, batch, setup.config.seed)
+        found = diagnose.diagnose(
+            setup.model, setup.preprocess, state, batch, setup.config.seed, setup.groups
+        )
         examples = reader.batches.indices(step - 1)
         path = diagnose.write_report(self._workdir, step, examples, found)
         raise diagnose.NonFiniteError(

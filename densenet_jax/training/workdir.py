@@ -18,6 +18,7 @@ FIXED = (
     "model.",
     "seed.",
     "batch_size.",
+    "batch_norm.",
     "data.name.",
     "data.train_split.",
     "data.classes.",

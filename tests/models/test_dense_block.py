@@ -4,6 +4,8 @@ The reference is what dense_block.train means: statistics of every map computed 
 concatenations, no thought of memory.
 """
 
+import operator
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -132,6 +134,31 @@ def test_same_on_eight_devices(implementation):
         actual = sharded(x, layers)
     assert not actual[1][0].sharding.is_fully_replicated
     assert_close(actual, expected, 1e-5)
+
+
+@pytest.mark.parametrize("members", [1, 2])
+def test_kernels_in_groups_with_statistics_of_their_own(members):
+    """Mapped over the groups, the kernels are mapped over the devices of each, and no others."""
+    x, layers, weights = problem((4, 4, 4, 8), 1, 8, 2, jnp.float32)
+    group = make_loss(dense_block.train, weights[:2], implementation="interpreted")
+    plain = make_loss(dense_block.train, weights[:2])
+    expected = [plain(part, layers)[1] for part in (x[:2], x[2:])]
+    mesh = jax.make_mesh(
+        (2, members), ("data", "member"), axis_types=(jax.sharding.AxisType.Auto,) * 2
+    )
+    with jax.set_mesh(mesh):
+        d_x, d_layers = jax.jit(
+            jax.shard_map(
+                lambda x, layers: jax.tree.map(lambda d: d[None], group(x, layers)[1]),
+                in_specs=(jax.P("data"), jax.P()),
+                out_specs=jax.P("data"),
+                axis_names={"data"},
+                check_vma=False,
+            )
+        )(jax.device_put(x, jax.NamedSharding(mesh, jax.P(("data", "member")))), layers)
+    for i in range(2):
+        actual = jax.tree.map(operator.itemgetter(i), (d_x, d_layers))
+        assert_close(actual, expected[i], 1e-5)
 
 
 def test_evaluation_matches_concatenation():
