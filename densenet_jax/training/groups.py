@@ -93,14 +93,14 @@ def split_mesh(mesh: Mesh, groups: Groups) -> Mesh:
     Raises:
       ConfigError: a group would have only some of the devices along `model`.
     """
-    if groups.parallel in (1, mesh.size):
-        return mesh
     data, model = mesh.devices.shape
+    if groups.parallel in (1, data, mesh.size):
+        return mesh
     members, remainder = divmod(data, groups.parallel)
     if remainder:
         raise ConfigError(
             f"config.batch_norm.group_size asks for groups of {mesh.size // groups.parallel} "
-            f"devices; with {model} along config.mesh.model that must be 1 or a multiple of {model}."
+            f"devices; with {model} along config.mesh.model that must be 1 or a multiple of it."
         )
     return Mesh(mesh.devices.reshape(groups.parallel, members, model), ("data", "member", "model"))
 
