@@ -166,7 +166,7 @@ def get_config() -> ConfigDict:
     optimizer.frozen = ()
 
     # Examples that share batch statistics; None: all that are processed at the same time, on any
-    # number of devices.  See docs/scaling.md.
+    # number of devices.  See docs/large_batches.md.
     config.batch_norm = ConfigDict({"group_size": placeholder(int)})
 
     # The mesh of devices.  A preset (`gpu` or `tpu`: all of them, the state on each; `gpu_fsdp` or

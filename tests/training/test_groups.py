@@ -15,7 +15,8 @@ from densenet_jax.training import state as states
 from densenet_jax.training import step as steps
 from densenet_jax.training.errors import ConfigError
 from densenet_jax.training.groups import Groups, mean_over_groups, plan, split_mesh
-from densenet_jax.training.optimizer import make_optimizer, make_schedule
+from densenet_jax.training.optimizer import make_optimizer
+from densenet_jax.training.schedules import make_schedule
 
 BATCH, SHAPE = 16, (4, 4, 1)
 # The even and the odd examples of a batch: its two micro-batches.
