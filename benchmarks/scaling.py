@@ -1,0 +1,302 @@
+"""Predicts how a training step scales, from programs compiled for machines that are not there.
+
+    python benchmarks/scaling.py compile v5e:2x4 --groups=devices    # one case, stored
+    python benchmarks/scaling.py table                               # of all stored cases
+    python benchmarks/scaling.py plot docs/scaling.svg
+
+XLA compiles the step for a described TPU slice or for 8 H200s (`h200.txtpb`).  From the program come
+the memory of a device, its arithmetic, the bytes it moves and its collectives; from `MACHINES` the
+rates.  A step is predicted to take the longer of arithmetic and memory traffic, both at full rate,
+and then all of its collectives, one after another, none hidden behind anything.  Both make the
+efficiency look worse than it should be: a real device computes more slowly, and hides what it can.
+
+Needs `pip install "jax[tpu]"` for TPUs, `pip install "jax[cuda13]"` for H200s (see hlo_traffic.py);
+no accelerator.
+"""
+
+import argparse
+import json
+import math
+import os
+import pathlib
+import re
+import sys
+import time
+from typing import NamedTuple
+
+HERE = pathlib.Path(__file__).parent
+FIGURES = HERE / "scaling.json"
+sys.path[:0] = [str(HERE.parent), str(HERE)]
+
+COLLECTIVE = re.compile(
+    r"= (.*?) (all-reduce|all-gather|reduce-scatter|collective-permute|all-to-all)(?:-start)?\("
+)
+RANK = re.compile(r"\w+\[([\d,]*)\]")
+
+
+class Machine(NamedTuple):
+    """Rates of a device, from its vendor's data sheet, per second.
+
+    Attributes:
+      flops: bfloat16 arithmetic.
+      memory: bytes to and from its memory.
+      link: bytes that it sends along one axis of the network, in one direction.
+      hop: seconds that the smallest message takes from one device to the next.
+      ring: length from which on an axis of the network is closed to a ring.
+    """
+
+    flops: float
+    memory: float
+    link: float
+    hop: float
+    ring: int
+
+
+MACHINES = {
+    # 4 links of 45 GB/s in each direction, two an axis; about 1 us a hop ("How to Scale Your Model",
+    # Austin et al., 2025).
+    "v5e": Machine(197e12, 819e9, 45e9, 1e-6, 16),
+    # NVLink 4: 450 GB/s in each direction, all to all through switches; 10 us for a small all-reduce.
+    "h200": Machine(989e12, 4.8e12, 450e9, 5e-6, 0),
+}
+
+
+def all_reduce_seconds(machine: Machine, shape: tuple[int, ...], size: float) -> float:
+    """Returns how long it takes to add up `size` bytes of every device of a torus or a switch.
+
+    Each axis in turn reduces and gathers; the axes carry equal parts at the same time.
+
+    Args:
+      shape: devices along each axis; (n,) on a machine with a switch.
+    """
+    if not machine.ring:  # a switch: everything to everybody, once each way
+        (n,) = shape
+        return 2 * (machine.hop + size * (n - 1) / n / machine.link)
+    axes = [n for n in shape if n > 1]
+    seconds = 0.0
+    for n in axes:
+        # A closed ring sends in both directions and has its farthest member half way round.
+        directions, hops = (2, n // 2) if n >= machine.ring else (1, n - 1)
+        rate = machine.link * directions * len(axes)
+        seconds += 2 * (hops * machine.hop + size / len(axes) * (n - 1) / n / rate * len(axes))
+    return seconds
+
+
+def collectives(hlo: str) -> dict[str, list[int]]:
+    """Returns {kind: [number, bytes]} of the collectives in an optimised module.
+
+    `statistics` are those of vectors alone, or of a micro-batch's metrics; `gradients` have at least
+    one kernel; anything but an all-reduce goes by its own name.
+    """
+    from hlo_traffic import array_bytes
+
+    found: dict[str, list[int]] = {}
+    for shape, name in COLLECTIVE.findall(hlo):
+        kernels = any(dims.count(",") >= 1 for dims in RANK.findall(shape))
+        kind = ("gradients" if kernels else "statistics") if name == "all-reduce" else name
+        entry = found.setdefault(kind, [0, 0])
+        entry[0] += 1
+        entry[1] += array_bytes(shape)
+    return found
+
+
+def topology(name: str):
+    """Returns the name of the machine, the shape of its network, and its described devices."""
+    from jax.experimental import topologies
+
+    kind, shape = name.split(":")
+    if kind == "h200":
+        described = (HERE / "h200.txtpb").read_text()
+        devices = topologies.get_topology_desc(
+            platform="cuda", topology=f"1x1x{shape}", target_config=described
+        ).devices
+        return kind, (int(shape),), devices
+    devices = topologies.get_topology_desc(platform="tpu", topology_name=name).devices
+    return kind, tuple(map(int, shape.split("x"))), devices
+
+
+def lower(devices, kind: str, args):
+    """Returns the training step of a run on these devices, lowered."""
+    import jax
+    import jax.numpy as jnp
+    import optax
+
+    import densenet_jax
+    from densenet_jax.training import groups, state, step
+    from densenet_jax.training import mesh as meshes
+
+    batch_size = args.batch * len(devices)
+    group_size = args.batch if args.groups == "devices" else None
+    plan = groups.plan(batch_size, len(devices), group_size, 1)
+    mesh = groups.split_mesh(meshes.make_mesh(devices=devices), plan)
+    fields = {"block_sizes": tuple(map(int, args.blocks.split(",")))} if args.blocks else {}
+    implementation = "kernels" if kind == "h200" else "plain"
+    model = densenet_jax.create_model(
+        args.model, dtype=jnp.bfloat16, implementation=implementation, **fields
+    )
+    optimizer = optax.chain(
+        optax.add_decayed_weights(1e-4), optax.sgd(0.1, momentum=0.9, nesterov=True)
+    )
+    shape = (args.size, args.size, 3)
+    start = jax.eval_shape(lambda: state.initial_state(model, optimizer, 0, shape))
+    batch = {
+        "image": jax.ShapeDtypeStruct((batch_size, *shape), jnp.bfloat16),
+        "label": jax.ShapeDtypeStruct((batch_size,), jnp.int32),
+    }
+
+    def placed(tree, sharding):
+        like = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)  # noqa: E731
+        return jax.tree.map(like, tree)
+
+    train_step = step.make_train_step(
+        model,
+        optimizer,
+        lambda _: 0.1,
+        lambda key, images, labels: (images, labels),
+        groups=plan,
+    )
+    with jax.set_mesh(mesh):
+        return train_step.lower(
+            placed(start, meshes.replicated(mesh)), placed(batch, meshes.batch_sharding(mesh))
+        )
+
+
+def compile_case(args) -> dict:
+    """Returns the figures of one case."""
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # there is no TPU to ask
+    from hlo_traffic import count
+
+    began, cpu = time.monotonic(), time.process_time()
+    kind, shape, devices = topology(args.topology)
+    lowered = lower(devices, kind, args)
+    print(f"lowered after {time.monotonic() - began:.0f} s", flush=True)
+    # The scheduler's and the code generator's search is most of a TPU compilation; what is counted
+    # here does not depend on it.
+    options = {"exec_time_optimization_effort": args.effort} if args.effort else None
+    compiled = lowered.compile(compiler_options=options)
+    text = compiled.as_text()
+    if args.dump:
+        pathlib.Path(args.dump).write_text(text)
+    memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
+    return {
+        "machine": kind,
+        "shape": list(shape),
+        "batch_of_a_device": args.batch,
+        "groups": args.groups,
+        "arguments_bytes": memory.argument_size_in_bytes,
+        "temporary_bytes": memory.temp_size_in_bytes,
+        "flops": cost["flops"],
+        "moved_bytes": count(text).total if kind == "h200" else cost["bytes accessed"],
+        "collectives": collectives(text),
+        "compile_seconds": round(time.monotonic() - began, 1),
+        "cpu_seconds": round(time.process_time() - cpu, 1),
+    }
+
+
+def predict(figures: dict, shape: tuple[int, ...] | None = None) -> tuple[float, float]:
+    """Returns the seconds of a step in which a device works, and in which it communicates.
+
+    Args:
+      shape: of another slice of the same machine, with the same batch on each device: the program
+        is the same but for the ranges of its collectives.
+    """
+    machine = MACHINES[figures["machine"]]
+    shape = tuple(shape or figures["shape"])
+    work = max(figures["flops"] / machine.flops, figures["moved_bytes"] / machine.memory)
+    talk = sum(
+        number * all_reduce_seconds(machine, shape, size / number)
+        for number, size in figures["collectives"].values()
+    )
+    return work, talk
+
+
+def efficiency(figures: dict, shape: tuple[int, ...]) -> float:
+    """Returns the predicted weak-scaling efficiency: one device's step over that of all."""
+    work, talk = predict(figures, shape)
+    return work / (work + talk)
+
+
+def table(stored: dict) -> str:
+    """Returns a Markdown table of all stored cases."""
+    lines = [
+        "| case | GB a device | GFLOP | GB moved | all-reduces: statistics (kB) "
+        "| gradients (MB) | step ms: work + links | img/s | efficiency |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for name, case in stored.items():
+        work, talk = predict(case)
+        devices = math.prod(case["shape"])
+        statistics, gradients = (
+            case["collectives"].get(kind, [0, 0]) for kind in ("statistics", "gradients")
+        )
+        memory = case["arguments_bytes"] + case["temporary_bytes"]
+        rate = case["batch_of_a_device"] * devices / (work + talk)
+        lines.append(
+            f"| {name} | {memory / 1e9:.2f} | {case['flops'] / 1e9:.0f} "
+            f"| {case['moved_bytes'] / 1e9:.2f} | {statistics[0]} ({statistics[1] / 1e3:.0f}) "
+            f"| {gradients[0]} ({gradients[1] / 1e6:.1f}) | {work * 1e3:.2f} + {talk * 1e3:.2f} "
+            f"| {rate:,.0f} | {work / (work + talk):.1%} |"
+        )
+    return "\n".join(lines)
+
+
+def plot(stored: dict, path: str) -> None:
+    """Draws efficiency over devices, for every stored case of more than 8."""
+    import matplotlib.pyplot as plt
+
+    slices = [(1, 2), (2, 2), (2, 4), (4, 4), (4, 8), (8, 8), (8, 16), (16, 16)]
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    labels = {"devices": "statistics of each device", "all": "statistics of the whole batch"}
+    for case in stored.values():
+        if case["machine"] != "v5e" or case["shape"] != [16, 16]:
+            continue
+        x = [math.prod(shape) for shape in slices]
+        y = [100 * efficiency(case, shape) for shape in slices]
+        axes.plot(x, y, marker="o", label=labels[case["groups"]])
+    axes.axhline(95, color="grey", linewidth=0.8, linestyle="--")
+    axes.set(
+        xscale="log",
+        xlabel="TPU v5e chips, 32 images each",
+        ylabel="predicted weak-scaling efficiency, %",
+        ylim=(0, 102),
+    )
+    axes.set_xticks(x, list(map(str, x)))
+    axes.minorticks_off()
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower left")
+    figure.savefig(path, metadata={"Date": None} if path.endswith(".svg") else None)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    case = commands.add_parser("compile", help="compile one case and store its figures")
+    case.add_argument("topology", help="v5e:2x4 to v5e:16x16, or h200:8")
+    case.add_argument("--model", default="densenet121")
+    case.add_argument("--blocks", default="", help="layers of each block, for a smaller network")
+    case.add_argument("--batch", type=int, default=32, help="images of a device")
+    case.add_argument("--size", type=int, default=224)
+    case.add_argument("--groups", choices=("devices", "all"), default="devices")
+    case.add_argument("--effort", type=float, default=-1.0, help="of XLA, -1 to 1; 0: its default")
+    case.add_argument("--dump", default="", help="a file for the optimised HLO")
+    commands.add_parser("table", help="print all stored cases")
+    commands.add_parser("plot", help="draw them").add_argument("path")
+    args = parser.parse_args()
+    stored = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
+    if args.command == "plot":
+        return plot(stored, args.path)
+    if args.command == "compile":
+        name = f"{args.topology}, {args.model}{' ' + args.blocks if args.blocks else ''}, "
+        name += f"{args.batch} images a device, statistics of {args.groups}"
+        figures = compile_case(args)
+        print(json.dumps(figures))
+        stored = {name: figures}
+        if not args.blocks:  # compiled by others at the same time, perhaps: read again
+            everything = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
+            FIGURES.write_text(json.dumps(everything | stored, indent=1, sort_keys=True) + "\n")
+    print(table(stored))
+
+
+if __name__ == "__main__":
+    main()
