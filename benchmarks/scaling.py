@@ -4,8 +4,8 @@
     python benchmarks/scaling.py table                               # of all stored cases
     python benchmarks/scaling.py plot docs/scaling.svg
 
-XLA compiles the step for a described TPU slice or for 8 H200s (`h200.txtpb`).  From the program come
-the memory of a device, its arithmetic, the bytes it moves and its collectives; from `MACHINES` the
+XLA compiles the step for a described TPU slice or for 8 H200s (`h200.txtpb`).  The program tells
+the memory of a device, its arithmetic, the bytes it moves and its collectives; `MACHINES` has the
 rates.  A step is predicted to take the longer of arithmetic and memory traffic, both at full rate,
 and then all of its collectives, one after another, none hidden behind anything.  Both make the
 efficiency look worse than it should be: a real device computes more slowly, and hides what it can.
@@ -53,10 +53,10 @@ class Machine(NamedTuple):
 
 
 MACHINES = {
-    # 4 links of 45 GB/s in each direction, two an axis; about 1 us a hop ("How to Scale Your Model",
-    # Austin et al., 2025).
+    # 4 links of 45 GB/s in each direction, two an axis; about 1 us a hop ("How to Scale Your
+    # Model", Austin et al., 2025).
     "v5e": Machine(197e12, 819e9, 45e9, 1e-6, 16),
-    # NVLink 4: 450 GB/s in each direction, all to all through switches; 10 us for a small all-reduce.
+    # NVLink 4: 450 GB/s in each direction through switches; 10 us for a small all-reduce (assumed).
     "h200": Machine(989e12, 4.8e12, 450e9, 5e-6, 0),
 }
 
@@ -85,8 +85,8 @@ def all_reduce_seconds(machine: Machine, shape: tuple[int, ...], size: float) ->
 def collectives(hlo: str) -> dict[str, list[int]]:
     """Returns {kind: [number, bytes]} of the collectives in an optimised module.
 
-    `statistics` are those of vectors alone, or of a micro-batch's metrics; `gradients` have at least
-    one kernel; anything but an all-reduce goes by its own name.
+    `statistics` are all-reduces of vectors and numbers alone, `gradients` those with at least one
+    kernel; anything else goes by its own name.
     """
     from hlo_traffic import array_bytes
 
