@@ -64,7 +64,8 @@ MACHINES = {
 def all_reduce_seconds(machine: Machine, shape: tuple[int, ...], size: float) -> float:
     """Returns how long it takes to add up `size` bytes of every device of a torus or a switch.
 
-    Each axis in turn reduces and gathers; the axes carry equal parts at the same time.
+    Reduced along one axis and scattered, then, what is left, along the next; gathered the same way
+    back.  As many parts as there are axes do so at the same time, each in another order.
 
     Args:
       shape: devices along each axis; (n,) on a machine with a switch.
@@ -72,13 +73,13 @@ def all_reduce_seconds(machine: Machine, shape: tuple[int, ...], size: float) ->
     if not machine.ring:  # a switch: everything to everybody, once each way
         (n,) = shape
         return 2 * (machine.hop + size * (n - 1) / n / machine.link)
-    axes = [n for n in shape if n > 1]
-    seconds = 0.0
+    axes = sorted(n for n in shape if n > 1)  # shortest first: the slowest order
+    seconds, part = 0.0, size / max(len(axes), 1)
     for n in axes:
         # A closed ring sends in both directions and has its farthest member half way round.
         directions, hops = (2, n // 2) if n >= machine.ring else (1, n - 1)
-        rate = machine.link * directions * len(axes)
-        seconds += 2 * (hops * machine.hop + size / len(axes) * (n - 1) / n / rate * len(axes))
+        seconds += 2 * (hops * machine.hop + part * (n - 1) / n / (machine.link * directions))
+        part /= n
     return seconds
 
 
