@@ -69,6 +69,17 @@ def mindcv(config: ConfigDict) -> None:
     )
 
 
+def large_batch(config: ConfigDict) -> None:
+    """The paper's recipe for 8,192 images a step: Goyal et al., 2017, section 2 and 5.1.
+
+    The rate grows with the batch, after a warm-up of 5 epochs; statistics are of 32 images.
+    """
+    paper(config)
+    config.batch_size = 8192
+    config.batch_norm.group_size = 32
+    config.optimizer.update(reference_batch_size=256, warmup="5 epochs")
+
+
 def strong(config: ConfigDict) -> None:
     """What torchvision's second weights have in common, at half the epochs."""
     config.batch_size = 1024
@@ -117,10 +128,11 @@ def tiny(config: ConfigDict) -> None:
     """Shrinks a configuration to a minute on two cores."""
     config.model.dtype = "float32"
     config.batch_size = config.eval_batch_size = 8
+    config.batch_norm.group_size = None
     config.data.image_size = 64
     config.data.train_sizes = tuple(64 for _ in config.data.train_sizes)
     config.total_steps = 20
     config.log_every = 1
 
 
-RECIPES = {"paper": paper, "mindcv": mindcv, "strong": strong}
+RECIPES = {"paper": paper, "mindcv": mindcv, "strong": strong, "large_batch": large_batch}

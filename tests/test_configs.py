@@ -13,6 +13,7 @@ from densenet_jax.training import checks, experiment
 from densenet_jax.training.errors import ConfigError
 from densenet_jax.training.masks import decay_mask
 from densenet_jax.training.schedules import Units
+from densenet_jax.training.settings import make_schedule
 from densenet_jax.weights.published import IMAGENET
 
 FOLDER = pathlib.Path(__file__).parent.parent / "configs"
@@ -90,6 +91,22 @@ def test_strong_recipe():
     # The averages reach over a small part of the run, and a test image is larger than in training.
     assert 1 / (1 - config.ema_decay) < 0.05 * experiment.total_steps(config, EXAMPLES)
     assert config.data.train_sizes[-1] < IMAGENET.image_size
+
+
+def test_large_batch_recipe_scales_the_rate_with_the_batch():
+    config = load("densenet121", "large_batch")
+    units = Units(total_steps=90 * 156, steps_per_epoch=156, batch_size=8192)
+    schedule = make_schedule(config, units)
+    warmup, epoch = 5 * 156, 156
+    assert float(schedule(0)) == 0
+    np.testing.assert_allclose(schedule(warmup // 2), 1.6, rtol=1e-6)
+    np.testing.assert_allclose(schedule(warmup), 0.1 * 8192 / 256, rtol=1e-6)
+    np.testing.assert_allclose(schedule(31 * epoch), 0.32, rtol=1e-6)
+    config.batch_size = 256
+    at_256 = make_schedule(config, units)(warmup)
+    np.testing.assert_allclose(at_256, 0.1, rtol=1e-6)
+    config.optimizer.reference_batch_size = None
+    assert make_schedule(config, units)(warmup) == at_256
 
 
 def test_rdnets_recipe():

@@ -78,6 +78,7 @@ RANGES = {
     "optimizer.layer_decay": (TINY, 1),
     "optimizer.weight_decay": (0, 1e6),
     "optimizer.accumulate": (1, 2**20),
+    "optimizer.reference_batch_size": (1, 2**20),
     "batch_norm.group_size": (1, 2**20),
     "mesh.data": (-1, 2**20),
     "mesh.model": (-1, 2**20),

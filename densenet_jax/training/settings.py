@@ -33,9 +33,10 @@ def build_model(config: ml_collections.ConfigDict) -> nn.Module:
 def make_schedule(config: ml_collections.ConfigDict, units: Units) -> optax.Schedule:
     """Returns the schedule of a configuration for a run of some length."""
     options = config.optimizer
+    reference = options.reference_batch_size or config.batch_size
     return schedules.make_schedule(
         options.schedule,
-        learning_rate=options.learning_rate,
+        learning_rate=options.learning_rate * config.batch_size / reference,
         total_steps=units.total_steps,
         warmup_steps=units.steps(options.warmup, "config.optimizer.warmup"),
         boundaries=[
