@@ -27,6 +27,7 @@ HERE = pathlib.Path(__file__).parent
 FIGURES = HERE / "hlo_traffic.json"
 BANDWIDTH = 4.3e12  # bytes a second that an H200 was measured to copy with
 TOLERANCE = 0.03  # growth that --check lets pass
+IMPLEMENTATIONS = ("kernels", "plain", "flax")
 
 BITS = {"pred": 8, "bf16": 16, "c64": 64, "c128": 128}
 ARRAY = re.compile(r"\b(pred|bf16|[suf](?:8|16|32|64)|c64|c128)\[([\d,]*)\]")
@@ -180,7 +181,8 @@ def lower(model_name: str, batch: int, size: int, mode: str, implementation: str
     """Returns a training step (bfloat16, SGD with Nesterov momentum) or an inference, lowered.
 
     Args:
-      model_name, implementation: as `densenet_jax.create_model` takes them.
+      model_name, implementation: as `densenet_jax.create_model` takes them; "flax": the network
+        as it is usually written (`plain_flax`).
       batch, size: images [batch, size, size, 3].
       mode: "train" or "inference".
     """
@@ -201,7 +203,15 @@ def lower(model_name: str, batch: int, size: int, mode: str, implementation: str
         platform="cuda", topology="1x1x1", target_config=described
     )
     everywhere = NamedSharding(Mesh(np.array(topology.devices), ("data",)), PartitionSpec())
-    model = densenet_jax.create_model(model_name, dtype=jnp.bfloat16, implementation=implementation)
+    if implementation == "flax":
+        from plain_flax import DenseNet
+
+        blocks = densenet_jax.create_model(model_name).block_sizes
+        model = DenseNet(blocks, dtype=jnp.bfloat16)
+    else:
+        model = densenet_jax.create_model(
+            model_name, dtype=jnp.bfloat16, implementation=implementation
+        )
     optimizer = optax.chain(
         optax.add_decayed_weights(1e-4), optax.sgd(0.1, momentum=0.9, nesterov=True)
     )
@@ -216,7 +226,7 @@ def lower(model_name: str, batch: int, size: int, mode: str, implementation: str
         (state, {"image": images, "label": labels}),
     )
     if mode == "train":
-        step = make_train_step(model, optimizer, lambda _: 0.1, lambda _, images: images)
+        step = make_train_step(model, optimizer, lambda _: 0.1, lambda _, images, y: (images, y))
         return step.lower(*arguments)
     return jax.jit(lambda state, batch: model.apply(state.variables, batch["image"])).lower(
         *arguments
@@ -256,7 +266,7 @@ def main() -> int:
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--mode", choices=("train", "inference"), default="train")
-    parser.add_argument("--implementation", choices=("kernels", "plain"), default="kernels")
+    parser.add_argument("--implementation", choices=IMPLEMENTATIONS, default="kernels")
     parser.add_argument("--store", action="store_true", help=f"write the figures to {FIGURES.name}")
     parser.add_argument("--check", action="store_true", help="fail if a stored figure grew by 3 %%")
     args = parser.parse_args()
