@@ -112,8 +112,8 @@ def page(records: list[dict]) -> str:
     """Returns results.md."""
     parts = [
         "# Side by side",
-        "Written by `benchmarks/results.py` from `results.json`; the script named with a table says\n"
-        "how it was measured. Ratios are of rounds side by side: median (smallest to largest).",
+        "Written by `benchmarks/results.py` from `results.json`; `compare.py --help` says how it\n"
+        "was measured. Ratios are of rounds side by side: median (smallest to largest).",
     ]
     for record in records:
         if record["kind"] == "comparison":

@@ -1,0 +1,152 @@
+"""Are the fused GPU kernels right?  Each against its plain twin, and a whole network's gradient.
+
+Used by `gpu.py`; on a machine without a GPU the kernels are interpreted, which is slow.
+"""
+
+import datetime
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import densenet_jax
+from densenet_jax.evaluation import cross_entropy
+from densenet_jax.models import stage_kernels, stages
+
+# Images (batch, height, width), channels of the buffer, channels read, bottleneck, growth rate:
+# the first and last layers of each block of DenseNet-121, one of DenseNet-161, and a shape that
+# divides no tile.
+SHAPES = [
+    ((32, 56, 56), 256, 64, 128, 32),
+    ((32, 56, 56), 256, 224, 128, 32),
+    ((32, 28, 28), 512, 480, 128, 32),
+    ((32, 14, 14), 1024, 992, 128, 32),
+    ((32, 7, 7), 1024, 512, 128, 32),
+    ((16, 14, 14), 2112, 2064, 192, 48),
+    ((3, 9, 11), 80, 52, 48, 12),
+]
+TINY_SHAPES = [((2, 4, 8), 64, 32, 32, 16)]
+
+# Largest difference allowed, as a share of the largest value of the twin's result: kernels and
+# twins round to bfloat16 at different places.
+BOUND = 2e-2
+# A network's gradient may be this many times as far from the float32 one as plain bfloat16 is.
+FURTHER = 1.25
+
+
+def _record(what: str, header: list[str], rows: list, note: str) -> dict:
+    return {
+        "kind": "check",
+        "what": what,
+        "hardware": jax.devices()[0].device_kind,
+        "header": header,
+        "rows": rows,
+        "note": f"{note}; {jax.devices()[0].device_kind}, jax {jax.__version__}",
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+def _cases(shape):
+    """Yields the name of each stage function and its arguments, positional and by keyword."""
+    image, channels, c, d, growth = shape
+    rng = np.random.default_rng(0)
+
+    def maps(n):
+        return jnp.asarray(rng.normal(size=(*image, n)), jnp.bfloat16)
+
+    def vectors(n):
+        return tuple(jnp.asarray(rng.normal(size=n), jnp.float32) for _ in range(2))
+
+    def kernel(k, a, b):
+        values = rng.normal(0, np.sqrt(2 / (k * k * a)), (k, k, a, b))
+        return jnp.asarray(values, jnp.float32)
+
+    x, dx, z, dz = maps(channels), maps(channels), maps(d), maps(d)
+    first, second = (*vectors(c), kernel(1, c, d)), (*vectors(d), kernel(3, d, growth))
+    yield "1x1 forward", "forward", (x, *first), {}
+    yield "3x3 forward", "forward", (z, *second), {"into": x, "offset": c}
+    gradients = {"d_out": dz, "out": z, "correction": vectors(d), "d_source": dx}
+    yield "1x1 backward", "backward", (x, *first), gradients
+    gradients = {"d_out": dx, "out": x, "correction": vectors(growth), "offset": c}
+    yield "3x3 backward", "backward", (z, *second), gradients
+
+
+def kernels(tiny: bool) -> Iterator[dict]:
+    """Yields a row for each kernel and shape: its largest difference from the plain twin."""
+    fused = stage_kernels.Stages(interpret=tiny)
+    for shape in TINY_SHAPES if tiny else SHAPES:
+        for name, function, arguments, keywords in _cases(shape):
+            offset = {k: v for k, v in keywords.items() if k == "offset"}
+            arrays = {k: v for k, v in keywords.items() if k != "offset"}
+
+            def call(module, arguments, arrays, function=function, offset=offset):
+                return getattr(module, function)(*arguments, **arrays, **offset)
+
+            label = f"{name}, {shape[0]}, {shape[2]} of {shape[1]} channels, width {shape[3]}"
+            try:
+                actual = jax.jit(lambda *a, call=call: call(fused, *a))(arguments, arrays)
+                expected = jax.jit(lambda *a, call=call: call(stages, *a))(arguments, arrays)
+                difference = max(map(_difference, actual, expected))
+                row = [label, difference, "yes" if difference <= BOUND else "NO"]
+            except Exception as error:  # one kernel's failure must not hide the others
+                row = [label, "failed", f"NO: {type(error).__name__}: {str(error)[:200]}"]
+            note = f"Largest difference over the twin's largest value, bfloat16; bound {BOUND}"
+            header = ["kernel", "difference", "within the bound"]
+            yield _record("Fused kernels against their plain twins", header, [row], note)
+
+
+def _difference(actual, expected) -> float:
+    expected = np.asarray(expected, np.float32)
+    actual = np.asarray(actual, np.float32).reshape(expected.shape)
+    worst = np.abs(actual - expected).max() / np.abs(expected).max()
+    return float(worst) if np.isfinite(worst) else float("inf")
+
+
+def gradient(tiny: bool) -> Iterator[dict]:
+    """Yields how far a network's gradients are from float32, with and without the kernels."""
+    fields = {"block_sizes": (2, 2), "growth_rate": 16} if tiny else {}
+    batch, size = (2, 32) if tiny else (16, 224)
+    images = jax.random.normal(jax.random.key(1), (batch, size, size, 3))
+    labels = jnp.arange(batch)
+    example = densenet_jax.create_model("densenet121", **fields)
+    variables = jax.jit(example.init)(jax.random.key(0), images[:1])
+
+    def gradients(dtype, implementation):
+        model = densenet_jax.create_model(
+            "densenet121", dtype=dtype, implementation=implementation, **fields
+        )
+
+        def loss(params, statistics):
+            logits, _ = model.apply(
+                {"params": params, "batch_stats": statistics},
+                images.astype(dtype),
+                train=True,
+                mutable=["batch_stats"],
+            )
+            return cross_entropy(logits, labels).mean()
+
+        value, tree = jax.jit(jax.value_and_grad(loss))(*variables.values())
+        flat = np.concatenate(
+            [np.asarray(leaf, np.float64).ravel() for leaf in jax.tree.leaves(tree)]
+        )
+        return float(value), flat
+
+    variables = {name: variables[name] for name in ("params", "batch_stats")}
+    exact_loss, exact = gradients(jnp.float32, "plain")
+    distances, rows = {}, []
+    for name, implementation in (("plain", "plain"), ("kernels", None)):
+        implementation = implementation or ("interpreted" if tiny else "kernels")
+        loss, flat = gradients(jnp.bfloat16, implementation)
+        distances[name] = np.linalg.norm(flat - exact) / np.linalg.norm(exact)
+        cosine = flat @ exact / np.linalg.norm(flat) / np.linalg.norm(exact)
+        within = distances[name] <= FURTHER * distances["plain"]
+        rows.append([name, abs(loss / exact_loss - 1), distances[name], cosine])
+        rows[-1].append("yes" if within else "NO")
+    network = "a small network" if tiny else "DenseNet-121"
+    yield _record(
+        f"Gradient of {network} in bfloat16, training mode, against float32",
+        ["stages", "loss", "distance of the gradient", "cosine", "within the bound"],
+        [[v if isinstance(v, str) else float(v) for v in row] for row in rows],
+        f"Batch {batch}, {size}x{size}; relative; bound: {FURTHER} times the plain distance",
+    )
