@@ -275,7 +275,10 @@ def main() -> int:
     name = f"{args.model}, {args.size} pixels, batch {args.batch}, {args.mode}, {case[-1]}"
     if args.check and name not in stored:
         parser.error(f"no figures are stored for: {name}")
-    figures, traffic = measure(*case)
+    try:
+        figures, traffic = measure(*case)
+    except NotImplementedError as error:  # JAX without its CUDA plugin cannot describe a GPU
+        parser.error(f'{error}: it needs pip install "jax[cuda13]"; see the top of this file.')
     print(f"{name}\n{traffic.summary()}\n{json.dumps(figures)}")
     if args.store:
         # Seconds belong to one machine and moment: they are printed, not compared.
