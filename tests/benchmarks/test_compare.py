@@ -123,7 +123,7 @@ def test_limit_of_densenet121():
 
 
 def test_plain_flax_is_the_same_network():
-    blocks = (1, 1)
+    blocks = (1, 2)
     ours = densenet_jax.create_model("densenet121", block_sizes=blocks, growth_rate=8)
     plain = load("plain_flax").DenseNet(blocks, growth_rate=8)
     images = jax.random.normal(jax.random.key(0), (2, 32, 32, 3))
