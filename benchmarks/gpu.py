@@ -31,8 +31,8 @@ HERE = pathlib.Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 import compare  # noqa: E402
+import growth  # noqa: E402
 import results  # noqa: E402
-import scaling  # noqa: E402
 
 TINY = ["--blocks=1,1,1,1", "--size=64", "--device=cpu", "--seconds=0.2"]
 
@@ -74,7 +74,7 @@ def _scaled(vary: str, batch: int):
             "--values=" + {"depth": "121"}.get(vary, "32"),
             *TINY,
         ]
-        yield from scaling.rows(scaling.parser().parse_args(tiny if args.tiny else where))
+        yield from growth.rows(growth.parser().parse_args(tiny if args.tiny else where))
 
     return run
 

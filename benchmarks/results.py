@@ -1,4 +1,4 @@
-"""Keeps what `compare.py`, `scaling.py` and `gpu.py` measured, and shows it.
+"""Keeps what `compare.py`, `growth.py` and `gpu.py` measured, and shows it.
 
     python benchmarks/results.py     # results.json -> results.md and docs/speed.svg
 

@@ -1,0 +1,149 @@
+"""How time and memory grow with depth, batch and image size, against DenseNet as usually written.
+
+    python benchmarks/growth.py --vary=depth --device=gpu --batch=64     # runs both
+    python benchmarks/growth.py --vary=batch --device=cpu --values=8,16
+    python benchmarks/growth.py --vary=depth --device=counted --batch=32 # compiles for an H200
+
+`counted` needs no GPU: temporaries and bytes moved come from the compiled program (`hlo_traffic.py`
+says how, and what it needs).  What is not varied is DenseNet-121, --batch and --size.  Training
+steps; bfloat16, on a CPU float32.  --store adds the rows to benchmarks/results.md.
+"""
+
+import argparse
+import datetime
+import json
+import pathlib
+import sys
+from collections.abc import Iterator
+
+HERE = pathlib.Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
+
+import compare  # noqa: E402
+import hlo_traffic  # noqa: E402
+import results  # noqa: E402
+
+VALUES = {
+    "depth": (121, 169, 201, 264),
+    "batch": (8, 16, 32, 64, 128, 256),
+    "size": (128, 160, 192, 224, 256, 320),
+}
+BLOCKS = {int(name.removeprefix("DenseNet-")): blocks for blocks, name in results.DEPTHS.items()}
+CONTENDERS = ("densenet_jax", "flax")
+
+
+def ran(case: dict, device: str, seconds: float) -> dict[str, tuple[float, float]]:
+    """Returns each contender's milliseconds a step and its temporaries in GB, measured."""
+    options = {
+        **case,
+        "mode": "train",
+        "device": device,
+        "dtype": "bfloat16" if device == "gpu" else "float32",
+        "compile_mode": "default",
+        "warm_up": 2 if device == "gpu" else 0,
+    }
+    pythons = dict.fromkeys(CONTENDERS, sys.executable)
+    processes, facts = compare.start(CONTENDERS, pythons, options, cold=False, say=log)
+    try:
+        counts = {n: max(1, round(seconds / fact["step_seconds"])) for n, fact in facts.items()}
+        times = compare.alternate(processes, counts, rounds=3, say=lambda _: None)
+        return {
+            name: (
+                1e3 * min(times[name]),
+                processes[name].ask(finish=True)["temporary_bytes"] / 1e9,
+            )
+            for name in times
+        }
+    finally:
+        for process in processes.values():
+            process.close()
+
+
+def counted(depth: int, case: dict) -> dict[str, tuple[float, float]]:
+    """Returns each contender's GB moved a step and its temporaries in GB, from its program."""
+    found = {}
+    for name, implementation in zip(CONTENDERS, ("kernels", "flax"), strict=True):
+        settings = (f"densenet{depth}", case["batch"], case["size"], "train", implementation)
+        figures, _ = hlo_traffic.measure(*settings)
+        found[name] = (figures["moved_bytes"] / 1e9, figures["temporary_bytes"] / 1e9)
+    return found
+
+
+def log(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def rows(args: argparse.Namespace) -> Iterator[dict]:
+    """Yields a record of one row for each value; `results.join` makes a table of them."""
+    for value in args.values or VALUES[args.vary]:
+        depth = value if args.vary == "depth" else 121
+        case = {
+            "batch": args.batch,
+            "size": args.size,
+            "blocks": list(args.blocks or BLOCKS[depth]),
+        }
+        if args.vary != "depth":
+            case[args.vary] = value
+        log(f"{args.vary} {value}")
+        if args.device == "counted":
+            found, unit, hardware = counted(depth, case), "GB moved", "an H200"
+        else:
+            found, unit, hardware = ran(case, args.device, args.seconds), "ms", args.device
+        row: list = [str(value)]
+        for name in CONTENDERS:
+            row += found.get(name, ("failed", "failed"))
+        ours, theirs = (found.get(name, (0, 0)) for name in CONTENDERS)
+        row += [theirs[i] / ours[i] if ours[i] else "" for i in range(2)]
+        fixed = {"depth": "DenseNet-121", "batch": f"batch {args.batch}", "size": f"{args.size} px"}
+        others = ", ".join(text for name, text in fixed.items() if name != args.vary)
+        yield {
+            "kind": "scaling",
+            "what": f"Growth of a training step with {args.vary}, on {hardware} ({others})",
+            "hardware": hardware,
+            "header": [
+                args.vary,
+                *(f"{results.LABELS[n]} {u}" for n in CONTENDERS for u in (unit, "temporaries GB")),
+                f"ratio of {unit}",
+                "ratio of temporaries",
+            ],
+            "rows": [row],
+            "note": "Counted from the compiled program, nothing run"
+            if args.device == "counted"
+            else "Fastest of three rounds; temporaries as the compiler reports them",
+            "date": datetime.date.today().isoformat(),
+        }
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--vary", choices=tuple(VALUES), default="depth")
+    parser.add_argument("--values", type=compare.whole_numbers, metavar="N,...")
+    parser.add_argument("--device", choices=("cpu", "gpu", "counted"), default="counted")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--blocks", type=compare.whole_numbers, help=argparse.SUPPRESS)
+    parser.add_argument("--seconds", type=float, default=2.0, help="of a contender's turn, about")
+    parser.add_argument("--output", type=pathlib.Path, help="JSON file for the figures")
+    parser.add_argument("--store", action="store_true", help="keep them in benchmarks/results.md")
+    return parser
+
+
+def main() -> int:
+    args = parser().parse_args()
+    if args.vary == "depth" and (unknown := set(args.values or ()) - set(BLOCKS)):
+        parser().error(f"no such depth: {min(unknown)}; there are {', '.join(map(str, BLOCKS))}")
+    records: list[dict] = []
+    for record in rows(args):
+        records = results.join(records, [record])
+        if args.output:  # after each row: the next may fail
+            args.output.write_text(json.dumps(records, indent=1) + "\n")
+        if args.store:
+            results.merge([record])
+    print(results.generic(records[0]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
