@@ -110,16 +110,17 @@ def evaluate(
     else:
         setup, step, of = experiment.build(config), None, config.init_from
         variables = setup.weights.variables
-    variables = jax.device_put(variables, meshes.replicated(setup.mesh))
+    variables = meshes.on_every_device(variables, setup.mesh)
     with jax.set_mesh(setup.mesh):
         own, *others = splits.assess(setup, variables, crops=int(crops), flip=flip)
     data = setup.config.data
     images = {key: data[key] for key in ("image_size", "interpolation", "eval_crop")}
     record = {"of": of, "step": step, **images, **own, "others": others}
     record["seconds"] = time.monotonic() - began
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "evaluation.json"
-    path.write_text(json.dumps(finite(record), indent=2) + "\n", encoding="utf-8")
+    if jax.process_index() == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(finite(record), indent=2) + "\n", encoding="utf-8")
     tables.show(record)
     print(
         f"top-1 {own['top1']:.2%}, top-5 {own['top5']:.2%}, loss {own['loss']:.4f} on "
@@ -212,7 +213,9 @@ def write_report(config: ml_collections.ConfigDict, workdir: str, checkpoint: st
             reports.examine(setup, variables, workdir, step=step)
     except (CheckpointError, DataError) as e:
         print(f"the report has curves only: {e}")
-    return reports.write_report(workdir)
+    if jax.process_index() == 0:
+        reports.write_report(workdir)
+    return pathlib.Path(workdir) / "report.html"
 
 
 def benchmark(

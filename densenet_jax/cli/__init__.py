@@ -5,8 +5,10 @@ import os
 import sys
 from collections.abc import Sequence
 
+import ml_collections
+
 from densenet_jax.cli.parsing import UsageError, parse
-from densenet_jax.cli.table import COMMANDS, help_text
+from densenet_jax.cli.table import COMMANDS, PROCESS_FLAGS, help_text
 
 __all__ = ["COMMANDS", "main", "parse", "set_up_process"]
 
@@ -25,25 +27,45 @@ def main(argv: Sequence[str]) -> int:
     except UsageError as e:
         return _fail(e)
     set_up_process()
-    from densenet_jax import commands  # after the process is set up, and only if there is work
+    process = {flag: options.pop(flag) for flag in PROCESS_FLAGS if flag in options}
+    if not process:
+        return _say(*_run(command, config, options))
+    from densenet_jax.training import processes  # after the process is set up
+    from densenet_jax.training.errors import ConfigError
+
+    try:
+        job = processes.join(**process, resumable=command == "train")
+    except ConfigError as e:
+        return _fail(e)
+    with job:
+        return job.end(*_run(command, config, options))
+
+
+def _run(command: str, config: ml_collections.ConfigDict | None, options: dict) -> tuple[int, str]:
+    """Runs a command; returns the exit code, and what is to be said to the user."""
+    from densenet_jax import commands  # only if there is work: it imports everything
     from densenet_jax.training.diagnose import NonFiniteError
     from densenet_jax.training.trainer import Interrupted
 
     try:
-        return getattr(commands, command)(config, **options) or 0
+        return getattr(commands, command)(config, **options) or 0, ""
     except commands.USER_ERRORS as e:
-        return _fail(e)
+        return EXIT_USER_ERROR, f"error: {e}"
     except NonFiniteError as e:
-        _fail(e)
-        return EXIT_DIVERGED
+        return EXIT_DIVERGED, f"error: {e}"
     except Interrupted as e:
         print(f"{e}; the same command goes on from there.")
-        return EXIT_INTERRUPTED
+        return EXIT_INTERRUPTED, ""
+
+
+def _say(code: int, message: str) -> int:
+    if message:
+        print(message, file=sys.stderr)
+    return code
 
 
 def _fail(error: Exception) -> int:
-    print(f"error: {error}", file=sys.stderr)
-    return EXIT_USER_ERROR
+    return _say(EXIT_USER_ERROR, f"error: {error}")
 
 
 def set_up_process() -> None:

@@ -64,14 +64,24 @@ FLAGS = {
     "preprocess": Flag("take uint8 pixels and give probabilities: normalisation goes inside", ""),
     "int8": Flag("also a quantised version, with accuracy before and after", ""),
     "calibration": Flag("images for int8, instead of the run's own data", "DIR"),
+    "coordinator": Flag(
+        "where process 0 listens, if several processes work together and no launcher (mpirun, "
+        "srun, Kubernetes, TPU) says so; docs/scaling.md",
+        "HOST:PORT",
+    ),
+    "num_processes": Flag("how many they are", "N"),
+    "process_id": Flag("which of them this is, from 0", "I"),
 }
+
+# Of a process among several; a launcher's variables say the same (`training.launchers`).
+PROCESS_FLAGS = ("coordinator", "num_processes", "process_id")
 
 COMMANDS = {
     "train": Command(
         "(the default) train, evaluate, checkpoint; started again with the same --workdir it "
         "resumes at the last checkpoint",
         needs="config",
-        flags=("sweep",),
+        flags=("sweep", *PROCESS_FLAGS),
     ),
     "evaluate": Command(
         "top-1, top-5, loss, calibration and the accuracy of every class over every example of the "
@@ -79,7 +89,7 @@ COMMANDS = {
         "(--config=FILE --config.init_from=SOURCE); of ImageNet also with ReaL's labels and on "
         "ImageNet-V2, if they are prepared; --config.data.image_size=N at another resolution",
         needs="config",
-        flags=("checkpoint", "crops", "flip"),
+        flags=("checkpoint", "crops", "flip", *PROCESS_FLAGS),
     ),
     "predict": Command(
         "top-5 labels with probabilities for image files, folders, globs, or - for standard "

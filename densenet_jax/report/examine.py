@@ -47,7 +47,7 @@ def examine(
       the predictions.
     """
     data = setup.config.data
-    variables = jax.device_put(variables, meshes.replicated(setup.mesh))
+    variables = meshes.on_every_device(variables, setup.mesh)
     found = predictions.collect(
         setup.model,
         variables,

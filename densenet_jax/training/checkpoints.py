@@ -6,6 +6,7 @@ half-deleted checkpoint is passed over, never loaded.
 """
 
 import concurrent.futures
+import dataclasses
 import logging
 import pathlib
 import shutil
@@ -13,7 +14,9 @@ import time
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 
 from densenet_jax.training import saved_state
 from densenet_jax.training.errors import CheckpointError
@@ -32,9 +35,12 @@ class Checkpoints:
         Args:
           workdir: the run's directory.
           keep: number of latest checkpoints to keep; the best by top-1 is kept besides.
+          read_only: only to be read, by this process alone.  Else all processes of a job open
+            them, and call each method together.
         """
         self.path = pathlib.Path(workdir).absolute() / "checkpoints"
         self._keep, self._read_only = keep, read_only
+        self._together = jax.process_count() > 1 and not read_only
         self._manager = self._open()
         self._sealer = concurrent.futures.ThreadPoolExecutor(1, "seal")
         self._pending: concurrent.futures.Future | None = None
@@ -52,7 +58,15 @@ class Checkpoints:
             cleanup_tmp_directories=not self._read_only,
             read_only=self._read_only,
         )
-        handler = ocp.StandardCheckpointHandler()  # known before it is used, to describe arrays
+        processes = ocp.options.MultiprocessingOptions()
+        if self._read_only:
+            own = jax.process_index()
+            processes = ocp.options.MultiprocessingOptions(
+                primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"process_{own}"
+            )
+            options = dataclasses.replace(options, multiprocessing_options=processes, create=False)
+        # Known before it is used, to describe arrays.
+        handler = ocp.StandardCheckpointHandler(multiprocessing_options=processes)
         return ocp.CheckpointManager(self.path, options=options, item_handlers=handler)
 
     def __enter__(self):
@@ -69,7 +83,11 @@ class Checkpoints:
     def save(self, step: int, state: TrainState, metrics: dict[str, float] | None = None) -> None:
         """Starts to write a state; returns when its arrays are copied and may be donated.
 
-        A disk that is full or gone is warned of, at most once a minute, and the run goes on.
+        A disk that is full or gone is warned of, at most once a minute, and the run goes on; of
+        several processes all end, as those that could write wait for those that could not.
+
+        Raises:
+          CheckpointError: the last one could not be written, and there are several processes.
         """
         self.wait()
         if step in self._manager.all_steps():
@@ -102,6 +120,11 @@ class Checkpoints:
 
     def _fail(self, step: int, error: Exception) -> None:
         """Removes what a failed save left, and starts afresh with what is on disk."""
+        if self._together:
+            raise CheckpointError(
+                f"Checkpoint {step} could not be written to {self.path}: {_one_line(error)}. "
+                "Started again, the run goes on from the one before."
+            ) from error
         self._warn(error)
         shutil.rmtree(self.path / str(step), ignore_errors=True)
         for left in self.path.glob(f"{step}.*tmp*"):
@@ -111,12 +134,11 @@ class Checkpoints:
     def _warn(self, error: Exception) -> None:
         if time.monotonic() - self._warned > 60:
             self._warned = time.monotonic()
-            reason = " ".join(str(error).split())[:200]
             logger.warning(
                 "A checkpoint could not be written to %s: %s. The run goes on and tries again; "
                 "the last good checkpoint is kept.",
                 self.path,
-                reason,
+                _one_line(error),
             )
 
     def steps(self) -> list[int]:
@@ -130,6 +152,20 @@ class Checkpoints:
         Raises:
           CheckpointError: there is none, or the one that was asked for is damaged.
         """
+        if not self._together:
+            return self._resolve(which)
+        step, error = -1, CheckpointError(f"Process 0 found no checkpoint in {self.path}.")
+        if jax.process_index() == 0:  # files are hashed once, and all processes take the same
+            try:
+                step = self._resolve(which)
+            except CheckpointError as e:
+                error = e
+        step = int(multihost_utils.broadcast_one_to_all(np.int32(step)))
+        if step < 0:
+            raise error
+        return step
+
+    def _resolve(self, which: str | int) -> int:
         steps = self.steps()
         if str(which).isdigit() and int(which) in steps:
             damage = unsound(self.path / str(which))
@@ -164,6 +200,8 @@ class Checkpoints:
             for later in self.steps():
                 if step is None or later > step:
                     shutil.rmtree(self.path / str(later))
+        if self._together:
+            multihost_utils.sync_global_devices("later checkpoints are gone")
         self._manager.reload()
         return state
 
@@ -198,6 +236,10 @@ class Checkpoints:
                 f"configuration describes: {str(e).strip().splitlines()[0]}."
             ) from e
         return saved_state.from_stored(found, target)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
 
 
 def _top1(metrics: dict[str, float]) -> float:

@@ -14,6 +14,8 @@ from densenet_jax.training.groups import ONE_GROUP, Groups, mean_over_groups
 from densenet_jax.training.state import TrainState
 from densenet_jax.training.step import Batch, Preprocess, group_key, keys
 
+REPORT = "nonfinite.json"  # in the run's directory
+
 
 class NonFiniteError(Exception):
     """Loss or gradients were not finite in too many steps in a row."""
@@ -84,14 +86,12 @@ def diagnose(
 
 
 def write_report(
-    workdir: pathlib.Path, step: int, examples: Sequence[int], found: dict[str, Any]
-) -> pathlib.Path:
-    """Writes what was found to nonfinite.json in the run's directory."""
-    path = workdir / "nonfinite.json"
+    path: pathlib.Path, step: int, examples: Sequence[int], found: dict[str, Any]
+) -> None:
+    """Writes what was found."""
     report = {"step": step, "first": found["first"], "examples": [int(i) for i in examples]}
     text = json.dumps({**report, "tensors": found["tensors"]}, indent=1)
     path.write_text(text + "\n", encoding="utf-8")
-    return path
 
 
 def _named(kind: str, tree: Any) -> list[tuple[str, jax.Array]]:

@@ -68,7 +68,7 @@ class Teacher:
 
     def beside(self, step: Callable, sharding: jax.sharding.Sharding) -> Callable:
         """Returns a step that gets the teacher with each batch: no program has it as constants."""
-        variables = jax.device_put(self.variables, sharding)
+        variables = jax.device_put(jax.device_get(self.variables), sharding)
         return lambda state, batch: step(state, {**batch, "teacher": variables})
 
 

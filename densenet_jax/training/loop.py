@@ -1,6 +1,5 @@
 """train_and_evaluate: what holds a run together, from its directory and back."""
 
-import collections
 import dataclasses
 import pathlib
 import time
@@ -13,6 +12,7 @@ import ml_collections
 from densenet_jax.data import sources
 from densenet_jax.data.sources import Source
 from densenet_jax.training import environment, experiment, loggers, stored
+from densenet_jax.training import mesh as meshes
 from densenet_jax.training.checkpoints import Checkpoints
 from densenet_jax.training.errors import ConfigError
 from densenet_jax.training.loggers import Listener
@@ -20,7 +20,7 @@ from densenet_jax.training.metrics_log import MetricsLog
 from densenet_jax.training.progress import ProgressLine
 from densenet_jax.training.stopping import stop_requests
 from densenet_jax.training.trainer import Length, Trainer, latest_state
-from densenet_jax.training.workdir import locked, make_workdir, save_config
+from densenet_jax.training.workdir import check_shared, locked, make_workdir, save_config
 
 
 def train_and_evaluate(
@@ -68,17 +68,20 @@ def train_and_evaluate(
 
     make_workdir(config, workdir)
     with locked(workdir), Checkpoints(workdir, config.checkpoints_to_keep) as checkpoints:
-        save_config(config, setup.eval_source.class_names, workdir)
-        environment.save(workdir)
+        first = jax.process_index() == 0  # of the processes of the job; it alone writes
+        if first:
+            save_config(config, setup.eval_source.class_names, workdir)
+            environment.save(workdir)
+        check_shared(config, workdir)
         optimizer, schedule = setup.optimizer(length.total, length.epoch)
         state = latest_state(setup, optimizer, checkpoints)
         start = int(state.step)
-        if jax.process_index() == 0:
+        if first:
             listeners = [*listeners, *loggers.open_loggers(config.loggers, workdir, config)]
         else:
             listeners = []
         with (
-            MetricsLog(workdir / "metrics.jsonl", start, listeners) as log,
+            MetricsLog(workdir / "metrics.jsonl", start, listeners, read_only=not first) as log,
             ProgressLine(length.total, start) as progress,
             stop_requests() as stop_requested,
             jax.set_mesh(setup.mesh),  # the GPU kernels of the model ask what they are spread over
@@ -116,14 +119,14 @@ def say_start(
     """Prints what runs where, before the first step compiles."""
     config = setup.config
     state = f"resuming at step {start} of {total}" if start else f"{total} steps"
-    devices = collections.Counter(d.device_kind for d in setup.mesh.devices.flat)
     batch = f"batch {config.batch_size}{setup.groups.describe(config.batch_size)}"
-    on = ", ".join(f"{n} x {kind}" for kind, n in devices.items())
     if not start and setup.weights:
         progress.note(f"{config.init_from}: {setup.weights.report}")
     if config.optimizer.frozen:
         progress.note(f"frozen: {', '.join(config.optimizer.frozen)}")
     progress.note(
         f"{config.model.name} on {config.data.name}: {len(train_source)} training and "
-        f"{len(setup.eval_source)} evaluation images, {batch}, {state}, on {on}"
+        f"{len(setup.eval_source)} evaluation images, {batch}, {state}"
     )
+    for line in meshes.describe(setup.mesh):
+        progress.note(line)

@@ -110,6 +110,11 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
+def on_every_device(tree: Any, mesh: Mesh) -> Any:
+    """Returns a tree that every process has, from wherever, on every device of the mesh."""
+    return jax.device_put(jax.device_get(tree), replicated(mesh))
+
+
 def state_sharding(mesh: Mesh, state: Any, smallest: int) -> Any:
     """Returns where each array of a state lives: on every device, or split over `model`.
 

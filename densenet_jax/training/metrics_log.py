@@ -43,8 +43,14 @@ class MetricsLog:
         path: str | pathlib.Path,
         resume_step: int = 0,
         listeners: Sequence[Listener] = (),
+        read_only: bool = False,
     ):
-        self._path = pathlib.Path(path)
+        """Opens a metrics file.
+
+        Args:
+          read_only: only look at what is there, as all processes of a job but the first one do.
+        """
+        self._path, self._read_only = pathlib.Path(path), read_only
         self._listeners = listeners
         self._file = None
         self._waiting: list[bytes] = []
@@ -58,6 +64,8 @@ class MetricsLog:
         self._waiting = []
         records = [r for r in read(self._path) if r["step"] <= step]
         self.last = records[-1] if records else None
+        if self._read_only:
+            return
         # Written aside and renamed, so that a crash here loses nothing.
         temporary = self._path.with_suffix(".tmp")
         temporary.write_bytes(b"".join(map(_line, records)))
@@ -70,7 +78,8 @@ class MetricsLog:
         return self
 
     def __exit__(self, kind, *_):
-        self._file.close()
+        if self._file:
+            self._file.close()
         self._tell("close", kind is not None)
 
     def write(self, record: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ import os
 import sys
 import time
 
+import jax
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column
@@ -18,7 +19,8 @@ class ProgressLine:
     A terminal gets a bar, a notebook a line that changes in its place.  A pipe, a file and a
     terminal that cannot move its cursor (TERM=dumb) get whole lines without control characters,
     every 10 seconds at first and every minute at last.  When nobody can be written to any more (a
-    closed pipe, a lost terminal), the run goes on in silence.
+    closed pipe, a lost terminal), the run goes on in silence.  Of several processes the first one
+    speaks, in lines: mpirun makes a pipe look like a terminal.
     """
 
     def __init__(self, total_steps: int, start_step: int = 0):
@@ -29,6 +31,8 @@ class ProgressLine:
         self._moving: _Bar | _NotebookLine | None = None
 
     def __enter__(self):
+        if jax.process_count() > 1:
+            return self
         if _in_notebook():
             self._moving = _NotebookLine(self._total)
         # Not what FORCE_COLOR claims: a log with colours is still a log.
@@ -63,6 +67,8 @@ class ProgressLine:
 
     def note(self, text: str) -> None:
         """Prints a line that stays."""
+        if jax.process_index() != 0:
+            return
         if isinstance(self._moving, _Bar):  # the bar has to make room
             self._safely(self._console.print, text, markup=False, soft_wrap=True)
         else:

@@ -44,8 +44,11 @@ class Recorder:
     def add(self, step: int, metrics: dict[str, jax.Array], count: int = 1) -> None:
         """Takes the metrics of the last `count` steps up to `step`, [count or more] or single."""
         self._pending.append((step, metrics, count))
+        # Processes of one job must learn of a bad step after the same one: none may be quicker.
+        early = jax.process_count() == 1
         while self._pending and (
-            len(self._pending) > self._most_pending or self._pending[0][1]["loss"].is_ready()
+            len(self._pending) > self._most_pending
+            or (early and self._pending[0][1]["loss"].is_ready())
         ):
             self._write(*self._pending.popleft())
 

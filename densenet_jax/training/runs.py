@@ -55,7 +55,7 @@ def read(
     fresh = functools.partial(states.initial_state, model, optimizer, 0, shape, ema)
 
     with Checkpoints(pathlib.Path(workdir), read_only=True) as checkpoints:
-        on_device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        on_device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         target = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=on_device),
             jax.eval_shape(fresh),

@@ -1,5 +1,6 @@
 """SIGTERM and SIGINT ask a run to save its state and stop; a second one ends it at once."""
 
+import itertools
 import os
 import signal
 import socket
@@ -7,18 +8,31 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import jax
+from jax.experimental import multihost_utils
+
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 @contextmanager
 def stop_requests() -> Iterator[Callable[[], bool]]:
-    """Gives a function that says whether SIGTERM or SIGINT came.
+    """Gives a function that says whether SIGTERM or SIGINT came; to be asked once a step.
 
     A second signal ends the process with 128 + its number, also while the main thread is in a long
-    call that lets no handler run, as a compilation is.
+    call that lets no handler run, as a compilation is.  Processes of one job agree on the step to
+    stop after, whichever of them had the signal; there, a second one does nothing more.
     """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False  # a notebook's, for one: its signals are left alone
+        return
+    if jax.process_count() > 1:
+        # JAX listens for SIGTERM by itself, and tells the other processes.
+        calls = itertools.count()
+        old = signal.signal(signal.SIGINT, lambda *_: signal.raise_signal(signal.SIGTERM))
+        try:
+            yield lambda: multihost_utils.reached_preemption_sync_point(next(calls))
+        finally:
+            signal.signal(signal.SIGINT, old)
         return
     asked = threading.Event()
     ear, mouth = socket.socketpair()

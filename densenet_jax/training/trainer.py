@@ -7,12 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 import optax
+from jax.experimental import multihost_utils
 
 from densenet_jax.data.sources import Source
 from densenet_jax.training import diagnose, dispatch
-from densenet_jax.training import mesh as meshes
 from densenet_jax.training.checkpoints import Checkpoints
 from densenet_jax.training.experiment import Experiment
 from densenet_jax.training.metrics_log import MetricsLog
@@ -165,7 +165,7 @@ class Trainer:
             f"{self._setup.config.nonfinite_limit} times in a row; back to step {int(saved.step)}, "
             "and on with the data in another order"
         )
-        return saved.replace(nonfinite=jnp.zeros_like(saved.nonfinite), order=order)
+        return saved.replace(nonfinite=saved.nonfinite * 0, order=order)
 
     def _explain_nonfinite(self, state: TrainState, step: int) -> None:
         """Repeats a bad step, writes what is wrong with it, and raises NonFiniteError.
@@ -173,14 +173,19 @@ class Trainer:
         Since that step nothing but the counters of the state has changed.
         """
         setup = self._setup
-        state = state.replace(step=jnp.int32(step - 1))
-        reader = setup.reader(self._source, state)
-        batch = jax.device_put(reader.batches[step - 1], meshes.batch_sharding(setup.mesh))
+        state = state.replace(step=np.int32(step - 1))
+        with setup.train_batches(self._source, state) as batches:
+            batch = next(batches)
         found = diagnose.diagnose(
             setup.model, setup.preprocess, state, batch, setup.config.seed, setup.groups
         )
-        examples = reader.batches.indices(step - 1)
-        path = diagnose.write_report(self._workdir, step, examples, found)
+        batches = setup.reader(self._source, state).batches
+        whole = dataclasses.replace(batches, process_index=0, process_count=1)
+        path = self._workdir / diagnose.REPORT
+        if jax.process_index() == 0:
+            diagnose.write_report(path, step, whole.indices(step - 1), found)
+        if jax.process_count() > 1:  # the first process to fail ends the others
+            multihost_utils.sync_global_devices("the report is written")
         raise diagnose.NonFiniteError(
             f"loss or gradients were not finite in {setup.config.nonfinite_limit} steps in a row, "
             f"up to step {step}; the first such tensor is: {found['first']}. {path} has all of "

@@ -9,7 +9,9 @@ import socket
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import jax
 import ml_collections
+from jax.experimental import multihost_utils
 
 from densenet_jax.training.errors import ConfigError
 
@@ -65,6 +67,27 @@ def save_config(
         os.replace(temporary, workdir / name)
 
 
+def check_shared(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+    """Waits until process 0 has written config.json, and checks that this process can see it.
+
+    Raises:
+      ConfigError: the processes do not share the directory.
+    """
+    if jax.process_count() == 1:
+        return
+    multihost_utils.sync_global_devices("config.json is written")
+    try:
+        seen = json.loads((workdir / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        seen = None
+    if seen != json.loads(config.to_json()):
+        raise ConfigError(
+            f"Process {jax.process_index()} on {socket.gethostname()} does not see what process 0 "
+            f"wrote to {workdir}; --workdir must be on a file system that all machines share, and "
+            "all processes need the same configuration."
+        )
+
+
 def _flatten(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yields (a.b.c, value) for every leaf of nested dicts."""
     for key, value in tree.items() if isinstance(tree, dict) else ():
@@ -79,10 +102,14 @@ def locked(workdir: pathlib.Path) -> Iterator[None]:
     """Holds the lock of a run's directory.
 
     The kernel drops the lock with its process, however that ends, so no stale one can remain.
+    Of several processes of a job the first one holds it for all.
 
     Raises:
       ConfigError: another process holds it; its host and process id are named.
     """
+    if jax.process_index() != 0:
+        yield
+        return
     path = workdir / "lock"
     with path.open("a+", encoding="utf-8") as file:
         try:

@@ -1,6 +1,7 @@
 """Every mesh gives what one device gives; what cannot be a mesh is refused."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from densenet_jax.models.variants import create_model
 from densenet_jax.training import mesh as meshes
 from densenet_jax.training import state as states
 from densenet_jax.training import step as steps
+from densenet_jax.training.checkpoints import Checkpoints
 from densenet_jax.training.errors import ConfigError
 from densenet_jax.training.losses import make_loss
 from densenet_jax.training.optimizer import make_optimizer
@@ -28,9 +30,19 @@ def preprocess(key, images, labels):
     return device.normalize(images, (0.5,), (0.25,), jnp.float64), targets
 
 
+def batches(mesh):
+    rng = np.random.default_rng(0)
+    while True:
+        batch = {
+            "image": rng.integers(0, 256, (16, *SHAPE), np.uint8),
+            "label": rng.integers(0, 10, 16, np.int32),
+        }
+        yield jax.device_put(batch, meshes.batch_sharding(mesh))
+
+
 @functools.cache
-def run(data: int, model: int):
-    """Returns mesh, state, training metrics and evaluation after two steps in float64."""
+def setup(data: int, model: int):
+    """Returns mesh, first state, compiled training step and evaluation step, in float64."""
     with jax.enable_x64():
         mesh = meshes.make_mesh(data, model)
         options = {"dtype": jnp.float64, "param_dtype": jnp.float64, "dropout_rate": 0.2}
@@ -43,18 +55,19 @@ def run(data: int, model: int):
         state = jax.device_put(jax.jit(fresh).lower().compile(QUICK)(), sharding)
         loss = make_loss("cross_entropy", smoothing=0.1)
         step = steps.make_train_step(net, optimizer, lambda _: 0.1, preprocess, loss=loss)
-        step = meshes.train_step_on(mesh, step, sharding)
+        step = meshes.train_step_on(mesh, step, sharding).lower(state, next(batches(mesh)))
         normalize = lambda images: device.normalize(images, (0.5,), (0.25,), jnp.float64)  # noqa: E731
         eval_step = meshes.eval_step_on(mesh, steps.make_eval_step(net, normalize))
-        rng = np.random.default_rng(0)
-        batch = {
-            "image": rng.integers(0, 256, (16, *SHAPE), np.uint8),
-            "label": rng.integers(0, 10, 16, np.int32),
-        }
-        batch = jax.device_put(batch, meshes.batch_sharding(mesh))
-        step = step.lower(state, batch).compile(compiler_options=QUICK)
-        metrics = []
-        for _ in range(2):
+        return mesh, jax.device_get(state), sharding, step.compile(QUICK), eval_step
+
+
+@functools.cache
+def run(data: int, model: int):
+    """Returns mesh, state, training metrics and evaluation after two steps in float64."""
+    mesh, state, sharding, step, eval_step = setup(data, model)
+    with jax.enable_x64():
+        state, metrics = jax.device_put(state, sharding), []
+        for _, batch in zip(range(2), batches(mesh), strict=False):
             state, measured = step(state, batch)
             metrics.append(jax.device_get(measured))
         masked = batch | {"mask": jax.device_put(np.arange(16) < 11, meshes.batch_sharding(mesh))}
@@ -80,6 +93,31 @@ def test_a_mesh_gives_what_one_device_gives(axes):
         assert a.keys() == b.keys()
         for name in a:
             np.testing.assert_allclose(b[name], a[name], rtol=1e-10)
+
+
+def test_a_run_goes_on_with_other_meshes(tmp_path):
+    """Each step on another mesh, from the checkpoint of the one before."""
+    way = [(8, 1), (1, 1), (2, 4), (1, 8), (8, 1)]
+    losses = {"changing": [], "one": []}
+    with jax.enable_x64():
+        for i, axes in enumerate(way):
+            mesh, state, sharding, step, _ = setup(*axes)
+            state = jax.device_put(state, sharding)
+            with Checkpoints(tmp_path) as checkpoints:
+                state = checkpoints.resume(state) or state
+                where = jax.tree.map(lambda x: x.sharding, state)
+                assert where == jax.tree.map(lambda x: x.sharding, jax.device_put(state, sharding))
+                state, metrics = step(state, next(itertools.islice(batches(mesh), i, None)))
+                checkpoints.save(i + 1, state)
+            losses["changing"].append(float(metrics["loss"]))
+        mesh, one, sharding, step, _ = setup(1, 1)
+        one = jax.device_put(one, sharding)
+        for _, batch in zip(way, batches(mesh), strict=False):
+            one, metrics = step(one, batch)
+            losses["one"].append(float(metrics["loss"]))
+    np.testing.assert_allclose(losses["changing"], losses["one"], rtol=1e-10)
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(state), strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("axes", AXES)

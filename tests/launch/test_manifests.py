@@ -1,0 +1,124 @@
+"""Kubernetes' own schemas accept the manifests, and the pods' numbers and names fit together."""
+
+import pathlib
+
+import jsonschema
+import kubernetes_validate
+import pytest
+import yaml
+
+FOLDER = pathlib.Path(__file__).parent.parent.parent / "launch" / "kubernetes"
+VERSION = "1.30"  # of Kubernetes, with strict checks: no field that it does not know
+
+TEXT, NUMBER = {"type": "string"}, {"type": "integer", "minimum": 0}
+
+
+def fields(required: str, **properties) -> dict:
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": required.split(),
+        "additionalProperties": False,
+    }
+
+
+def list_of(items: dict) -> dict:
+    return {"type": "array", "items": items, "minItems": 1}
+
+
+# What of jobset.x-k8s.io/v1alpha2 is used here; the template is a Job's, and checked as such.
+RULE = fields(
+    "action name",
+    name=TEXT,
+    action={"enum": ["FailJobSet", "RestartJobSet", "RestartJobSetAndIgnoreMaxRestarts"]},
+    onJobFailureReasons=list_of(
+        {"enum": ["BackoffLimitExceeded", "DeadlineExceeded", "PodFailurePolicy"]}
+    ),
+    targetReplicatedJobs=list_of(TEXT),
+)
+JOBSET = fields(
+    "apiVersion kind metadata spec",
+    apiVersion={"const": "jobset.x-k8s.io/v1alpha2"},
+    kind={"const": "JobSet"},
+    metadata=fields("name", name=TEXT, annotations={"type": "object"}),
+    spec=fields(
+        "replicatedJobs",
+        network=fields(
+            "",
+            enableDNSHostnames={"type": "boolean"},
+            publishNotReadyAddresses={"type": "boolean"},
+            subdomain=TEXT,
+        ),
+        failurePolicy=fields("", maxRestarts=NUMBER, rules=list_of(RULE)),
+        replicatedJobs=list_of(
+            fields("name template", name=TEXT, replicas=NUMBER, template=fields("spec", spec={}))
+        ),
+    ),
+)
+
+
+def documents(name: str) -> list[dict]:
+    return list(yaml.safe_load_all((FOLDER / name).read_text()))
+
+
+def embedded_job(jobset: dict) -> dict:
+    template = jobset["spec"]["replicatedJobs"][0]["template"]
+    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "x"}, **template}
+
+
+def variables(job: dict) -> dict[str, str]:
+    container = job["spec"]["template"]["spec"]["containers"][0]
+    return {entry["name"]: entry["value"] for entry in container["env"]}
+
+
+def test_no_manifest_is_left_out():
+    names = {path.name for path in FOLDER.iterdir()}
+    assert names == {"job.yaml", "jobset.yaml", "jobset_tpu.yaml"}
+
+
+def test_the_job():
+    service, job = documents("job.yaml")
+    for document in (service, job):
+        kubernetes_validate.validate(document, VERSION, strict=True)
+    check_job(job)
+    # The service gives the pods of this job, and only those, their names.
+    assert service["spec"]["selector"] == {"job-name": job["metadata"]["name"]}
+    assert job["spec"]["template"]["spec"]["subdomain"] == service["metadata"]["name"]
+    host = f"{job['metadata']['name']}-0.{service['metadata']['name']}"
+    assert variables(job)["JAX_COORDINATOR_ADDRESS"].split(":")[0] == host
+    assert variables(job)["JAX_NUM_PROCESSES"] == str(job["spec"]["completions"])
+
+
+@pytest.mark.parametrize("name", ["jobset.yaml", "jobset_tpu.yaml"])
+def test_the_job_sets(name):
+    (jobset,) = documents(name)
+    jsonschema.validate(jobset, JOBSET)
+    job = embedded_job(jobset)
+    kubernetes_validate.validate(job, VERSION, strict=True)
+    check_job(job)
+    assert job["spec"]["backoffLimit"] == 0  # one pod fails, and the set restarts
+    if name == "jobset.yaml":
+        (workers,) = jobset["spec"]["replicatedJobs"]
+        set_name = jobset["metadata"]["name"]
+        host = f"{set_name}-{workers['name']}-0-0.{set_name}"
+        assert variables(job)["JAX_COORDINATOR_ADDRESS"].split(":")[0] == host
+        assert variables(job)["JAX_NUM_PROCESSES"] == str(job["spec"]["completions"])
+
+
+def check_job(job: dict) -> None:
+    spec, pod = job["spec"], job["spec"]["template"]["spec"]
+    assert spec["completionMode"] == "Indexed"
+    assert spec["completions"] == spec["parallelism"]
+    assert pod["restartPolicy"] == "Never"  # what podFailurePolicy asks for
+    fatal = spec["podFailurePolicy"]["rules"][0]
+    assert (fatal["action"], fatal["onExitCodes"]["values"]) == ("FailJob", [2, 3])
+    assert fatal["onExitCodes"]["containerName"] == pod["containers"][0]["name"]
+    mounted = {mount["name"] for mount in pod["containers"][0]["volumeMounts"]}
+    assert mounted == {volume["name"] for volume in pod["volumes"]}
+
+
+def test_a_field_that_kubernetes_does_not_know_is_refused():
+    _, job = documents("job.yaml")
+    job["spec"]["completionsMode"] = "Indexed"
+    with pytest.raises(kubernetes_validate.ValidationError, match="completionsMode"):
+        kubernetes_validate.validate(job, VERSION, strict=True)
