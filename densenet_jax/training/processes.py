@@ -130,6 +130,7 @@ class Job:
 
     def _fail(self, code: int, message: str) -> None:
         """Ends this process and all others, and says why unless one of them has done so."""
+        self._over = True  # or the watcher would end this process before it has spoken
         try:
             self._client.key_value_set(FAILURE, str(code))
             first = True
