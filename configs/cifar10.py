@@ -23,7 +23,7 @@ import re
 
 from ml_collections import ConfigDict
 
-from configs import default
+from densenet_jax.configs import default
 
 
 def get_config(arguments: str = "") -> ConfigDict:

@@ -120,7 +120,7 @@ def test_a_packaged_configuration_is_found_by_name(flag, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     command, config, options = cli.parse(["densenet-jax", *flag, "--config.seed=3"])
     assert (command, config.data.name, config.seed) == ("train", "digits", 3)
-    assert options == {"workdir": None, "name": "digits"}
+    assert (options["workdir"], options["name"]) == (None, "digits")
     _, config, _ = cli.parse(["densenet-jax", "--config=configs/cifar10.py:densenet_40_12"])
     assert config.model.depth == 40
 

@@ -86,9 +86,10 @@ def _sizes(data: int, model: int, preset: str, devices: Sequence[jax.Device]) ->
                 "driver loaded?"
             )
         data, model = sizes
-    for key, size, other in (("data", data, model), ("model", model, data)):
+    for key, size in (("data", data), ("model", model)):
         if size != -1 and size < 1:
             raise ConfigError(f"config.mesh.{key} is {size}; it must be at least 1, or -1.")
+    for key, size, other in (("data", data, model), ("model", model, data)):
         if size == -1 == other:
             raise ConfigError("config.mesh.data and config.mesh.model cannot both be -1.")
         if size == -1 and len(devices) % other:

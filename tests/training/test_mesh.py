@@ -163,6 +163,7 @@ def test_devices_of_a_process_are_neighbours():
         ({"data": 9}, "there are 8 devices"),
         ({"data": 4, "model": 4}, "there are 8 devices"),
         ({"data": 0}, "mesh.data is 0"),
+        ({"model": 0}, "mesh.model is 0"),
         ({"data": -1, "model": -1}, "cannot both be -1"),
         ({"model": 3}, "mesh.model is 3, which does not divide the number of devices, 8"),
         ({"data": 3, "model": -1}, "mesh.data is 3, which does not divide"),
