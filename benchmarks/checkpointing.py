@@ -23,8 +23,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import jax
 
 from densenet_jax import cli
-from densenet_jax.data import sources
-from densenet_jax.training import experiment
+from densenet_jax.training import experiment, settings
 from densenet_jax.training.checkpoints import Checkpoints
 
 
@@ -40,8 +39,7 @@ def main() -> None:
     config = setup.config
     optimizer, schedule = setup.optimizer(10**6, 1000.0)
     step_fn = setup.train_step(optimizer, schedule)
-    data = config.data
-    source = sources.load(data.name, data.train_split, data.data_dir, data.holdout)
+    source = settings.train_source(config)
     seconds, blocked = {True: [], False: []}, []
     with jax.set_mesh(setup.mesh):
         state = setup.initial_state(optimizer)

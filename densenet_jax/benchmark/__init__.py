@@ -11,10 +11,9 @@ import jax.numpy as jnp
 import ml_collections
 
 from densenet_jax.benchmark import limits
-from densenet_jax.data import sources
 from densenet_jax.data.stream import Batch
 from densenet_jax.evaluation import Metrics
-from densenet_jax.training import experiment
+from densenet_jax.training import experiment, settings
 from densenet_jax.training.state import TrainState
 
 
@@ -39,9 +38,7 @@ def benchmark(config: ml_collections.ConfigDict, seconds: float = 5.0) -> dict[s
     """
     setup = experiment.build(config)
     config, data = setup.config, setup.config.data
-    part = (data.classes, data.examples_per_class)
-    source = sources.load(data.name, data.train_split, data.data_dir, data.holdout, *part)
-    source = setup.in_memory(source, train=True)
+    source = setup.in_memory(settings.train_source(config), train=True)
     setup.check_training(source)
     total = experiment.total_steps(config, len(source))
     optimizer, schedule = setup.optimizer(total, len(source) / config.batch_size)

@@ -8,9 +8,10 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from densenet_jax.data import host, sources
+from densenet_jax.data import host
 from densenet_jax.data.folders import IMAGE_SUFFIXES
 from densenet_jax.export.bundle import Bundle, ExportError
+from densenet_jax.training import settings
 
 CALIBRATION_IMAGES = 256  # more moves the ranges little, and the time a lot
 ACCURACY_IMAGES = 10_000
@@ -42,9 +43,9 @@ def of_run(bundle: Bundle, config: ml_collections.ConfigDict) -> Calibration:
     """
     data = config.data
     halves = []
-    wanted = (data.train_split, CALIBRATION_IMAGES), (data.eval_split, ACCURACY_IMAGES)
-    for split, most in wanted:
-        source = sources.load(data.name, split, data.data_dir, data.holdout)
+    wanted = (settings.train_source, CALIBRATION_IMAGES), (settings.eval_source, ACCURACY_IMAGES)
+    for open_source, most in wanted:
+        source = open_source(config)
         # Evenly spaced: a folder is sorted by class.
         chosen = np.linspace(0, len(source) - 1, min(most, len(source))).round().astype(int)
         halves.append(_cropped(bundle, (source.examples[int(i)] for i in chosen)))

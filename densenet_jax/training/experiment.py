@@ -11,7 +11,7 @@ import optax
 from flax import linen as nn
 
 from densenet_jax import evaluation
-from densenet_jax.data import device, pipeline, resident, sources
+from densenet_jax.data import device, pipeline, resident
 from densenet_jax.data.sources import Source
 from densenet_jax.training import checks, dispatch, distillation
 from densenet_jax.training import mesh as meshes
@@ -22,9 +22,11 @@ from densenet_jax.training.groups import ONE_GROUP, Groups, plan, split_mesh
 from densenet_jax.training.schedules import Units
 from densenet_jax.training.settings import (
     build_model,
+    eval_source,
     load_teacher,
     load_weights,
     make_loss,
+    make_mesh,
     make_optimizer,
     make_schedule,
     settle_preprocessing,
@@ -287,8 +289,7 @@ def build(config: ml_collections.ConfigDict, resumes: bool = False) -> Experimen
       ConfigError, DataError, WeightsError: values that are unknown or do not fit together.
     """
     checks.check(config)
-    axes = config.mesh
-    mesh = meshes.make_mesh(axes.data, axes.model, axes.preset)
+    mesh = make_mesh(config)
     meshes.check_batch_size("batch_size", config.batch_size, mesh)
     meshes.check_batch_size("eval_batch_size", config.eval_batch_size, mesh)
     groups = plan(
@@ -299,8 +300,7 @@ def build(config: ml_collections.ConfigDict, resumes: bool = False) -> Experimen
     )
     mesh = split_mesh(mesh, groups)
     build_model(config)  # a misspelt name is told before data and weights are opened
-    data = config.data
-    source = sources.load(data.name, data.eval_split, data.data_dir, data.holdout, data.classes)
+    source = eval_source(config)
     if config.model.num_classes not in (None, source.num_classes):
         raise ConfigError(
             f"config.model.num_classes is {config.model.num_classes}, but {config.data.name} has "

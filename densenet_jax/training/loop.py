@@ -9,9 +9,8 @@ from typing import Any
 import jax
 import ml_collections
 
-from densenet_jax.data import sources
 from densenet_jax.data.sources import Source
-from densenet_jax.training import environment, experiment, loggers, stored
+from densenet_jax.training import environment, experiment, loggers, settings, stored
 from densenet_jax.training import mesh as meshes
 from densenet_jax.training.checkpoints import Checkpoints
 from densenet_jax.training.errors import ConfigError
@@ -47,9 +46,7 @@ def train_and_evaluate(
     config, resumes = stored.settled(config, workdir)
     setup = experiment.build(config, resumes)
     config = setup.config
-    data = config.data
-    part = (data.classes, data.examples_per_class)
-    train_source = sources.load(data.name, data.train_split, data.data_dir, data.holdout, *part)
+    train_source = settings.train_source(config)
     if train_source.num_classes != setup.eval_source.num_classes:
         raise ConfigError(
             f"{config.data.name}: {config.data.train_split} has {train_source.num_classes} "

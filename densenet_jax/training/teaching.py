@@ -6,9 +6,9 @@ import jax
 import ml_collections
 import numpy as np
 
-from densenet_jax.data import device, pipeline, sources
+from densenet_jax.data import device, pipeline
 from densenet_jax.data.sources import Source
-from densenet_jax.training import distillation
+from densenet_jax.training import distillation, settings
 from densenet_jax.training import mesh as meshes
 from densenet_jax.training.errors import ConfigError
 from densenet_jax.weights import Pretrained, load
@@ -65,11 +65,10 @@ def write(config: ml_collections.ConfigDict, source: str, path: str) -> int:
     Raises:
       ConfigError, DataError, WeightsError: there is no such teacher or data, or they do not fit.
     """
-    data, mesh = config.data, meshes.make_mesh(config.mesh.data)
+    data, mesh = config.data, settings.make_mesh(config)
     meshes.check_batch_size("eval_batch_size", config.eval_batch_size, mesh)
     teacher = load(source)
-    part = (data.classes, data.examples_per_class)
-    split = sources.load(data.name, data.train_split, data.data_dir, data.holdout, *part)
+    split = settings.train_source(config)
     if teacher.model.num_classes != split.num_classes:
         raise ConfigError(
             f"{source} has {teacher.model.num_classes} classes and {data.name} "
