@@ -1,6 +1,7 @@
 """What the commands of main.py do, once the command line is understood."""
 
 import json
+import os
 import pathlib
 import time
 from typing import Any
@@ -82,6 +83,7 @@ def logits(
             "logits needs a configuration, --config=FILE, for its data; a teacher, "
             "--weights=SOURCE or --workdir=DIR; and --output=FILE."
         )
+    check_output(output)
     count = teaching.write(config, source, output)
     of = f"{count} examples of {config.data.name}/{config.data.train_split}"
     print(f"written: {output}, the logits of {source} for {of}")
@@ -222,10 +224,21 @@ def benchmark(
     config: ml_collections.ConfigDict, workdir: str | None, name: str, output: str | None
 ) -> None:
     """Measures a configuration on this machine, prints the figures, and writes them to a file."""
+    if output:
+        check_output(output)
     found = measure(config)
     benchmark_table.show(found)
     if output:
         pathlib.Path(output).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+
+
+def check_output(path: str) -> None:
+    """Raises ConfigError if a file cannot be written, before the work that it is to hold."""
+    folder = pathlib.Path(path).resolve().parent
+    if pathlib.Path(path).is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise ConfigError(
+            f"--output={path} cannot be written: name a file in a folder that exists."
+        )
 
 
 def models(config: ml_collections.ConfigDict | None) -> None:

@@ -33,6 +33,8 @@ def run(capsys, *words: str) -> tuple[int, str, str]:
         ([DIGITS, "--config.seeed=1"], "no key seeed"),
         ([DIGITS, "--config.batch_size=many"], "config.batch_size=many"),
         ([DIGITS, "--wrkdir=x"], "flag 'wrkdir'"),
+        (["benchmark", DIGITS, "--output=/nowhere/x.json"], "--output=/nowhere/x.json cannot be"),
+        (["logits", DIGITS, "--weights=x", "--output=/nowhere/x"], "--output=/nowhere/x cannot be"),
         ([DIGITS, "--cam=x"], "train does not take --cam; predict can"),
         (["predict", "x.png", "--workdir=/nowhere"], "/nowhere is not the directory of a run"),
         (["report", "/nowhere"], "is not the directory of a run"),
