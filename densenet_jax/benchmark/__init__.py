@@ -15,6 +15,7 @@ from densenet_jax.data.stream import Batch
 from densenet_jax.evaluation import Metrics
 from densenet_jax.training import experiment, settings
 from densenet_jax.training.state import TrainState
+from densenet_jax.training.waiting import DataWait
 
 
 def benchmark(config: ml_collections.ConfigDict, seconds: float = 5.0) -> dict[str, Any]:
@@ -29,9 +30,9 @@ def benchmark(config: ml_collections.ConfigDict, seconds: float = 5.0) -> dict[s
     Returns:
       `compile_seconds` of `step` and `inference`; `images_per_second` of those, `loop` and
       `input_pipeline`, over all devices of this process; `share_of_limit` of step and inference;
-      `data_wait`, the share of its time that the loop waited for data; `memory` in bytes:
-      `temporaries` and `arguments` of the step on one device, as compiled, `device_peak` where the
-      device tells it, and `host_peak`; `limits`, see the module of that name.
+      `data_wait`, the share of its time that steps lacked data; `memory` in bytes: `temporaries`
+      and `arguments` of the step on one device, as compiled, `device_peak` where the device tells
+      it, and `host_peak`; `limits`, see the module of that name.
 
     Raises:
       ConfigError, DataError: the user's to mend.
@@ -127,21 +128,22 @@ def _compiling_anew() -> Iterator[None]:
 
 
 def _rate(consume: Callable, batches: Iterator[Batch], seconds: float) -> tuple[float, float]:
-    """Returns how many batches are consumed in a second, and the share of time waited for them.
+    """Returns how many batches a second are consumed, and the share of time without any.
 
     What was read ahead before the clock starts is passed over.
     """
     for _ in range(4):
         jax.block_until_ready(consume(next(batches)))
-    count, waited, began = 0, 0.0, time.perf_counter()
-    while count < 3 or time.perf_counter() - began < seconds:
-        asked = time.perf_counter()
-        batch = next(batches)
-        waited += time.perf_counter() - asked
+    count, wait, began = 0, DataWait(), time.perf_counter()
+    for batch in wait.timed(batches):
         result = consume(batch)
-        if count % 4 == 3:  # a few steps may be under way, as in training
-            jax.block_until_ready(result)
+        if result is not None:
+            wait.started(result["loss"])
         count += 1
+        if count % 4 == 0:  # a few steps may be under way, as in training
+            jax.block_until_ready(result)
+        if count >= 3 and time.perf_counter() - began >= seconds:
+            break
     jax.block_until_ready(result)
     elapsed = time.perf_counter() - began
-    return count / elapsed, waited / elapsed
+    return count / elapsed, wait.take() / elapsed

@@ -34,7 +34,7 @@ def show(found: dict[str, Any]) -> None:
             "" if seconds is None else f"{seconds:.1f} s",
         )
     console.print(table)
-    console.print(f"with the data, the loop waited for them {found['data_wait']:.1%} of its time")
+    console.print(f"with the data, steps lacked them {found['data_wait']:.1%} of the loop's time")
     memory, limits = found["memory"], found["limits"]
     parts = {
         "temporaries of a step": memory["temporaries"],

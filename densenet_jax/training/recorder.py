@@ -9,6 +9,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from densenet_jax.training.waiting import DataWait
+
 # Steps that may be under way (and two dispatches): more would only pile up batches on the device.
 MAX_PENDING = 16
 
@@ -23,7 +25,7 @@ class Recorder:
         self._began = time.monotonic() - earlier
         self._pending = collections.deque()
         self._most_pending = max(2, MAX_PENDING // config.steps_per_dispatch)
-        self._waiting = 0.0  # seconds for data of steps that have not yet been written
+        self._data_wait = DataWait()
         self._waited = 0.0  # seconds for data since the last record
         self.nonfinite = 0  # bad steps in a row up to the last one written
         self.bad_step: int | None = None  # the first with too many bad ones in a row up to it
@@ -31,18 +33,12 @@ class Recorder:
         self._arrived = time.monotonic()  # when the last steps written were known to be done
 
     def timed(self, batches: Iterable) -> Iterator:
-        """Iterates over batches, and adds up how long the loop waits for them."""
-        iterator, end = iter(batches), object()
-        while True:
-            began = time.monotonic()
-            batch = next(iterator, end)
-            self._waiting += time.monotonic() - began
-            if batch is end:
-                return
-            yield batch
+        """Iterates over batches, and adds up how long steps lack them."""
+        return self._data_wait.timed(batches)
 
     def add(self, step: int, metrics: dict[str, jax.Array], count: int = 1) -> None:
         """Takes the metrics of the last `count` steps up to `step`, [count or more] or single."""
+        self._data_wait.started(metrics["loss"])
         self._pending.append((step, metrics, count))
         # Processes of one job must learn of a bad step after the same one: none may be quicker.
         early = jax.process_count() == 1
@@ -65,7 +61,7 @@ class Recorder:
             f"step {step}: top-1 {metrics['top1']:.2%}, top-5 {metrics['top5']:.2%}, "
             f"loss {metrics['loss']:.4f} on {metrics['examples']} examples{raw}"
         )
-        self._waiting = self._waited = 0.0
+        self._waited = 0.0
         self._arrived = time.monotonic()
         self._last = (step, self._arrived)  # the evaluation's time is not training time
         return {name: metrics[name] for name in ("loss", "top1", "top5")}
@@ -77,7 +73,7 @@ class Recorder:
         }
         # Steps of one dispatch arrive together: their time is shared out evenly.
         before, self._arrived = self._arrived, time.monotonic()
-        waiting, self._waiting = self._waiting, 0.0
+        waiting = self._data_wait.take()
         for i in range(count):
             if self.bad_step is not None:
                 return  # what follows is given up
