@@ -1,6 +1,7 @@
 """Images per second and core: JPEG -> random-resized-crop to 224 -> uint8 batches of 64.
 
     python benchmarks/input_pipeline.py [--name=imagenet2012] [--split=train] [--rounds=5]
+        [--data-dir=DIR] [--seconds=3] [--only=densenet_jax]
 
 Side by side, on the same images: the bare decoder (OpenCV in one thread, files in memory, nothing
 else), this pipeline (records, order, crops and batches included) with threads and with 1 and 2
@@ -12,9 +13,13 @@ is per second of processor time, of all threads and processes together: what one
 """
 
 import argparse
+import pathlib
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
 import cv2
 import numpy as np

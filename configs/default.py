@@ -115,10 +115,10 @@ def get_config() -> ConfigDict:
 
     # Augmentation inside the training step, in this order.
     config.augment = augment = ConfigDict()
-    # Pad by so many pixels of zeros and crop a random window of the old size.
-    augment.pad = 0
     # Mirror left to right with probability 1/2.
     augment.flip = True
+    # Pad by so many pixels of zeros and crop a random window of the old size.
+    augment.pad = 0
     # Strengths of random brightness, contrast, saturation and hue (torchvision's ColorJitter).
     augment.jitter = (0.0, 0.0, 0.0, 0.0)
     # `randaugment` (so many operations an image, strength 0 to 30) or `trivialaugment`.

@@ -91,6 +91,7 @@ def test_strong_recipe():
     # The averages reach over a small part of the run, and a test image is larger than in training.
     assert 1 / (1 - config.ema_decay) < 0.05 * experiment.total_steps(config, EXAMPLES)
     assert config.data.train_sizes[-1] < IMAGENET.image_size
+    assert math.floor(IMAGENET.image_size / config.data.eval_crop) == 232
 
 
 def test_large_batch_recipe_scales_the_rate_with_the_batch():

@@ -1,7 +1,8 @@
 """Memory for batches that is used again: a fresh page costs more than the pixels written to it.
 
 In one process an array is used again when nobody refers to it any more. Between a worker and the
-process that trains, a block of shared memory is passed back by a flag in its first byte.
+process that trains, a block of shared memory is passed back by a flag in its first byte, when the
+array in it is no longer referred to.
 """
 
 import dataclasses
@@ -108,12 +109,10 @@ def give_back(block: Block) -> None:
 
 
 class Receiver:
-    """Copies arrays out of workers' blocks, and gives the blocks back."""
+    """Gives out the arrays in workers' blocks; a block is free again when its array is gone."""
 
     def __init__(self):
         self._memories: dict[str, SharedMemory] = {}
-        self._recycler = Recycler()
-        self._fence = threading.Lock()
 
     def __call__(self, batch: dict) -> dict:
         return {
@@ -125,11 +124,23 @@ class Receiver:
         memory = self._memories.get(message.name)
         if memory is None:
             memory = self._memories[message.name] = SharedMemory(message.name)
-        array = self._recycler.empty(message.shape)
-        array[...] = np.ndarray(message.shape, np.uint8, memory.buf, _HEADER)
+        return np.asarray(_Lease(memory, message.shape))
+
+
+class _Lease:
+    """What an array in a worker's block, and every view of it, refers to."""
+
+    def __init__(self, memory: SharedMemory, shape: tuple[int, ...]):
+        self._memory = memory  # not closed before the array is gone, whoever else forgets it
+        array = np.ndarray(shape, np.uint8, memory.buf, _HEADER)
+        self.__array_interface__ = array.__array_interface__
+
+    def __del__(self):
         # The block must not look free before it has been read: on ARM only locks see to that.
         for _ in range(2):
-            with self._fence:
+            with _fence:
                 pass
-        memory.buf[0] = _FREE
-        return array
+        self._memory.buf[0] = _FREE
+
+
+_fence = threading.RLock()  # a lease may end amid another's end, in the same thread

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from densenet_jax.data import order, pipeline, reading, sources
+from densenet_jax.data import buffers, order, pipeline, reading, sources
 from densenet_jax.data.examples import Arrays, DataError, Source
 
 from .conftest import encode, picture, write_tfds
@@ -110,6 +110,18 @@ def test_workers_give_the_same_batches(source):
         take(pipeline.train_batches(source, workers=2, **OPTIONS), 4),
         take(pipeline.train_batches(source, **OPTIONS), 4),
     )
+
+
+def test_a_workers_block_is_taken_until_no_view_of_its_array_is_left():
+    block = buffers.take_block((2, 3))
+    block.array((2, 3))[...] = 7
+    receive = buffers.Receiver()
+    view = receive({"image": block.message((2, 3))})["image"][1:]
+    del receive  # the stream may be closed before its batches are gone
+    assert buffers.take_block((2, 3)) is not block
+    np.testing.assert_array_equal(view, [[7, 7, 7]])
+    del view
+    assert buffers.take_block((2, 3)) is block
 
 
 def test_the_seed_changes_order_and_crops(source):

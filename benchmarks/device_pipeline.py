@@ -1,0 +1,66 @@
+"""Images per second from a split in memory to augmented, normalised float32 batches on the device.
+
+    python benchmarks/device_pipeline.py [--data-dir=DIR] [--batch-size=512] [--rounds=5]
+
+CIFAR-10's training images lie on the device; a batch is gathered there by its examples' numbers,
+flipped, padded by 4 and cropped, and normalised, in one program as in a training step, and written
+out.  The network is missing.  Median over the rounds.
+"""
+
+import argparse
+import pathlib
+import statistics
+import sys
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
+
+import jax
+import jax.numpy as jnp
+
+from densenet_jax.data import device, pipeline, sources
+from densenet_jax.training import mesh
+
+MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+
+
+@jax.jit
+def prepare(key: jax.Array, batch: dict[str, jax.Array]) -> jax.Array:
+    images = device.augment(key, batch["image"], pad=4, flip=True)
+    return device.normalize(images, MEAN, STD, jnp.float32)
+
+
+def rates(batches, batch_size: int, seconds: float) -> tuple[float, float]:
+    """Returns images per second of the clock, and of processor time."""
+    key, images = jax.random.key(0), []
+    began, cpu, count = time.perf_counter(), time.process_time(), 0
+    while time.perf_counter() - began < seconds:
+        images.append(prepare(jax.random.fold_in(key, count), next(batches)))
+        if len(images) == 4:  # a few batches may be under way, as in training
+            images.pop(0).block_until_ready()
+        count += 1
+    jax.block_until_ready(images)
+    clock, cpu = time.perf_counter() - began, time.process_time() - cpu
+    return count * batch_size / clock, count * batch_size / cpu
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data-dir", default="")
+    parser.add_argument("--batch-size", type=int, default=512)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=2.0)
+    args = parser.parse_args()
+    held = pipeline.in_memory(sources.load("cifar10", "train", args.data_dir), image_size=32)
+    reader = pipeline.train_batches(
+        held, batch_size=args.batch_size, image_size=32, random_crop=False
+    )
+    with pipeline.to_mesh(reader, mesh.batch_sharding(mesh.make_mesh())) as batches:
+        rates(batches, args.batch_size, 0.5)  # compiles
+        found = [rates(batches, args.batch_size, args.seconds) for _ in range(args.rounds)]
+    clock, core = (statistics.median(values) for values in zip(*found, strict=True))
+    print(f"{clock:,.0f} img/s, {core:,.0f} img/s of a core, batches of {args.batch_size}")
+
+
+if __name__ == "__main__":
+    main()
