@@ -14,8 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from densenet_jax.models.batch_norm import at_least_float32, norm_relu, sums, widen
-
-CONV_LAYOUT = ("NHWC", "HWIO", "NHWC")
+from densenet_jax.models.convolution import convolution
 
 
 class Dropout(NamedTuple):
@@ -45,10 +44,7 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
     kernel = kernel.astype(x.dtype)
     if kernel.shape[:2] == (1, 1) and stride == 1:
         return jnp.einsum("bhwc,cd->bhwd", x, kernel[0, 0])
-    pads = [(k // 2, k // 2) for k in kernel.shape[:2]]
-    return lax.conv_general_dilated(
-        x, kernel, (stride, stride), pads, dimension_numbers=CONV_LAYOUT
-    )
+    return convolution(x, kernel, stride)
 
 
 def channels(x: jax.Array, start: int, count: int) -> jax.Array:
