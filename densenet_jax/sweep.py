@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import jax
 from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
@@ -20,6 +21,7 @@ from densenet_jax.training.diagnose import NonFiniteError
 from densenet_jax.training.errors import ConfigError
 from densenet_jax.training.loggers import Listener
 from densenet_jax.training.loop import train_and_evaluate
+from densenet_jax.training.settings import build_model
 
 MAX_RUNS = 1000
 _KEY = re.compile(r"(?:^|(?<=[\])]))[\s;,]*([A-Za-z_][\w.]*)\s*=\s*")
@@ -86,6 +88,7 @@ def plan(config: ConfigDict, grid: dict[str, list], workdir: str) -> list[Run]:
                 reason = str(e.args[0] if e.args else e).splitlines()[0]
                 raise ConfigError(f"--sweep: config.{key}={value!r}: {reason}") from None
         checks.check(point)
+        build_model(point)
         folder = ",".join(f"{names[key]}={_file_name(value)}" for key, value in values.items())
         runs.append(Run(values, point, pathlib.Path(workdir) / folder))
     if len({run.workdir for run in runs}) < len(runs):
@@ -108,12 +111,15 @@ def run(one: Run, listeners: Sequence[Listener] = ()) -> dict[str, Any]:
       {"workdir", "values", "top1", "top5", "loss", "step", "seconds"}: of the evaluation with the
       best top-1, which is the checkpoint that the run gives away, and of its last step; for a run
       whose numbers stay bad, which is not the end of a sweep, top1 is None, and "error" says why.
+      Only in the first process of a job, which has written what is read here.
     """
     row = {"workdir": str(one.workdir), "values": one.values}
     try:
         train_and_evaluate(one.config, str(one.workdir), listeners)
     except NonFiniteError as e:
         return row | {"top1": None, "error": str(e)}
+    if jax.process_index() > 0:
+        return row
     records = metrics_log.read(one.workdir / "metrics.jsonl")
     best = max((r for r in records if r["split"] == "eval"), key=lambda record: record["top1"])
     scores = {name: best[name] for name in ("top1", "top5", "loss", "step")}
@@ -139,12 +145,16 @@ def sweep(
       listeners: returns those of the run in a directory.
     """
     runs, rows = plan(config, parse(text), workdir), []
+    first = jax.process_index() == 0  # of the processes of the job; it alone writes
     for number, one in enumerate(runs, 1):
-        print(f"run {number} of {len(runs)}: {one.workdir.name}", flush=True)
+        if first:
+            print(f"run {number} of {len(runs)}: {one.workdir.name}", flush=True)
         rows.append(run(one, listeners(str(one.workdir))))
-        write(rows, workdir)
-    Console().print(table(rows))
-    print(f"written: {workdir}/sweep.json")
+        if first:
+            write(rows, workdir)
+    if first:
+        Console().print(table(rows))
+        print(f"written: {workdir}/sweep.json")
 
 
 def table(rows: list[dict[str, Any]]) -> Table:

@@ -3,6 +3,7 @@
 import importlib
 import json
 
+import jax
 import pytest
 
 from densenet_jax import cli, sweep
@@ -64,6 +65,7 @@ def test_plan_is_a_grid_in_directories_that_tell_the_values():
         ({"optimizer.rate": [1]}, r"config.optimizer.rate=1: "),
         ({"seed": ["many"]}, r"config.seed='many': "),
         ({"optimizer.learning_rate": [0.1, -1.0]}, "learning_rate is -1.0; it must be at least 0"),
+        ({"model.depth": [10, 11]}, "depth"),
         ({"seed": [1, 1]}, "the same values twice"),
         ({"seed": list(range(50)), "batch_size": list(range(8, 400, 8))}, "2450 runs"),
     ],
@@ -104,3 +106,8 @@ def test_rows_are_of_the_best_evaluation_and_a_run_that_diverges_is_one(
     assert "50.00%" in out
     assert "diverged" in out
     assert cli.main([*words, "--sweep=seed=1"]) == 2
+    (tmp_path / "sweep.json").unlink()
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    sweep.sweep(digits(), str(tmp_path), "seed=[1,2]")
+    assert not (tmp_path / "sweep.json").exists()  # the first process of a job alone writes
+    assert not capsys.readouterr().out
