@@ -37,7 +37,12 @@ class ImageError(ValueError):
     """An image that cannot be decoded."""
 
 
-def decode(image: bytes | np.ndarray, channels: int = 3, reduction: int = 1) -> np.ndarray:
+def decode(
+    image: bytes | np.ndarray,
+    channels: int = 3,
+    reduction: int = 1,
+    header: tuple[int, int, int] | None = None,
+) -> np.ndarray:
     """Returns an image as uint8 [H, W, channels]; arrays pass through.
 
     Grayscale becomes RGB (and the reverse, for one channel), CMYK and palettes are converted, alpha
@@ -47,13 +52,14 @@ def decode(image: bytes | np.ndarray, channels: int = 3, reduction: int = 1) -> 
       image: an encoded image, or uint8 [H, W], [H, W, 1] or [H, W, channels].
       channels: 3 or 1.
       reduction: 1, 2, 4 or 8: the size may be divided by so much, where that saves time.
+      header: what `jpeg_header` says, where it has been asked.
 
     Raises:
       ImageError: not an image, a broken one, or one of more than 179 million pixels.
     """
     if isinstance(image, np.ndarray):
         return _from_array(image, channels)
-    header = jpeg_header(image)
+    header = header or jpeg_header(image)
     if header:
         _check_size(*header[:2], len(image))
         ends = image.rfind(b"\xff\xd9", -_TAIL) >= 0  # else truncated, which only Pillow reports

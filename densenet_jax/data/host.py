@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from densenet_jax.data.decoding import ImageError, decode, dimensions
+from densenet_jax.data.decoding import ImageError, decode, dimensions, jpeg_header
 
 __all__ = [
     "ImageError",
@@ -99,10 +99,11 @@ def random_resized_crop(
     Raises:
       ImageError: the image cannot be decoded.
     """
-    height, width = dimensions(image)
+    header = None if isinstance(image, np.ndarray) else jpeg_header(image)
+    height, width = header[:2] if header else dimensions(image)
     top, left, h, w = random_region(draws, height, width, scale)
     reduction = max((r for r in (1, 2, 4, 8) if min(h, w) >= r * image_size), default=1)
-    pixels = decode(image, channels, reduction)
+    pixels = decode(image, channels, reduction, header)
     if pixels.shape[:2] != (height, width):  # the region's edges lie between pixels now
         down, right = pixels.shape[0] / height, pixels.shape[1] / width
         step_y, step_x = h * down / image_size, w * right / image_size
