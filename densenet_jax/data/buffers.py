@@ -127,6 +127,9 @@ class Receiver:
         return np.asarray(_Lease(memory, message.shape))
 
 
+_fence = threading.RLock()  # a lease may end amid another's end, in the same thread
+
+
 class _Lease:
     """What an array in a worker's block, and every view of it, refers to."""
 
@@ -135,12 +138,9 @@ class _Lease:
         array = np.ndarray(shape, np.uint8, memory.buf, _HEADER)
         self.__array_interface__ = array.__array_interface__
 
-    def __del__(self):
+    def __del__(self, fence=_fence, free=_FREE):  # globals are gone when the interpreter ends
         # The block must not look free before it has been read: on ARM only locks see to that.
         for _ in range(2):
-            with _fence:
+            with fence:
                 pass
-        self._memory.buf[0] = _FREE
-
-
-_fence = threading.RLock()  # a lease may end amid another's end, in the same thread
+        self._memory.buf[0] = free
