@@ -15,6 +15,8 @@ from typing import Any
 
 import jax
 
+POLL = 0.001  # seconds
+
 
 class DataWait:
     """Adds up the time for which no step was under way and the loop waited for the next batch."""
@@ -62,6 +64,9 @@ class DataWait:
 
     def _watch(self) -> None:
         while (result := self._under_way.get()) is not None:
+            # Asked now and then, not waited for: a thread that is in the runtime when the
+            # interpreter ends takes the process down with it.
             with contextlib.suppress(Exception):  # a step that failed says so where it is used
-                result.block_until_ready()
+                while not result.is_ready():
+                    time.sleep(POLL)
             self._finished = (self._finished[0] + 1, self._clock())

@@ -1,5 +1,7 @@
 """What counts as waiting for data: only what keeps a step from running."""
 
+import subprocess
+import sys
 import threading
 import time
 
@@ -23,8 +25,8 @@ class Result:
     def __init__(self):
         self.there = threading.Event()
 
-    def block_until_ready(self):
-        assert self.there.wait(60)
+    def is_ready(self):
+        return self.there.is_set()
 
 
 def run(batches, finish_at):
@@ -72,7 +74,7 @@ def test_only_time_without_a_step_under_way_counts(batches, finish_at, expected)
 
 def test_a_failed_step_is_no_longer_under_way():
     class Failed:
-        def block_until_ready(self):
+        def is_ready(self):
             raise RuntimeError("out of memory")
 
     wait = DataWait(Clock())
@@ -81,3 +83,23 @@ def test_a_failed_step_is_no_longer_under_way():
     while not wait.finished:
         time.sleep(0.001)
     assert wait.take() == 0
+
+
+STOPPED = """
+import sys
+import jax, jax.numpy as jnp
+from densenet_jax.training.waiting import DataWait
+
+step = jax.jit(lambda x: jax.lax.fori_loop(0, 200, lambda i, x: jnp.tanh(x @ x * 1e-3), x))
+x, wait = jnp.ones((700, 700)), DataWait()
+step(x).block_until_ready()
+for batch in wait.timed(range(100)):
+    wait.started(step(x))
+    if batch == 2:
+        sys.exit(7)
+"""
+
+
+def test_a_process_that_ends_amid_its_steps_ends_as_it_says():
+    done = subprocess.run([sys.executable, "-c", STOPPED], capture_output=True, timeout=120)
+    assert (done.returncode, done.stderr) == (7, b"")
