@@ -81,14 +81,14 @@ def _scaled(vary: str, batch: int):
 
 def profile(args: argparse.Namespace) -> Iterator[dict]:
     """Traces training steps; yields the kernels that take longest, and keeps the trace."""
+    import contenders
     import jax
-    import worker
 
     options = {"mode": "train", "batch": 256, "size": 224, "blocks": [6, 12, 24, 16]}
     options.update(dtype="bfloat16", device="gpu")
     if args.tiny:
         options.update(batch=2, size=64, blocks=[1, 1, 1, 1], device="cpu")
-    contender = worker.densenet_jax(options)
+    contender = contenders.densenet_jax(options)
     contender.compile()
     contender.step()
     contender.wait()

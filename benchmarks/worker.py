@@ -4,11 +4,10 @@
 
 It speaks JSON, one object a line.  It begins with {"versions", "device", "parameters",
 "setup_seconds", "compile_seconds", "step_seconds"}; on {"run": n} it makes n steps and answers
-{"seconds"}, on {"machine": true} what `limits.measure_machine` finds, on {"finish": true} with
+{"seconds"}, on {"machine": true} what its `Contender.machine` finds, on {"finish": true} with
 {"peak_bytes", "temporary_bytes"}, and ends.  What libraries print goes to standard error.
 """
 
-import dataclasses
 import importlib.metadata
 import json
 import os
@@ -16,245 +15,11 @@ import pathlib
 import resource
 import sys
 import time
-from collections.abc import Callable
-from typing import Any
 
 HERE = pathlib.Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
 
-
-@dataclasses.dataclass
-class Contender:
-    """A network ready to be timed.
-
-    Attributes:
-      compile: makes the program; the first call of `step` may do so instead.
-      step: starts a training step or an inference on a fixed batch that lies on the device.
-      wait: returns when all steps have been made.
-      device: the device in words.
-      parameters: trainable numbers.
-      peak_bytes: returns the most device memory in use so far; None: the process's own counts.
-      release: gives back memory that is kept for the next step only.
-    """
-
-    step: Callable[[], Any]
-    wait: Callable[[], Any]
-    device: str
-    parameters: int
-    compile: Callable[[], Any] = lambda: None
-    peak_bytes: Callable[[], int] | None = None
-    release: Callable[[], Any] = lambda: None
-    temporary_bytes: Callable[[], int | None] = lambda: None
-
-
-def _jax_program(options: dict, state, inference, train_step) -> Contender:
-    """Returns a contender from jitted functions of (state, batch): to logits, to (state, ...)."""
-    import jax
-    import jax.numpy as jnp
-
-    held: dict[str, Any] = {}
-    training = options["mode"] == "train"
-    batch = {
-        "image": jax.random.normal(
-            jax.random.key(1), (options["batch"], options["size"], options["size"], 3), jnp.float32
-        ).astype(options["dtype"]),
-        "label": jnp.arange(options["batch"], dtype=jnp.int32),
-    }
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-
-    def compile_program():
-        function = train_step if training else inference
-        held["compiled"] = function.lower(state, batch).compile()
-        held["state"] = state
-
-    def step():
-        result = held["compiled"](held["state"], batch)
-        held["result"] = result
-        if training:
-            held["state"], held["result"] = result
-
-    return Contender(
-        step=step,
-        wait=lambda: jax.block_until_ready(held["result"]),
-        device=jax.devices()[0].device_kind,
-        parameters=parameters,
-        compile=compile_program,
-        peak_bytes=_jax_peak(),
-        temporary_bytes=lambda: held["compiled"].memory_analysis().temp_size_in_bytes,
-    )
-
-
-def _jax_peak() -> Callable[[], int] | None:
-    import jax
-
-    device = jax.local_devices()[0]
-    return None if device.platform == "cpu" else lambda: device.memory_stats()["peak_bytes_in_use"]
-
-
-def _optimizer():
-    import optax
-
-    return optax.chain(optax.add_decayed_weights(1e-4), optax.sgd(0.1, momentum=0.9, nesterov=True))
-
-
-def densenet_jax(options: dict, implementation: str = "auto") -> Contender:
-    """This project: its model and its training step."""
-    import jax
-    import jax.numpy as jnp
-
-    sys.path.insert(0, str(HERE.parent))
-    import densenet_jax as package
-    from densenet_jax.training import state, step
-
-    model = package.create_model(
-        "densenet121",
-        block_sizes=tuple(options["blocks"]),
-        dtype=jnp.dtype(options["dtype"]),
-        implementation=implementation,
-    )
-    optimizer = _optimizer()
-    start = jax.jit(lambda: state.initial_state(model, optimizer, 0, (64, 64, 3)))()
-    train = step.make_train_step(model, optimizer, lambda _: 0.1, lambda _, images, y: (images, y))
-    inference = jax.jit(lambda state, batch: model.apply(state.variables, batch["image"]))
-    return _jax_program(options, start, inference, train)
-
-
-def densenet_jax_plain(options: dict) -> Contender:
-    """The same without fused kernels."""
-    return densenet_jax(options, implementation="plain")
-
-
-def flax(options: dict) -> Contender:
-    """`plain_flax.DenseNet` with the training step of Flax's own examples."""
-    import jax
-    import jax.numpy as jnp
-    import optax
-    import plain_flax
-    from flax.training import train_state
-
-    class State(train_state.TrainState):
-        batch_stats: Any
-
-    model = plain_flax.DenseNet(tuple(options["blocks"]), dtype=jnp.dtype(options["dtype"]))
-
-    def initial():
-        variables = model.init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
-        return State.create(apply_fn=model.apply, tx=_optimizer(), **variables)
-
-    def train(state, batch):
-        def loss_fn(params):
-            logits, updates = state.apply_fn(
-                {"params": params, "batch_stats": state.batch_stats},
-                batch["image"],
-                train=True,
-                mutable=["batch_stats"],
-            )
-            losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
-            return losses.mean(), updates
-
-        (loss, updates), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
-        state = state.apply_gradients(grads=gradients, batch_stats=updates["batch_stats"])
-        return state, loss
-
-    def inference(state, batch):
-        variables = {"params": state.params, "batch_stats": state.batch_stats}
-        return state.apply_fn(variables, batch["image"])
-
-    train = jax.jit(train, donate_argnums=0)
-    return _jax_program(options, jax.jit(initial)(), jax.jit(inference), train)
-
-
-def torch_eager(options: dict, compiled: bool = False) -> Contender:
-    """torchvision's DenseNet, channels last, automatic mixed precision if not float32."""
-    import torch
-    import torchvision
-
-    on_gpu = options["device"] == "gpu"
-    device = torch.device("cuda" if on_gpu else "cpu")
-    torch.backends.cudnn.benchmark = True
-    torch.set_float32_matmul_precision("high")
-    torch.manual_seed(0)
-    model = torchvision.models.DenseNet(32, tuple(options["blocks"]), 64)
-    model = model.to(device, memory_format=torch.channels_last)
-    shape = (options["batch"], 3, options["size"], options["size"])
-    images = torch.randn(shape, device=device).to(memory_format=torch.channels_last)
-    labels = torch.arange(options["batch"], device=device)
-    mixed = torch.autocast(
-        device.type, torch.bfloat16, enabled=options["dtype"] != "float32", cache_enabled=True
-    )
-    optimizer = torch.optim.SGD(
-        model.parameters(), 0.1, momentum=0.9, weight_decay=1e-4, nesterov=True
-    )
-    training = options["mode"] == "train"
-    model.train(training)
-    network = torch.compile(model, mode=options["compile_mode"]) if compiled else model
-
-    def train():
-        optimizer.zero_grad(set_to_none=True)
-        with mixed:
-            loss = torch.nn.functional.cross_entropy(network(images), labels)
-        loss.backward()
-        optimizer.step()
-
-    def inference():
-        with torch.inference_mode(), mixed:
-            return network(images)
-
-    return Contender(
-        step=train if training else inference,
-        wait=torch.cuda.synchronize if on_gpu else lambda: None,
-        device=torch.cuda.get_device_name() if on_gpu else "cpu",
-        parameters=sum(p.numel() for p in model.parameters()),
-        peak_bytes=torch.cuda.max_memory_allocated if on_gpu else None,
-        release=torch.cuda.empty_cache if on_gpu else lambda: None,
-    )
-
-
-def torch_compile(options: dict) -> Contender:
-    """The same through `torch.compile`."""
-    return torch_eager(options, compiled=True)
-
-
-def keras(options: dict) -> Contender:
-    """Keras applications' DenseNet on JAX, by `train_on_batch` and `predict_on_batch`."""
-    os.environ["KERAS_BACKEND"] = "jax"
-    import jax
-    import jax.numpy as jnp
-    import keras as library
-
-    if options["dtype"] != "float32":
-        library.mixed_precision.set_global_policy(f"mixed_{options['dtype']}")
-    from keras.src.applications import densenet  # the public module has no general DenseNet
-
-    shape = (options["size"], options["size"], 3)
-    model = densenet.DenseNet(
-        options["blocks"], weights=None, input_shape=shape, classifier_activation=None
-    )
-    loss = library.losses.SparseCategoricalCrossentropy(from_logits=True)
-    sgd = library.optimizers.SGD(0.1, momentum=0.9, nesterov=True, weight_decay=1e-4)
-    model.compile(optimizer=sgd, loss=loss)
-    images = jax.random.normal(jax.random.key(1), (options["batch"], *shape), jnp.float32)
-    labels = jnp.arange(options["batch"], dtype=jnp.int32)
-    training = options["mode"] == "train"
-    return Contender(
-        step=lambda: (
-            model.train_on_batch(images, labels) if training else model.predict_on_batch(images)
-        ),
-        wait=lambda: None,  # both return numbers on the host
-        device=jax.devices()[0].device_kind,
-        parameters=sum(weight.value.size for weight in model.trainable_weights),
-        peak_bytes=_jax_peak(),
-    )
-
-
-# What is measured, what it needs, and how.
-CONTENDERS = {
-    "densenet_jax": (("jax", "jaxlib", "flax", "optax"), densenet_jax),
-    "densenet_jax_plain": (("jax", "jaxlib", "flax", "optax"), densenet_jax_plain),
-    "flax": (("jax", "jaxlib", "flax", "optax"), flax),
-    "torch_compile": (("torch", "torchvision"), torch_compile),
-    "torch": (("torch", "torchvision"), torch_eager),
-    "keras": (("keras", "jax", "jaxlib"), keras),
-}
+from contenders import CONTENDERS  # noqa: E402
 
 
 def forget_peak() -> None:
@@ -278,7 +43,6 @@ def main() -> None:
     # Libraries print; the parent's line must stay clean.
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
-    sys.path.insert(0, str(HERE))
     name, options = sys.argv[1], json.loads(sys.argv[2])
     packages, build = CONTENDERS[name]
     begin = time.perf_counter()
@@ -317,9 +81,7 @@ def main() -> None:
             answer(seconds=time.perf_counter() - start)
             contender.release()
         elif "machine" in command:
-            import limits
-
-            answer(**limits.measure_machine(options["dtype"], options["device"] == "gpu"))
+            answer(**contender.machine())
             forget_peak()
         else:
             peak = contender.peak_bytes or resident_peak

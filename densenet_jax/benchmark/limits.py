@@ -55,19 +55,21 @@ def work(model: nn.Module, image_size: int) -> tuple[Work, Work]:
 
 
 def _elements(model: DenseNet, image_size: int) -> tuple[int, int]:
-    """Returns how many elements the forward and the backward pass move for an image."""
+    """Returns how many elements inference moves for an image, and how many more training moves."""
     stem = find_stem(model.stem)
-    side, features, forward, backward = image_size, model.in_channels, 0, 0
+    side, features, maps = image_size, model.in_channels, []
+    image = side**2 * features
     for _, stride, share in stem.convolutions:
-        read = side**2 * features
         side, features = -(-side // stride), int(model.stem_features * share)
-        forward += read + side**2 * features
-        backward += 2 * read + 2 * side**2 * features
-    if stem.pool is not None:
-        whole = side**2 * features
+        maps.append(side**2 * features)
+    if stem.pool is None:
+        out = maps.pop()
+    else:
         side = -(-side // 2)
-        pooled = side**2 * features
-        forward, backward = forward + whole + pooled, backward + 2 * whole + pooled
+        out = side**2 * features
+    # In inference the stem can be one kernel.  In training a norm's statistics stand between what
+    # a convolution writes and what reads it, and the norm's sums before the kernel's gradient.
+    forward, backward = image + out, image + 4 * sum(maps) + (2 if maps else 1) * out
     growth, width = model.growth_rate, model.bottleneck_width * model.growth_rate
     for i, depth in enumerate(model.block_sizes):
         for _ in range(depth):

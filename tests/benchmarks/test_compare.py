@@ -31,7 +31,6 @@ def results():
 
 @pytest.fixture(scope="module")
 def compare(results):
-    load("limits")
     return load("compare")
 
 
@@ -107,19 +106,6 @@ def test_page_and_chart_show_every_contender(compare, results):
     assert "| densenet_jax | 16 | 50 % |  | 2.00 |  | 3.0 |" in page
     assert "| plain Flax | 5.33 | 17 % | 3.00 (3.00 to 3.00) | 2.00 |  | 3.0 |" in page
     assert results.chart([record]).count("<rect") == 2
-
-
-def test_limit_of_densenet121():
-    limits = load("limits")
-    blocks = (6, 12, 24, 16)
-    assert limits.multiply_adds(blocks) == pytest.approx(2.83e9, rel=2e-3)
-    copying = {"flops": 1e30, "bandwidth": 4.3e12}  # bound by memory: the H200's 33,000 and 105,000
-    assert limits.images_per_second(blocks, 224, True, 2, copying) == pytest.approx(33e3, rel=0.02)
-    assert limits.images_per_second(blocks, 224, False, 2, copying) == pytest.approx(
-        105e3, rel=0.02
-    )
-    counting = {"flops": 157e9, "bandwidth": 1e30}
-    assert limits.images_per_second(blocks, 224, True, 4, counting) == pytest.approx(9.2, rel=0.01)
 
 
 def test_plain_flax_is_the_same_network():

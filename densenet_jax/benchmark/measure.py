@@ -1,0 +1,149 @@
+"""A configuration's speed on this machine: step, loop, input, inference; memory; limits."""
+
+import resource
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from densenet_jax.benchmark import limits
+from densenet_jax.data.stream import Batch
+from densenet_jax.evaluation import Metrics
+from densenet_jax.training import experiment, settings
+from densenet_jax.training.state import TrainState
+from densenet_jax.training.waiting import DataWait
+
+
+def benchmark(config: ml_collections.ConfigDict, seconds: float = 5.0) -> dict[str, Any]:
+    """Measures a configuration's training and inference, with its own data.
+
+    Step and inference are measured on a batch that lies on the devices, the loop and the input
+    pipeline with the data.  Programs are compiled anew, whatever earlier runs have stored.
+
+    Args:
+      seconds: for which the loop and the input pipeline run.
+
+    Returns:
+      `compile_seconds` of `step` and `inference`; `images_per_second` of those, `loop` and
+      `input_pipeline`, over all devices of this process; `share_of_limit` of step and inference;
+      `data_wait`, the share of its time that steps lacked data; `memory` in bytes: `temporaries`
+      and `arguments` of the step on one device, as compiled, `device_peak` where the device tells
+      it, and `host_peak`; `limits`, see the module of that name.
+
+    Raises:
+      ConfigError, DataError: the user's to mend.
+    """
+    setup = experiment.build(config)
+    config, data = setup.config, setup.config.data
+    source = setup.in_memory(settings.train_source(config), train=True)
+    setup.check_training(source)
+    total = experiment.total_steps(config, len(source))
+    optimizer, schedule = setup.optimizer(total, len(source) / config.batch_size)
+    rates = limits.measure_rates(setup.model.dtype)
+    with jax.set_mesh(setup.mesh), _compiling_anew():
+        state = setup.initial_state(optimizer)
+        reader = setup.reader(source, state)
+        with setup.train_batches(source, state) as batches:
+            batch = next(batches)
+            masked = {**batch, "mask": jnp.ones_like(batch["label"], bool)}
+            variables = jax.tree.map(jnp.copy, state.variables)  # the state's own are donated
+            infer = _compile(setup.eval_step(), variables, masked)
+            step = _compile(setup.train_step(optimizer, schedule), state, batch)
+            inference = limits.seconds(lambda: infer.program(variables, masked))
+            train = _Training(step.program, state)
+            training = limits.seconds(lambda: train(batch))
+            loop, data_wait = _rate(train, batches, seconds)
+    with iter(reader) as batches:
+        pipeline, _ = _rate(lambda batch: None, batches, seconds)
+    speeds = {
+        "step": config.batch_size / training,
+        "loop": config.batch_size * loop,
+        "input_pipeline": config.batch_size / jax.process_count() * pipeline,
+        "inference": config.batch_size / inference,
+    }
+    # On a CPU one device already uses all cores.
+    devices = 1 if jax.default_backend() == "cpu" else setup.mesh.size
+    work = dict(zip(("inference", "step"), limits.work(setup.model, data.image_size), strict=True))
+    best = {part: devices * limits.images_per_second(work[part], rates) for part in work}
+    memory = step.program.memory_analysis()
+    device = setup.mesh.devices.flat[0].memory_stats() or {}
+    return {
+        "model": config.model.name,
+        "image_size": data.image_size,
+        "batch_size": config.batch_size,
+        "dtype": config.model.dtype,
+        "devices": [d.device_kind for d in setup.mesh.devices.flat],
+        "compile_seconds": {"step": step.seconds, "inference": infer.seconds},
+        "images_per_second": speeds,
+        "share_of_limit": {part: speeds[part] / best[part] for part in best},
+        "data_wait": data_wait,
+        "memory": {
+            "temporaries": memory.temp_size_in_bytes,
+            "arguments": memory.argument_size_in_bytes,
+            "device_peak": device.get("peak_bytes_in_use"),
+            "host_peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        },
+        "limits": {
+            "flops_per_second": rates.flops,
+            "bytes_per_second": rates.bytes,
+            "images_per_second": best,
+        },
+    }
+
+
+class _Compiled(NamedTuple):
+    program: jax.stages.Compiled
+    seconds: float
+
+
+class _Training:
+    """Training steps in a row: each takes the state that the one before left."""
+
+    def __init__(self, step: Callable, state: TrainState):
+        self._step, self._state = step, state
+
+    def __call__(self, batch: Batch) -> Metrics:
+        self._state, metrics = self._step(self._state, batch)
+        return metrics
+
+
+def _compile(function: Callable, *args) -> _Compiled:
+    began = time.perf_counter()
+    return _Compiled(function.lower(*args).compile(), time.perf_counter() - began)
+
+
+@contextmanager
+def _compiling_anew() -> Iterator[None]:
+    """Leaves what is stored of compiled programs unread."""
+    stored = jax.config.jax_enable_compilation_cache
+    jax.config.update("jax_enable_compilation_cache", False)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", stored)
+
+
+def _rate(consume: Callable, batches: Iterator[Batch], seconds: float) -> tuple[float, float]:
+    """Returns how many batches a second are consumed, and the share of time without any.
+
+    What was read ahead before the clock starts is passed over.
+    """
+    for _ in range(4):
+        jax.block_until_ready(consume(next(batches)))
+    count, wait, began = 0, DataWait(), time.perf_counter()
+    for batch in wait.timed(batches):
+        result = consume(batch)
+        if result is not None:
+            wait.started(result["loss"])
+        count += 1
+        if count % 4 == 0:  # a few steps may be under way, as in training
+            jax.block_until_ready(result)
+        if count >= 3 and time.perf_counter() - began >= seconds:
+            break
+    jax.block_until_ready(result)
+    elapsed = time.perf_counter() - began
+    return count / elapsed, wait.take() / elapsed
