@@ -16,8 +16,8 @@ from densenet_jax import predict as predicting
 from densenet_jax import report as reports
 from densenet_jax import sweep as sweeps
 from densenet_jax.assessment import splits, tables
-from densenet_jax.benchmark.measure import benchmark as measure
 from densenet_jax.benchmark import table as benchmark_table
+from densenet_jax.benchmark.measure import benchmark as measure
 from densenet_jax.data.sources import DataError
 from densenet_jax.export import calibration as calibrating
 from densenet_jax.export.bundle import ExportError
