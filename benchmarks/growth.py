@@ -3,6 +3,7 @@
     python benchmarks/growth.py --vary=depth --device=gpu --batch=64     # runs both
     python benchmarks/growth.py --vary=batch --device=cpu --values=8,16
     python benchmarks/growth.py --vary=depth --device=counted --batch=32 # compiles for an H200
+    python benchmarks/growth.py --plot=docs/growth.svg                   # draws what is stored
 
 `counted` needs no GPU: temporaries and bytes moved come from the compiled program (`hlo_traffic.py`
 says how, and what it needs).  What is not varied is DenseNet-121, --batch and --size.  Training
@@ -114,6 +115,33 @@ def rows(args: argparse.Namespace) -> Iterator[dict]:
         }
 
 
+def plot(records: list[dict], path: pathlib.Path) -> None:
+    """Draws stored growth: a row a table, time (or bytes moved) on the left, memory on the right.
+
+    Both axes begin at 0: a straight line through the origin is growth in proportion.
+    """
+    import matplotlib.pyplot as plt
+
+    plt.rcParams["svg.hashsalt"] = "growth"  # the same figures, the same file
+    records = [record for record in records if record["kind"] == "scaling"]
+    figure, axes = plt.subplots(
+        len(records), 2, figsize=(8, 2.8 * len(records)), layout="constrained", squeeze=False
+    )
+    for record, pair in zip(records, axes, strict=True):
+        values = [float(row[0]) for row in record["rows"]]
+        for column, axis in enumerate(pair):
+            for i, name in enumerate(CONTENDERS):
+                y = [row[1 + 2 * i + column] for row in record["rows"]]
+                points = [(x, y) for x, y in zip(values, y, strict=True) if y != "failed"]
+                axis.plot(*zip(*points, strict=True), marker="o", label=results.LABELS[name])
+            unit = record["header"][1 + column].removeprefix(results.LABELS[CONTENDERS[0]] + " ")
+            axis.set(xlabel=record["header"][0], ylabel=unit, xlim=(0, None), ylim=(0, None))
+            axis.grid(alpha=0.3)
+        pair[0].set_title(record["what"], loc="left", fontsize="medium")
+        pair[1].legend()
+    figure.savefig(path, metadata={"Date": None})
+
+
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -127,11 +155,15 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--seconds", type=float, default=2.0, help="of a contender's turn, about")
     parser.add_argument("--output", type=pathlib.Path, help="JSON file for the figures")
     parser.add_argument("--store", action="store_true", help="keep them in benchmarks/results.md")
+    parser.add_argument("--plot", type=pathlib.Path, metavar="FILE", help="draw what is stored")
     return parser
 
 
 def main() -> int:
     args = parser().parse_args()
+    if args.plot:
+        plot(results.load(), args.plot)
+        return 0
     if args.vary == "depth" and (unknown := set(args.values or ()) - set(BLOCKS)):
         parser().error(f"no such depth: {min(unknown)}; there are {', '.join(map(str, BLOCKS))}")
     records: list[dict] = []

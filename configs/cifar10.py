@@ -15,7 +15,7 @@ and a recipe:
            not yet run to its end
   speed    a wide, shallow network, one cycle (Smith and Topin, 2018): 94 % within a minute or so on
            a GPU is what it is meant for; not yet run on one
-  cpu30    meant for 30 minutes of training on two CPU cores; not yet run to its end
+  cpu30    30 minutes of training on two CPU cores: 86.0 % (docs/results.md)
 CIFAR-100: --config.data.name=cifar100
 """
 
@@ -103,7 +103,7 @@ def cpu30(config: ConfigDict) -> None:
     """
     config.batch_size = 128
     config.eval_batch_size = 500
-    config.total_epochs = 19.0
+    config.total_epochs = 17.0
     config.model.update(
         stem="cifar_half",
         stem_features=64,

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import sys
 from collections.abc import Sequence
 
@@ -76,3 +77,11 @@ def set_up_process() -> None:
     os.environ.setdefault(
         "JAX_COMPILATION_CACHE_DIR", os.path.expanduser("~/.cache/densenet_jax/compiled")
     )
+    # A simulated device that waits for the others in a collective holds a thread of XLA's pool,
+    # which has one a core: with none left to compute, all would wait for ever.
+    simulated = re.search(
+        r"--xla_force_host_platform_device_count=(\d+)", os.environ.get("XLA_FLAGS", "")
+    )
+    if simulated:
+        threads = int(simulated[1]) + (os.cpu_count() or 1)
+        os.environ.setdefault("NPROC", str(threads))  # what XLA takes for the number of cores
