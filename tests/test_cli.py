@@ -114,3 +114,15 @@ def test_a_stored_configuration_keeps_types_and_takes_overrides(tmp_path):
     assert again.total_steps == 3
     assert again.data.crop_scale == (0.5, 1)
     assert again.model.to_dict() == config.model.to_dict()
+
+
+def test_simulated_devices_leave_threads_to_compute(monkeypatch):
+    monkeypatch.setattr(
+        cli.os, "environ", {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    )
+    monkeypatch.setattr(cli.os, "cpu_count", lambda: 2)
+    cli.set_up_process()
+    assert cli.os.environ["NPROC"] == "6"
+    monkeypatch.setattr(cli.os, "environ", {"XLA_FLAGS": ""})
+    cli.set_up_process()
+    assert "NPROC" not in cli.os.environ  # one device: as many as there are cores
