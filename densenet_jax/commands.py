@@ -1,4 +1,4 @@
-"""What the commands of main.py do, once the command line is understood."""
+"""What the commands do, once the command line is understood."""
 
 import json
 import os
@@ -21,6 +21,7 @@ from densenet_jax.benchmark.measure import benchmark as measure
 from densenet_jax.data.sources import DataError
 from densenet_jax.export import calibration as calibrating
 from densenet_jax.export.bundle import ExportError
+from densenet_jax.invocation import program
 from densenet_jax.models import summary
 from densenet_jax.predict import PredictError
 from densenet_jax.report import ReportError, answers
@@ -64,8 +65,8 @@ def train(
         f"  checkpoints  {workdir}/checkpoints (best: step {result['best_step']})\n"
         f"  report       {workdir}/report.html\n"
         f"next:\n"
-        f"  python main.py evaluate --workdir={workdir}\n"
-        f"  python main.py --workdir={workdir} --config.{longer}    # goes on"
+        f"  {program()} evaluate --workdir={workdir}\n"
+        f"  {program()} --workdir={workdir} --config.{longer}    # goes on"
     )
 
 

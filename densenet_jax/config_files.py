@@ -11,6 +11,12 @@ def names() -> list[str]:
     return sorted(path.stem for path in PACKAGED.glob("*.py") if path.stem[0] != "_")
 
 
+def defaults() -> str:
+    """Returns the file that has every key: the checkout's, seen from there, or the package's."""
+    here = "configs/default.py"
+    return here if pathlib.Path(here).is_file() else str(PACKAGED / "default.py")
+
+
 def locate(config: str) -> str:
     """Returns FILE[:ARGUMENT] with the file that is meant.
 

@@ -12,6 +12,7 @@ MAY_IMPORT = {
     "__init__": {"models", "weights", "training", "export"},
     "configs": {"configs", "weights"},
     "config_files": set(),
+    "invocation": set(),
     "models": {"models"},
     "weights": {"weights", "models"},
     "data": {"data"},
@@ -25,9 +26,9 @@ MAY_IMPORT = {
     "sweep": {"training"},
     "commands": {
         *("training", "models", "weights", "data", "assessment", "report", "predict", "sweep"),
-        *("benchmark", "export"),
+        *("benchmark", "export", "invocation"),
     },
-    "cli": {"cli", "commands", "training", "configs", "config_files"},
+    "cli": {"cli", "commands", "training", "configs", "config_files", "invocation"},
     "__main__": {"cli"},
 }
 

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 
 import pytest
 
@@ -53,6 +54,7 @@ def run(capsys, *words: str) -> tuple[int, str, str]:
         (["export", "--weights=x.pth"], "export needs --output=PATH"),
         (["export", "--weights=x.pth", "--output=x", "--int8"], "--calibration=DIR"),
         (["export", "--weights=x.pth", "--format=json"], "export takes onnx, stablehlo"),
+        (["export", "--weights=x.pth", "--csv"], "--format=csv: export takes onnx, stablehlo"),
         (["predict", "--weights=x.pth", "--format=onnx"], "predict takes table, json or csv"),
         (["predict", "--weights=x.pth", "--int8"], "predict does not take --int8; export can"),
     ],
@@ -85,6 +87,30 @@ def test_help_names_every_command(capsys):
     assert code == 0
     for command in cli.COMMANDS:
         assert f"\n  {command} " in out
+
+
+@pytest.mark.parametrize(
+    ("argv0", "called"),
+    [
+        ("main.py", "python main.py"),
+        ("/there/densenet_jax/__main__.py", "python -m densenet_jax"),
+        ("/no/path/densenet-jax", "/no/path/densenet-jax"),
+        (shutil.which("env"), "env"),  # an installed command is called by its name
+    ],
+)
+def test_what_is_advised_is_called_as_this_process_was(capsys, argv0, called):
+    assert cli.main([argv0, "--help"]) == 0
+    out = capsys.readouterr().out
+    assert f"usage: {called} [COMMAND]" in out
+    assert out.count("main.py") == (out.count(called) if "main.py" in called else 0)
+    assert cli.main([argv0]) == 2
+    assert f"to begin: {called} --config=configs/digits.py" in capsys.readouterr().err
+
+
+def test_short_forms_of_the_format():
+    for form in ("json", "csv"):
+        words = ["predict", "x.png", "--weights=x.pth", f"--{form}"]
+        assert cli.parse(["main.py", *words])[2]["format"] == form
 
 
 @pytest.mark.parametrize("text", ["{", '{"nonsense": 1}', "[1]"])

@@ -87,9 +87,12 @@ def test_the_wheel_holds_configurations_class_names_and_pages_and_nothing_else(w
 def test_the_command_works_in_any_directory(environment, tmp_path):
     said = run(environment, tmp_path, "densenet-jax", "--help")
     assert (said.returncode, said.stderr) == (0, "")
-    assert "predict" in said.stdout
+    assert "densenet-jax predict" in said.stdout
+    assert "main.py" not in said.stdout
+    assert f"{environment}/" in said.stdout.split("see")[1]  # the file that has every key
     said = run(environment, tmp_path, "densenet-jax", "--config=configs/digits.py", *TINY)
     assert said.returncode == 0, said.stderr
+    assert "densenet-jax evaluate --workdir=runs/digits" in said.stdout
     assert json.loads((tmp_path / "runs/digits/config.json").read_text())["total_steps"] == 2
     assert "Configuration" in (tmp_path / "runs/digits/report.html").read_text()
     said = run(environment, tmp_path, "python", "-c", "import densenet_jax; print(densenet_jax)")

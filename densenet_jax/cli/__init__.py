@@ -1,4 +1,4 @@
-"""The command line behind main.py: commands and flags are a table, in `table`."""
+"""The command line: commands and flags are a table, in `table`."""
 
 import logging
 import os
@@ -8,8 +8,10 @@ from collections.abc import Sequence
 
 import ml_collections
 
+from densenet_jax import config_files
 from densenet_jax.cli.parsing import UsageError, parse
 from densenet_jax.cli.table import COMMANDS, PROCESS_FLAGS, help_text
+from densenet_jax.invocation import program
 
 __all__ = ["COMMANDS", "main", "parse", "set_up_process"]
 
@@ -21,7 +23,8 @@ EXIT_INTERRUPTED = 75  # EX_TEMPFAIL: start again to go on
 def main(argv: Sequence[str]) -> int:
     """Runs a command line; returns the exit code."""
     if {"--help", "-h", "-help", "help"} & set(argv[1:]):
-        print(help_text(), end="")
+        called = program(argv[0])
+        print(help_text(called, config_files.names(), config_files.defaults()), end="")
         return 0
     try:
         command, config, options = parse(argv)

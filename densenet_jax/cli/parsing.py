@@ -9,7 +9,8 @@ from absl import flags
 from ml_collections import config_flags
 
 from densenet_jax import config_files
-from densenet_jax.cli.table import COMMANDS, FLAGS
+from densenet_jax.cli.table import COMMANDS, FLAGS, SHORT
+from densenet_jax.invocation import program
 from densenet_jax.training import stored as runs_config
 
 
@@ -23,7 +24,7 @@ def parse(argv: Sequence[str]) -> tuple[str, ml_collections.ConfigDict | None, d
     Raises:
       UsageError: an unknown command, flag, key or file.
     """
-    argv = config_files.with_located(argv)
+    argv = config_files.with_located([SHORT.get(word, word) for word in argv])
     config_file, workdir = _value(argv, "config"), _value(argv, "workdir")
     if config_file is None and workdir and (pathlib.Path(workdir) / "config.json").is_file():
         config_file = str(pathlib.Path(workdir) / "config.json")  # the run's own
@@ -53,11 +54,13 @@ def parse(argv: Sequence[str]) -> tuple[str, ml_collections.ConfigDict | None, d
         options["workdir"] = workdir
     if command.needs == "config":
         options["name"] = pathlib.Path((config_file or "").split(":")[0]).stem
-    _check_needs(name, config, options)
+    _check_needs(program(argv[0]), name, config, options)
     return name, config, options
 
 
-def _check_needs(name: str, config: ml_collections.ConfigDict | None, options: dict) -> None:
+def _check_needs(
+    called: str, name: str, config: ml_collections.ConfigDict | None, options: dict
+) -> None:
     """Raises UsageError if a command lacks what it works on."""
     needs, workdir = COMMANDS[name].needs, options.get("workdir")
     if needs == "source" and not (options["weights"] or workdir):
@@ -69,8 +72,8 @@ def _check_needs(name: str, config: ml_collections.ConfigDict | None, options: d
     if workdir and name != "train":
         raise UsageError(f"{workdir} is not the directory of a run: it has no config.json.")
     raise UsageError(
-        "--config is missing; to begin: python main.py --config=configs/digits.py "
-        "(python main.py --help lists the commands)."
+        f"--config is missing; to begin: {called} --config=configs/digits.py "
+        f"({called} --help lists the commands)."
     )
 
 
@@ -98,7 +101,7 @@ def _read(
         _, *words = values(list(argv))
         return values, words, values.config
     except Exception as e:  # absl and ml_collections raise many kinds, and the file is code
-        raise UsageError(_explain(e)) from e
+        raise UsageError(_explain(e, program(argv[0]))) from e
 
 
 def _value(argv: Sequence[str], flag: str) -> str | None:
@@ -118,7 +121,7 @@ def _check_config_file(config_file: str | None) -> None:
         raise UsageError(f"There is no configuration {path!r}; there are {there}.")
 
 
-def _explain(error: Exception) -> str:
+def _explain(error: Exception, called: str) -> str:
     """Returns the one sentence that matters in what absl and ml_collections raise."""
     text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
     if "Traceback" in text:  # raised inside a configuration file
@@ -129,4 +132,4 @@ def _explain(error: Exception) -> str:
     message = ". ".join(lines[:2]) or type(error).__name__
     if isinstance(error, KeyError | AttributeError):
         message = f"the configuration has no key {message}"
-    return f"{message} (python main.py --help shows the flags, configs/default.py the keys)"
+    return f"{message} ({called} --help shows the flags, {config_files.defaults()} the keys)"

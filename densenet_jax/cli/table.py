@@ -53,7 +53,8 @@ FLAGS = {
     "flip": Flag("also their mirror images; probabilities of all views are averaged", ""),
     "cam": Flag("folder that takes class activation maps, laid over the images", "DIR"),
     "format": Flag(
-        "of answers: table, json or csv; of an export: onnx, stablehlo, safetensors or triton",
+        "of answers: table, json or csv (--json and --csv for short); of an export: onnx, "
+        "stablehlo, safetensors or triton",
         "F",
         choices={
             "predict": ("table", "json", "csv"),
@@ -92,8 +93,8 @@ COMMANDS = {
         flags=("checkpoint", "crops", "flip", *PROCESS_FLAGS),
     ),
     "predict": Command(
-        "top-5 labels with probabilities for image files, folders, globs, or - for standard "
-        "input; from --workdir=DIR or --weights=SOURCE",
+        "top-5 labels with probabilities for image files, folders, globs, file:// URLs, or - for "
+        "standard input; from --workdir=DIR or --weights=SOURCE",
         needs="source",
         flags=("checkpoint", "weights", "cam", "format"),
         words="IMAGE...",
@@ -127,36 +128,45 @@ COMMANDS = {
     "models": Command("a table of every variant: parameters, multiply-adds, weights", needs=""),
 }
 
+# The short form of a flag.
+SHORT = {"--json": "--format=json", "--csv": "--format=csv"}
+
+_KEYS = (
+    "--config.total_epochs=10, --config.total_steps=100, --config.seed=1, --config.batch_size=128, "
+    "--config.optimizer.learning_rate=0.05, --config.data.data_dir=DIR, "
+    "--config.model.dtype=bfloat16, --config.init_from=densenet121.ra_in1k (or a file, or a run's "
+    "directory)"
+)
 _HELP = """\
-usage: python main.py [COMMAND] --config=configs/NAME.py [--workdir=DIR] [--config.key=value ...]
+usage: {program} [COMMAND] --config=configs/NAME.py [--workdir=DIR] [--config.key=value ...]
 
 commands
 {commands}
 flags
-  --config=FILE[:ARGUMENT]   a configuration; configs/*.py say what each does and expects
-  --config.KEY=VALUE         another value for one of its keys, see configs/default.py:
-                             --config.total_epochs=10, --config.total_steps=100, --config.seed=1,
-                             --config.batch_size=128, --config.optimizer.learning_rate=0.05,
-                             --config.data.data_dir=DIR, --config.model.dtype=bfloat16,
-                             --config.init_from=densenet121.ra_in1k (or a file, or a workdir)
-  --workdir=DIR              the run's directory (default: runs/NAME): config.json,
+{configuration}  --workdir=DIR              the run's directory (default: runs/NAME): config.json,
                              metrics.jsonl, checkpoints/
 {flags}
 examples
-  python main.py --config=configs/digits.py --workdir=runs/digits      # a minute, no download
-  python main.py evaluate --workdir=runs/digits
-  python main.py predict --workdir=runs/digits --cam=/tmp/maps my/images/*.png
-  python main.py predict --weights=densenet121.ra_in1k photo.jpg
-  python main.py report runs/digits runs/other
-  python main.py export --workdir=runs/digits --format=onnx --output=exports/digits
-  python main.py --config=configs/cifar10.py --config.total_epochs=10
-  python main.py --config=configs/densenet121.py:tiny                  # a look before the long run
-  python main.py --config=configs/densenet121.py --workdir=runs/121 --config.data.data_dir=DIR
+  {program} --config=configs/digits.py --workdir=runs/digits      # a minute, no download
+  {program} evaluate --workdir=runs/digits
+  {program} predict --workdir=runs/digits --cam=maps my/images/*.png
+  {program} predict --weights=densenet121.ra_in1k photo.jpg
+  {program} report runs/digits runs/other
+  {program} export --workdir=runs/digits --format=onnx --output=exports/digits
+  {program} --config=configs/cifar10.py --config.total_epochs=10
+  {program} --config=configs/densenet121.py:tiny                  # a look before the long run
+  {program} --config=configs/densenet121.py --workdir=runs/121 --config.data.data_dir=DIR
 """
 
 
-def help_text() -> str:
-    """Returns the page of --help."""
+def help_text(program: str, configurations: list[str], defaults: str) -> str:
+    """Returns the page of --help.
+
+    Args:
+      program: as it was called.
+      configurations: the names of those that come with the package.
+      defaults: the file that has every key.
+    """
     commands = [
         _row(name, f"{c.words}: {c.about}" if c.words else c.about, 13)
         for name, c in COMMANDS.items()
@@ -166,10 +176,23 @@ def help_text() -> str:
         users = ", ".join(c for c in COMMANDS if name in COMMANDS[c].flags)
         written = f"--{name}={flag.value}" if flag.value else f"--{name}"
         flags.append(_row(written, f"{flag.about} ({users})", 29))
-    return _HELP.format(commands="".join(commands), flags="".join(flags))
+    files = (
+        "a configuration; each file says what it does and expects: one of yours, or of those that "
+        f"come with the package: {', '.join(configurations)}"
+    )
+    keys = f"another value for one of its keys, see {defaults}: {_KEYS}"
+    return _HELP.format(
+        program=program,
+        configuration=_row("--config=FILE[:ARGUMENT]", files, 29)
+        + _row("--config.KEY=VALUE", keys, 29),
+        commands="".join(commands),
+        flags="".join(flags),
+    )
 
 
 def _row(name: str, about: str, indent: int) -> str:
-    first, *others = textwrap.wrap(about, 100 - indent)
+    first, *others = textwrap.wrap(
+        about, 100 - indent, break_on_hyphens=False, break_long_words=False
+    )
     lines = [f"  {name}".ljust(indent) + first, *(" " * indent + line for line in others)]
     return "".join(line + "\n" for line in lines)
