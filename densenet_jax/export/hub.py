@@ -39,10 +39,12 @@ def push_to_hub(
       The commit's address.
 
     Raises:
-      ExportError: the hub refused, or cannot be reached.
+      ExportError: no such name, or the hub refused, or cannot be reached.
       CheckpointError: there is no such run or checkpoint.
     """
     client = need("huggingface_hub")
+    if repo_id.count("/") != 1:  # the card and the upload need the owner
+        raise ExportError(f"{repo_id!r} is no repository's name; say owner/name.")
     bundle = bundles.of_run(os.fspath(workdir), checkpoint)
     if licence:
         bundle = dataclasses.replace(bundle, licence=licence)
@@ -56,8 +58,10 @@ def push_to_hub(
             done = api.upload_folder(
                 repo_id=repo_id, folder_path=folder, revision=revision, commit_message=message
             )
-        except (client.errors.HfHubHTTPError, client.errors.HFValidationError, OSError) as e:
-            reason = (str(e).strip().splitlines() or [type(e).__name__])[0]
+        except (client.errors.HTTPError, ValueError, OSError) as e:
+            # What it is, and why: the hub's first two lines.
+            lines = [line.strip(" .") for line in str(e).splitlines() if line.strip()]
+            reason = ": ".join(lines[:2]) or type(e).__name__
             raise ExportError(
                 f"The hub did not take {repo_id} ({reason}); log in with `hf auth login`, or check "
                 "the name (owner/name) and the network."

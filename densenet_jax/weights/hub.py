@@ -83,7 +83,7 @@ def download(repository: str, name: str, revision: str | None, config: bool) -> 
     except errors.EntryNotFoundError as error:
         files = f"{CONFIG_FILE} and one of {', '.join(WEIGHTS_FILES)}"
         raise WeightsError(f"{repository} lacks {files} on the hub.") from error
-    except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
+    except (errors.HTTPError, errors.HFValidationError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise WeightsError(
             f"{name} cannot be downloaded ({reason}): "

@@ -1,8 +1,6 @@
 """A run published on the hub, and read back from where the hub's client keeps it."""
 
 import json
-import shutil
-from pathlib import Path
 
 import huggingface_hub
 import ml_collections
@@ -12,8 +10,8 @@ import pytest
 import densenet_jax
 from densenet_jax import export
 from densenet_jax.training import runs
+from tests import hub_server
 from tests.export.conftest import make_bundle
-from tests.weights.test_pretrained import cached, point_client_to
 
 CONFIG = {"data": {"name": "pets", "eval_split": "test"}, "seed": 3}
 NAMES = [f"pet {i}" for i in range(7)]
@@ -40,45 +38,36 @@ def workdir(tmp_path, monkeypatch):
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """What was uploaded, as a folder; nothing outside the machine is asked."""
-    folder, calls = tmp_path / "uploaded", []
-
-    class Api(huggingface_hub.HfApi):
-        def create_repo(self, repo_id, **options):
-            calls.append(("create_repo", repo_id, options))
-
-        def upload_folder(self, *, repo_id, folder_path, **options):
-            calls.append(("upload_folder", repo_id, options))
-            shutil.copytree(folder_path, folder)
-            return f"https://hub/{repo_id}/commit/1"
-
-    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    """A hub on this machine, which the real client talks to; its storage of chunks is left out."""
     monkeypatch.setenv("DENSENET_JAX_CACHE", str(tmp_path / "placed"))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    point_client_to("http://nowhere.invalid", monkeypatch)
-    return folder, calls
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
+    (tmp_path / "uploaded").mkdir()
+    with hub_server.serve(tmp_path / "uploaded") as (hub, address):
+        hub_server.point_client_to(address, monkeypatch)
+        yield hub
 
 
-def test_what_is_pushed_is_read_back(workdir, hub, tmp_path):
-    folder, calls = hub
-    done = densenet_jax.push_to_hub(workdir, "me/pets", licence="mit", private=True)
+def test_what_is_pushed_is_read_back(workdir, hub):
+    done = densenet_jax.push_to_hub(
+        workdir, "me/pets", licence="mit", private=True, revision="v1", token="hf_mine"
+    )
     assert done == "https://hub/me/pets/commit/1"
-    assert [call[:2] for call in calls] == [
-        ("create_repo", "me/pets"), ("upload_folder", "me/pets"),
-    ]  # fmt: skip
-    assert calls[0][2] == {"private": True, "exist_ok": True}
-    assert {p.name for p in folder.iterdir()} == {"model.safetensors", "config.json", "README.md"}
-    cached(tmp_path, "me/pets", folder)
-    loaded = densenet_jax.weights.load("hf-hub:me/pets")
+    assert hub.token == "Bearer hf_mine"
+    assert ("POST", "/api/models/me/pets/branch/v1") in hub.requests
+    assert ("POST", "/api/models/me/pets/commit/v1") in hub.requests
+    files = {p.name for p in hub.folder.iterdir()}
+    assert files == {"model.safetensors", "config.json", "README.md"}
+    loaded = densenet_jax.weights.load("hf-hub:me/pets@v1")
     made = make_bundle("cifar")
     np.testing.assert_equal(loaded.variables, made.variables)
     assert (loaded.preprocessing, loaded.licence) == (made.preprocessing, "mit")
-    assert json.loads((folder / "config.json").read_text())["label_names"] == NAMES
+    assert json.loads((hub.folder / "config.json").read_text())["label_names"] == NAMES
 
 
 def test_the_card_has_front_matter_results_and_the_line_that_loads_it(workdir, hub):
     densenet_jax.push_to_hub(workdir, "me/pets", licence="mit")
-    card = huggingface_hub.ModelCard.load(Path(hub[0]) / "README.md")
+    card = huggingface_hub.ModelCard.load(hub.folder / "README.md")
     assert card.data.license == "mit"
     assert "image-classification" in card.data.tags
     assert 'load_pretrained("hf-hub:me/pets")' in card.text
@@ -86,10 +75,27 @@ def test_the_card_has_front_matter_results_and_the_line_that_loads_it(workdir, h
     assert "step 40 of a run on pets, seed 3" in card.text
 
 
-def test_a_refusal_is_one_sentence(workdir, hub, monkeypatch):
-    def refuse(self, repo_id, **options):
-        raise huggingface_hub.errors.HFValidationError("Repo id must be in the form owner/name")
+@pytest.mark.parametrize(
+    ("repo_id", "invalid", "reason"),
+    [
+        ("pets", None, "'pets' is no repository's name; say owner/name"),
+        ("me/a b", None, r"did not take me/a b \(Repo id must.*hf auth login"),
+        (
+            "me/pets",
+            '"license" is unknown',
+            r'me/pets \(Invalid metadata in README.md: - "license" is',
+        ),
+    ],
+)
+def test_a_refusal_is_one_sentence(workdir, hub, repo_id, invalid, reason):
+    hub.invalid = invalid
+    with pytest.raises(export.ExportError, match=reason) as refused:
+        densenet_jax.push_to_hub(workdir, repo_id)
+    assert "\n" not in str(refused.value)
+    assert not any("commit" in path for _, path in hub.requests)
 
-    monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", refuse)
-    with pytest.raises(export.ExportError, match=r"did not take a b \(Repo id must.*hf auth login"):
-        densenet_jax.push_to_hub(workdir, "a b")
+
+def test_a_hub_that_cannot_be_reached_is_one_sentence(workdir, hub, monkeypatch):
+    hub_server.point_client_to("http://127.0.0.1:9", monkeypatch)
+    with pytest.raises(export.ExportError, match=r"did not take me/pets \(.*refused"):
+        densenet_jax.push_to_hub(workdir, "me/pets")

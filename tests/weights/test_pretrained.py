@@ -1,11 +1,9 @@
 """Published weights without the network: a folder and a server with the hub's layout."""
 
 import hashlib
-import http.server
 import json
 import logging
 import sys
-import threading
 from pathlib import Path
 
 import huggingface_hub.constants
@@ -17,11 +15,11 @@ from densenet_jax import load_pretrained, weights
 from densenet_jax.models.variants import create_model, list_models
 from densenet_jax.weights import adapt, hub, pretrained
 from densenet_jax.weights.published import PUBLISHED, model_of
+from tests import hub_server
 from tests.random_variables import random_variables
 
 TINY = {"block_sizes": (1, 1, 1, 1), "growth_rate": 4, "stem_features": 8}
 TIMM_TINY = {"block_config": [1, 1, 1, 1], "growth_rate": 4}
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 def tiny(**overrides):
@@ -65,15 +63,8 @@ def own_cache(tmp_path, monkeypatch):
     """Nothing on the machine is seen, and nothing outside it is asked."""
     monkeypatch.setenv("DENSENET_JAX_CACHE", str(tmp_path / "placed"))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    point_client_to("http://nowhere.invalid", monkeypatch)
+    hub_server.point_client_to("http://nowhere.invalid", monkeypatch)
     return tmp_path
-
-
-def point_client_to(endpoint, monkeypatch):
-    """What HF_ENDPOINT does, which the client reads when it is imported."""
-    path = "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", endpoint)
-    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + path)
 
 
 def cached(cache, repository, folder, revision="main"):
@@ -81,12 +72,12 @@ def cached(cache, repository, folder, revision="main"):
     root = cache / "hub" / f"models--{repository.replace('/', '--')}"
     (root / "refs").mkdir(parents=True)
     (root / "blobs").mkdir()
-    (root / "snapshots" / COMMIT).mkdir(parents=True)
-    (root / "refs" / revision).write_text(COMMIT, encoding="utf-8")
+    (root / "snapshots" / hub_server.COMMIT).mkdir(parents=True)
+    (root / "refs" / revision).write_text(hub_server.COMMIT, encoding="utf-8")
     for file in folder.iterdir():
         blob = root / "blobs" / hashlib.sha256(file.read_bytes()).hexdigest()
         blob.write_bytes(file.read_bytes())
-        (root / "snapshots" / COMMIT / file.name).symlink_to(blob)
+        (root / "snapshots" / hub_server.COMMIT / file.name).symlink_to(blob)
     return root
 
 
@@ -94,42 +85,9 @@ def cached(cache, repository, folder, revision="main"):
 def server(folder, monkeypatch):
     """The part of the hub's protocol that a download needs, on this machine."""
 
-    class Hub(http.server.BaseHTTPRequestHandler):
-        requests: list = []  # noqa: RUF012
-
-        def do_HEAD(self):
-            self.answer(body=False)
-
-        def do_GET(self):
-            self.answer(body=True)
-
-        def answer(self, body):
-            type(self).requests.append(self.path)
-            *repository, _, revision, name = self.path.strip("/").split("/")
-            known = repository == ["someone", "small"]
-            error = None if known else "RepoNotFound"
-            error = error or (None if revision in ("main", "v1") else "RevisionNotFound")
-            error = error or (None if (folder / name).is_file() else "EntryNotFound")
-            content = b"" if error else (folder / name).read_bytes()
-            self.send_response(404 if error else 200)
-            if error:
-                self.send_header("X-Error-Code", error)
-            else:
-                self.send_header("X-Repo-Commit", COMMIT)
-                self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            if body:
-                self.wfile.write(content)
-
-        def log_message(self, *args):
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub) as running:
-        threading.Thread(target=running.serve_forever, daemon=True).start()
-        point_client_to(f"http://127.0.0.1:{running.server_port}", monkeypatch)
-        yield Hub
-        running.shutdown()
+    with hub_server.serve(folder, "someone/small") as (hub, address):
+        hub_server.point_client_to(address, monkeypatch)
+        yield hub
 
 
 def assert_same(model, variables, state_dict):
@@ -186,7 +144,7 @@ def test_published_name_from_the_hub_s_cache(own_cache, folder, state_dict, name
 
 def test_changed_file_in_the_cache_is_refused(own_cache, folder):
     root = cached(own_cache, "timm/densenet121.tv_in1k", folder)
-    blob = (root / "snapshots" / COMMIT / "model.safetensors").resolve()
+    blob = (root / "snapshots" / hub_server.COMMIT / "model.safetensors").resolve()
     blob.write_bytes(blob.read_bytes()[:-1] + b"\x01")
     with pytest.raises(weights.WeightsError, match=r"SHA-256 is .* download it again"):
         load_pretrained("densenet121.tv_in1k", **TINY)
@@ -210,7 +168,7 @@ def test_download_then_cache(server, state_dict):
 
 def test_revisions(server, state_dict):
     assert_same(*load_pretrained("hf-hub:someone/small@v1"), state_dict)
-    assert all("/v1/" in path for path in server.requests)
+    assert all("/v1/" in path for _, path in server.requests)
     assert_same(*load_pretrained("hf-hub:someone/small", revision="v1"), state_dict)
     with pytest.raises(weights.WeightsError, match="someone/small has no revision 'v2'"):
         load_pretrained("hf-hub:someone/small@v2")
