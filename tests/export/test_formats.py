@@ -1,15 +1,20 @@
 """Exports as files: where they go, what lies beside them, what is refused."""
 
 import json
+import pathlib
 import sys
 
 import numpy as np
+import onnx
 import pytest
+from google.protobuf import descriptor_pool, message_factory, text_format
 
 from densenet_jax import export, load_pretrained, weights
-from densenet_jax.export import ExportError, bundle, triton
+from densenet_jax.export import ExportError, bundle
 from densenet_jax.weights import timm_config
 from tests.export.conftest import NETWORKS, images_of, make_bundle
+
+GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 
 
 def test_a_folder_gets_the_usual_names_and_a_file_its_own(cifar, tmp_path):
@@ -98,17 +103,45 @@ def test_a_hostile_configuration_is_refused(tmp_path, fields):
         load_pretrained(tmp_path)
 
 
-def test_a_triton_repository(cifar, tmp_path):
+def triton_config(text):
+    """Returns Triton's own message; a field or a value that it does not know is an error.
+
+    The schema is model_config.proto, compiled, as in tritonclient 2.73 (BSD 3-clause, NVIDIA).
+    """
+    pool = descriptor_pool.DescriptorPool()
+    pool.AddSerializedFile((GOLDEN / "triton_model_config.binpb").read_bytes())
+    config = pool.FindMessageTypeByName("inference.ModelConfig")
+    return text_format.Parse(text, message_factory.GetMessageClass(config)())
+
+
+@pytest.mark.parametrize("preprocess", [True, False])
+def test_a_triton_repository_is_what_triton_wants(cifar, tmp_path, preprocess):
     images = [images_of(cifar, 4)]
     given = export.Calibration(images, images, None, "4 images", "4 images")
-    export.export(cifar, "triton", tmp_path, preprocess=True, int8=given)
-    for name in ("densenet_cifar", "densenet_cifar_int8"):
-        config = (tmp_path / name / "config.pbtxt").read_text()
-        assert f'name: "{name}"' in config
-        assert "TYPE_UINT8\n    dims: [ 9, 9, 3 ]" in config
-        assert 'name: "probabilities"' in config
-        assert (tmp_path / name / "1" / "model.onnx").is_file()
-        assert (tmp_path / name / triton.LABELS).read_text().splitlines()[6] == "class 6"
+    export.export(cifar, "triton", tmp_path, preprocess=preprocess, int8=given)
+    assert sorted(p.name for p in tmp_path.iterdir() if p.is_dir()) == [
+        "densenet_cifar", "densenet_cifar_int8",
+    ]  # fmt: skip
+    for folder in (p for p in tmp_path.iterdir() if p.is_dir()):
+        config = triton_config((folder / "config.pbtxt").read_text())
+        assert (config.name, config.backend) == (folder.name, "onnxruntime")
+        assert config.max_batch_size > 1
+        assert config.dynamic_batching.max_queue_delay_microseconds > 0
+        graph = onnx.load(folder / "1" / "model.onnx").graph  # the backend's default name
+        for side, values in ((config.input, graph.input), (config.output, graph.output)):
+            (stated,), (value,) = side, values
+            kind = value.type.tensor_type
+            batch, *shape = kind.shape.dim
+            assert (stated.name, batch.dim_param) == (value.name, "batch")
+            assert list(stated.dims) == [size.dim_value for size in shape]
+            types = {"TYPE_UINT8": onnx.TensorProto.UINT8, "TYPE_FP32": onnx.TensorProto.FLOAT}
+            name = type(stated).DESCRIPTOR.fields_by_name["data_type"].enum_type
+            assert types[name.values_by_number[stated.data_type].name] == kind.elem_type
+        labels = (folder / config.output[0].label_filename).read_text().splitlines()
+        assert labels == list(cifar.class_names)
+    assert config.output[0].name == ("probabilities" if preprocess else "logits")
+    with pytest.raises(text_format.ParseError, match="max_batch"):
+        triton_config("max_batch: 3")
 
 
 def test_a_bundle_is_named_after_its_variant_or_its_family(cifar):
