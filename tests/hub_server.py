@@ -99,7 +99,10 @@ class Hub(http.server.BaseHTTPRequestHandler):
                 (self.folder / value["path"]).write_bytes(base64.b64decode(value["content"]))
             elif item["key"] == "lfsFile":
                 (self.folder / value["oid"]).rename(self.folder / value["path"])
-        return {"commitUrl": f"https://hub/{self.repository}/commit/1", "commitOid": COMMIT}
+        return {
+            "commitUrl": f"{self._address()}/{self.repository}/commit/{COMMIT}",
+            "commitOid": COMMIT,
+        }
 
     def _address(self):
         return f"http://127.0.0.1:{self.server.server_port}"
