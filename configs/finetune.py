@@ -11,7 +11,7 @@ The argument: where the weights are from, and the name of the data set.
   :densenet121.ra_in1k,folder               images in --config.data.data_dir=DIR
 
 A file that is not named after its network needs --config.model.name=densenet121.  The run says what
-was loaded and what starts fresh: the head, where the classes differ.
+was loaded and what starts fresh: the head, where the number of classes differs.
 
 MindCV's rates: momentum 0.9, learning rate 0.001, here with batch 64 and a cosine for 10 epochs.
 Usual changes:
