@@ -26,6 +26,7 @@ from densenet_jax.models import summary
 from densenet_jax.predict import PredictError
 from densenet_jax.report import ReportError, answers
 from densenet_jax.report.examine import finite
+from densenet_jax.report.page import in_bytes
 from densenet_jax.training import experiment, runs, teaching
 from densenet_jax.training import mesh as meshes
 from densenet_jax.training.errors import CheckpointError, ConfigError
@@ -189,7 +190,7 @@ def export(
         images = calibrating.of_run(bundle, config)
     files = exporting.export(bundle, format, output, preprocess=preprocess, int8=images)
     for path in files:
-        print(f"{path}   {path.stat().st_size / 1e6:.2f} MB")
+        print(f"{path}   {in_bytes(path.stat().st_size)}")
 
 
 def report(

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import shutil
 import site
 import subprocess
@@ -14,7 +15,7 @@ import zipfile
 import pytest
 
 import densenet_jax
-from densenet_jax import cli, config_files
+from densenet_jax import cli, config_files, export
 
 ROOT = pathlib.Path(__file__).parent.parent
 CONFIGS = sorted(p.name for p in (ROOT / "configs").glob("*.py"))
@@ -143,6 +144,14 @@ def test_extras_are_the_lines_of_the_requirement_files():
         lines = (ROOT / f"requirements-{extra}.txt").read_text().splitlines()
         wanted = [line.partition("#")[0].strip() for line in lines]
         assert extras[extra] == [line for line in wanted if line]
+
+
+def test_what_exports_need_is_asked_for():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    lines += project["optional-dependencies"]["onnx"]
+    asked = {re.match(r"[\w.-]*", line)[0] for line in lines}
+    assert {package for row in export.FORMATS.values() for package in row.packages} <= asked
 
 
 def test_version():

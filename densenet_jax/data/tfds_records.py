@@ -160,7 +160,7 @@ def how_to_prepare(name: str, path: pathlib.Path) -> str:
         f"{name} is not in {root}. {steps}"
         "If you have it elsewhere: --config.data.data_dir=DIR, where DIR holds "
         f"{short}/{path.name}.\n"
-        "To see a training without any download: make demo."
+        "To see a training without any download: make demo, or --config=configs/digits.py."
     )
 
 

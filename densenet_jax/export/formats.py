@@ -6,7 +6,7 @@ import os
 import pathlib
 import shutil
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -71,14 +71,17 @@ def export(
     """
     if format not in FORMATS:
         raise ExportError(f"There is no format {format!r}; there are {', '.join(FORMATS)}.")
-    suffix, write, takes = FORMATS[format]
+    chosen = FORMATS[format]
     options = {"preprocess": preprocess, "int8": int8}
     for name, value in options.items():
-        if value and name not in takes:
+        if value and name not in chosen.takes:
             raise ExportError(f"{format} does not take --{name}; {_takers(name)} can.")
-    target = Target.of(output, suffix)
+    for package in chosen.packages:
+        need(package, "onnx" if package.startswith("onnx") else None)
+    target = Target.of(output, chosen.suffix)
     try:
-        files, facts = write(bundle, target, **{k: v for k, v in options.items() if k in takes})
+        options = {name: value for name, value in options.items() if name in chosen.takes}
+        files, facts = chosen.write(bundle, target, **options)
         spec = target.file(".json")
         facts |= {"spec": spec.name, "preprocess": preprocess}
         details = {"format": format, "preprocess": preprocess, "output": facts.get("output", "")}
@@ -91,7 +94,7 @@ def export(
 
 
 def _takers(option: str) -> str:
-    return " and ".join(name for name, (*_, takes) in FORMATS.items() if option in takes)
+    return " and ".join(name for name, row in FORMATS.items() if option in row.takes)
 
 
 def _stablehlo(bundle: Bundle, target: Target, *, preprocess: bool):
@@ -140,8 +143,6 @@ def _triton(bundle: Bundle, target: Target, *, preprocess: bool, int8: Calibrati
 
 
 def _write_onnx(bundle: Bundle, path: pathlib.Path, preprocess: bool) -> dict[str, Any]:
-    need("onnx", "onnx")
-    need("onnxruntime", "onnx")
     from densenet_jax.export import onnx_file, onnx_graph
 
     model = onnx_file.to_onnx(bundle, preprocess)
@@ -195,10 +196,26 @@ def write_hub_files(bundle: Bundle, target: Target, path: pathlib.Path) -> pathl
     return file
 
 
-# Format -> the suffix of its file, what writes it, and the options that it takes.
-FORMATS: dict[str, tuple[str, Callable, tuple[str, ...]]] = {
-    "stablehlo": (".stablehlo", _stablehlo, ("preprocess",)),
-    "onnx": (".onnx", _onnx, ("preprocess", "int8")),
-    "safetensors": (".safetensors", _safetensors, ()),
-    "triton": ("", _triton, ("preprocess", "int8")),
+class Format(NamedTuple):
+    """How a format is written.
+
+    Attributes:
+      suffix: of its file; "": it is a folder.
+      write: (bundle, target, **options) to the files and the facts for the card.
+      takes: the options that it takes.
+      packages: what must be installed: an extra's, or what JAX needs for it but does not ask for.
+    """
+
+    suffix: str
+    write: Callable
+    takes: tuple[str, ...] = ()
+    packages: tuple[str, ...] = ()
+
+
+_ONNX = ("onnx", "onnxruntime")
+FORMATS: dict[str, Format] = {
+    "stablehlo": Format(".stablehlo", _stablehlo, ("preprocess",), ("flatbuffers",)),
+    "onnx": Format(".onnx", _onnx, ("preprocess", "int8"), _ONNX),
+    "safetensors": Format(".safetensors", _safetensors),
+    "triton": Format("", _triton, ("preprocess", "int8"), _ONNX),
 }

@@ -1,4 +1,4 @@
-"""Runs an exported DenseNet; needs JAX alone.
+"""Runs an exported DenseNet; needs JAX alone: pip install jax flatbuffers.
 
 python load_stablehlo.py model.stablehlo images.npy    # prints the first classes of each image
 """

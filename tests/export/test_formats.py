@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import sys
 
 import numpy as np
@@ -62,13 +63,23 @@ def test_a_file_in_the_way_is_named(cifar, tmp_path):
         export.export(cifar, "onnx", tmp_path / "file" / "x")
 
 
-@pytest.mark.parametrize("package", ["onnx", "onnxruntime"])
-def test_a_missing_package_is_named_with_its_remedy(cifar, tmp_path, monkeypatch, package):
+@pytest.mark.parametrize(
+    ("format", "package", "remedy"),
+    [
+        ("onnx", "onnx", '"densenet-jax[onnx]"'),
+        ("onnx", "onnxruntime", '"densenet-jax[onnx]"'),
+        ("triton", "onnx", '"densenet-jax[onnx]"'),
+        ("stablehlo", "flatbuffers", "flatbuffers"),
+    ],
+)
+def test_a_missing_package_is_named_with_its_remedy(
+    cifar, tmp_path, monkeypatch, format, package, remedy
+):
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(
-        ExportError, match=rf'{package} is missing: pip install "densenet-jax\[onnx'
-    ):
-        export.export(cifar, "onnx", tmp_path)
+    wanted = re.escape(f"{package} is missing: pip install {remedy}")
+    with pytest.raises(ExportError, match=wanted):
+        export.export(cifar, format, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize("key", NETWORKS)
