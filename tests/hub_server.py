@@ -7,7 +7,7 @@ import http.server
 import json
 import threading
 
-import huggingface_hub
+from huggingface_hub import constants
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 REVISIONS = ("main", "v1")
@@ -141,5 +141,5 @@ def serve(folder, repository=""):
 def point_client_to(endpoint, monkeypatch):
     """What HF_ENDPOINT does, which the client reads when it is imported."""
     path = "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", endpoint)
-    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + path)
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + path)
