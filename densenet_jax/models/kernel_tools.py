@@ -163,6 +163,16 @@ def named(kernel, **static):
     return functools.wraps(kernel)(functools.partial(kernel, **static))
 
 
+def mesh_axes() -> tuple[tuple[str, ...], int]:
+    """Returns the axes of the current mesh that a batch is split over, and over how many devices.
+
+    Along an axis that is mapped already (groups of a batch) there is one device, this one.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    axes = tuple(name for name in mesh.axis_names if name not in mesh.manual_axes)
+    return axes, math.prod(mesh.shape[name] for name in axes)
+
+
 def over_devices(run, maps: tuple, others: tuple) -> tuple:
     """Runs kernels on every device of the current mesh, each on its part of the batch.
 
@@ -179,10 +189,8 @@ def over_devices(run, maps: tuple, others: tuple) -> tuple:
         x, *sums = run(*maps, *others)
         return x.reshape(*maps[0].shape[:3], -1), *sums
 
-    mesh = jax.sharding.get_abstract_mesh()
-    # Along an axis that is mapped already (groups of a batch) there is one device, this one.
-    axes = tuple(name for name in mesh.axis_names if name not in mesh.manual_axes)
-    if math.prod(mesh.shape[name] for name in axes) == 1:
+    axes, devices = mesh_axes()
+    if devices == 1:
         return local(maps, others)
 
     def everywhere(maps, others):

@@ -17,7 +17,7 @@ from densenet_jax.models import (
     stages,
 )
 from densenet_jax.models.batch_norm import positions
-from densenet_jax.models.kernel_tools import over_devices
+from densenet_jax.models.kernel_tools import mesh_axes, over_devices
 
 IMPLEMENTATIONS = ("auto", "plain", "kernels", "interpreted", "native")
 
@@ -49,7 +49,7 @@ def choose(implementation: str, x: jax.Array, layers: list, dropout_rate: float)
     if not bottlenecks or dropout_rate:
         return "plain"
     if implementation == "auto":
-        implementation = _fastest()
+        implementation = _fastest(x.shape[0])
     if implementation == "native":
         fits = x.dtype == jnp.float32 and native_library.available()
     else:
@@ -61,10 +61,11 @@ def choose(implementation: str, x: jax.Array, layers: list, dropout_rate: float)
     return implementation if fits else "plain"
 
 
-def _fastest() -> str:
+def _fastest(batch_size: int) -> str:
     """Returns the implementation for this backend, if the batch can be split over all devices."""
     # The compiler cannot split a kernel over devices by itself; see `over_devices`.
-    if jax.device_count() > 1 and jax.sharding.get_abstract_mesh().empty:
+    no_mesh = jax.device_count() > 1 and jax.sharding.get_abstract_mesh().empty
+    if no_mesh or batch_size % mesh_axes()[1]:
         return "plain"
     if jax.default_backend() == "cpu":
         return "native"

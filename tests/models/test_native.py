@@ -67,7 +67,9 @@ def test_choice():
     assert stage_kernels.choose("native", x, bottleneck, 0.0) == here
     assert stage_kernels.choose("auto", x, bottleneck, 0.0) == "plain"  # 8 devices, no mesh
     with jax.set_mesh(jax.make_mesh((8,), ("data",))):
-        assert stage_kernels.choose("auto", x, bottleneck, 0.0) == here
+        assert stage_kernels.choose("auto", x, bottleneck, 0.0) == "plain"  # 1 image on 8 devices
+        eight = jnp.zeros((8, *x.shape[1:]))
+        assert stage_kernels.choose("auto", eight, bottleneck, 0.0) == here
     assert stage_kernels.choose("native", x, bottleneck, 0.1) == "plain"
     assert stage_kernels.choose("native", x, layers((3, 3, 8, 2)), 0.0) == "plain"
     assert stage_kernels.choose("native", x.astype(jnp.bfloat16), bottleneck, 0.0) == "plain"
