@@ -56,6 +56,9 @@ def get_config() -> ConfigDict:
     model.compression = placeholder(float)
     # For fine-tuning: normalise with the statistics that the weights came with, and keep them.
     model.freeze_statistics = placeholder(bool)
+    # What computes dense blocks: `plain` (JAX operations), `native` (CPU kernels in C++), `kernels`
+    # (fused kernels for NVIDIA GPUs); None: the fastest that runs here.
+    model.implementation = placeholder(str)
     # Only for the family `densenet_cifar`: number of layers, and whether they have bottlenecks.
     model.depth = placeholder(int)
     model.bottleneck = placeholder(bool)

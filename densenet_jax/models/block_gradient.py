@@ -36,9 +36,7 @@ class Settings(NamedTuple):
     @property
     def stage(self):
         """What has the functions `forward` and `backward` of a stage."""
-        if self.implementation == "plain":
-            return stages
-        return stage_kernels.Stages(interpret=self.implementation == "interpreted")
+        return stage_kernels.find(self.implementation)
 
     def dropout(
         self, key: jax.Array | None, layer: int, convolution: int, convolutions: int

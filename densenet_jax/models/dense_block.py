@@ -67,7 +67,7 @@ def train(
         stochastic depth); the moments are those of what it adds.  Empty: never.
       key: for both; None: nothing is dropped.
       implementation: "plain" (JAX operations, any backend), "kernels" (fused kernels for NVIDIA
-        GPUs) or "auto" (kernels where they run and pay: see `stage_kernels.choose`).
+        GPUs), "native" (kernels in C++ for CPUs) or "auto" (see `stage_kernels.choose`).
 
     Returns:
       features [B, H, W, C + growth rate * len(layers)], their moments, and for each bottleneck
@@ -104,7 +104,7 @@ def evaluate(
     implementation = stage_kernels.choose(implementation, x, layers, max(rate, *drop_path, 0.0))
     if implementation == "plain":
         return _evaluate(x, layers, rate, key, drop_path)
-    return _evaluate_with_kernels(x, layers, implementation == "interpreted")
+    return _evaluate_with_kernels(x, layers, implementation)
 
 
 def _evaluate(x, layers, dropout_rate=0.0, key=None, drop_path=()):
@@ -126,18 +126,16 @@ def _evaluate(x, layers, dropout_rate=0.0, key=None, drop_path=()):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _evaluate_with_kernels(x, layers, interpret):
+def _evaluate_with_kernels(x, layers, implementation):
     features, c = widened(x, layers), x.shape[3]
-    forward = stage_kernels.Stages(interpret).forward
-    for (affine1, kernel1), (affine2, kernel2) in layers:
-        z, *_ = forward(features, *affine1, kernel1)
-        features, *_ = forward(z, *affine2, kernel2, into=features, offset=c)
-        c += kernel2.shape[3]
+    for first, second in layers:
+        features = stage_kernels.find(implementation).layer(features, first, second, c)
+        c += second[1].shape[3]
     return features
 
 
 # Training with frozen statistics differentiates the plain twin.
 _evaluate_with_kernels.defvjp(
-    lambda x, layers, interpret: (_evaluate_with_kernels(x, layers, interpret), (x, layers)),
-    lambda interpret, residuals, d_features: jax.vjp(_evaluate, *residuals)[1](d_features),
+    lambda x, layers, how: (_evaluate_with_kernels(x, layers, how), (x, layers)),
+    lambda how, residuals, d_features: jax.vjp(_evaluate, *residuals)[1](d_features),
 )

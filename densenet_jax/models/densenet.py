@@ -208,7 +208,7 @@ class DenseNet(nn.Module):
       norm_momentum: weight of the batch in the running statistics (PyTorch's convention).
       freeze_statistics: also in training, normalise with the running statistics and leave them as
         they are (for fine-tuning on little data or with small batches).
-      implementation: of dense blocks: "auto", "plain" or "kernels", see
+      implementation: of dense blocks: "auto", "plain", "kernels" or "native", see
         `dense_block.train`.
       dtype: type of the computation; statistics, pooling and classifier have at least float32.
       param_dtype: type of the parameters.

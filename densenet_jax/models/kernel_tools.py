@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
+from jax.sharding import PartitionSpec
 
 # Programs that run at once on the GPU that the tiles were sized for, an H200: one on each of its
 # processors.  Kernels that accumulate over rows start about so many and let each walk.
@@ -160,3 +161,47 @@ def shape(dims, dtype=jnp.float32) -> jax.ShapeDtypeStruct:
 def named(kernel, **static):
     """Returns kernel with its static arguments, still under its own name."""
     return functools.wraps(kernel)(functools.partial(kernel, **static))
+
+
+def mesh_axes() -> tuple[tuple[str, ...], int]:
+    """Returns the axes of the current mesh that a batch is split over, and over how many devices.
+
+    Along an axis that is mapped already (groups of a batch) there is one device, this one.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    axes = tuple(name for name in mesh.axis_names if name not in mesh.manual_axes)
+    return axes, math.prod(mesh.shape[name] for name in axes)
+
+
+def over_devices(run, maps: tuple, others: tuple) -> tuple:
+    """Runs kernels on every device of the current mesh, each on its part of the batch.
+
+    Args:
+      run: from maps and others to a matrix [positions, C], then sums over positions.
+      maps: arrays [B, H, W, C], split over the mesh along the batch.
+      others: arrays that every device has.
+
+    Returns:
+      What run returns, for the whole batch: maps [B, H, W, C], then sums over all devices.
+    """
+
+    def local(maps, others):
+        x, *sums = run(*maps, *others)
+        return x.reshape(*maps[0].shape[:3], -1), *sums
+
+    axes, devices = mesh_axes()
+    if devices == 1:
+        return local(maps, others)
+
+    def everywhere(maps, others):
+        x, *sums = local(maps, others)
+        return x, lax.psum(sums, axes)
+
+    x, sums = jax.shard_map(
+        everywhere,
+        in_specs=(PartitionSpec(axes), PartitionSpec()),
+        out_specs=(PartitionSpec(axes), PartitionSpec()),
+        axis_names=set(axes),
+        check_vma=False,
+    )(maps, others)
+    return x, *sums

@@ -4,7 +4,8 @@ A stage reads feature maps whose moments are known and makes new ones together w
 their moments need.  A bottleneck layer is two stages (1x1, 3x3), a plain layer is one.  Maps lie in
 buffers [B, H, W, ...]: a stage reads the first channels of one, and may write at an offset of it.
 
-`stage_kernels` has the same two functions as fused GPU kernels; these here run everywhere else.
+`stage_kernels` has the same two functions as fused GPU kernels, `native_kernels` as kernels for
+CPUs; these here run everywhere else.
 """
 
 from typing import NamedTuple

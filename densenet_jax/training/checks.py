@@ -6,6 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 import ml_collections
 
+from densenet_jax.models.stage_kernels import IMPLEMENTATIONS
 from densenet_jax.models.stem import STEMS
 from densenet_jax.training import loggers
 from densenet_jax.training.errors import ConfigError
@@ -19,6 +20,7 @@ CHOICES = {
     "data.interpolation": ("bicubic", "bilinear"),
     "augment.policy": ("", "randaugment", "trivialaugment"),
     "model.stem": tuple(STEMS),
+    "model.implementation": IMPLEMENTATIONS,
     "model.dtype": tuple(DTYPES),
     "model.param_dtype": tuple(DTYPES),
     "mesh.preset": ("", *PRESETS),

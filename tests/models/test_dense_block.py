@@ -121,7 +121,7 @@ def test_bfloat16_is_as_close_to_float32_as_the_reference(implementation):
         assert error <= 0.15 * np.linalg.norm(true)
 
 
-@pytest.mark.parametrize("implementation", ["plain", "interpreted"])
+@pytest.mark.parametrize("implementation", ["plain", "interpreted", "native"])
 def test_same_on_eight_devices(implementation):
     """Statistics are those of the whole batch, wherever its parts are."""
     x, layers, weights = problem((8, 4, 4, 8), 2, 8, 2, jnp.float32)
@@ -136,11 +136,13 @@ def test_same_on_eight_devices(implementation):
     assert_close(actual, expected, 1e-5)
 
 
-@pytest.mark.parametrize("members", [1, 2])
-def test_kernels_in_groups_with_statistics_of_their_own(members):
+@pytest.mark.parametrize(
+    ("members", "implementation"), [(1, "interpreted"), (2, "interpreted"), (2, "native")]
+)
+def test_kernels_in_groups_with_statistics_of_their_own(members, implementation):
     """Mapped over the groups, the kernels are mapped over the devices of each, and no others."""
     x, layers, weights = problem((4, 4, 4, 8), 1, 8, 2, jnp.float32)
-    group = make_loss(dense_block.train, weights[:2], implementation="interpreted")
+    group = make_loss(dense_block.train, weights[:2], implementation=implementation)
     plain = make_loss(dense_block.train, weights[:2])
     expected = [plain(part, layers)[1] for part in (x[:2], x[2:])]
     mesh = jax.make_mesh(
@@ -169,7 +171,7 @@ def test_evaluation_matches_concatenation():
         y = convolve(norm_relu(expected, *affine1), kernel1)
         y = convolve(norm_relu(y, *affine2), kernel2)
         expected = jnp.concatenate([expected, y], axis=-1)
-    for implementation in ("plain", "interpreted"):
+    for implementation in ("plain", "interpreted", "native"):
         actual = dense_block.evaluate(x, frozen, implementation=implementation)
         assert_close(actual, expected, 1e-5)
 

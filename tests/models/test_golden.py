@@ -69,11 +69,13 @@ def norms(state_dict, names):
     return np.array([np.linalg.norm(state_dict[name].astype(np.float64)) for name in names])
 
 
-def compute(name: str, dtype: str, training: bool) -> Results:
+def compute(name: str, dtype: str, training: bool, **options) -> Results:
     golden = dict(np.load(GOLDEN / f"{name}.npz"))
     with jax.enable_x64(dtype == "float64"):
         fields = {"drop_path_rate": 0.0} if name.startswith("rdnet") else {}
-        model = create_model(name, dtype=jnp.dtype(dtype), param_dtype=jnp.dtype(dtype), **fields)
+        model = create_model(
+            name, dtype=jnp.dtype(dtype), param_dtype=jnp.dtype(dtype), **fields, **options
+        )
         state_dict = state_dict_of(model)
         variables = from_state_dict(model, state_dict)
         labels, size = golden["labels"], golden["input_hw"]
@@ -105,9 +107,9 @@ def float64(request) -> Results:
     return compute(request.param, "float64", training=True)
 
 
-@pytest.fixture(scope="module")
-def float32() -> Results:
-    return compute("densenet_bc_100_12", "float32", training=True)
+@pytest.fixture(scope="module", params=["plain", "native"])
+def float32(request) -> Results:
+    return compute("densenet_bc_100_12", "float32", training=True, implementation=request.param)
 
 
 def assert_close(ours, reference, bound):
@@ -162,8 +164,10 @@ def test_gradients_in_float32(float32):
     assert np.linalg.norm(ours - reference) <= float32.bound * np.linalg.norm(reference)
 
 
-def test_densenet121_evaluation_in_float32():
-    check_evaluation(compute("densenet121", "float32", training=False))
+@pytest.mark.parametrize("implementation", ["plain", "native"])
+def test_densenet121_evaluation_in_float32(implementation):
+    options = {"training": False, "implementation": implementation}
+    check_evaluation(compute("densenet121", "float32", **options))
 
 
 def test_names_are_the_references(float64):

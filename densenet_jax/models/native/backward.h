@@ -1,0 +1,221 @@
+// The transposes of BN-ReLU-convolution: one pass over the maps gives every gradient.
+//
+// The gradient of the output is completed while it is packed, d_out + slope * out + constant; the
+// ReLU's mask is computed again; the sums for gain and shift are taken from registers.  Each part
+// of the batch has its own gradient of the kernel, added up at the end.
+
+#pragma once
+
+#include "forward.h"
+
+namespace densenet {
+
+// Per-channel vectors of a stage, padded with zeros.
+struct Vectors {
+  const float *gain, *shift, *constant, *slope;
+};
+
+inline Vectors padded_vectors(Floats& gain, Floats& shift, Floats& constant, Floats& slope) {
+  auto pad = [](int slot, Floats& v) { return padded(slot, v.typed_data(), v.element_count()); };
+  return {pad(kGain, gain), pad(kShift, shift), pad(kConstant, constant), pad(kSlope, slope)};
+}
+
+// The completed gradient of up to kChunk channels from `channel` on, packed.
+inline void pack_gradient(float* packed, const float* d_out, const float* out, int64_t pixels,
+                          int64_t stride, int64_t channel, int64_t channels, const Vectors& v) {
+  int64_t count = std::min<int64_t>(kChunk, channels - channel);
+  const float *constant = v.constant + channel, *slope = v.slope + channel;
+  out += channel;
+  pack_chunk(packed, d_out + channel, pixels, stride, count, [&](Vec d, int64_t p, int64_t c) {
+    return d + load(constant + c) + load(slope + c) * load(out + p * stride + c, count - c);
+  });
+}
+
+// Takes a tile of the gradient of relu(x * gain + shift): masks it, sums it for shift and gain, and
+// stores it times gain at `out`, or adds it there.
+template <bool kAdd, int M, int N>
+inline void store_gradient(const Tile<M, N>& tile, const float* x, int64_t x_stride, float* out,
+                           int64_t stride, int64_t width, const float* gain, const float* shift,
+                           float* d_shift, float* d_gain) {
+  for (int n = 0; n < N; ++n) {
+    int64_t c = n * kLanes, count = width - c;
+    Vec g = load(gain + c), s = load(shift + c), sum = {}, product = {};
+    for (int m = 0; m < M; ++m) {
+      Vec value = load(x + m * x_stride + c, count);
+      Vec du = value * g + s > 0 ? tile.v[m][n] : Vec{};
+      sum += du;
+      product += du * value;
+      float* to = out + m * stride + c;
+      store(to, kAdd ? load(to, count) + du * g : du * g, count);
+    }
+    store(d_shift + c, load(d_shift + c) + sum);
+    store(d_gain + c, load(d_gain + c) + product);
+  }
+}
+
+// One part's sums: the gradients of the kernel [rows][stride], of shift and gain.
+struct Sums {
+  Sums(int64_t rows, int64_t stride, int64_t channels)
+      : kernel(rows * stride), vector(round_up(channels, kChunk)), size(kernel + 2 * vector) {}
+  int64_t kernel, vector, size;
+};
+
+// Adds a tile row after row of the gradient of a kernel: channels `c` ... of x, columns of y.
+inline void add_kernel_gradient(const float* x, int64_t x_line, int64_t channels, const float* y,
+                                int64_t y_line, int64_t y_chunk, int64_t columns, int64_t lines,
+                                int64_t pixels, float* out, int64_t stride) {
+  for (int64_t n = 0; n < columns; n += kWide)
+    for (int64_t c = 0; c < channels; c += kDeep) {
+      const float* b = y + n / kChunk * y_chunk + n % kChunk;
+      float* to = out + c * stride + n;
+      if (columns - n > kLanes)
+        outer_product<2>(x + c, x_line, b, y_line, lines, pixels, to, stride);
+      else
+        outer_product<1>(x + c, x_line, b, y_line, lines, pixels, to, stride);
+    }
+}
+
+// What both transposes give back besides the gradient of x.
+inline void give_sums(ffi::ThreadPool& pool, const float* partial, int64_t parts, const Sums& sums,
+                      int64_t taps, int64_t c, int64_t d, Result& d_kernel, Result& d_shift,
+                      Result& d_gain) {
+  int64_t rows = round_up(c, kChunk), stride = round_up(d, kWide);
+  for (int64_t tap = 0; tap < taps; ++tap)
+    add_parts(pool, partial + tap * rows * stride, parts, sums.size, c, stride,
+              d_kernel->typed_data() + tap * c * d, d);
+  add_parts(pool, partial + sums.kernel, parts, sums.size, 1, c, d_shift->typed_data(), c);
+  add_parts(pool, partial + sums.kernel + sums.vector, parts, sums.size, 1, c, d_gain->typed_data(),
+            c);
+}
+
+inline ffi::Error backward_1x1(ffi::ThreadPool pool, Floats x, Floats gain, Floats shift,
+                               Floats weights, Floats d_out, Floats out, Floats constant,
+                               Floats slope, Floats, Result d_x, Result d_kernel, Result d_shift,
+                               Result d_gain) {
+  Shape shape(x.dimensions());
+  int64_t c = weights.dimensions()[2], d = weights.dimensions()[3], n = shape.pixels();
+  int64_t block = kBlock, stride = round_up(d, kWide), all = shape.channels;
+  Operand a{{}, 1, 1, d, block * kChunk};
+  const float* w = weights.typed_data();
+  float* panels = scratch(kWeights, a.depth() * round_up(c, kWide));
+  pack_panels(pool, panels, a, c,
+              [&](int, int, int64_t k, int64_t column) { return w[column * d + k]; });
+  Vectors v = padded_vectors(gain, shift, constant, slope);
+  Sums sums(round_up(c, kChunk), stride, c);
+  int64_t blocks = ceil_div(n, block);
+  int64_t parts = std::min(blocks, std::max<int64_t>(1, pool.num_threads()));
+  float* partial = scratch(kPartial, parts * sums.size);
+  parallel(pool, parts, [&](int64_t part) {
+    float* dy = scratch(kOutput, round_up(d, kChunk) * block);
+    float* u = scratch(kInput, kChunk * block);
+    float* own = partial + part * sums.size;
+    std::fill(own, own + sums.size, 0.0f);
+    Operand rows = a;
+    rows.line[0] = dy;
+    for (int64_t i = part * blocks / parts; i < (part + 1) * blocks / parts; ++i) {
+      int64_t first = i * block, pixels = std::min(block, n - first);
+      for (int64_t q = 0; q < d; q += kChunk)
+        pack_gradient(dy + q * block, d_out.typed_data() + first * d, out.typed_data() + first * d,
+                      pixels, d, q, d, v);
+      const float* from = x.typed_data() + first * all;
+      float* to = d_x->typed_data() + first * all;
+      for (int64_t q = 0; q < c; q += kChunk) {
+        int64_t count = std::min<int64_t>(kChunk, c - q);
+        pack_normalised(u, from, pixels, all, q, c, v.gain, v.shift);
+        add_kernel_gradient(u, 0, count, dy, 0, block * kChunk, d, 1, pixels, own + q * stride,
+                            stride);
+        for (int64_t j = q; j < q + count; j += kWide) {
+          const float* b = panels + j * a.depth();
+          float *to_shift = own + sums.kernel + j, *to_gain = to_shift + sums.vector;
+          tiles(pixels, [&](int64_t p, int64_t m) {
+            dispatch(m, c - j, [&]<int M, int N>() {
+              store_gradient<true>(product<M, N>(rows, p, b), from + p * all + j, all,
+                                   to + p * all + j, all, c - j, v.gain + j, v.shift + j, to_shift,
+                                   to_gain);
+            });
+          });
+        }
+      }
+    }
+  });
+  give_sums(pool, partial, parts, sums, 1, c, d, d_kernel, d_shift, d_gain);
+  return ffi::Error::Success();
+}
+
+inline ffi::Error backward_3x3(ffi::ThreadPool pool, Floats x, Floats gain, Floats shift,
+                               Floats weights, Floats d_out, Floats out, Floats constant,
+                               Floats slope, int64_t offset, Result d_x, Result d_kernel,
+                               Result d_shift, Result d_gain) {
+  Shape shape(x.dimensions());
+  int64_t c = weights.dimensions()[2], d = weights.dimensions()[3];
+  int64_t height = shape.height, width = shape.width, stride = round_up(d, kWide);
+  int64_t all = shape.channels, from_all = out.dimensions()[3], rows = round_up(c, kChunk);
+  Operand a{{}, 3, 3, d, (width + 2) * kChunk};
+  const float* w = weights.typed_data();
+  float* panels = scratch(kWeights, a.depth() * round_up(c, kWide));
+  pack_panels(pool, panels, a, c, [&](int i, int j, int64_t k, int64_t column) {
+    return w[((3 * (2 - i) + 2 - j) * c + column) * d + k];
+  });
+  Vectors v = padded_vectors(gain, shift, constant, slope);
+  Sums sums(9 * rows, stride, c);
+  int64_t height_of_strip = std::min(height, std::max<int64_t>(2, kBlock / width));
+  int64_t strips = ceil_div(height, height_of_strip), count = shape.images * strips;
+  int64_t parts = std::min(count, std::max<int64_t>(1, pool.num_threads()));
+  float* partial = scratch(kPartial, parts * sums.size);
+  parallel(pool, parts, [&](int64_t part) {
+    int64_t line_size = round_up(d, kChunk) * (width + 2),
+            dy_size = (height_of_strip + 2) * line_size;
+    int64_t u_chunk = height_of_strip * width * kChunk;
+    float* dy = scratch(kOutput, dy_size);
+    float* u = scratch(kInput, rows / kChunk * u_chunk);
+    float* own = partial + part * sums.size;
+    std::fill(own, own + sums.size, 0.0f);
+    std::fill(dy, dy + dy_size, 0.0f);
+    for (int64_t i = part * count / parts; i < (part + 1) * count / parts; ++i) {
+      int64_t image = i / strips * height, begin = i % strips * height_of_strip;
+      int64_t lines = std::min(height_of_strip, height - begin);
+      for (int64_t row = begin - 1; row <= begin + lines; ++row) {
+        float* line = dy + (row + 1 - begin) * line_size;
+        if (row < 0 || row == height) {
+          std::fill(line, line + line_size, 0.0f);
+          continue;
+        }
+        int64_t at = (image + row) * width * from_all + offset;
+        for (int64_t q = 0; q < d; q += kChunk)
+          pack_gradient(line + q * (width + 2) + kChunk, d_out.typed_data() + at,
+                        out.typed_data() + at, width, from_all, q, d, v);
+      }
+      const float* from = x.typed_data() + (image + begin) * width * all;
+      float* to = d_x->typed_data() + (image + begin) * width * c;
+      for (int64_t q = 0; q < c; q += kChunk) {
+        float* chunk = u + q / kChunk * u_chunk;
+        pack_normalised(chunk, from, lines * width, all, q, c, v.gain, v.shift);
+        for (int tap = 0; tap < 9; ++tap)
+          add_kernel_gradient(chunk, width * kChunk, std::min<int64_t>(kChunk, c - q),
+                              dy + (2 - tap / 3) * line_size + (2 - tap % 3) * kChunk, line_size,
+                              (width + 2) * kChunk, d, lines, width,
+                              own + (tap * rows + q) * stride, stride);
+      }
+      for (int64_t j = 0; j < c; j += kWide) {
+        const float* b = panels + j * a.depth();
+        float *to_shift = own + sums.kernel + j, *to_gain = to_shift + sums.vector;
+        for (int64_t row = 0; row < lines; ++row) {
+          Operand near = a;
+          for (int k = 0; k < 3; ++k) near.line[k] = dy + (row + k) * line_size;
+          tiles(width, [&](int64_t p, int64_t m) {
+            int64_t at = row * width + p;
+            dispatch(m, c - j, [&]<int M, int N>() {
+              store_gradient<false>(product<M, N>(near, p, b), from + at * all + j, all,
+                                    to + at * c + j, c, c - j, v.gain + j, v.shift + j, to_shift,
+                                    to_gain);
+            });
+          });
+        }
+      }
+    }
+  });
+  give_sums(pool, partial, parts, sums, 9, c, d, d_kernel, d_shift, d_gain);
+  return ffi::Error::Success();
+}
+
+}  // namespace densenet

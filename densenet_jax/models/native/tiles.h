@@ -1,0 +1,245 @@
+// Register tiles of matrix products, packed operands, scratch memory, and a loop over threads.
+//
+// A map's channels are packed in chunks of kChunk: [chunk][pixel][kChunk].  So neighbouring pixels
+// are a constant apart, whatever the number of channels, and the addresses of a tile's rows are
+// one register and constants.  Weights are packed in panels of kWide columns: [panel][k][kWide].
+
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <new>
+#include <thread>
+
+#include "xla/ffi/api/ffi.h"
+
+namespace densenet {
+
+#if defined(__AVX512F__)  // 32 registers of 16: 28 sums, 2 weights, 1 input
+constexpr int kLanes = 16, kRows = 14;
+#elif defined(__AVX__)      // 16 registers of 8: 12 sums
+constexpr int kLanes = 8, kRows = 6;
+#elif defined(__aarch64__)  // 32 registers of 4
+constexpr int kLanes = 4, kRows = 12;
+#else
+constexpr int kLanes = 4, kRows = 4;
+#endif
+constexpr int kWide = 2 * kLanes;
+constexpr int kChunk = 64;
+constexpr int kBlock = 8 * kRows;  // pixels at a time where a kernel's gradient is summed
+constexpr int kDeep = 8;           // input channels of a tile of a kernel's gradient
+
+typedef float Vec __attribute__((vector_size(4 * kLanes)));
+typedef Vec AnyVec __attribute__((aligned(4), may_alias));
+
+inline Vec load(const float* p) { return *reinterpret_cast<const AnyVec*>(p); }
+inline void store(float* p, Vec v) { *reinterpret_cast<AnyVec*>(p) = v; }
+inline Vec relu(Vec v) { return v > 0 ? v : Vec{}; }
+
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+inline int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
+
+// Memory of a thread that stays from call to call: fresh pages are slow.
+inline float* scratch(int slot, int64_t count) {
+  struct Buffer {
+    float* data = nullptr;
+    int64_t count = 0;
+    ~Buffer() { std::free(data); }
+  };
+  thread_local Buffer buffers[8];
+  Buffer& buffer = buffers[slot];
+  if (buffer.count < count) {
+    std::free(buffer.data);
+    buffer.count = 0;
+    buffer.data = static_cast<float*>(std::aligned_alloc(64, round_up(count * 4, 64)));
+    if (buffer.data == nullptr) throw std::bad_alloc();
+    buffer.count = count;
+  }
+  return buffer.data;
+}
+
+// Calls f(0) ... f(count - 1) on the threads of a pool, this one among them.
+template <class F>
+void parallel(xla::ffi::ThreadPool& pool, int64_t count, F&& f) {
+  struct State {
+    std::atomic<int64_t> next{0}, left;
+  };
+  auto state = std::make_shared<State>();
+  state->left = count;
+  // A helper that comes late finds nothing left, and does not touch f.
+  auto work = [state, count, &f] {
+    for (int64_t i; (i = state->next.fetch_add(1)) < count; state->left.fetch_sub(1)) f(i);
+  };
+  int64_t helpers = std::min<int64_t>(count, pool.num_threads()) - 1;
+  for (int64_t i = 0; i < helpers; ++i) pool.Schedule(decltype(work)(work));
+  work();
+  while (state->left.load() > 0) std::this_thread::yield();
+}
+
+// A vector of channels, followed by zeros to a whole number of chunks.
+inline const float* padded(int slot, const float* v, int64_t count) {
+  int64_t whole = round_up(count, kChunk);
+  float* out = scratch(slot, whole);
+  std::memcpy(out, v, count * 4);
+  std::fill(out + count, out + whole, 0.0f);
+  return out;
+}
+
+// Packs `pixels` pixels of `channels` (at most kChunk) channels: value(vector, its channel), with
+// zeros behind the last channel.
+template <class F>
+inline void pack_chunk(float* out, const float* x, int64_t pixels, int64_t stride, int64_t channels,
+                       F&& value) {
+  int64_t whole = channels / kLanes * kLanes;
+  for (int64_t p = 0; p < pixels; ++p, x += stride, out += kChunk) {
+    for (int64_t c = 0; c < whole; c += kLanes) store(out + c, value(load(x + c), p, c));
+    if (whole == channels) continue;
+    float rest[kLanes] = {};
+    std::memcpy(rest, x + whole, (channels - whole) * 4);
+    store(out + whole, value(load(rest), p, whole));
+    std::fill(out + channels, out + round_up(channels, 16), 0.0f);  // all that tiles read
+  }
+}
+
+// Where the rows of a product lie: the sum is over `lines` lines, all chunks of `channels`
+// channels, and `taps` neighbouring pixels, in this order.
+struct Operand {
+  const float* line[3];
+  int lines, taps;
+  int64_t channels, chunk_stride;
+
+  int64_t depth() const { return lines * taps * channels; }
+};
+
+// Packs the weights of a product in panels; weight(i, j, c, column) is that of line i, tap j.
+template <class F>
+void pack_panels(xla::ffi::ThreadPool& pool, float* panels, const Operand& a, int64_t columns,
+                 F&& weight) {
+  parallel(pool, ceil_div(columns, kWide), [&](int64_t panel) {
+    float* out = panels + panel * a.depth() * kWide;
+    int64_t first = panel * kWide, width = std::min<int64_t>(kWide, columns - first);
+    for (int i = 0; i < a.lines; ++i)
+      for (int64_t q = 0; q < a.channels; q += kChunk)
+        for (int j = 0; j < a.taps; ++j)
+          for (int64_t c = q; c < std::min<int64_t>(q + kChunk, a.channels); ++c, out += kWide) {
+            for (int64_t k = 0; k < width; ++k) out[k] = weight(i, j, c, first + k);
+            std::fill(out + width, out + kWide, 0.0f);
+          }
+  });
+}
+
+template <int M, int N>
+struct Tile {
+  Vec v[M][N];
+};
+
+// Products of M pixels from pixel `first` on with N vectors of columns.
+template <int M, int N>
+inline Tile<M, N> product(const Operand& a, int64_t first, const float* b) {
+  Tile<M, N> sum = {};
+  for (int i = 0; i < a.lines; ++i) {
+    const float* chunk = a.line[i] + first * kChunk;
+    for (int64_t c = a.channels; c > 0; c -= kChunk, chunk += a.chunk_stride) {
+      int64_t depth = std::min<int64_t>(c, kChunk);
+      for (int j = 0; j < a.taps; ++j) {
+        const float* x = chunk + j * kChunk;
+        for (int64_t k = 0; k < depth; ++k, ++x, b += kWide) {
+          Vec w[N];
+#pragma GCC unroll 2
+          for (int n = 0; n < N; ++n) w[n] = load(b + n * kLanes);
+#pragma GCC unroll 16
+          for (int m = 0; m < M; ++m) {
+            Vec u = x[m * kChunk] - Vec{};
+#pragma GCC unroll 2
+            for (int n = 0; n < N; ++n) sum.v[m][n] += u * w[n];
+          }
+        }
+      }
+    }
+  }
+  return sum;
+}
+
+// Adds to a kernel's gradient [kDeep][stride] the products of channels x[p * kChunk + ...] and
+// columns y[p * kChunk + ...], summed over `lines` lines of `pixels` pixels each.
+template <int N>
+inline void outer_product(const float* x, int64_t x_line, const float* y, int64_t y_line,
+                          int64_t lines, int64_t pixels, float* out, int64_t stride) {
+  Vec sum[kDeep][N] = {};
+  for (int64_t line = 0; line < lines; ++line, x += x_line, y += y_line) {
+    const float *a = x, *b = y;
+    for (int64_t p = 0; p < pixels; ++p, a += kChunk, b += kChunk) {
+      Vec w[N];
+#pragma GCC unroll 2
+      for (int n = 0; n < N; ++n) w[n] = load(b + n * kLanes);
+#pragma GCC unroll 16
+      for (int m = 0; m < kDeep; ++m) {
+        Vec u = a[m] - Vec{};
+#pragma GCC unroll 2
+        for (int n = 0; n < N; ++n) sum[m][n] += u * w[n];
+      }
+    }
+  }
+  for (int m = 0; m < kDeep; ++m)
+    for (int n = 0; n < N; ++n) {
+      float* p = out + m * stride + n * kLanes;
+      store(p, load(p) + sum[m][n]);
+    }
+}
+
+// Loads and stores of at most kLanes values.
+inline Vec load(const float* p, int64_t count) {
+  if (count >= kLanes) return load(p);
+  float rest[kLanes] = {};
+  std::memcpy(rest, p, std::max<int64_t>(count, 0) * 4);
+  return load(rest);
+}
+inline void store(float* p, Vec v, int64_t count) {
+  if (count >= kLanes) return store(p, v);
+  float rest[kLanes];
+  store(rest, v);
+  std::memcpy(p, rest, std::max<int64_t>(count, 0) * 4);
+}
+
+// Adds the parts of partial sums, `size` apart, in their order: results repeat to the bit.
+inline void add_parts(xla::ffi::ThreadPool& pool, const float* partial, int64_t parts, int64_t size,
+                      int64_t rows, int64_t stride, float* out, int64_t columns) {
+  int64_t step = std::max<int64_t>(1, 16384 / stride);
+  parallel(pool, ceil_div(rows, step), [&](int64_t k) {
+    for (int64_t r = k * step; r < std::min(rows, (k + 1) * step); ++r)
+      for (int64_t i = 0; i < columns; ++i) {
+        double sum = 0;
+        for (int64_t part = 0; part < parts; ++part) sum += partial[part * size + r * stride + i];
+        out[r * columns + i] = static_cast<float>(sum);
+      }
+  });
+}
+
+// Calls f.template operator()<M, N>() for run-time m and for one or two vectors of columns.
+template <int M = kRows, class F>
+inline void dispatch(int64_t m, int64_t columns, F&& f) {
+  if constexpr (M > 1) {
+    if (m < M) return dispatch<M - 1>(m, columns, f);
+  }
+  if (columns > kLanes) {
+    f.template operator()<M, 2>();
+  } else {
+    f.template operator()<M, 1>();
+  }
+}
+
+// Cuts `pixels` into tiles of nearly the same size, at most kRows: f(first, count).
+template <class F>
+inline void tiles(int64_t pixels, F&& f) {
+  int64_t count = ceil_div(pixels, kRows);
+  for (int64_t i = 0; i < count; ++i) {
+    int64_t first = i * pixels / count;
+    f(first, (i + 1) * pixels / count - first);
+  }
+}
+
+}  // namespace densenet
