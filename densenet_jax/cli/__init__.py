@@ -45,6 +45,7 @@ def _run(command: str, config: ml_collections.ConfigDict | None, options: dict) 
     """Runs a command; returns the exit code, and what is to be said to the user."""
     from densenet_jax import commands  # only if there is work: it imports everything
     from densenet_jax.training.diagnose import NonFiniteError
+    from densenet_jax.training.progress import safely
     from densenet_jax.training.trainer import Interrupted
 
     try:
@@ -54,7 +55,7 @@ def _run(command: str, config: ml_collections.ConfigDict | None, options: dict) 
     except NonFiniteError as e:
         return EXIT_DIVERGED, f"error: {e}"
     except Interrupted as e:
-        print(f"{e}; the same command goes on from there.")
+        safely(print, f"{e}; the same command goes on from there.", flush=True)
         return EXIT_INTERRUPTED, ""
 
 

@@ -33,11 +33,12 @@ def train_and_evaluate(
       listeners: told of every record of metrics.jsonl, as the loggers of the configuration are.
 
     Returns:
-      the metrics of the last evaluation, with `step`, `best_step` and `seconds`.
+      the metrics of the last evaluation, with `step`, `best_step` and `seconds`; `best`: the
+      `evaluation.Evaluated` of that step, None if the run made it before it was resumed.
 
     Raises:
       ConfigError, DataError, CheckpointError: the user's to mend.
-      Interrupted: SIGTERM or SIGINT came; the state is saved.
+      Interrupted: SIGTERM, SIGINT or SIGHUP came; the state is saved.
       NonFiniteError: the numbers stayed bad; nonfinite.json says where they began.
     """
     began = time.monotonic()
@@ -97,11 +98,13 @@ def train_and_evaluate(
                 stop_requested=stop_requested,
             )
             metrics = trainer.run(state)
-        best = checkpoints.resolve("best")
+        best_step = checkpoints.resolve("best")
+    best = trainer.best
     return {
         **metrics,
         "step": max(start, length.total),
-        "best_step": best,
+        "best_step": best_step,
+        "best": best if best and best.step == best_step else None,
         "seconds": time.monotonic() - began,
     }
 

@@ -12,6 +12,7 @@ import optax
 from jax.experimental import multihost_utils
 
 from densenet_jax.data.sources import Source
+from densenet_jax.evaluation import Evaluated
 from densenet_jax.training import diagnose, dispatch
 from densenet_jax.training.checkpoints import Checkpoints
 from densenet_jax.training.experiment import Experiment
@@ -84,7 +85,8 @@ class Trainer:
         if setup.config.steps_per_dispatch > 1:
             self._train_step = setup.many_steps(self._train_step)
         self._eval_step = setup.eval_step()
-        self._evaluated: dict[str, Any] | None = None  # the last evaluation's metrics
+        self._last: Evaluated | None = None
+        self.best: Evaluated | None = None  # the best evaluation since this start
 
     def run(self, state: TrainState) -> dict[str, Any]:
         """Trains to the end; returns the metrics of the last evaluation.
@@ -104,8 +106,8 @@ class Trainer:
             if int(state.order) >= config.nonfinite_rollbacks:
                 self._explain_nonfinite(state, recorder.bad_step)
             state = self._roll_back(state, recorder.bad_step)
-        if self._evaluated is not None:
-            return self._evaluated
+        if self._last is not None:
+            return self._last.metrics
         if self._log.last and self._log.last["split"] == "eval":
             return self._log.last  # the run had been finished before
         return self._evaluate(state)
@@ -144,8 +146,7 @@ class Trainer:
             return
         scores = None
         if evaluate:
-            self._evaluated = self._evaluate(state)
-            scores = recorder.evaluation(step, self._evaluated)
+            scores = recorder.evaluation(step, self._evaluate(state))
         # Amid bad steps there is nothing worth going back to.
         if stop or evaluate or recorder.nonfinite == 0:
             self._checkpoints.save(step, state, scores)
@@ -153,12 +154,16 @@ class Trainer:
             raise Interrupted(f"stopped after step {step}; the state is saved")
 
     def _evaluate(self, state: TrainState) -> dict[str, Any]:
-        return self._setup.evaluate(self._eval_step, state)
+        self._last = self._setup.evaluate(self._eval_step, state)
+        if self.best is None or self._last.metrics["top1"] >= self.best.metrics["top1"]:
+            self.best = self._last
+        return self._last.metrics
 
     def _roll_back(self, state: TrainState, bad_step: int) -> TrainState:
         """Returns the last saved state (or a fresh one), with the data in the next order."""
         order = state.order + 1
         saved = latest_state(self._setup, self._optimizer, self._checkpoints)
+        self._last = self.best = None  # it may have been of a step that comes again, otherwise
         self._log.rewind(int(saved.step))
         self._progress.note(
             f"step {bad_step}: loss or gradients were not finite "
