@@ -1,11 +1,13 @@
 """The command line: bad input ends in one clear sentence and exit code 2."""
 
+import errno
 import json
+import os
 import pathlib
 
 import pytest
 
-from densenet_jax import cli
+from densenet_jax import cli, commands
 
 ROOT = pathlib.Path(__file__).parent.parent
 DIGITS = f"--config={ROOT}/configs/digits.py"
@@ -114,3 +116,13 @@ def test_a_stored_configuration_keeps_types_and_takes_overrides(tmp_path):
     assert again.total_steps == 3
     assert again.data.crop_scale == (0.5, 1)
     assert again.model.to_dict() == config.model.to_dict()
+
+
+def test_a_full_disk_is_no_traceback(capsys, monkeypatch):
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "runs/x/config.json.tmp")
+
+    monkeypatch.setattr(commands, "models", full)
+    code, _, said = run(capsys, "models")
+    assert code == 2
+    assert "runs/x/config.json.tmp cannot be written or read: No space left on device" in said

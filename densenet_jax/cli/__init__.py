@@ -1,5 +1,6 @@
 """The command line behind main.py: commands and flags are a table, in `table`."""
 
+import errno
 import logging
 import os
 import sys
@@ -15,6 +16,8 @@ __all__ = ["COMMANDS", "main", "parse", "set_up_process"]
 EXIT_USER_ERROR = 2
 EXIT_DIVERGED = 3
 EXIT_INTERRUPTED = 75  # EX_TEMPFAIL: start again to go on
+# Of a disk that is full, read-only, broken or another user's: nothing that a traceback explains.
+STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -54,6 +57,14 @@ def _run(command: str, config: ml_collections.ConfigDict | None, options: dict) 
         return EXIT_USER_ERROR, f"error: {e}"
     except NonFiniteError as e:
         return EXIT_DIVERGED, f"error: {e}"
+    except OSError as e:
+        if e.errno not in STORAGE_ERRORS:
+            raise
+        what = f"{e.filename} cannot be written or read: " if e.filename else ""
+        return EXIT_USER_ERROR, (
+            f"error: {what}{e.strerror}. Mend the disk, make room on it, or name another folder; "
+            "then give the same command again."
+        )
     except Interrupted as e:
         safely(print, f"{e}; the same command goes on from there.", flush=True)
         return EXIT_INTERRUPTED, ""

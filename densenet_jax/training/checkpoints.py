@@ -104,6 +104,12 @@ class Checkpoints:
             return
         self._pending = self._sealer.submit(self._finish, step)
 
+    def save_again(self, step: int, state: TrainState, metrics: dict[str, float]) -> None:
+        """Starts to write a state that was saved before, now with metrics."""
+        if step in self.steps():
+            self._manager.delete(step)
+        self.save(step, state, metrics)
+
     def wait(self) -> None:
         """Waits until the last save is on disk, and sealed, or has failed."""
         if self._pending is not None:
@@ -145,6 +151,14 @@ class Checkpoints:
         """Returns the steps of the checkpoints on disk, sound or not."""
         self.wait()
         return sorted(self._manager.all_steps())
+
+    def missing(self, step: int) -> str | None:
+        """Returns what is lost if a step's checkpoint could not be written; None: it is on disk."""
+        steps = self.steps()
+        if step in steps:
+            return None
+        last = f"the last checkpoint is of step {steps[-1]}" if steps else "there is no checkpoint"
+        return f"its state could not be saved to {self.path}; {last}"
 
     def resolve(self, which: str | int) -> int:
         """Returns the step of the `latest` or `best` sound checkpoint, or `which` if it is sound.

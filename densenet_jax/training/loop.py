@@ -13,7 +13,7 @@ from densenet_jax.data.sources import Source
 from densenet_jax.training import environment, experiment, loggers, settings, stored
 from densenet_jax.training import mesh as meshes
 from densenet_jax.training.checkpoints import Checkpoints
-from densenet_jax.training.errors import ConfigError
+from densenet_jax.training.errors import CheckpointError, ConfigError
 from densenet_jax.training.loggers import Listener
 from densenet_jax.training.metrics_log import MetricsLog
 from densenet_jax.training.progress import ProgressLine
@@ -38,7 +38,7 @@ def train_and_evaluate(
 
     Raises:
       ConfigError, DataError, CheckpointError: the user's to mend.
-      Interrupted: SIGTERM, SIGINT or SIGHUP came; the state is saved.
+      Interrupted: SIGTERM, SIGINT or SIGHUP came; the state is saved if the disk can be written.
       NonFiniteError: the numbers stayed bad; nonfinite.json says where they began.
     """
     began = time.monotonic()
@@ -98,6 +98,12 @@ def train_and_evaluate(
                 stop_requested=stop_requested,
             )
             metrics = trainer.run(state)
+        lost = checkpoints.missing(length.total) if start < length.total else None
+        if lost:
+            raise CheckpointError(
+                f"The run has reached step {length.total}, but {lost}. Mend the disk, or make room "
+                "on it; then the same command goes on from there."
+            )
         best_step = checkpoints.resolve("best")
     best = trainer.best
     return {

@@ -98,6 +98,28 @@ def test_stopped_and_resumed_to_the_bit(undisturbed, tmp_path, monkeypatch):
     compare(tmp_path, undisturbed[0])
 
 
+def test_stopped_amid_an_evaluation_and_resumed_to_the_bit(undisturbed, tmp_path, monkeypatch):
+    original = experiment.Experiment.evaluate
+
+    def with_signal(self, *args):
+        os.kill(os.getpid(), signal.SIGHUP)
+        return original(self, *args)
+
+    monkeypatch.setattr(experiment.Experiment, "evaluate", with_signal)
+    with pytest.raises(Interrupted, match="after step 5; the state is saved"):
+        loop.train_and_evaluate(small_config(), tmp_path)
+    monkeypatch.undo()
+    result = loop.train_and_evaluate(small_config(), tmp_path)
+    assert result["best_step"] == undisturbed[1]["best_step"]  # its scores are with it
+    compare(tmp_path, undisturbed[0])
+
+
+def test_a_run_whose_states_cannot_be_saved_does_not_claim_that_they_are(tmp_path, monkeypatch):
+    monkeypatch.setattr(Checkpoints, "save", lambda *_: None)
+    with pytest.raises(CheckpointError, match=r"reached step 2, but .* could not be saved"):
+        loop.train_and_evaluate(small_config(total_steps=2), tmp_path)
+
+
 def test_crashed_and_resumed_to_the_bit(undisturbed, tmp_path, monkeypatch):
     original = Recorder.add
 
