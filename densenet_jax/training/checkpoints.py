@@ -6,6 +6,7 @@ half-deleted checkpoint is passed over, never loaded.
 """
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import logging
 import pathlib
@@ -20,7 +21,7 @@ from jax.experimental import multihost_utils
 
 from densenet_jax.training import saved_state
 from densenet_jax.training.errors import CheckpointError
-from densenet_jax.training.seals import seal, unsound
+from densenet_jax.training.seals import SEAL, seal, unsound
 from densenet_jax.training.state import TrainState
 
 logger = logging.getLogger(__name__)
@@ -135,7 +136,8 @@ class Checkpoints:
         shutil.rmtree(self.path / str(step), ignore_errors=True)
         for left in self.path.glob(f"{step}.*tmp*"):
             shutil.rmtree(left, ignore_errors=True)
-        self._manager = self._open()
+        with contextlib.suppress(OSError):  # a read-only disk cannot be tidied: the next save tries
+            self._manager = self._open()
 
     def _warn(self, error: Exception) -> None:
         if time.monotonic() - self._warned > 60:
@@ -154,7 +156,7 @@ class Checkpoints:
 
     def missing(self, step: int) -> str | None:
         """Returns what is lost if a step's checkpoint could not be written; None: it is on disk."""
-        steps = self.steps()
+        steps = [s for s in self.steps() if (self.path / str(s) / SEAL).is_file()]
         if step in steps:
             return None
         last = f"the last checkpoint is of step {steps[-1]}" if steps else "there is no checkpoint"
