@@ -92,12 +92,17 @@ def kill(moment: str, workdir: pathlib.Path, log, rng) -> int:
 
 def comes(moment: str, process: subprocess.Popen, workdir: pathlib.Path, rng) -> bool:
     """Waits for a moment to kill; False: the run ended before it came."""
-    metrics = workdir / "metrics.jsonl"
-    before = metrics.stat().st_mtime_ns if metrics.exists() else 0
     if moment == MOMENTS[0]:
         time.sleep(rng.uniform(0, START_SECONDS))
         return process.poll() is None
-    while not metrics.exists() or metrics.stat().st_mtime_ns == before:  # until it trains
+    metrics = workdir / "metrics.jsonl"
+    before, size = inode_and_size(metrics)[0], None
+    while True:  # until the resumed run has made the file anew, and it grows
+        inode, now = inode_and_size(metrics)
+        if inode != before:
+            size = now if size is None else size
+            if now > size:
+                break
         if process.poll() is not None:
             return False
         time.sleep(0.01)
@@ -109,6 +114,14 @@ def comes(moment: str, process: subprocess.Popen, workdir: pathlib.Path, rng) ->
             return True
         time.sleep(0.0005)
     return False
+
+
+def inode_and_size(path: pathlib.Path) -> tuple[int, int]:
+    try:
+        status = path.stat()
+    except OSError:
+        return 0, 0
+    return status.st_ino, status.st_size
 
 
 def left(workdir: pathlib.Path) -> str:
