@@ -4,6 +4,8 @@ import errno
 import json
 import os
 import pathlib
+import subprocess
+import sys
 
 import pytest
 
@@ -126,3 +128,19 @@ def test_a_full_disk_is_no_traceback(capsys, monkeypatch):
     code, _, said = run(capsys, "models")
     assert code == 2
     assert "runs/x/config.json.tmp cannot be written or read: No space left on device" in said
+
+
+def test_compiled_programs_are_kept_for_the_next_start(tmp_path):
+    code = (
+        "from densenet_jax import cli; cli.parse(['main.py', '--config=configs/digits.py']); "
+        "cli.set_up_process(); import jax; print(jax.config.jax_compilation_cache_dir)"
+    )
+    environ = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
+    said = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environ | {"HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert said.stdout == f"{tmp_path}/.cache/densenet_jax/compiled\n"

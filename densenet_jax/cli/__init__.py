@@ -85,6 +85,8 @@ def set_up_process() -> None:
     # What Orbax logs as errors, the checkpoints say in a sentence.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
-    os.environ.setdefault(
-        "JAX_COMPILATION_CACHE_DIR", os.path.expanduser("~/.cache/densenet_jax/compiled")
-    )
+    import jax  # whose variable would come too late: the configuration has imported it
+
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        folder = os.path.expanduser("~/.cache/densenet_jax/compiled")
+        jax.config.update("jax_compilation_cache_dir", folder)
