@@ -5,8 +5,8 @@
 A small DenseNet is trained on the digits once undisturbed, and once with the whole process group
 killed (SIGKILL) again and again: at random times, while a checkpoint is written, and while one is
 deleted; between kills the newest checkpoint is sometimes damaged.  Then the final parameters must
-be the same to the bit, and metrics.jsonl must have every step exactly once.  Prints a table; exits
-with 1 if anything was lost.
+be the same to the bit, and metrics.jsonl must have every step exactly once.  Prints tables of the
+faults and of what the kills left on disk; exits with 1 if anything was lost.
 """
 
 import argparse
@@ -22,6 +22,7 @@ import tempfile
 import time
 
 ROOT = pathlib.Path(__file__).parent.parent
+SEAL = "SHA256SUMS"
 CLOCK = ("seconds", "images_per_second", "data_wait")
 COMMAND = (
     sys.executable,
@@ -36,48 +37,112 @@ COMMAND = (
     "--config.eval_every_epochs=2.0",
     "--config.checkpoint_every_steps=7",
 )
-MOMENTS = ("at a random time", "while a checkpoint is written", "while one is deleted")
+MOMENTS = (
+    "while it starts",
+    "while it trains",
+    "while a checkpoint is written",
+    "while a checkpoint is deleted",
+)
+START_SECONDS = 8.0  # about what it takes, resuming included
 DAMAGES = ("a flipped bit", "a truncated file", "half of it deleted")
+# A run that kills itself amid the Nth removal of a folder of checkpoints, after so many files: that
+# takes a millisecond, which no other process hits.
+DIES_DELETING = """
+import os, runpy, signal, sys
+folders, files = int(sys.argv.pop(1)), int(sys.argv.pop(1))
+def hook(event, args):
+    global folders, files
+    if event == "shutil.rmtree" and "/checkpoints/" in str(args[0]):
+        folders -= 1
+    elif event == "os.remove" and folders < 0:
+        files -= 1
+        if files < 0:
+            os.killpg(0, signal.SIGKILL)
+sys.addaudithook(hook)
+sys.argv.pop(0)
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 
 
-def start(workdir: pathlib.Path, log) -> subprocess.Popen:
-    """Starts the run in a process group of its own."""
+def start(workdir: pathlib.Path, log, dies: tuple[int, int] | None = None) -> subprocess.Popen:
+    """Starts the run in a process group of its own.
+
+    Args:
+      dies: after so many removed folders of checkpoints, and so many files of the next one.
+    """
     command = [*COMMAND, f"--workdir={workdir}"]
-    return subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
+    if dies:
+        command[1:1] = ["-c", DIES_DELETING, *map(str, dies)]
+    # Compiled once for all starts, which then take seconds.
+    environ = {**os.environ, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    return subprocess.Popen(
+        command, cwd=ROOT, stdout=log, stderr=log, env=environ, start_new_session=True
+    )
 
 
-def wait_for(process: subprocess.Popen, moment: str, workdir: pathlib.Path, rng) -> bool:
+def kill(moment: str, workdir: pathlib.Path, log, rng) -> int:
+    """Starts the run and kills it at a moment; returns its exit code, 0 if it got to its end."""
+    if moment == MOMENTS[3]:
+        return start(workdir, log, (rng.randrange(8), rng.randrange(20))).wait()
+    process = start(workdir, log)
+    if comes(moment, process, workdir, rng):
+        os.killpg(process.pid, signal.SIGKILL)
+    return process.wait()
+
+
+def comes(moment: str, process: subprocess.Popen, workdir: pathlib.Path, rng) -> bool:
     """Waits for a moment to kill; False: the run ended before it came."""
+    if moment == MOMENTS[0]:
+        time.sleep(rng.uniform(0, START_SECONDS))
+        return process.poll() is None
     metrics = workdir / "metrics.jsonl"
-    before = metrics.stat().st_mtime_ns if metrics.exists() else 0
-    while not metrics.exists() or metrics.stat().st_mtime_ns == before:  # until it trains
+    before, size = inode_and_size(metrics)[0], None
+    while True:  # until the resumed run has made the file anew, and it grows
+        inode, now = inode_and_size(metrics)
+        if inode != before:
+            size = now if size is None else size
+            if now > size:
+                break
         if process.poll() is not None:
             return False
         time.sleep(0.01)
     until = time.monotonic() + rng.uniform(0, 1.5)
     while process.poll() is None:
         if time.monotonic() > until and (
-            moment == MOMENTS[0] or time.monotonic() > until + 20 or happens(moment, workdir)
+            moment == MOMENTS[1] or any((workdir / "checkpoints").glob("*tmp*"))
         ):
             return True
         time.sleep(0.0005)
     return False
 
 
-def happens(moment: str, workdir: pathlib.Path) -> bool:
+def inode_and_size(path: pathlib.Path) -> tuple[int, int]:
     try:
-        folders = list((workdir / "checkpoints").iterdir())
-        if moment == MOMENTS[1]:
-            return any("tmp" in f.name for f in folders)
-        # Sealed folders are complete; one that has its seal but lacks its data is being deleted.
-        return any(
-            (f / "SHA256SUMS").exists() != (f / "_CHECKPOINT_METADATA").exists()
-            and len(folders) > 2
-            for f in folders
-            if f.name.isdigit()
-        )
-    except OSError:  # it vanished while being looked at: that is the moment
-        return moment == MOMENTS[2]
+        status = path.stat()
+    except OSError:
+        return 0, 0
+    return status.st_ino, status.st_size
+
+
+def left(workdir: pathlib.Path) -> str:
+    """Returns what a kill left on disk."""
+    folders = list((workdir / "checkpoints").glob("*"))
+    steps = sorted((f for f in folders if f.name.isdigit()), key=lambda f: int(f.name))
+    torn = [f for f in steps if not complete(f)]
+    if any(f != steps[-1] or (f / SEAL).exists() for f in torn):
+        return "a checkpoint half deleted"
+    if len(steps) < len(folders):
+        return "a checkpoint half written"
+    return "a checkpoint without its seal" if torn else "nothing torn"
+
+
+def complete(folder: pathlib.Path) -> bool:
+    """Whether a checkpoint has its seal, and every file that the seal names."""
+    try:
+        lines = (folder / SEAL).read_text().splitlines()
+    except OSError:
+        return False
+    return all((folder / line.partition("  ")[2]).exists() for line in lines)
 
 
 def damage(workdir: pathlib.Path, kind: str, rng) -> None:
@@ -85,6 +150,8 @@ def damage(workdir: pathlib.Path, kind: str, rng) -> None:
     steps = [f for f in (workdir / "checkpoints").iterdir() if f.name.isdigit()]
     newest = max(steps, key=lambda f: int(f.name))
     files = sorted(p for p in newest.rglob("*") if p.is_file() and p.stat().st_size)
+    if not files:  # the kill came just before the folder itself went
+        return
     victim = rng.choice(files)
     if kind == DAMAGES[0]:
         content = bytearray(victim.read_bytes())
@@ -134,20 +201,21 @@ def main() -> int:
     rng = random.Random(options.seed)
     work = options.work or pathlib.Path(tempfile.mkdtemp(prefix="chaos_"))
     work.mkdir(parents=True, exist_ok=True)
-    faults = collections.Counter()
+    faults, remains = collections.Counter(), collections.Counter()
     with (work / "log").open("w") as log:
         run_to_end(work / "undisturbed", log)
         finished, kills = 0, 0
         disturbed = work / "disturbed0"
         while kills < options.kills:
             moment = rng.choice(MOMENTS)
-            process = start(disturbed, log)
-            if wait_for(process, moment, disturbed, rng):
-                os.killpg(process.pid, signal.SIGKILL)
+            code = kill(moment, disturbed, log, rng)
+            if code == -signal.SIGKILL:
                 faults[f"killed {moment}"] += 1
+                remains[left(disturbed)] += 1
                 kills += 1
-            process.wait()
-            if process.returncode == 0:  # it got to its end: another one goes on being killed
+            elif code != 0:
+                raise RuntimeError(f"the run in {disturbed} failed; see {log.name}")
+            if code == 0:  # it got to its end: another one goes on being killed
                 finished += 1
                 disturbed = work / f"disturbed{finished}"
             elif rng.random() < 0.3 and len(list((disturbed / "checkpoints").glob("[0-9]*"))) > 1:
@@ -155,7 +223,11 @@ def main() -> int:
                 damage(disturbed, kind, rng)
                 faults[f"newest checkpoint: {kind}"] += 1
         run_to_end(disturbed, log)
-    expected, wanted = records(work / "undisturbed"), parameters(work / "undisturbed")
+    expected = records(work / "undisturbed")
+    steps = [r["step"] for r in expected if r["split"] == "train"]
+    if steps != list(range(1, len(steps) + 1)):
+        raise RuntimeError("metrics.jsonl of the undisturbed run does not have every step once")
+    wanted = parameters(work / "undisturbed")
     lost = 0
     for i in range(finished + 1):
         workdir = work / f"disturbed{i}"
@@ -166,6 +238,9 @@ def main() -> int:
     print("\n| fault injected | times | survived |\n|---|---:|---:|")
     for fault, times in sorted(faults.items()):
         print(f"| {fault} | {times} | {times if not lost else '?'} |")
+    print("\n| left on disk by a kill | times |\n|---|---:|")
+    for what, times in sorted(remains.items()):
+        print(f"| {what} | {times} |")
     print(f"\n{finished + 1} runs, {sum(faults.values())} faults, runs with data lost: {lost}")
     return min(lost, 1)
 

@@ -1,5 +1,6 @@
 """The command `densenet-jax`, which `python -m densenet_jax` and `python main.py` are as well."""
 
+import signal
 import sys
 
 
@@ -9,6 +10,8 @@ def main() -> int:
         from densenet_jax import cli  # here, where a package that it needs may turn out missing
 
         return cli.main(sys.argv)
+    except KeyboardInterrupt:  # where there is no run to save
+        return 128 + signal.SIGINT
     except ModuleNotFoundError as e:
         missing = (e.name or "densenet_jax").partition(".")[0]
         if missing == "densenet_jax":

@@ -19,6 +19,7 @@ from densenet_jax.assessment import splits, tables
 from densenet_jax.benchmark import table as benchmark_table
 from densenet_jax.benchmark.measure import benchmark as measure
 from densenet_jax.data.sources import DataError
+from densenet_jax.evaluation import Evaluated
 from densenet_jax.export import calibration as calibrating
 from densenet_jax.export.bundle import ExportError
 from densenet_jax.invocation import program
@@ -55,7 +56,7 @@ def train(
         return
     result = train_and_evaluate(config, workdir, [reports.LiveReport(workdir)])
     config = runs.read_config(workdir)
-    write_report(config, workdir, "best")
+    write_report(config, workdir, "best", result["best"])
     longer = f"total_epochs={2 * config.total_epochs:g}"
     if config.total_steps is not None:
         longer = f"total_steps={2 * config.total_steps}"
@@ -209,12 +210,17 @@ def report(
     print(f"written: {path}")
 
 
-def write_report(config: ml_collections.ConfigDict, workdir: str, checkpoint: str) -> pathlib.Path:
+def write_report(
+    config: ml_collections.ConfigDict,
+    workdir: str,
+    checkpoint: str,
+    evaluated: Evaluated | None = None,
+) -> pathlib.Path:
     """Writes report.html; with what the model learned, where checkpoint and data are at hand."""
     try:
         setup, variables, step = open_run(config, workdir, checkpoint)
         with jax.set_mesh(setup.mesh):
-            reports.examine(setup, variables, workdir, step=step)
+            reports.examine(setup, variables, workdir, step=step, evaluated=evaluated)
     except (CheckpointError, DataError) as e:
         print(f"the report has curves only: {e}")
     if jax.process_index() == 0:

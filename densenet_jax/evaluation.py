@@ -1,5 +1,6 @@
 """Metrics, and their sum over a whole split."""
 
+import dataclasses
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -8,6 +9,21 @@ import jax.numpy as jnp
 import optax
 
 Metrics = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluated:
+    """A state of a run on the whole evaluation split.
+
+    Attributes:
+      step: of the state.
+      metrics: as `evaluate` returns them.
+      answers: those of each batch, see `answers`, on the devices.
+    """
+
+    step: int
+    metrics: Metrics
+    answers: list[dict[str, jax.Array]]
 
 
 def cross_entropy(logits: jax.Array, targets: jax.Array, smoothing: float = 0.0) -> jax.Array:
@@ -41,6 +57,24 @@ def sums(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> Metrics:
         "top5": jnp.sum(hits(logits, labels, 5) & mask),
         "examples": jnp.sum(mask),
     }
+
+
+def answers(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> dict[str, jax.Array]:
+    """Returns what a model says about each example.
+
+    Args:
+      logits: [B, classes].
+      labels, mask: [B].
+
+    Returns:
+      the (at most five) likeliest `classes` [B, k], their `probabilities`, float32 [B, k], that of
+      the label, `own` [B], `labels` and `mask`.
+    """
+    chances = jax.nn.softmax(logits.astype(jnp.float32))
+    probabilities, classes = jax.lax.top_k(chances, min(5, chances.shape[1]))
+    own = jnp.take_along_axis(chances, labels[:, None], axis=1)[:, 0]
+    found = {"classes": classes, "probabilities": probabilities, "own": own}
+    return {**found, "labels": labels, "mask": mask}
 
 
 def evaluate(

@@ -1,6 +1,7 @@
 """Predictions for image files: each gets its answer, or the reason why it has none."""
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import functools
 import glob
@@ -19,7 +20,7 @@ import numpy as np
 from flax import linen as nn
 from PIL import Image
 
-from densenet_jax.data import device, host, imagenet_classes
+from densenet_jax.data import decoding, device, host, imagenet_classes
 from densenet_jax.data.folders import IMAGE_SUFFIXES
 from densenet_jax.report import activation_maps, pictures
 from densenet_jax.weights.published import Preprocessing
@@ -27,6 +28,7 @@ from densenet_jax.weights.published import Preprocessing
 STDIN = "-"
 OVERLAY_SIDE = 224  # small images are enlarged to about so many pixels
 READERS = 8
+MAX_BYTES = 4 * decoding.MAX_PIXELS  # of a file: pixels that are not compressed need no more
 
 
 class PredictError(ValueError):
@@ -220,7 +222,12 @@ def _pixels(
 
 
 def _read(path: str) -> bytes:
-    return sys.stdin.buffer.read() if path == STDIN else pathlib.Path(path).read_bytes()
+    with contextlib.ExitStack() as stack:
+        file = sys.stdin.buffer if path == STDIN else stack.enter_context(open(path, "rb"))
+        content = file.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise host.ImageError(f"more than {MAX_BYTES:,} bytes are no image")
+    return content
 
 
 def find(paths: Iterable[str]) -> Iterator[tuple[str, str | None]]:
@@ -248,12 +255,16 @@ def find(paths: Iterable[str]) -> Iterator[tuple[str, str | None]]:
 
 def _below(folder: str) -> Iterator[tuple[str, str | None]]:
     """Yields the images of a folder and of those in it, in the order of their names."""
-    found = False
-    for parent, folders, files in os.walk(folder):
+    found, refused = False, []
+    for parent, folders, files in os.walk(folder, onerror=refused.append):
         folders.sort()
         for name in sorted(files):
             if name.lower().endswith(IMAGE_SUFFIXES) and name[0] != ".":
-                found = True
-                yield os.path.join(parent, name), None
-    if not found:
+                found, path = True, os.path.join(parent, name)
+                # A pipe or a device would be waited for, or read, for ever.
+                special = os.path.exists(path) and not os.path.isfile(path)
+                yield path, "it is no regular file" if special else None
+    for error in refused:
+        yield error.filename, error.strerror
+    if not found and not refused:
         yield folder, f"the folder has no images ({', '.join(IMAGE_SUFFIXES)})"

@@ -1,12 +1,16 @@
 """The command line: bad input ends in one clear sentence and exit code 2."""
 
+import errno
 import json
+import os
 import pathlib
 import shutil
+import subprocess
+import sys
 
 import pytest
 
-from densenet_jax import cli
+from densenet_jax import cli, commands
 
 ROOT = pathlib.Path(__file__).parent.parent
 DIGITS = f"--config={ROOT}/configs/digits.py"
@@ -152,3 +156,29 @@ def test_simulated_devices_leave_threads_to_compute(monkeypatch):
     monkeypatch.setattr(cli.os, "environ", {"XLA_FLAGS": ""})
     cli.set_up_process()
     assert "NPROC" not in cli.os.environ  # one device: as many as there are cores
+
+
+def test_a_full_disk_is_no_traceback(capsys, monkeypatch):
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "runs/x/config.json.tmp")
+
+    monkeypatch.setattr(commands, "models", full)
+    code, _, said = run(capsys, "models")
+    assert code == 2
+    assert "runs/x/config.json.tmp cannot be written or read: No space left on device" in said
+
+
+def test_compiled_programs_are_kept_for_the_next_start(tmp_path):
+    code = (
+        "from densenet_jax import cli; cli.parse(['main.py', '--config=configs/digits.py']); "
+        "cli.set_up_process(); import jax; print(jax.config.jax_compilation_cache_dir)"
+    )
+    environ = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
+    said = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environ | {"HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert said.stdout == f"{tmp_path}/.cache/densenet_jax/compiled\n"

@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import os
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -108,6 +110,19 @@ def test_overlays(tiny, folder, block):
     assert [one.overlay, two.overlay, three.overlay] == [f"{out}/a.png", f"{out}/a-2.png", None]
     with Image.open(one.overlay) as picture:
         assert (picture.mode, picture.size) == ("RGB", (224, 224))
+
+
+def test_what_would_block_or_fill_the_memory_is_named(tiny, folder, monkeypatch):
+    os.mkfifo(folder / "pipe.png")
+    (folder / "gone.png").symlink_to("nowhere")
+    with (folder / "huge.png").open("wb") as file:
+        file.truncate(2**42)
+    monkeypatch.setattr("densenet_jax.predict.MAX_BYTES", 10_000)
+    said = {pathlib.Path(a.path).name: a.error for a in ask(tiny, folder)}
+    assert said["pipe.png"] == "it is no regular file"
+    assert said["gone.png"] == "No such file or directory"
+    assert said["huge.png"] == "more than 10,000 bytes are no image"
+    assert said["a.png"] is None
 
 
 def test_errors(tiny, folder):

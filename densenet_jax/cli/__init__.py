@@ -1,5 +1,6 @@
 """The command line: commands and flags are a table, in `table`."""
 
+import errno
 import logging
 import os
 import re
@@ -18,6 +19,8 @@ __all__ = ["COMMANDS", "main", "parse", "set_up_process"]
 EXIT_USER_ERROR = 2
 EXIT_DIVERGED = 3
 EXIT_INTERRUPTED = 75  # EX_TEMPFAIL: start again to go on
+# Of a disk that is full, read-only, broken or another user's: nothing that a traceback explains.
+STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -49,6 +52,7 @@ def _run(command: str, config: ml_collections.ConfigDict | None, options: dict) 
     """Runs a command; returns the exit code, and what is to be said to the user."""
     from densenet_jax import commands  # only if there is work: it imports everything
     from densenet_jax.training.diagnose import NonFiniteError
+    from densenet_jax.training.progress import safely
     from densenet_jax.training.trainer import Interrupted
 
     try:
@@ -57,8 +61,16 @@ def _run(command: str, config: ml_collections.ConfigDict | None, options: dict) 
         return EXIT_USER_ERROR, f"error: {e}"
     except NonFiniteError as e:
         return EXIT_DIVERGED, f"error: {e}"
+    except OSError as e:
+        if e.errno not in STORAGE_ERRORS:
+            raise
+        what = f"{e.filename} cannot be written or read: " if e.filename else ""
+        return EXIT_USER_ERROR, (
+            f"error: {what}{e.strerror}. Mend the disk, make room on it, or name another folder; "
+            "then give the same command again."
+        )
     except Interrupted as e:
-        print(f"{e}; the same command goes on from there.")
+        safely(print, f"{e}; the same command goes on from there.", flush=True)
         return EXIT_INTERRUPTED, ""
 
 
@@ -77,9 +89,11 @@ def set_up_process() -> None:
     # What Orbax logs as errors, the checkpoints say in a sentence.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
-    os.environ.setdefault(
-        "JAX_COMPILATION_CACHE_DIR", os.path.expanduser("~/.cache/densenet_jax/compiled")
-    )
+    import jax  # whose variable would come too late: the configuration has imported it
+
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        folder = os.path.expanduser("~/.cache/densenet_jax/compiled")
+        jax.config.update("jax_compilation_cache_dir", folder)
     # A simulated device that waits for the others in a collective holds a thread of XLA's pool,
     # which has one a core: with none left to compute, all would wait for ever.
     simulated = re.search(

@@ -16,6 +16,7 @@ import numpy as np
 
 from densenet_jax.data import host, imagenet_classes
 from densenet_jax.data.examples import Arrays
+from densenet_jax.evaluation import Evaluated
 from densenet_jax.report import activation_maps, feature_reuse, model_summary, pictures, predictions
 from densenet_jax.report.predictions import Predictions
 from densenet_jax.training import mesh as meshes
@@ -33,6 +34,7 @@ def examine(
     *,
     step: int,
     ablation_examples: int = 0,
+    evaluated: Evaluated | None = None,
 ) -> Predictions:
     """Writes predictions.npz and insight.json into a run's directory.
 
@@ -42,21 +44,20 @@ def examine(
       step: of the checkpoint.
       ablation_examples: examples on which every connection's removal is tried, one after the other;
         0: none. It costs (connections) x (examples) inferences.
+      evaluated: the evaluation of that step, if the run has just made it; it is not made again.
 
     Returns:
       the predictions.
     """
     data = setup.config.data
     variables = meshes.on_every_device(variables, setup.mesh)
-    found = predictions.collect(
-        setup.model,
-        variables,
-        setup.normalize,
-        setup.eval_batches(),
-        imagenet_classes.readable(setup.eval_source.class_names),
-        step=step,
-        data=f"{data.name}/{data.eval_split}",
-    )
+    names = imagenet_classes.readable(setup.eval_source.class_names)
+    of = {"step": step, "data": f"{data.name}/{data.eval_split}"}
+    if evaluated is not None and evaluated.step == step:
+        found = predictions.merge(evaluated.answers, names, **of)
+    else:
+        batches = setup.eval_batches()
+        found = predictions.collect(setup.model, variables, setup.normalize, batches, names, **of)
     found = with_pictures(setup, variables, found)
     insight = {
         "step": step,

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+
+from densenet_jax import evaluation
 
 FILE = "predictions.npz"
 
@@ -85,16 +86,23 @@ def collect(
 
     @jax.jit
     def predict(variables, batch):
-        logits = model.apply(variables, preprocess(batch["image"])).astype(jnp.float32)
-        chances = jax.nn.softmax(logits)
-        probabilities, classes = jax.lax.top_k(chances, min(5, chances.shape[1]))
-        own = jnp.take_along_axis(chances, batch["label"][:, None], axis=1)[:, 0]
-        result = {"classes": classes, "probabilities": probabilities, "own": own}
-        return {**result, "labels": batch["label"], "mask": batch["mask"]}
+        logits = model.apply(variables, preprocess(batch["image"]))
+        return evaluation.answers(logits, batch["label"], batch["mask"])
 
     # Results stay on the device until the end: the loop never waits for them.
-    results = [predict(variables, batch) for batch in batches]
-    parts = [_on_host(result) for result in results]
+    answers = [predict(variables, batch) for batch in batches]
+    return merge(answers, class_names, step=step, data=data)
+
+
+def merge(
+    answers: Iterable[dict[str, jax.Array]],
+    class_names: Iterable[str],
+    *,
+    step: int = 0,
+    data: str = "",
+) -> Predictions:
+    """Returns the predictions of `evaluation.answers` of all batches of a split, in order."""
+    parts = [_on_host(answer) for answer in answers]
     merged = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     mask = merged.pop("mask")
     return Predictions(

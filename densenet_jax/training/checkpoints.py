@@ -6,6 +6,7 @@ half-deleted checkpoint is passed over, never loaded.
 """
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import logging
 import pathlib
@@ -20,7 +21,7 @@ from jax.experimental import multihost_utils
 
 from densenet_jax.training import saved_state
 from densenet_jax.training.errors import CheckpointError
-from densenet_jax.training.seals import seal, unsound
+from densenet_jax.training.seals import SEAL, seal, unsound
 from densenet_jax.training.state import TrainState
 
 logger = logging.getLogger(__name__)
@@ -104,6 +105,12 @@ class Checkpoints:
             return
         self._pending = self._sealer.submit(self._finish, step)
 
+    def save_again(self, step: int, state: TrainState, metrics: dict[str, float]) -> None:
+        """Starts to write a state that was saved before, now with metrics."""
+        if step in self.steps():
+            self._manager.delete(step)
+        self.save(step, state, metrics)
+
     def wait(self) -> None:
         """Waits until the last save is on disk, and sealed, or has failed."""
         if self._pending is not None:
@@ -129,7 +136,8 @@ class Checkpoints:
         shutil.rmtree(self.path / str(step), ignore_errors=True)
         for left in self.path.glob(f"{step}.*tmp*"):
             shutil.rmtree(left, ignore_errors=True)
-        self._manager = self._open()
+        with contextlib.suppress(OSError):  # a read-only disk cannot be tidied: the next save tries
+            self._manager = self._open()
 
     def _warn(self, error: Exception) -> None:
         if time.monotonic() - self._warned > 60:
@@ -145,6 +153,14 @@ class Checkpoints:
         """Returns the steps of the checkpoints on disk, sound or not."""
         self.wait()
         return sorted(self._manager.all_steps())
+
+    def missing(self, step: int) -> str | None:
+        """Returns what is lost if a step's checkpoint could not be written; None: it is on disk."""
+        steps = [s for s in self.steps() if (self.path / str(s) / SEAL).is_file()]
+        if step in steps:
+            return None
+        last = f"the last checkpoint is of step {steps[-1]}" if steps else "there is no checkpoint"
+        return f"its state could not be saved to {self.path}; {last}"
 
     def resolve(self, which: str | int) -> int:
         """Returns the step of the `latest` or `best` sound checkpoint, or `which` if it is sound.

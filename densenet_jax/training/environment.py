@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import os
 import pathlib
 import platform
 import subprocess
@@ -32,7 +33,9 @@ def save(workdir: pathlib.Path) -> None:
         starts = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         starts = []
-    path.write_text(json.dumps([*starts, describe()], indent=1) + "\n", encoding="utf-8")
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps([*starts, describe()], indent=1) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
 
 
 def _revision() -> str | None:

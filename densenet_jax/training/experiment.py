@@ -258,21 +258,31 @@ class Experiment:
             states.initial_state, self.model, optimizer, self.config.seed, self.image_shape, ema
         )
 
-    def evaluate(self, eval_step, state: TrainState) -> evaluation.Metrics:
-        """Returns the metrics of a state on the evaluation split.
+    def evaluate(
+        self, eval_step, state: TrainState, before_batch: Callable[[], None] = lambda: None
+    ) -> evaluation.Evaluated:
+        """Returns a state's metrics on the evaluation split, and its answers.
 
         Where the run keeps averages they are what counts; `raw_loss`, `raw_top1` and `raw_top5`
         are of the variables that train.
+
+        Args:
+          before_batch: may raise, to end the evaluation early.
         """
+        answers = []
 
         def step(state: TrainState, batch):
-            sums = eval_step(state.result, batch)
+            before_batch()
+            sums, found = eval_step(state.result, batch)
+            answers.append(found)
             if state.ema is None:
                 return sums
-            raw = eval_step(state.variables, batch)
+            raw, _ = eval_step(state.variables, batch)
             return sums | {f"raw_{name}": raw[name] for name in ("loss", "top1", "top5")}
 
-        return evaluation.evaluate(step, state, self.eval_batches())
+        with self.eval_batches() as batches:
+            metrics = evaluation.evaluate(step, state, batches)
+        return evaluation.Evaluated(int(state.step), metrics, answers)
 
 
 def build(config: ml_collections.ConfigDict, resumes: bool = False) -> Experiment:

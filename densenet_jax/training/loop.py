@@ -13,7 +13,7 @@ from densenet_jax.data.sources import Source
 from densenet_jax.training import environment, experiment, loggers, settings, stored
 from densenet_jax.training import mesh as meshes
 from densenet_jax.training.checkpoints import Checkpoints
-from densenet_jax.training.errors import ConfigError
+from densenet_jax.training.errors import CheckpointError, ConfigError
 from densenet_jax.training.loggers import Listener
 from densenet_jax.training.metrics_log import MetricsLog
 from densenet_jax.training.progress import ProgressLine
@@ -33,11 +33,12 @@ def train_and_evaluate(
       listeners: told of every record of metrics.jsonl, as the loggers of the configuration are.
 
     Returns:
-      the metrics of the last evaluation, with `step`, `best_step` and `seconds`.
+      the metrics of the last evaluation, with `step`, `best_step` and `seconds`; `best`: the
+      `evaluation.Evaluated` of that step, None if the run made it before it was resumed.
 
     Raises:
       ConfigError, DataError, CheckpointError: the user's to mend.
-      Interrupted: SIGTERM or SIGINT came; the state is saved.
+      Interrupted: SIGTERM, SIGINT or SIGHUP came; the state is saved if the disk can be written.
       NonFiniteError: the numbers stayed bad; nonfinite.json says where they began.
     """
     began = time.monotonic()
@@ -97,11 +98,19 @@ def train_and_evaluate(
                 stop_requested=stop_requested,
             )
             metrics = trainer.run(state)
-        best = checkpoints.resolve("best")
+        lost = checkpoints.missing(length.total) if start < length.total else None
+        if lost:
+            raise CheckpointError(
+                f"The run has reached step {length.total}, but {lost}. Mend the disk, or make room "
+                "on it; then the same command goes on from there."
+            )
+        best_step = checkpoints.resolve("best")
+    best = trainer.best
     return {
         **metrics,
         "step": max(start, length.total),
-        "best_step": best,
+        "best_step": best_step,
+        "best": best if best and best.step == best_step else None,
         "seconds": time.monotonic() - began,
     }
 

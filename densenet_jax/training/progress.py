@@ -3,6 +3,8 @@
 import os
 import sys
 import time
+from collections.abc import Callable
+from typing import Any
 
 import jax
 from rich.console import Console
@@ -75,11 +77,21 @@ class ProgressLine:
             self._safely(print, text, flush=True)
 
     def _safely(self, show, *args, **kwargs) -> None:
-        try:
-            show(*args, **kwargs)
-        except OSError:  # nobody reads any more; the next to print shall not fall over it either
+        if not safely(show, *args, **kwargs):
             self._moving = None
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def safely(show: Callable[..., None], *args: Any, **kwargs: Any) -> bool:
+    """Shows something on standard output; False if nobody reads it any more.
+
+    Then what is printed later goes nowhere, so that no other print falls over it.
+    """
+    try:
+        show(*args, **kwargs)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return False
+    return True
 
 
 class _Bar:

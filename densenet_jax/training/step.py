@@ -124,15 +124,16 @@ def group_key(key: jax.Array, number: jax.Array | None) -> jax.Array:
 
 def make_eval_step(
     model: nn.Module, preprocess: Callable[[jax.Array], jax.Array]
-) -> Callable[[dict, Batch], Metrics]:
-    """Returns the function that maps variables and a masked batch to `evaluation.sums`.
+) -> Callable[[dict, Batch], tuple[Metrics, Metrics]]:
+    """Returns the function from variables and a masked batch to `evaluation.sums` and `answers`.
 
     Args:
       preprocess: maps uint8 images [B, H, W, C] to normalised images.
     """
 
-    def eval_step(variables: dict, batch: Batch) -> Metrics:
+    def eval_step(variables: dict, batch: Batch) -> tuple[Metrics, Metrics]:
         logits = model.apply(variables, preprocess(batch["image"]))
-        return evaluation.sums(logits, batch["label"], batch["mask"])
+        found = (logits, batch["label"], batch["mask"])
+        return evaluation.sums(*found), evaluation.answers(*found)
 
     return jax.jit(eval_step)

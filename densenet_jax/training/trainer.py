@@ -12,6 +12,7 @@ import optax
 from jax.experimental import multihost_utils
 
 from densenet_jax.data.sources import Source
+from densenet_jax.evaluation import Evaluated
 from densenet_jax.training import diagnose, dispatch
 from densenet_jax.training.checkpoints import Checkpoints
 from densenet_jax.training.experiment import Experiment
@@ -22,7 +23,7 @@ from densenet_jax.training.state import TrainState
 
 
 class Interrupted(Exception):
-    """The run was asked to stop, and has saved its state."""
+    """The run was asked to stop, and has saved its state, or says that it could not."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +85,8 @@ class Trainer:
         if setup.config.steps_per_dispatch > 1:
             self._train_step = setup.many_steps(self._train_step)
         self._eval_step = setup.eval_step()
-        self._evaluated: dict[str, Any] | None = None  # the last evaluation's metrics
+        self._last: Evaluated | None = None
+        self.best: Evaluated | None = None  # the best evaluation since this start
 
     def run(self, state: TrainState) -> dict[str, Any]:
         """Trains to the end; returns the metrics of the last evaluation.
@@ -104,15 +106,16 @@ class Trainer:
             if int(state.order) >= config.nonfinite_rollbacks:
                 self._explain_nonfinite(state, recorder.bad_step)
             state = self._roll_back(state, recorder.bad_step)
-        if self._evaluated is not None:
-            return self._evaluated
-        if self._log.last and self._log.last["split"] == "eval":
-            return self._log.last  # the run had been finished before
-        return self._evaluate(state)
+        if self._last is not None:
+            return self._last.metrics
+        return self._log.last  # the run had been finished before
 
     def _advance(self, state: TrainState, recorder: Recorder) -> TrainState:
         """Trains to the end, or until the recorder knows a bad step."""
-        steps = range(int(state.step) + 1, self._length.total + 1)
+        start = int(state.step)
+        if start and self._lacks_evaluation(start):
+            self._evaluate_late(state, recorder)
+        steps = range(start + 1, self._length.total + 1)
         per_dispatch = self._setup.config.steps_per_dispatch
         spans = functools.partial(dispatch.spans, steps, per_dispatch, self._is_due)
         if per_dispatch > 1:
@@ -136,29 +139,63 @@ class Trainer:
     def _after(self, step: int, state: TrainState, recorder: Recorder) -> None:
         """Does what is due after a step."""
         stop = self._stop_requested()  # asked once: what is said to be saved has been
-        evaluate = self._length.evaluates_at(step)
         if not (stop or self._is_due(step)):
             return
         recorder.flush()
         if recorder.bad_step is not None:
             return
         scores = None
-        if evaluate:
-            self._evaluated = self._evaluate(state)
-            scores = recorder.evaluation(step, self._evaluated)
+        if not stop and self._length.evaluates_at(step):
+            scores = self._evaluate(step, state, recorder)
+            stop = scores is None
         # Amid bad steps there is nothing worth going back to.
-        if stop or evaluate or recorder.nonfinite == 0:
+        if stop or scores or recorder.nonfinite == 0:
             self._checkpoints.save(step, state, scores)
-        if stop and step < self._length.total:
-            raise Interrupted(f"stopped after step {step}; the state is saved")
+        if stop:
+            self._stop(step)
 
-    def _evaluate(self, state: TrainState) -> dict[str, Any]:
-        return self._setup.evaluate(self._eval_step, state)
+    def _stop(self, step: int) -> None:
+        saved = self._checkpoints.missing(step) or "the state is saved"
+        raise Interrupted(f"stopped after step {step}; {saved}")
+
+    def _evaluate(
+        self, step: int, state: TrainState, recorder: Recorder
+    ) -> dict[str, float] | None:
+        """Evaluates; returns the scores for the checkpoint, None if a stop was requested."""
+
+        def before_batch():
+            if self._stop_requested():
+                raise Interrupted
+
+        try:
+            self._last = self._setup.evaluate(self._eval_step, state, before_batch)
+        except Interrupted:
+            return None
+        if self.best is None or self._last.metrics["top1"] >= self.best.metrics["top1"]:
+            self.best = self._last
+        return recorder.evaluation(step, self._last.metrics)
+
+    def _lacks_evaluation(self, step: int) -> bool:
+        """Whether an evaluation was due at the step that the run goes on from, and is not there."""
+        last = self._log.last or {"step": 0, "split": "none"}
+        done = (last["step"], last["split"]) == (step, "eval")
+        if jax.process_count() > 1:  # whatever a process sees of the file, all do the same
+            done = bool(multihost_utils.broadcast_one_to_all(np.bool_(done)))
+        return not done and (self._length.evaluates_at(step) or step > self._length.total)
+
+    def _evaluate_late(self, state: TrainState, recorder: Recorder) -> None:
+        """Makes the evaluation that a stop came before, and saves the state with its scores."""
+        step = int(state.step)
+        scores = self._evaluate(step, state, recorder)
+        if scores is None:
+            self._stop(step)
+        self._checkpoints.save_again(step, state, scores)
 
     def _roll_back(self, state: TrainState, bad_step: int) -> TrainState:
         """Returns the last saved state (or a fresh one), with the data in the next order."""
         order = state.order + 1
         saved = latest_state(self._setup, self._optimizer, self._checkpoints)
+        self._last = self.best = None  # it may have been of a step that comes again, otherwise
         self._log.rewind(int(saved.step))
         self._progress.note(
             f"step {bad_step}: loss or gradients were not finite "

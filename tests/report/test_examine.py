@@ -1,9 +1,11 @@
 """What a report needs of a model, from a configuration and variables to files and page."""
 
+import dataclasses
 import json
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 from configs import digits
@@ -11,6 +13,8 @@ from densenet_jax.report import examine, write_report
 from densenet_jax.report.examine import finite
 from densenet_jax.report.predictions import load
 from densenet_jax.training import experiment
+from densenet_jax.training import state as states
+from densenet_jax.training.experiment import Experiment
 
 from .conftest import random_variables
 
@@ -40,6 +44,19 @@ def test_predictions_are_those_of_the_model(examined):
     logits = np.asarray(jax.jit(setup.model.apply)(variables, pixels.astype(np.float32)))
     agree = logits.argmax(1) == found.classes[: len(logits), 0]
     assert agree.mean() > 0.98  # the rest are ties but for rounding
+
+
+def test_an_evaluation_at_hand_is_not_made_again(examined, tmp_path, monkeypatch):
+    workdir, setup, variables = examined
+    evaluated = setup.evaluate(setup.eval_step(), states.from_variables(variables, optax.sgd(0.1)))
+    evaluated = dataclasses.replace(evaluated, step=5)
+    monkeypatch.setattr(Experiment, "eval_batches", None)
+    found = examine(setup, variables, tmp_path, step=5, evaluated=evaluated)
+    expected = load(workdir)
+    assert (found.data, found.step) == (expected.data, expected.step)
+    np.testing.assert_array_equal(found.labels, expected.labels)
+    np.testing.assert_allclose(found.probabilities, expected.probabilities, rtol=1e-4)
+    assert found.shown.tolist() == expected.shown.tolist()
 
 
 def test_pictures_show_mistakes_and_hits(examined):

@@ -119,5 +119,8 @@ def test_a_save_that_fails_keeps_the_last_and_later_ones_succeed(workdir, monkey
         monkeypatch.undo()
         assert "no space left" in caplog.text
         assert checkpoints.resolve("latest") == 4
+        assert "could not be saved" in checkpoints.missing(5)
+        assert "of step 4" in checkpoints.missing(5)
         checkpoints.save(6, make_state(6))
+        assert checkpoints.missing(6) is None
         assert checkpoints.resolve("latest") == 6

@@ -15,7 +15,9 @@ import pytest
 
 import densenet_jax
 from densenet_jax import cli
+from densenet_jax.report import predictions
 from densenet_jax.training import experiment, loop, metrics_log, runs
+from densenet_jax.training import mesh as meshes
 from densenet_jax.training import workdir as workdirs
 from densenet_jax.training.checkpoints import Checkpoints
 from densenet_jax.training.diagnose import NonFiniteError
@@ -96,6 +98,28 @@ def test_stopped_and_resumed_to_the_bit(undisturbed, tmp_path, monkeypatch):
     compare(tmp_path, undisturbed[0])
 
 
+def test_stopped_amid_an_evaluation_and_resumed_to_the_bit(undisturbed, tmp_path, monkeypatch):
+    original = experiment.Experiment.evaluate
+
+    def with_signal(self, *args):
+        os.kill(os.getpid(), signal.SIGHUP)
+        return original(self, *args)
+
+    monkeypatch.setattr(experiment.Experiment, "evaluate", with_signal)
+    with pytest.raises(Interrupted, match="after step 5; the state is saved"):
+        loop.train_and_evaluate(small_config(), tmp_path)
+    monkeypatch.undo()
+    result = loop.train_and_evaluate(small_config(), tmp_path)
+    assert result["best_step"] == undisturbed[1]["best_step"]  # its scores are with it
+    compare(tmp_path, undisturbed[0])
+
+
+def test_a_run_whose_states_cannot_be_saved_does_not_claim_that_they_are(tmp_path, monkeypatch):
+    monkeypatch.setattr(Checkpoints, "save", lambda *_: None)
+    with pytest.raises(CheckpointError, match=r"reached step 2, but .* could not be saved"):
+        loop.train_and_evaluate(small_config(total_steps=2), tmp_path)
+
+
 def test_crashed_and_resumed_to_the_bit(undisturbed, tmp_path, monkeypatch):
     original = Recorder.add
 
@@ -127,6 +151,7 @@ def test_a_finished_run_starts_and_ends_at_once(undisturbed):
     before = (workdir / "metrics.jsonl").read_text()
     again = loop.train_and_evaluate(small_config(), workdir)
     assert again["top1"] == result["top1"]
+    assert again["best"] is None  # nothing was evaluated
     assert (workdir / "metrics.jsonl").read_text() == before
 
 
@@ -202,6 +227,23 @@ def test_averages_are_the_runs_result(undisturbed):
     assert {"raw_top1", "raw_top5", "raw_loss"} <= set(last)
     assert last["loss"] != last["raw_loss"]  # and evaluate repeats `loss`, see above
     assert undisturbed[1]["top1"] == last["top1"]
+
+
+def test_the_best_evaluation_is_that_of_the_best_checkpoint(undisturbed):
+    """Also with averages: the report takes it instead of evaluating once more."""
+    workdir, result = undisturbed
+    setup = experiment.build(small_config())
+    model, variables, _, step = runs.read(workdir, setup.config, "best")
+    assert result["best"].step == result["best_step"] == step
+    names = setup.eval_source.class_names
+    given = predictions.merge(result["best"].answers, names)
+    batches = setup.eval_batches()
+    variables = meshes.on_every_device(variables, setup.mesh)
+    found = predictions.collect(model, variables, setup.normalize, batches, names)
+    np.testing.assert_array_equal(given.labels, found.labels)
+    np.testing.assert_allclose(given.probabilities, found.probabilities, rtol=1e-4)
+    np.testing.assert_allclose(given.own, found.own, rtol=1e-4)
+    assert given.correct.mean() == pytest.approx(result["best"].metrics["top1"])
 
 
 def test_a_second_run_in_the_directory_is_refused(tmp_path):

@@ -122,9 +122,11 @@ def test_evaluation_uses_running_statistics_and_the_mask():
     batch = {"image": images, "label": labels, "mask": np.array([True, True, True, False])}
     logits = model.apply(state.variables, normalize(images))
     expected = evaluation.cross_entropy(logits, labels)[:3].sum()
-    got = eval_step(state.variables, batch)
+    got, answers = eval_step(state.variables, batch)
     np.testing.assert_allclose(got["loss"], expected, rtol=1e-5)
     assert int(got["examples"]) == 3
+    np.testing.assert_array_equal(answers["classes"][:, 0], logits.argmax(1))
+    np.testing.assert_allclose(-np.log(answers["own"][:3]).sum(), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("size", "words"), [(12, "8 or 16"), (0, "must be a positive multiple")])
