@@ -12,6 +12,7 @@ import jax
 from jax.experimental import multihost_utils
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_questions = itertools.count()  # numbered through all runs of a process, as those of a sweep
 
 
 @contextmanager
@@ -27,10 +28,9 @@ def stop_requests() -> Iterator[Callable[[], bool]]:
         return
     if jax.process_count() > 1:
         # JAX listens for SIGTERM by itself, and tells the other processes.
-        calls = itertools.count()
         old = signal.signal(signal.SIGINT, lambda *_: signal.raise_signal(signal.SIGTERM))
         try:
-            yield lambda: multihost_utils.reached_preemption_sync_point(next(calls))
+            yield lambda: multihost_utils.reached_preemption_sync_point(next(_questions))
         finally:
             signal.signal(signal.SIGINT, old)
         return
