@@ -191,4 +191,4 @@ def test_a_sweep_whose_second_run_diverges_and_an_evaluation_from_its_first(tmp_
     (path,) = tmp_path.glob("runs/*/evaluation.json")
     found = json.loads(path.read_text())
     assert (found["examples"], found["top1"]) == (360, good["top1"])
-    np.testing.assert_allclose(found["loss"], good["loss"], rtol=1e-10)
+    np.testing.assert_allclose(found["loss"], good["loss"], rtol=1e-7)  # of float32 scores
