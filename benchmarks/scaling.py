@@ -116,13 +116,25 @@ def topology(name: str):
     return kind, tuple(map(int, shape.split("x"))), devices
 
 
-def lower(devices, kind: str, args):
+def network(kind: str, args):
+    """Returns the model of a case, as a machine of this kind computes it."""
+    import jax.numpy as jnp
+
+    import densenet_jax
+
+    fields = {"block_sizes": tuple(map(int, args.blocks.split(",")))} if args.blocks else {}
+    implementation = "kernels" if kind == "h200" else "plain"
+    return densenet_jax.create_model(
+        args.model, dtype=jnp.bfloat16, implementation=implementation, **fields
+    )
+
+
+def lower(devices, model, args):
     """Returns the training step of a run on these devices, lowered."""
     import jax
     import jax.numpy as jnp
     import optax
 
-    import densenet_jax
     from densenet_jax.training import groups, state, step
     from densenet_jax.training import mesh as meshes
 
@@ -130,11 +142,6 @@ def lower(devices, kind: str, args):
     group_size = args.batch if args.groups == "devices" else None
     plan = groups.plan(batch_size, len(devices), group_size, 1)
     mesh = groups.split_mesh(meshes.make_mesh(devices=devices), plan)
-    fields = {"block_sizes": tuple(map(int, args.blocks.split(",")))} if args.blocks else {}
-    implementation = "kernels" if kind == "h200" else "plain"
-    model = densenet_jax.create_model(
-        args.model, dtype=jnp.bfloat16, implementation=implementation, **fields
-    )
     optimizer = optax.chain(
         optax.add_decayed_weights(1e-4), optax.sgd(0.1, momentum=0.9, nesterov=True)
     )
@@ -168,9 +175,12 @@ def compile_case(args) -> dict:
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # there is no TPU to ask
     from hlo_traffic import count
 
+    from densenet_jax.models import summary
+
     began, cpu = time.monotonic(), time.process_time()
     kind, shape, devices = topology(args.topology)
-    lowered = lower(devices, kind, args)
+    model = network(kind, args)
+    lowered = lower(devices, model, args)
     print(f"lowered after {time.monotonic() - began:.0f} s", flush=True)
     # The scheduler's and the code generator's search is most of a TPU compilation; what is counted
     # here does not depend on it.
@@ -180,6 +190,9 @@ def compile_case(args) -> dict:
     if args.dump:
         pathlib.Path(args.dump).write_text(text)
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
+    if cost is None:  # of a described GPU; forward, and twice as much backward, 2 for each pair
+        flops = 6 * args.batch * summary.count(model, args.size).multiply_adds
+        cost = {"flops": float(flops), "bytes accessed": float(count(text).total)}
     return {
         "machine": kind,
         "shape": list(shape),
@@ -188,7 +201,7 @@ def compile_case(args) -> dict:
         "arguments_bytes": memory.argument_size_in_bytes,
         "temporary_bytes": memory.temp_size_in_bytes,
         "flops": cost["flops"],
-        "moved_bytes": count(text).total if kind == "h200" else cost["bytes accessed"],
+        "moved_bytes": cost["bytes accessed"],
         "collectives": collectives(text),
         "compile_seconds": round(time.monotonic() - began, 1),
         "cpu_seconds": round(time.process_time() - cpu, 1),

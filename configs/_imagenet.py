@@ -80,6 +80,29 @@ def large_batch(config: ConfigDict) -> None:
     config.optimizer.update(reference_batch_size=256, warmup="5 epochs")
 
 
+def lars(config: ConfigDict) -> None:
+    """What Google's TPU code trains ResNet-50 with at 32,768 images a step.
+
+    github.com/tensorflow/tpu, models/official/resnet: lars_util.py (rate, warm-up, schedule),
+    configs/cloud/v3-512.yaml (batch, length, smoothing), configs/resnet_config.py (decay,
+    momentum).  Statistics of 32 images: Goyal et al., 2017.
+    """
+    config.batch_size = 32768
+    config.batch_norm.group_size = 32
+    config.total_epochs = 91.0
+    config.label_smoothing = 0.1
+    config.optimizer.update(
+        name="lars",
+        learning_rate=32.0,
+        reference_batch_size=32768,
+        schedule="polynomial",
+        warmup="14 epochs",
+        momentum=0.9,
+        nesterov=False,
+        weight_decay=1e-4,
+    )
+
+
 def strong(config: ConfigDict) -> None:
     """That of torchvision's second weights (Vryniotis, 2021), at half the epochs."""
     config.batch_size = 1024
@@ -135,4 +158,10 @@ def tiny(config: ConfigDict) -> None:
     config.log_every = 1
 
 
-RECIPES = {"paper": paper, "mindcv": mindcv, "strong": strong, "large_batch": large_batch}
+RECIPES = {
+    "paper": paper,
+    "mindcv": mindcv,
+    "strong": strong,
+    "large_batch": large_batch,
+    "lars": lars,
+}

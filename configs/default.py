@@ -142,8 +142,9 @@ def get_config() -> ConfigDict:
     # grows in proportion to batch_size (Goyal et al., 2017).
     optimizer.learning_rate = 0.1
     optimizer.reference_batch_size = placeholder(int)
-    # `cosine` to 0; `step`: times step_factor at the boundaries; `constant`; `one_cycle`: up for
-    # `warmup`, down for the rest; `warmup_stable_decay`: constant, then linear to 0 over `decay`.
+    # `cosine` to 0; `step`: times step_factor at the boundaries; `polynomial` of power 2 to 0;
+    # `constant`; `one_cycle`: up for `warmup`, down for the rest; `warmup_stable_decay`: constant,
+    # then linear to 0 over `decay`.
     # A duration is '5 epochs', '500 steps', '1e6 examples', or a share of the run from 0 to 1.
     optimizer.schedule = "step"
     optimizer.step_boundaries = (1 / 3, 2 / 3)

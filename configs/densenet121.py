@@ -8,7 +8,8 @@ Arguments, after a colon, separated by commas: one recipe, and `tiny`.
   mindcv   120 epochs, batch 256, cosine: 75.6 % (MindCV)
   strong   300 epochs, batch 1024, made to beat 76.5 %; nobody has run it yet.  docs/recipes.md
            justifies it.  With a teacher: --config.distill.teacher=rdnet_tiny.nv_in1k
-  large_batch   the paper's with batch 8,192 and the rate to match, for a pod; nobody has run it
+  large_batch   the paper's with batch 8,192 and the rate to match, for a pod
+  lars     91 epochs, batch 32,768 with LARS, for a large pod; nobody has run either to its end
   tiny     20 steps of 8 small images, to see that everything works before the long run
 
 Accuracies are on the 50,000 validation images at 224 pixels.  ImageNet must be prepared for TFDS as

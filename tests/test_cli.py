@@ -86,6 +86,19 @@ def test_missing_imagenet_says_how_to_get_it(capsys, tmp_path):
     assert len(err.splitlines()) < 12
 
 
+def test_copies_of_a_command_for_one_process_are_refused_once(capsys, monkeypatch):
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
+    monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "0")
+    assert cli.main(["main.py", "models"]) == 2
+    said = capsys.readouterr().err
+    assert said == (
+        "error: models is for one process, but mpirun has started 2; start it without mpirun.\n"
+    )
+    monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "1")
+    assert cli.main(["main.py", "models"]) == 0
+    assert capsys.readouterr() == ("", "")
+
+
 def test_help_names_every_command(capsys):
     code, out, _ = run(capsys, "--help")
     assert code == 0

@@ -5,6 +5,7 @@ import math
 import pathlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
@@ -108,6 +109,28 @@ def test_large_batch_recipe_scales_the_rate_with_the_batch():
     np.testing.assert_allclose(at_256, 0.1, rtol=1e-6)
     config.optimizer.reference_batch_size = None
     assert make_schedule(config, units)(warmup) == at_256
+
+
+def test_lars_recipe_is_googles():
+    """github.com/tensorflow/tpu: 3,558 steps of 32,768 images, up to 32 and down by a square."""
+    config = load("densenet121", "lars")
+    steps = experiment.total_steps(config, EXAMPLES)
+    assert (config.batch_size, steps, config.label_smoothing) == (32768, 3558, 0.1)
+    units = Units(total_steps=91 * 40, steps_per_epoch=40, batch_size=config.batch_size)
+    schedule = make_schedule(config, units)
+    got = [float(schedule(40 * epoch)) for epoch in (0, 7, 14, 52.5, 91)]
+    np.testing.assert_allclose(got, [0, 16, 32, 8, 0], atol=1e-4)
+    params = {"conv0": {"kernel": jnp.full(4, 2.0)}, "norm0": {"scale": jnp.full(4, 2.0)}}
+    gradients = jax.tree.map(lambda x: 0 * x + 0.5, params)
+    method = experiment.make_optimizer(config, lambda _: 32.0)
+    changes, state = method.update(gradients, method.init(params), params)
+    # The kernel's step is its norm times rate and coefficient, decay or not; the scale's is SGD's.
+    np.testing.assert_allclose(changes["conv0"]["kernel"], -32 * 0.001 * 2, rtol=1e-6)
+    np.testing.assert_allclose(changes["norm0"]["scale"], -32 * 0.5, rtol=1e-6)
+    again, _ = method.update(gradients, state, params)
+    np.testing.assert_allclose(again["norm0"]["scale"], -32 * 0.5 * 1.9, rtol=1e-6)  # momentum 0.9
+    config.batch_size = 8192
+    np.testing.assert_allclose(make_schedule(config, units)(14 * 40), 8, rtol=1e-6)
 
 
 def test_rdnets_recipe():

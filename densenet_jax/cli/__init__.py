@@ -34,13 +34,14 @@ def main(argv: Sequence[str]) -> int:
     except UsageError as e:
         return _fail(e)
     set_up_process()
-    process = {flag: options.pop(flag) for flag in PROCESS_FLAGS if flag in options}
-    if not process:
-        return _say(*_run(command, config, options))
-    from densenet_jax.training import processes  # after the process is set up
+    from densenet_jax.training import launchers, processes  # after the process is set up
     from densenet_jax.training.errors import ConfigError
 
+    process = {flag: options.pop(flag) for flag in PROCESS_FLAGS if flag in options}
     try:
+        if not process:
+            alone = launchers.is_alone(command, os.environ)
+            return _say(*_run(command, config, options)) if alone else 0
         job = processes.join(**process, resumable=command == "train")
     except ConfigError as e:
         return _fail(e)

@@ -11,6 +11,8 @@ import functools
 import jax
 from jax import lax
 
+from densenet_jax.models.batch_norm import at_least_float32, widen
+
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 _convolve = functools.partial(lax.conv_general_dilated, dimension_numbers=LAYOUT)
 
@@ -30,26 +32,65 @@ def _forward(x, kernel, stride):
 
 
 def _backward(stride, saved, dy):
-    def automatic(x, kernel, dy):
-        return jax.vjp(lambda x, kernel: _padded(x, kernel, stride), x, kernel)[1](dy)
-
-    written_out = functools.partial(_gradients, stride)
-    return lax.platform_dependent(*saved, dy, cpu=written_out, default=automatic)
+    dx, d_kernel = gradients(*saved, dy, stride)
+    return dx, d_kernel.astype(saved[1].dtype)
 
 
-def _gradients(stride, x, kernel, dy):
-    """Returns the gradients of x and of the kernel, of dy [B, h, w, D]."""
+def gradients(
+    x: jax.Array, kernel: jax.Array, dy: jax.Array, stride: int = 1
+) -> tuple[jax.Array, jax.Array]:
+    """Returns the gradients of x (its type) and of the kernel (at least float32).
+
+    Args:
+      x, kernel, stride: as of `convolution`.
+      dy: gradient of its result, [B, h, w, D].
+    """
+    cpu, tpu, other = (
+        functools.partial(way, stride) for way in (_written_out, _summed_wide, _automatic)
+    )
+    return lax.platform_dependent(x, kernel, dy, cpu=cpu, tpu=tpu, default=other)
+
+
+def _automatic(stride, x, kernel, dy):
+    dx, d_kernel = jax.vjp(lambda x, kernel: _padded(x, kernel, stride), x, kernel)[1](dy)
+    return dx, widen(d_kernel)
+
+
+def _summed_wide(stride, x, kernel, dy):
+    """The same with a sum for the kernel that stays wide.
+
+    So it is added up over devices, too, and in one all-reduce with the sums of batch statistics,
+    which are as wide.  cuDNN has no such type: x and dy would be converted, in memory, first.
+    """
+    dx = jax.vjp(lambda x: _padded(x, kernel, stride), x)[1](dy)[0]
+    _, around = _paddings(stride, x, kernel, dy)
+    d_kernel = lax.conv_general_dilated(
+        *(x, dy, (1, 1), around),
+        rhs_dilation=(stride, stride),
+        dimension_numbers=("CHWN", "IHWO", "HWNC"),
+        preferred_element_type=at_least_float32(x.dtype),
+    )
+    return dx, d_kernel
+
+
+def _written_out(stride, x, kernel, dy):
+    around_dy, around_x = _paddings(stride, x, kernel, dy)
+    mirrored = kernel[::-1, ::-1].swapaxes(2, 3)
+    dx = _convolve(dy, mirrored, (1, 1), around_dy, lhs_dilation=(stride, stride))
+    # Examples are what is summed over; channels take their place.
+    by_channel, outputs = x.transpose(3, 1, 2, 0), dy.transpose(1, 2, 0, 3)
+    d_kernel = _convolve(by_channel, outputs, (1, 1), around_x, rhs_dilation=(stride, stride))
+    return dx, widen(d_kernel.transpose(1, 2, 0, 3))
+
+
+def _paddings(stride, x, kernel, dy):
+    """Returns the padding of dy for the gradient of x, and of x for that of the kernel."""
     sizes, pads = kernel.shape[:2], [k // 2 for k in kernel.shape[:2]]
     reach = [(n - 1) * stride + 1 for n in dy.shape[1:3]]  # rows and columns from first to last
     spare = [n - r for n, r in zip(x.shape[1:3], reach, strict=True)]
-    around = [(k - 1 - p, p + n) for k, p, n in zip(sizes, pads, spare, strict=True)]
-    mirrored = kernel[::-1, ::-1].swapaxes(2, 3)
-    dx = _convolve(dy, mirrored, (1, 1), around, lhs_dilation=(stride, stride))
-    # Examples are what is summed over; channels take their place.
-    around = [(p, k - 1 - p - n) for k, p, n in zip(sizes, pads, spare, strict=True)]
-    by_channel, outputs = x.transpose(3, 1, 2, 0), dy.transpose(1, 2, 0, 3)
-    d_kernel = _convolve(by_channel, outputs, (1, 1), around, rhs_dilation=(stride, stride))
-    return dx, d_kernel.transpose(1, 2, 0, 3)
+    around_dy = [(k - 1 - p, p + n) for k, p, n in zip(sizes, pads, spare, strict=True)]
+    around_x = [(p, k - 1 - p - n) for k, p, n in zip(sizes, pads, spare, strict=True)]
+    return around_dy, around_x
 
 
 convolution.defvjp(_forward, _backward)

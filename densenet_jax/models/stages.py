@@ -16,6 +16,7 @@ from jax import lax
 
 from densenet_jax.models.batch_norm import at_least_float32, norm_relu, sums, widen
 from densenet_jax.models.convolution import convolution
+from densenet_jax.models.convolution import gradients as convolution_gradients
 
 
 class Dropout(NamedTuple):
@@ -141,8 +142,8 @@ def _convolution_gradients(u, kernel, dy):
     if kernel.shape[:2] == (1, 1):
         d_kernel = _product_over_positions(u, dy)[None, None]
         return d_kernel, jnp.einsum("bhwd,cd->bhwc", dy, kernel[0, 0])
-    du, d_kernel = jax.vjp(convolve, u, kernel)[1](dy)
-    return widen(d_kernel), du
+    du, d_kernel = convolution_gradients(u, kernel, dy)
+    return d_kernel, du
 
 
 def _product_over_positions(u, dy):

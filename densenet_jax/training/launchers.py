@@ -8,6 +8,11 @@ from collections.abc import Mapping
 
 from densenet_jax.training.errors import ConfigError
 
+# Launchers that start copies of a command; what says how many there are, and which one this is.
+COPIES = (
+    ("mpirun", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
+    ("srun", "SLURM_STEP_NUM_TASKS", "SLURM_PROCID"),
+)
 TPU_VARIABLES = ("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES")
 
 
@@ -79,6 +84,26 @@ def detect(
             f"--num_processes is {launch.count}."
         )
     return launch
+
+
+def is_alone(command: str, environ: Mapping[str, str]) -> bool:
+    """Returns whether a command for one process was started once; of several copies one objects.
+
+    A pod of Kubernetes is no copy: what is typed in it runs there alone.
+
+    Raises:
+      ConfigError: this is the first of several; to the others False is returned.
+    """
+    for launcher, count, index in COPIES:
+        if environ.get(count, "1") == "1":
+            continue
+        if environ.get(index, "0") != "0":
+            return False
+        raise ConfigError(
+            f"{command} is for one process, but {launcher} has started {environ[count]}; start it "
+            f"without {launcher}."
+        )
+    return True
 
 
 def _number(flag: str, text: str | None) -> int | None:

@@ -8,7 +8,7 @@ import optax
 
 from densenet_jax.training.errors import ConfigError
 
-SCHEDULES = ("constant", "cosine", "step", "one_cycle", "warmup_stable_decay")
+SCHEDULES = ("constant", "cosine", "step", "polynomial", "one_cycle", "warmup_stable_decay")
 _DURATION = re.compile(r"\s*(\d+(?:\.\d*)?(?:[eE]\+?\d+)?|\.\d+)\s*(epochs?|steps?|examples?)?\s*")
 
 
@@ -73,8 +73,9 @@ def make_schedule(
     """Returns the learning rate as a function of the step.
 
     Args:
-      name: `constant`; `cosine` to 0 (Loshchilov and Hutter, 2017); `step`;  `one_cycle` (Smith
-        and Topin, 2018: from 1/25 of the peak up to it and down to nothing, by half cosines);
+      name: `constant`; `cosine` to 0 (Loshchilov and Hutter, 2017); `step`; `polynomial` of
+        power 2 to 0 (You et al., 2017); `one_cycle` (Smith and Topin, 2018: from 1/25 of the peak
+        up to it and down to nothing, by half cosines);
         `warmup_stable_decay` (Zhai et al., 2022: constant, and linear to 0 at the end).
       learning_rate: the peak.
       warmup_steps: of the linear rise from 0; of the rise of `one_cycle`.
@@ -96,6 +97,8 @@ def make_schedule(
     rest = max(total_steps - warmup_steps, 1)
     if name == "cosine":
         schedule = optax.cosine_decay_schedule(learning_rate, rest)
+    elif name == "polynomial":
+        schedule = optax.polynomial_schedule(learning_rate, 0.0, 2, rest)
     elif name == "step":
         # A drop during the warm-up is one of the peak that the warm-up ends at.
         drops: dict[int, float] = {}

@@ -16,6 +16,7 @@ import jax
 from jax.experimental import multihost_utils
 
 IMPATIENT = (signal.SIGTERM, signal.SIGINT)
+_questions = itertools.count()  # numbered through all runs of a process, as those of a sweep
 
 
 @contextmanager
@@ -34,10 +35,9 @@ def stop_requests() -> Iterator[Callable[[], bool]]:
         signals.append(signal.SIGHUP)
     if jax.process_count() > 1:
         # JAX listens for SIGTERM by itself, and tells the other processes.
-        calls = itertools.count()
         signals.remove(signal.SIGTERM)
         with _handled(signals, lambda *_: signal.raise_signal(signal.SIGTERM)):
-            yield lambda: multihost_utils.reached_preemption_sync_point(next(calls))
+            yield lambda: multihost_utils.reached_preemption_sync_point(next(_questions))
         return
     asked = threading.Event()
     ear, mouth = socket.socketpair()

@@ -8,9 +8,12 @@ import pytest
 import yaml
 
 FOLDER = pathlib.Path(__file__).parent.parent.parent / "launch" / "kubernetes"
-VERSION = "1.30"  # of Kubernetes, with strict checks: no field that it does not know
+VERSIONS = [f"1.{minor}" for minor in range(30, 38)]  # of Kubernetes
 
 TEXT, NUMBER = {"type": "string"}, {"type": "integer", "minimum": 0}
+# Of pods and services, and of rules: JobSet's admission checks refuse other names.
+LABEL = {"type": "string", "pattern": "^[a-z]([-a-z0-9]{0,50}[a-z0-9])?$"}
+RULE_NAME = {"type": "string", "pattern": "^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$"}
 
 
 def fields(required: str, **properties) -> dict:
@@ -26,13 +29,19 @@ def list_of(items: dict) -> dict:
     return {"type": "array", "items": items, "minItems": 1}
 
 
-# What of jobset.x-k8s.io/v1alpha2 is used here; the template is a Job's, and checked as such.
+# What of jobset.x-k8s.io/v1alpha2 is used here, as the CRD and the admission checks of JobSet 0.8
+# have it; the template is a Job's, and checked as such.
 RULE = fields(
     "action name",
-    name=TEXT,
+    name=RULE_NAME,
     action={"enum": ["FailJobSet", "RestartJobSet", "RestartJobSetAndIgnoreMaxRestarts"]},
     onJobFailureReasons=list_of(
-        {"enum": ["BackoffLimitExceeded", "DeadlineExceeded", "PodFailurePolicy"]}
+        {
+            "enum": [
+                *("BackoffLimitExceeded", "DeadlineExceeded", "FailedIndexes"),
+                *("MaxFailedIndexesExceeded", "PodFailurePolicy"),
+            ]
+        }
     ),
     targetReplicatedJobs=list_of(TEXT),
 )
@@ -40,7 +49,7 @@ JOBSET = fields(
     "apiVersion kind metadata spec",
     apiVersion={"const": "jobset.x-k8s.io/v1alpha2"},
     kind={"const": "JobSet"},
-    metadata=fields("name", name=TEXT, annotations={"type": "object"}),
+    metadata=fields("name", name=LABEL, annotations={"type": "object"}),
     spec=fields(
         "replicatedJobs",
         network=fields(
@@ -51,7 +60,7 @@ JOBSET = fields(
         ),
         failurePolicy=fields("", maxRestarts=NUMBER, rules=list_of(RULE)),
         replicatedJobs=list_of(
-            fields("name template", name=TEXT, replicas=NUMBER, template=fields("spec", spec={}))
+            fields("name template", name=LABEL, replicas=NUMBER, template=fields("spec", spec={}))
         ),
     ),
 )
@@ -59,6 +68,12 @@ JOBSET = fields(
 
 def documents(name: str) -> list[dict]:
     return list(yaml.safe_load_all((FOLDER / name).read_text()))
+
+
+def check(document: dict) -> None:
+    """Checks a document strictly: no field that Kubernetes does not know."""
+    for version in VERSIONS:
+        kubernetes_validate.validate(document, version, strict=True)
 
 
 def embedded_job(jobset: dict) -> dict:
@@ -79,7 +94,7 @@ def test_no_manifest_is_left_out():
 def test_the_job():
     service, job = documents("job.yaml")
     for document in (service, job):
-        kubernetes_validate.validate(document, VERSION, strict=True)
+        check(document)
     check_job(job)
     # The service gives the pods of this job, and only those, their names.
     assert service["spec"]["selector"] == {"job-name": job["metadata"]["name"]}
@@ -94,7 +109,7 @@ def test_the_job_sets(name):
     (jobset,) = documents(name)
     jsonschema.validate(jobset, JOBSET)
     job = embedded_job(jobset)
-    kubernetes_validate.validate(job, VERSION, strict=True)
+    check(job)
     check_job(job)
     assert job["spec"]["backoffLimit"] == 0  # one pod fails, and the set restarts
     if name == "jobset.yaml":
@@ -121,4 +136,4 @@ def test_a_field_that_kubernetes_does_not_know_is_refused():
     _, job = documents("job.yaml")
     job["spec"]["completionsMode"] = "Indexed"
     with pytest.raises(kubernetes_validate.ValidationError, match="completionsMode"):
-        kubernetes_validate.validate(job, VERSION, strict=True)
+        check(job)

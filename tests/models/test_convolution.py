@@ -9,7 +9,7 @@ import pytest
 from jax import lax
 
 from densenet_jax.models import dense_block
-from densenet_jax.models.convolution import LAYOUT
+from densenet_jax.models.convolution import LAYOUT, _summed_wide, gradients
 from densenet_jax.models.stages import convolve
 from tests.models.test_dense_block import make_loss, problem
 
@@ -28,11 +28,21 @@ def test_gradients_are_those_of_autodiff(size, stride, height):
     @jax.jit
     def both(x, kernel, dy):
         ours = jax.vjp(lambda x, kernel: convolve(x, kernel, stride), x, kernel)[1](dy)
-        return ours, jax.vjp(plain, x, kernel)[1](dy)
+        return ours, _summed_wide(stride, x, kernel, dy), jax.vjp(plain, x, kernel)[1](dy)
 
     dy = jnp.asarray(rng.normal(size=plain(x, kernel).shape), jnp.float32)
-    for actual, expected in zip(*both(x, kernel, dy), strict=True):
-        np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
+    *ways, expected = both(x, kernel, dy)
+    for way in ways:
+        for a, b in zip(way, expected, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_a_kernels_gradient_is_summed_over_devices_as_wide_as_statistics_are():
+    """On a TPU, for which this only lowers; one all-reduce takes operands of one type."""
+    x, dy = (jax.ShapeDtypeStruct((2, 8, 8, c), jnp.bfloat16) for c in (3, 5))
+    kernel = jax.ShapeDtypeStruct((3, 3, 3, 5), jnp.bfloat16)
+    program = jax.jit(gradients).trace(x, kernel, dy).lower(lowering_platforms=("tpu",)).as_text()
+    assert re.search(r"stablehlo.convolution.*-> tensor<3x3x3x5xf32>", program)
 
 
 def test_in_a_loop_every_convolution_is_in_the_order_that_has_a_fast_kernel():

@@ -51,8 +51,10 @@ def lower(axes: tuple[int, int], group_size: int | None, accumulate: int):
     groups = plan(BATCH, mesh.size, group_size, accumulate)
     mesh = split_mesh(mesh, groups)
     step = steps.make_train_step(model, optimizer, lambda step: 0.1, preprocess, groups=groups)
+    sharding = meshes.state_sharding(mesh, state, smallest=64)
     with jax.set_mesh(mesh):
-        state = jax.device_put(state, meshes.replicated(mesh))
+        step = meshes.train_step_on(mesh, step, sharding)
+        state = jax.device_put(state, sharding)
         batch = jax.device_put(make_batch(), meshes.batch_sharding(mesh))
         return step.lower(state, batch), state, batch
 
@@ -91,7 +93,8 @@ ONE, EIGHT = (1, 1), (8, 1)
     ("axes", "group_size", "accumulate"),
     [
         (EIGHT, 1, 1),  # two groups on each device, in turn
-        ((4, 2), 4, 2),  # micro-batches of two groups, each over four devices
+        ((1, 8), 1, 1),  # the same, with the state split over the devices
+        ((4, 2), 4, 2),  # micro-batches of two groups, each over four devices; the state in halves
         (EIGHT, None, 2),  # micro-batches over all devices
     ],
 )

@@ -84,6 +84,15 @@ def test_what_is_missing_is_named(environ, flags, message):
         detect(environ, *flags)
 
 
+def test_what_is_typed_in_a_pod_or_an_allocation_runs_alone():
+    assert all(launchers.is_alone("report", e) for e in ({}, POD | MEETING, {"SLURM_NTASKS": "8"}))
+    step = {"SLURM_STEP_NUM_TASKS": "8", "SLURM_PROCID": "3"}
+    assert not launchers.is_alone("report", step)
+    assert launchers.is_alone("report", step | {"SLURM_STEP_NUM_TASKS": "1"})
+    with pytest.raises(ConfigError, match="report is for one process, but srun has started 8"):
+        launchers.is_alone("report", step | {"SLURM_PROCID": "0"})
+
+
 @pytest.mark.parametrize(
     ("count", "index", "environ", "expected"),
     [

@@ -100,7 +100,7 @@ def test_a_mesh_gives_what_one_device_gives(axes):
 
 def test_a_run_goes_on_with_other_meshes(tmp_path):
     """Each step on another mesh, from the checkpoint of the one before."""
-    way = [(8, 1), (1, 1), (2, 4), (1, 8), (8, 1)]
+    way = [(8, 1), (1, 1), (2, 4), (2, 1), (1, 8), (2, 2), (8, 1)]  # 8, 1, 8, 2, 8, 4, 8 devices
     losses = {"changing": [], "one": []}
     with jax.enable_x64():
         for i, axes in enumerate(way):

@@ -4,6 +4,7 @@ By Open MPI where it is installed, else as plain processes that are told of each
 """
 
 import contextlib
+import json
 import os
 import pathlib
 import shutil
@@ -28,8 +29,20 @@ CONFIG = f"--config={pathlib.Path(__file__).parent}/several_config.py"
 class JobOf:
     """Processes that work on one run."""
 
-    def __init__(self, count: int, workdir: pathlib.Path, mpi: bool, last: tuple[str, ...] = ()):
-        """Starts them, without Open MPI the last one with further words."""
+    def __init__(
+        self,
+        count: int,
+        workdir: pathlib.Path,
+        mpi: bool,
+        words: tuple[str, ...] = (),
+        last: tuple[str, ...] = (),
+    ):
+        """Starts them.
+
+        Args:
+          words: of the command line; by default they train in `workdir`.
+          last: further ones of the last process, without Open MPI.
+        """
         options = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
         one_device = "--xla_force_host_platform_device_count=1"
         environ = os.environ | {
@@ -39,7 +52,7 @@ class JobOf:
             "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
         }
         self.workdir, self.log = workdir, workdir.with_suffix(".log")
-        command = [sys.executable, f"{ROOT}/main.py", CONFIG, f"--workdir={workdir}"]
+        command = [sys.executable, f"{ROOT}/main.py", CONFIG, *(words or [f"--workdir={workdir}"])]
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -51,7 +64,14 @@ class JobOf:
             commands[-1] += last
         with self.log.open("wb") as log:
             self.processes = [
-                subprocess.Popen(c, stdout=log, stderr=log, env=environ, start_new_session=True)
+                subprocess.Popen(
+                    c,
+                    stdout=log,
+                    stderr=log,
+                    env=environ,
+                    cwd=workdir.parent,
+                    start_new_session=True,
+                )
                 for c in commands
             ]
 
@@ -143,3 +163,32 @@ def test_what_one_process_alone_finds_wrong_ends_all_and_is_said_once(tmp_path):
     text = job.log.read_text()
     assert text.count("does not see what process 0 wrote") == 1
     assert "Traceback" not in text
+
+
+def test_a_sweep_whose_second_run_diverges_and_an_evaluation_from_its_first(tmp_path):
+    """Two processes: what goes wrong is gone back from and told once; tables are of one writer."""
+    folder = tmp_path / "sweep"
+    sweep = "--sweep=optimizer.learning_rate=[0.05,1e30]"
+    length = ("--config.total_steps=12", "--config.checkpoint_every_steps=2")
+    bad = ("--config.nonfinite_limit=2", "--config.nonfinite_rollbacks=1")
+    job = JobOf(2, folder, mpi=bool(MPIRUN), words=(f"--workdir={folder}", sweep, *length, *bad))
+    assert set(job.wait()) == {0}, job.log.read_text()
+    text = job.log.read_text()
+    assert text.count("on with the data in another order") == 1
+    assert text.count("written: ") == 1
+    assert "Traceback" not in text
+    good, diverged = json.loads((folder / "sweep.json").read_text())
+    assert (good["step"], diverged["top1"]) == (12, None)
+    assert "not finite in 2 steps in a row" in diverged["error"]
+    report = json.loads((pathlib.Path(diverged["workdir"]) / "nonfinite.json").read_text())
+    assert report["step"] < 12
+    assert len(report["examples"]) == 16
+
+    source = f"--config.init_from={good['workdir']}"
+    job = JobOf(2, tmp_path / "evaluation", mpi=False, words=("evaluate", source))
+    assert job.wait() == [0, 0], job.log.read_text()
+    assert job.log.read_text().count("written to") == 1
+    (path,) = tmp_path.glob("runs/*/evaluation.json")
+    found = json.loads(path.read_text())
+    assert (found["examples"], found["top1"]) == (360, good["top1"])
+    np.testing.assert_allclose(found["loss"], good["loss"], rtol=1e-7)  # of float32 scores

@@ -78,6 +78,11 @@ def test_warmup_then_cosine_to_zero():
     assert math.isclose(curve("cosine", (25,))[0], 0.2 * (1 + math.cos(math.pi / 4)), rel_tol=1e-6)
 
 
+def test_polynomial_falls_with_the_square_of_the_time_left():
+    got = curve("polynomial", (0, 10, 55, 77.5, 100), warmup_steps=10)
+    np.testing.assert_allclose(got, [0, 0.4, 0.1, 0.4 / 16, 0], atol=1e-6)
+
+
 def test_unknown_schedule_is_named():
     with pytest.raises(ConfigError, match="'linear'; it must be one of constant, cosine"):
         curve("linear", (0,))
