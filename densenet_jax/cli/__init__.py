@@ -92,7 +92,7 @@ def set_up_process() -> None:
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     import jax  # whose variable would come too late: the configuration has imported it
 
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    if jax.config.jax_compilation_cache_dir is None:
         folder = os.path.expanduser("~/.cache/densenet_jax/compiled")
         jax.config.update("jax_compilation_cache_dir", folder)
     # A simulated device that waits for the others in a collective holds a thread of XLA's pool,
