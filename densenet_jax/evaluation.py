@@ -64,7 +64,8 @@ def answers(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> dict[str, 
 
     Args:
       logits: [B, classes].
-      labels, mask: [B].
+      labels: [B], integers.
+      mask: bool [B]; handed through.
 
     Returns:
       the (at most five) likeliest `classes` [B, k], their `probabilities`, float32 [B, k], that of

@@ -155,9 +155,12 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def missing(self, step: int) -> str | None:
-        """Returns what is lost if a step's checkpoint could not be written; None: it is on disk."""
+        """Returns what is lost if a step's checkpoint could not be written; None: it is on disk.
+
+        Of several processes one knows, and has raised an error if it could not.
+        """
         steps = [s for s in self.steps() if (self.path / str(s) / SEAL).is_file()]
-        if step in steps:
+        if self._together or step in steps:
             return None
         last = f"the last checkpoint is of step {steps[-1]}" if steps else "there is no checkpoint"
         return f"its state could not be saved to {self.path}; {last}"

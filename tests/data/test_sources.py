@@ -116,7 +116,7 @@ https://image-net.org/download-images, and prepare them once:
   python -m densenet_jax.data.prepare imagenet2012 --train=ILSVRC2012_img_train.tar \
 --val=ILSVRC2012_img_val.tar --data-dir={tmp_path}
 If you have it elsewhere: --config.data.data_dir=DIR, where DIR holds imagenet2012/5.1.0.
-To see a training without any download: make demo."""
+To see a training without any download: make demo, or --config=configs/digits.py."""
     )
 
 

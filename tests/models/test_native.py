@@ -44,6 +44,16 @@ def test_forward(case):
         assert_close(actual, stages.forward(*stage, **where), jnp.float32)
 
 
+def test_numbers_that_are_none_stay_so(case):
+    image, channels, c, d, _ = case
+    arrays = Arrays(jnp.float32)
+    x = arrays.maps(*image, channels).at[0, 1, 1, c - 1].set(jnp.nan)
+    out, total, _ = native_kernels.forward(x, *arrays.vectors(c), arrays.kernel(1, 1, c, d))
+    assert jnp.isnan(out[0, 1, 1]).all()
+    assert jnp.isnan(total).all()
+    assert jnp.isnan(out).sum() == d  # and nowhere else
+
+
 def test_backward(case):
     image, channels, c, d, growth = case
     arrays = Arrays(jnp.float32)

@@ -13,6 +13,7 @@ from densenet_jax.report import examine, write_report
 from densenet_jax.report.examine import finite
 from densenet_jax.report.predictions import load
 from densenet_jax.training import experiment
+from densenet_jax.training import mesh as meshes
 from densenet_jax.training import state as states
 from densenet_jax.training.experiment import Experiment
 
@@ -48,7 +49,9 @@ def test_predictions_are_those_of_the_model(examined):
 
 def test_an_evaluation_at_hand_is_not_made_again(examined, tmp_path, monkeypatch):
     workdir, setup, variables = examined
-    evaluated = setup.evaluate(setup.eval_step(), states.from_variables(variables, optax.sgd(0.1)))
+    state = states.from_variables(variables, optax.sgd(0.1))
+    state = jax.device_put(state, meshes.replicated(setup.mesh))
+    evaluated = setup.evaluate(setup.eval_step(), state)
     evaluated = dataclasses.replace(evaluated, step=5)
     monkeypatch.setattr(Experiment, "eval_batches", None)
     found = examine(setup, variables, tmp_path, step=5, evaluated=evaluated)

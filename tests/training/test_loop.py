@@ -102,7 +102,7 @@ def test_stopped_amid_an_evaluation_and_resumed_to_the_bit(undisturbed, tmp_path
     original = experiment.Experiment.evaluate
 
     def with_signal(self, *args):
-        os.kill(os.getpid(), signal.SIGHUP)
+        os.kill(os.getpid(), signal.SIGTERM)
         return original(self, *args)
 
     monkeypatch.setattr(experiment.Experiment, "evaluate", with_signal)

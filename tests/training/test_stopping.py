@@ -12,6 +12,7 @@ from densenet_jax.training.stopping import stop_requests
 TWICE = """
 import hashlib, os, signal, time
 from densenet_jax.training.stopping import stop_requests
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it would be ignored
 with stop_requests() as stop_requested:
     assert not stop_requested()
     os.kill(os.getpid(), signal.{first})

@@ -38,7 +38,8 @@ typedef Vec AnyVec __attribute__((aligned(4), may_alias));
 
 inline Vec load(const float* p) { return *reinterpret_cast<const AnyVec*>(p); }
 inline void store(float* p, Vec v) { *reinterpret_cast<AnyVec*>(p) = v; }
-inline Vec relu(Vec v) { return v > 0 ? v : Vec{}; }
+// A number that is none stays so: what went wrong must be seen.
+inline Vec relu(Vec v) { return v < 0 ? Vec{} : v; }
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
