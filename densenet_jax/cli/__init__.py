@@ -1,11 +1,12 @@
 """The command line: commands and flags are a table, in `table`."""
 
 import errno
+import functools
 import logging
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import ml_collections
 
@@ -85,10 +86,18 @@ def _fail(error: Exception) -> int:
     return _say(EXIT_USER_ERROR, f"error: {error}")
 
 
+def _unraisable(hook: Callable, error: "sys.UnraisableHookArgs") -> None:
+    """Leaves out that a write failed, which TensorStore tells an event loop that Orbax closed."""
+    if str(error.exc_value) != "Event loop is closed":
+        hook(error)
+
+
 def set_up_process() -> None:
     """Quiet logs, and compiled programs kept between runs: a resumed run starts in seconds."""
     # What Orbax logs as errors, the checkpoints say in a sentence.
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    for library in ("absl", "asyncio"):
+        logging.getLogger(library).setLevel(logging.CRITICAL)
+    sys.unraisablehook = functools.partial(_unraisable, sys.unraisablehook)
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     import jax  # whose variable would come too late: the configuration has imported it
 

@@ -2,13 +2,14 @@
 
 import importlib.metadata
 import json
-import os
 import pathlib
 import platform
 import subprocess
 from typing import Any
 
 import jax
+
+from densenet_jax.training import durable
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
@@ -33,9 +34,7 @@ def save(workdir: pathlib.Path) -> None:
         starts = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         starts = []
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps([*starts, describe()], indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    durable.write(path, json.dumps([*starts, describe()], indent=1) + "\n")
 
 
 def _revision() -> str | None:

@@ -1,5 +1,6 @@
 """metrics.jsonl: one JSON object a line, every logged step exactly once, also over restarts."""
 
+import contextlib
 import json
 import logging
 import os
@@ -8,6 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from densenet_jax.training import durable
 from densenet_jax.training.loggers import Listener
 
 logger = logging.getLogger(__name__)
@@ -53,7 +55,7 @@ class MetricsLog:
         self._path, self._read_only = pathlib.Path(path), read_only
         self._listeners = listeners
         self._file = None
-        self._waiting: list[bytes] = []
+        self._waiting: list[str] = []
         self._warned = -float("inf")
         self.rewind(resume_step)
 
@@ -66,10 +68,7 @@ class MetricsLog:
         self.last = records[-1] if records else None
         if self._read_only:
             return
-        # Written aside and renamed, so that a crash here loses nothing.
-        temporary = self._path.with_suffix(".tmp")
-        temporary.write_bytes(b"".join(map(_line, records)))
-        os.replace(temporary, self._path)
+        durable.write(self._path, "".join(map(_line, records)))
         self._file = self._path.open("ab", buffering=0)
         self._size = self._file.tell()
         self._tell("restart", records)
@@ -89,17 +88,18 @@ class MetricsLog:
 
     def _append(self, record: dict[str, Any]) -> None:
         self._waiting = [*self._waiting, _line(record)][-MAX_WAITING:]
-        text = b"".join(self._waiting)
+        text = "".join(self._waiting).encode()
         try:
-            written = self._file.write(text)
-            if written == len(text):
-                self._size += written
-                self._waiting = []
-                return
+            whole = text[: self._file.write(text)].rfind(b"\n") + 1  # no line is ever torn
             error = "the disk is full"
         except OSError as e:
-            error = str(e)
-        os.truncate(self._file.fileno(), self._size)  # no line is ever torn
+            whole, error = 0, str(e)
+        self._size += whole
+        self._waiting = self._waiting[text.count(b"\n", 0, whole) :]
+        if not self._waiting:
+            return
+        with contextlib.suppress(OSError):  # a disk that is read-only now has nothing torn
+            os.truncate(self._file.fileno(), self._size)
         self._warn("%s cannot be written (%s); its lines wait.", self._path, error)
 
     def _tell(self, what: str, *args: Any) -> None:
@@ -116,8 +116,8 @@ class MetricsLog:
             logger.warning(text, *args)
 
 
-def _line(record: dict[str, Any]) -> bytes:
-    return (json.dumps(record) + "\n").encode()
+def _line(record: dict[str, Any]) -> str:
+    return json.dumps(record) + "\n"
 
 
 def _is_number(value: Any) -> bool:

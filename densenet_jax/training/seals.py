@@ -1,8 +1,9 @@
 """A folder sealed with the checksums of its files, so that damage is seen before it is read."""
 
 import hashlib
-import os
 import pathlib
+
+from densenet_jax.training import durable
 
 SEAL = "SHA256SUMS"  # `sha256sum -c` reads it
 
@@ -10,12 +11,7 @@ SEAL = "SHA256SUMS"  # `sha256sum -c` reads it
 def seal(folder: pathlib.Path) -> None:
     """Writes the SHA-256 of every file of a folder into it."""
     lines = [f"{digest}  {name}\n" for name, digest in sorted(_digests(folder).items())]
-    temporary = folder / f"{SEAL}.tmp"
-    with temporary.open("w", encoding="utf-8") as file:
-        file.writelines(lines)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, folder / SEAL)
+    durable.write(folder / SEAL, "".join(lines))
 
 
 def unsound(folder: pathlib.Path) -> str | None:

@@ -13,6 +13,7 @@ import jax
 import ml_collections
 from jax.experimental import multihost_utils
 
+from densenet_jax.training import durable
 from densenet_jax.training.errors import ConfigError
 
 # Keys, or prefixes, that decide a run's numbers from its first step: another value, another run.
@@ -62,9 +63,7 @@ def save_config(
         ("classes.json", list(class_names)),
         ("config.json", json.loads(config.to_json())),
     ):
-        temporary = workdir / f"{name}.tmp"
-        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        os.replace(temporary, workdir / name)
+        durable.write(workdir / name, json.dumps(content, indent=2) + "\n")
 
 
 def check_shared(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:

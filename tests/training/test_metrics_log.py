@@ -39,6 +39,19 @@ class FullDisk:
         return getattr(self.file, name)
 
 
+class ReadOnly:
+    """A raw file on a disk that was made read-only: it can be neither written nor cut."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def write(self, data: bytes) -> int:
+        raise OSError(30, "Read-only file system")
+
+    def fileno(self) -> int:
+        raise OSError(30, "Read-only file system")
+
+
 def test_a_full_disk_tears_no_line_and_loses_none(tmp_path, caplog):
     path = tmp_path / "metrics.jsonl"
     with MetricsLog(path) as log:
@@ -50,7 +63,16 @@ def test_a_full_disk_tears_no_line_and_loses_none(tmp_path, caplog):
         assert caplog.text.count("cannot be written") == 1  # once a minute, not once a step
         disk.room = 1000
         log.write({"step": 4})
-    assert [r["step"] for r in metrics_log.read(path)] == [1, 2, 3, 4]
+        disk.room = 20
+        log.write({"step": 5})
+        log.write({"step": 6})
+        assert path.read_text().endswith('{"step": 5}\n')  # what fits is there
+        disk.room = 1000
+        log._file = ReadOnly(disk)
+        log.write({"step": 7})
+        log._file = disk
+        log.write({"step": 8})
+    assert [r["step"] for r in metrics_log.read(path)] == list(range(1, 9))
 
 
 def test_lines_are_json_objects(tmp_path):
