@@ -9,7 +9,9 @@ SEAL = "SHA256SUMS"  # `sha256sum -c` reads it
 
 
 def seal(folder: pathlib.Path) -> None:
-    """Writes the SHA-256 of every file of a folder into it."""
+    """Writes the SHA-256 of every file of a folder into it, once the disk has them all."""
+    for path in (*folder.rglob("*"), folder, folder.parent):
+        durable.flush(path)
     lines = [f"{digest}  {name}\n" for name, digest in sorted(_digests(folder).items())]
     durable.write(folder / SEAL, "".join(lines))
 

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from densenet_jax.training import durable, seals
 from densenet_jax.training import state as states
 from densenet_jax.training.checkpoints import Checkpoints
 from densenet_jax.training.errors import CheckpointError
@@ -124,3 +125,15 @@ def test_a_save_that_fails_keeps_the_last_and_later_ones_succeed(workdir, monkey
         checkpoints.save(6, make_state(6))
         assert checkpoints.missing(6) is None
         assert checkpoints.resolve("latest") == 6
+
+
+def test_a_seal_is_on_the_disk_after_its_files(tmp_path, monkeypatch):
+    """A power cut must not leave a sealed checkpoint of empty files."""
+    (tmp_path / "1" / "folder").mkdir(parents=True)
+    (tmp_path / "1" / "folder" / "array").write_text("numbers")
+    flushed = []
+    monkeypatch.setattr(durable, "flush", lambda path: flushed.append(path.name))
+    seals.seal(tmp_path / "1")
+    assert set(flushed[:4]) == {"array", "folder", "1", tmp_path.name}
+    assert flushed[4:] == ["SHA256SUMS.tmp", "1"]
+    assert seals.unsound(tmp_path / "1") is None
