@@ -154,7 +154,9 @@ def eval_batches(
         process_count=process_count,
         strict=strict,
         threads=1 if workers else default_threads(),
-        shared=workers > 0,
+        # Workers end, and their blocks with them, when their part of the split is done: that may be
+        # before the last batches are opened here.
+        shared=False,
         crop_fraction=crop_fraction,
         interpolation=interpolation,
     )
