@@ -97,7 +97,8 @@ def set_up_process() -> None:
     # What Orbax logs as errors, the checkpoints say in a sentence.
     for library in ("absl", "asyncio"):
         logging.getLogger(library).setLevel(logging.CRITICAL)
-    sys.unraisablehook = functools.partial(_unraisable, sys.unraisablehook)
+    if getattr(sys.unraisablehook, "func", None) is not _unraisable:  # of an earlier command line
+        sys.unraisablehook = functools.partial(_unraisable, sys.unraisablehook)
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     import jax  # whose variable would come too late: the configuration has imported it
 
