@@ -3,9 +3,11 @@
 In one process an array is used again when nobody refers to it any more. Between a worker and the
 process that trains, a block of shared memory is passed back by a flag in its first byte, when the
 array in it is no longer referred to.
+
+A block loses its name as soon as both have it open, when the first message about it arrives: it
+then outlives its worker, and the system frees it when both have ended, in whatever way.
 """
 
-import dataclasses
 import functools
 import math
 import multiprocessing.util
@@ -42,12 +44,30 @@ class Recycler:
         return Recycler, ()
 
 
-@dataclasses.dataclass(frozen=True)
 class Message:
-    """Says where a worker has left an array: small enough for a queue."""
+    """Says where a worker has left an array: small enough for a queue.
 
-    name: str
-    shape: tuple[int, ...]
+    The first one about a block opens it where it arrives, not where it is read: Grain takes all
+    messages from the queue before it lets the worker end, but may keep them for a while.
+
+    Attributes:
+      name, shape: of the block, and of the array in it.
+      block: the worker's end of it; None where the message has arrived.
+      memory: the block, where the first message about it has arrived.
+    """
+
+    def __init__(self, name: str, shape: tuple[int, ...], block=None, memory=None):
+        self.name, self.shape, self.block, self.memory = name, shape, block, memory
+
+    def __reduce__(self):
+        return _arrived, (self.name, self.shape, self.block.claim())
+
+
+def _arrived(name: str, shape: tuple[int, ...], first: bool) -> Message:
+    memory = SharedMemory(name) if first else None
+    if memory:
+        memory.unlink()
+    return Message(name, shape, memory=memory)
 
 
 class Block:
@@ -56,16 +76,21 @@ class Block:
     def __init__(self, size: int):
         self.size = size
         self.memory = SharedMemory(create=True, size=_HEADER + size)
+        self._claimed = threading.Lock()
 
     def array(self, shape: tuple[int, ...]) -> np.ndarray:
         return np.ndarray(shape, np.uint8, self.memory.buf, _HEADER)
 
     def message(self, shape: tuple[int, ...]) -> Message:
-        return Message(self.memory.name, shape)
+        return Message(self.memory.name, shape, self)
+
+    def claim(self) -> bool:
+        """Returns whether it is up to the caller that the block is unlinked: to the first one."""
+        return self._claimed.acquire(blocking=False)
 
 
 class _Blocks:
-    """This worker's blocks, which are unlinked when it ends."""
+    """This worker's blocks; those of which nobody has heard are unlinked when it ends."""
 
     def __init__(self):
         self._blocks: list[Block] = []
@@ -90,7 +115,8 @@ class _Blocks:
         with self._lock:
             self._ended = True
             for block in self._blocks:
-                block.memory.unlink()
+                if block.claim():
+                    block.memory.unlink()
 
 
 @functools.cache
@@ -121,10 +147,9 @@ class Receiver:
         }
 
     def _receive(self, message: Message) -> np.ndarray:
-        memory = self._memories.get(message.name)
-        if memory is None:
-            memory = self._memories[message.name] = SharedMemory(message.name)
-        return np.asarray(_Lease(memory, message.shape))
+        if message.memory:
+            self._memories[message.name] = message.memory
+        return np.asarray(_Lease(self._memories[message.name], message.shape))
 
 
 _fence = threading.RLock()  # a lease may end amid another's end, in the same thread

@@ -12,7 +12,7 @@ import jax
 from grain.experimental import ThreadPrefetchIterDataset
 from jax.sharding import NamedSharding
 
-from densenet_jax.data import buffers, resident
+from densenet_jax.data import buffers, orphans, resident
 from densenet_jax.data.batches import (
     Batches,
     EvalBatches,
@@ -52,8 +52,12 @@ class Reader:
         _parse_flags()
         # Each worker makes whole batches with one thread: the processes are the parallelism.
         batches = batches.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1))
+        # Labels are too few for shared memory of their own.
+        small = grain.experimental.DatasetOptions(min_shm_size=2**16)
+        batches = grain.experimental.WithOptionsIterDataset(batches, small)
         options = grain.MultiprocessingOptions(self.workers, per_worker_buffer_size=1)
-        return batches.mp_prefetch(options).map(buffers.Receiver())
+        batches = batches.mp_prefetch(options, worker_init_fn=orphans.end_with_parent)
+        return batches.map(buffers.Receiver())
 
 
 def train_batches(
@@ -154,9 +158,7 @@ def eval_batches(
         process_count=process_count,
         strict=strict,
         threads=1 if workers else default_threads(),
-        # Workers end, and their blocks with them, when their part of the split is done: that may be
-        # before the last batches are opened here.
-        shared=False,
+        shared=workers > 0,
         crop_fraction=crop_fraction,
         interpolation=interpolation,
     )

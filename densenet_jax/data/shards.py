@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from PIL import Image
 
+from densenet_jax.data import orphans
 from densenet_jax.data.decoding import FORMATS, ImageError, jpeg_header
 from densenet_jax.data.examples import DataError
 
@@ -91,7 +92,9 @@ def write_split(
     elif todo:
         # Not forked: ArrayRecord's threads do not survive that.
         context = multiprocessing.get_context("spawn")
-        with concurrent.futures.ProcessPoolExecutor(workers, context) as pool:
+        with concurrent.futures.ProcessPoolExecutor(
+            workers, context, initializer=orphans.end_with_parent
+        ) as pool:
             jobs = [pool.submit(_write_images, p, part, max_size, jpeg_only) for p, part in todo]
             try:
                 for job in concurrent.futures.as_completed(jobs):

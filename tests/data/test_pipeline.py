@@ -2,10 +2,12 @@
 
 import dataclasses
 import os
+import pickle
 import signal
 import subprocess
 import sys
 import time
+from multiprocessing.shared_memory import SharedMemory
 
 import jax
 import numpy as np
@@ -116,12 +118,29 @@ def test_a_workers_block_is_taken_until_no_view_of_its_array_is_left():
     block = buffers.take_block((2, 3))
     block.array((2, 3))[...] = 7
     receive = buffers.Receiver()
-    view = receive({"image": block.message((2, 3))})["image"][1:]
+    message = pickle.loads(pickle.dumps(block.message((2, 3))))
+    view = receive({"image": message})["image"][1:]
     del receive  # the stream may be closed before its batches are gone
     assert buffers.take_block((2, 3)) is not block
     np.testing.assert_array_equal(view, [[7, 7, 7]])
     del view
     assert buffers.take_block((2, 3)) is block
+
+
+def test_a_block_has_no_name_once_it_has_arrived_and_outlives_its_worker():
+    worker = buffers._Blocks()
+    arrived, lost = worker.take(6), worker.take(6)
+    arrived.array((2, 3))[...] = 7
+    message = pickle.loads(pickle.dumps(arrived.message((2, 3))))
+    later = pickle.loads(pickle.dumps(arrived.message((2, 3))))
+    with pytest.raises(FileNotFoundError):  # nothing is left behind if all are killed now
+        SharedMemory(arrived.memory.name)
+    worker._end()
+    with pytest.raises(FileNotFoundError):
+        SharedMemory(lost.memory.name)
+    receive = buffers.Receiver()
+    for each in message, later:
+        np.testing.assert_array_equal(receive({"image": each})["image"], np.full((2, 3), 7))
 
 
 def test_the_seed_changes_order_and_crops(source):
@@ -322,7 +341,7 @@ def test_a_worker_that_is_killed_is_noticed(source):
 
 
 ABANDONED = """
-import sys
+import os, signal, sys
 from densenet_jax.data import pipeline, sources
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -333,23 +352,29 @@ if __name__ == "__main__":
     stream = pipeline.to_mesh(pipeline.train_batches(source, **options), sharding)
     other = iter(pipeline.train_batches(source, **options))
     batches = [next(stream), next(stream), next(other)]
+    if sys.argv[2] == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def test_what_is_abandoned_leaves_nothing_behind(tiny, tmp_path):
+@pytest.mark.parametrize("end", ["abandoned", "killed"])
+def test_what_is_abandoned_or_killed_leaves_nothing_behind(tiny, tmp_path, end):
     script = tmp_path / "abandon.py"
     script.write_text(ABANDONED)
     environment = os.environ | {"PYTHONPATH": os.getcwd()}
     before = set(os.listdir("/dev/shm")) if os.path.isdir("/dev/shm") else set()
     done = subprocess.run(
-        [sys.executable, script, str(tiny)],
+        [sys.executable, script, str(tiny), end],
         env=environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=120,  # its workers have its stderr: this waits for them too
     )
-    assert done.returncode == 0
-    assert done.stderr == ""
+    if end == "abandoned":
+        assert done.returncode == 0
+        assert done.stderr == ""
+    else:
+        assert done.returncode == -signal.SIGKILL
     if before:
         assert not {f for f in set(os.listdir("/dev/shm")) - before if f.startswith("psm_")}
 
