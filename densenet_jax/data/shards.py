@@ -101,6 +101,8 @@ def write_split(
                     advance(job.result())
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
+                for process in multiprocessing.active_children():
+                    process.terminate()  # its shard is begun anew the next time
                 raise
     return [len(part) for part in parts], sum(path.stat().st_size for path in paths)
 
