@@ -14,7 +14,7 @@ from typing import NamedTuple
 import jax
 from jax import lax
 
-from densenet_jax.models import stage_kernels, stages
+from densenet_jax.models import native_kernels, stage_kernels, stages
 from densenet_jax.models.batch_norm import (
     Moments,
     affine,
@@ -52,6 +52,16 @@ class Settings(NamedTuple):
 
 def forward(x, statistics, layers, key, settings):
     """Returns `block`'s results, and what `backward` needs of them."""
+    if stage_kernels.in_one_call(settings.implementation):
+        results = native_kernels.block_forward(x, statistics, layers, settings.epsilon)
+    else:
+        results = _forward(x, statistics, layers, key, settings)
+    features, statistics, bottlenecks = results
+    inner = [moments for _, moments in bottlenecks]
+    return (features, statistics, inner), (features, statistics, bottlenecks, layers, key)
+
+
+def _forward(x, statistics, layers, key, settings):
     c, n = x.shape[3], positions(x)
     features = stages.widened(x, layers)
     bottlenecks = []
@@ -71,8 +81,7 @@ def forward(x, statistics, layers, key, settings):
                 bottlenecks.append((source, source_moments))
         features, statistics = source, statistics.extend(source_moments)
         c += kernel.shape[3]
-    results = features, statistics, [inner for _, inner in bottlenecks]
-    return results, (features, statistics, bottlenecks, layers, key)
+    return features, statistics, bottlenecks
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
@@ -89,7 +98,20 @@ def backward(settings, residuals, cotangents):
         # Behind a barrier XLA does not see that it computed normalised inputs before, and keeps
         # none.  Kernels never store them; what else is shared (vectors, casts) may be kept.
         residuals, d_features = lax.optimization_barrier((residuals, d_features))
-    features, statistics, bottlenecks, layers = residuals
+    if stage_kernels.in_one_call(settings.implementation):
+        gradients = native_kernels.block_backward(
+            *residuals, d_features, d_statistics, settings.epsilon
+        )
+    else:
+        gradients = _backward(*residuals, d_features, d_statistics, key, settings)
+    d_features, d_statistics, d_layers = gradients
+    layers = residuals[-1]
+    c = d_features.shape[3] - sum(layer[-1][1].shape[3] for layer in layers)
+    d_layers = jax.tree.map(lambda d, value: d.astype(value.dtype), d_layers, layers)
+    return stages.channels(d_features, 0, c), d_statistics.prefix(c), d_layers, None
+
+
+def _backward(features, statistics, bottlenecks, layers, d_features, d_statistics, key, settings):
     n, growth = positions(features), layers[0][-1][1].shape[3]
     gradients = [None] * len(layers)
     for i in reversed(range(len(layers))):
@@ -112,7 +134,7 @@ def backward(settings, residuals, cotangents):
                 **step,
             )
             d_norm, d_moments = affine_gradients(norm, moments, settings.epsilon, *sums)
-            d_layer[j] = (d_norm, d_kernel.astype(kernel.dtype))
+            d_layer[j] = (d_norm, d_kernel)
             step = {"d_out": d_source, "out": source}
             step["correction"] = moments_gradient(moments, d_moments, n)
         # Without a barrier XLA puts off the updates of d_features (and keeps every layer's
@@ -121,8 +143,7 @@ def backward(settings, residuals, cotangents):
         d_statistics = Moments(
             *(d.at[:c].add(new) for d, new in zip(d_statistics, d_moments, strict=True))
         )
-    c = features.shape[3] - growth * len(layers)
-    return stages.channels(d_features, 0, c), d_statistics.prefix(c), gradients, None
+    return d_features, d_statistics, gradients
 
 
 block.defvjp(forward, backward)

@@ -127,11 +127,7 @@ def _evaluate(x, layers, dropout_rate=0.0, key=None, drop_path=()):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _evaluate_with_kernels(x, layers, implementation):
-    features, c = widened(x, layers), x.shape[3]
-    for first, second in layers:
-        features = stage_kernels.find(implementation).layer(features, first, second, c)
-        c += second[1].shape[3]
-    return features
+    return stage_kernels.find(implementation).evaluate(x, layers)
 
 
 # Training with frozen statistics differentiates the plain twin.

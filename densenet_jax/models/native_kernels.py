@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from densenet_jax.models import native_library
+from densenet_jax.models.batch_norm import Moments
 from densenet_jax.models.kernel_tools import over_devices
 
 
@@ -49,7 +50,8 @@ def backward(
 
         def run(source, d_out, out, d_source, gain, shift, kernel, *correction):
             call = _call("Backward1x1", (_shape(*d_source.shape), *gradients), aliases={8: 0})
-            return call(source, gain, shift, kernel, d_out, out, *correction, d_source)
+            arrays = source, gain, shift, kernel, d_out, out, *correction, d_source
+            return call(*arrays, offset=0)
 
         return over_devices(run, (source, d_out, out, d_source), others)
 
@@ -60,21 +62,59 @@ def backward(
     return over_devices(run, (source, d_out, out), others)
 
 
-def layer(features, first, second, offset):
-    """Returns a block's buffer with the maps of a bottleneck layer at channel `offset`.
+def evaluate(x, layers):
+    """Returns a block's features; see `dense_block.evaluate`."""
 
-    Args:
-      features: [B, H, W, > offset]; the layer reads the channels before its own.
-      first, second: each ((gain, shift), kernel): what `forward` takes.
+    def run(x, layers):
+        room = sum(second[1].shape[3] for _, second in layers)
+        out = (_shape(*x.shape[:3], x.shape[3] + room),)
+        return _call("BlockEvaluate", out)(x, *jax.tree.leaves(layers))
+
+    return over_devices(run, (x,), (layers,))[0]
+
+
+def block_forward(x, statistics, layers, epsilon):
+    """See `block_gradient.forward`; on one device, in one call."""
+    growth = sum(second[1].shape[3] for _, second in layers)
+    positions, c = x.shape[:3], x.shape[3] + growth
+    out = [_shape(*positions, c), _shape(c), _shape(c)]
+    for (_, kernel), _ in layers:
+        width = kernel.shape[3]
+        out += [_shape(*positions, width), _shape(width), _shape(width)]
+    parameters = [v for layer in layers for v in _parameters(layer)]
+    call = _call("BlockForward", tuple(out))
+    features, mean, var, *rest = call(x, *statistics, *parameters, epsilon=epsilon)
+    bottlenecks = [(y, Moments(*moments)) for y, *moments in zip(*[iter(rest)] * 3, strict=True)]
+    return features, Moments(mean, var), bottlenecks
+
+
+def block_backward(features, statistics, bottlenecks, layers, d_features, d_statistics, epsilon):
+    """See `block_gradient.backward`; on one device, in one call.
+
+    Returns:
+      The gradients of features (of those that no layer made), of statistics and of each layer.
     """
-    vectors = (*first[0], first[1], *second[0], second[1])
+    c, between = features.shape[3], bottlenecks[0][0]
+    out, arrays = [_shape(*features.shape), _shape(c), _shape(c), _shape(*between.shape)], []
+    for layer, (y, moments) in zip(reversed(layers), reversed(bottlenecks), strict=True):
+        arrays += [*_parameters(layer), y, *moments]
+        out += [_shape(*v.shape) for v in _parameters(layer)]
+    call = _call("BlockBackward", tuple(out), aliases={0: 0})
+    arrays = (d_features, *d_statistics, features, *statistics, *arrays)
+    d_features, mean, var, _, *rest = call(*arrays, epsilon=epsilon)
+    pairs = [
+        ({"scale": scale, "bias": bias}, kernel)
+        for scale, bias, kernel in zip(*[iter(rest)] * 3, strict=True)
+    ]
+    gradients = [list(pair) for pair in zip(*[iter(pairs)] * 2, strict=True)]
+    return d_features, Moments(mean, var), gradients[::-1]
 
-    def run(features, *vectors):
-        call = _call("Layer", (_shape(*features.shape),), aliases={0: 0})
-        return call(features, *vectors, offset=offset)
 
-    (features,) = over_devices(run, (features,), vectors)
-    return features
+def _parameters(layer):
+    return [v for norm, kernel in layer for v in (norm["scale"], norm["bias"], kernel)]
+
+
+_NUMBERS = {int: np.int64, float: np.float64}  # as the library expects them
 
 
 def _shape(*shape: int) -> jax.ShapeDtypeStruct:
@@ -93,7 +133,7 @@ def _call(function: str, results: tuple, aliases: dict[int, int] | None = None):
     def run(*arrays, **numbers):
         return call(
             *(array.astype(jnp.float32) for array in arrays),
-            **{name: np.int64(number) for name, number in numbers.items()},
+            **{name: _NUMBERS[type(number)](number) for name, number in numbers.items()},
         )
 
     return run

@@ -20,7 +20,8 @@ import jax
 import jaxlib
 
 SOURCES = pathlib.Path(__file__).parent / "native"
-FUNCTIONS = ("Forward1x1", "Forward3x3", "Backward1x1", "Backward3x3", "Layer")
+STAGES = ("Forward1x1", "Forward3x3", "Backward1x1", "Backward3x3")
+FUNCTIONS = (*STAGES, "BlockForward", "BlockBackward", "BlockEvaluate")
 OPTIONS = ("-std=c++20", "-O3", "-march=native", "-fPIC", "-shared")
 
 

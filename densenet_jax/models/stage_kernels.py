@@ -18,6 +18,7 @@ from densenet_jax.models import (
 )
 from densenet_jax.models.batch_norm import positions
 from densenet_jax.models.kernel_tools import mesh_axes, over_devices
+from densenet_jax.models.stages import widened
 
 IMPLEMENTATIONS = ("auto", "plain", "kernels", "interpreted", "native")
 
@@ -75,10 +76,15 @@ def _fastest(batch_size: int) -> str:
 
 
 def find(implementation: str):
-    """Returns what has `forward` and `backward` of a stage, and kernels' `layer` in evaluation."""
+    """Returns what has `forward` and `backward` of a stage, and kernels' `evaluate` of a block."""
     if implementation in ("plain", "native"):
         return {"plain": stages, "native": native_kernels}[implementation]
     return Stages(interpret=implementation == "interpreted")
+
+
+def in_one_call(implementation: str) -> bool:
+    """Returns whether a whole block is one call in training, too: on one device sums are final."""
+    return implementation == "native" and mesh_axes()[1] == 1
 
 
 class Stages(NamedTuple):
@@ -147,10 +153,13 @@ class Stages(NamedTuple):
 
         return over_devices(run, (source, d_out, out), (gain, shift, kernel, *correction))
 
-    def layer(self, features, first, second, offset):
-        """See `native_kernels.layer`."""
-        between, *_ = self.forward(features, *first[0], first[1])
-        features, *_ = self.forward(between, *second[0], second[1], into=features, offset=offset)
+    def evaluate(self, x, layers):
+        """See `native_kernels.evaluate`."""
+        features, c = widened(x, layers), x.shape[3]
+        for (first, kernel1), (second, kernel2) in layers:
+            between, *_ = self.forward(features, *first, kernel1)
+            features, *_ = self.forward(between, *second, kernel2, into=features, offset=c)
+            c += kernel2.shape[3]
         return features
 
 

@@ -190,12 +190,16 @@ def test_evaluation_has_the_plain_gradient():
     assert_close(jax.tree.leaves(loss("native")), jax.tree.leaves(loss("plain")), jnp.float32)
 
 
-def test_layer(case):
-    image, channels, c, d, growth = case
+def test_block_in_evaluation(case):
+    image, _, c, d, growth = case
     arrays = Arrays(jnp.float32)
-    x = arrays.maps(*image, channels)
-    first = arrays.vectors(c), arrays.kernel(1, 1, c, d)
-    second = arrays.vectors(d), arrays.kernel(3, 3, d, growth)
-    between, *_ = stages.forward(x, *first[0], first[1])
-    expected, *_ = stages.forward(between, *second[0], second[1], into=x, offset=c)
-    assert_close([native_kernels.layer(x, first, second, c)], [expected], jnp.float32)
+    block = [
+        [
+            (arrays.vectors(width), arrays.kernel(1, 1, width, d)),
+            (arrays.vectors(d), arrays.kernel(3, 3, d, growth)),
+        ]
+        for width in (c, c + growth)
+    ]
+    x = arrays.maps(*image, c)
+    expected = dense_block.evaluate(x, block, implementation="plain")
+    assert_close([native_kernels.evaluate(x, block)], [expected], jnp.float32)

@@ -15,18 +15,30 @@ struct Vectors {
   const float *gain, *shift, *constant, *slope;
 };
 
-inline Vectors padded_vectors(Floats& gain, Floats& shift, Floats& constant, Floats& slope) {
-  auto pad = [](int slot, Floats& v) { return padded(slot, v.typed_data(), v.element_count()); };
-  return {pad(kGain, gain), pad(kShift, shift), pad(kConstant, constant), pad(kSlope, slope)};
+// How the gradient of an output [B, H, W, > offset] is completed: it gets constant + slope * out.
+struct Gradient {
+  const float *d_out, *out;
+  int64_t channels, offset;
+  const float *constant, *slope;
+};
+
+// What the transposes give besides the gradient of x.
+struct Results {
+  float *kernel, *shift, *gain;
+};
+
+inline Vectors padded_vectors(const Affine& norm, const Gradient& dy, const Kernel& kernel) {
+  return {padded(kGain, norm.gain, kernel.inputs), padded(kShift, norm.shift, kernel.inputs),
+          padded(kConstant, dy.constant, kernel.outputs), padded(kSlope, dy.slope, kernel.outputs)};
 }
 
 // The completed gradient of up to kChunk channels from `channel` on, packed.
-inline void pack_gradient(float* packed, const float* d_out, const float* out, int64_t pixels,
-                          int64_t stride, int64_t channel, int64_t channels, const Vectors& v) {
-  int64_t count = std::min<int64_t>(kChunk, channels - channel);
-  const float *constant = v.constant + channel, *slope = v.slope + channel;
-  out += channel;
-  pack_chunk(packed, d_out + channel, pixels, stride, count, [&](Vec d, int64_t p, int64_t c) {
+inline void pack_gradient(float* packed, const Gradient& dy, int64_t pixel, int64_t pixels,
+                          int64_t channel, int64_t channels, const Vectors& v) {
+  int64_t count = std::min<int64_t>(kChunk, channels - channel), stride = dy.channels;
+  int64_t at = pixel * stride + dy.offset + channel;
+  const float *constant = v.constant + channel, *slope = v.slope + channel, *out = dy.out + at;
+  pack_chunk(packed, dy.d_out + at, pixels, stride, count, [&](Vec d, int64_t p, int64_t c) {
     return d + load(constant + c) + load(slope + c) * load(out + p * stride + c, count - c);
   });
 }
@@ -75,54 +87,49 @@ inline void add_kernel_gradient(const float* x, int64_t x_line, int64_t channels
     }
 }
 
-// What both transposes give back besides the gradient of x.
-inline void give_sums(ffi::ThreadPool& pool, const float* partial, int64_t parts, const Sums& sums,
-                      int64_t taps, int64_t c, int64_t d, Result& d_kernel, Result& d_shift,
-                      Result& d_gain) {
+inline void give_sums(Pool& pool, const float* partial, int64_t parts, const Sums& sums,
+                      int64_t taps, const Kernel& kernel, const Results& results) {
+  int64_t c = kernel.inputs, d = kernel.outputs;
   int64_t rows = round_up(c, kChunk), stride = round_up(d, kWide);
   for (int64_t tap = 0; tap < taps; ++tap)
     add_parts(pool, partial + tap * rows * stride, parts, sums.size, c, stride,
-              d_kernel->typed_data() + tap * c * d, d);
-  add_parts(pool, partial + sums.kernel, parts, sums.size, 1, c, d_shift->typed_data(), c);
-  add_parts(pool, partial + sums.kernel + sums.vector, parts, sums.size, 1, c, d_gain->typed_data(),
-            c);
+              results.kernel + tap * c * d, d);
+  add_parts(pool, partial + sums.kernel, parts, sums.size, 1, c, results.shift, c);
+  add_parts(pool, partial + sums.kernel + sums.vector, parts, sums.size, 1, c, results.gain, c);
 }
 
-inline ffi::Error backward_1x1(ffi::ThreadPool pool, Floats x, Floats gain, Floats shift,
-                               Floats weights, Floats d_out, Floats out, Floats constant,
-                               Floats slope, Floats, Result d_x, Result d_kernel, Result d_shift,
-                               Result d_gain) {
-  Shape shape(x.dimensions());
-  int64_t c = weights.dimensions()[2], d = weights.dimensions()[3], n = shape.pixels();
-  int64_t block = kBlock, stride = round_up(d, kWide), all = shape.channels;
+// Adds to d_x [B, H, W, all of x's channels].
+inline void backward_1x1(Pool& pool, const Map& x, const Affine& norm, const Kernel& kernel,
+                         const Gradient& dy, float* d_x, const Results& results) {
+  int64_t c = kernel.inputs, d = kernel.outputs, n = x.pixels();
+  int64_t block = kBlock, stride = round_up(d, kWide), all = x.channels;
   Operand a{{}, 1, 1, d, block * kChunk};
-  const float* w = weights.typed_data();
+  const float* w = kernel.data;
   float* panels = scratch(kWeights, a.depth() * round_up(c, kWide));
   pack_panels(pool, panels, a, c,
               [&](int, int, int64_t k, int64_t column) { return w[column * d + k]; });
-  Vectors v = padded_vectors(gain, shift, constant, slope);
+  Vectors v = padded_vectors(norm, dy, kernel);
   Sums sums(round_up(c, kChunk), stride, c);
   int64_t blocks = ceil_div(n, block);
   int64_t parts = std::min(blocks, std::max<int64_t>(1, pool.num_threads()));
   float* partial = scratch(kPartial, parts * sums.size);
   parallel(pool, parts, [&](int64_t part) {
-    float* dy = scratch(kOutput, round_up(d, kChunk) * block);
+    float* packed = scratch(kOutput, round_up(d, kChunk) * block);
     float* u = scratch(kInput, kChunk * block);
     float* own = partial + part * sums.size;
     std::fill(own, own + sums.size, 0.0f);
     Operand rows = a;
-    rows.line[0] = dy;
+    rows.line[0] = packed;
     for (int64_t i = part * blocks / parts; i < (part + 1) * blocks / parts; ++i) {
       int64_t first = i * block, pixels = std::min(block, n - first);
       for (int64_t q = 0; q < d; q += kChunk)
-        pack_gradient(dy + q * block, d_out.typed_data() + first * d, out.typed_data() + first * d,
-                      pixels, d, q, d, v);
-      const float* from = x.typed_data() + first * all;
-      float* to = d_x->typed_data() + first * all;
+        pack_gradient(packed + q * block, dy, first, pixels, q, d, v);
+      const float* from = x.data + first * all;
+      float* to = d_x + first * all;
       for (int64_t q = 0; q < c; q += kChunk) {
         int64_t count = std::min<int64_t>(kChunk, c - q);
         pack_normalised(u, from, pixels, all, q, c, v.gain, v.shift);
-        add_kernel_gradient(u, 0, count, dy, 0, block * kChunk, d, 1, pixels, own + q * stride,
+        add_kernel_gradient(u, 0, count, packed, 0, block * kChunk, d, 1, pixels, own + q * stride,
                             stride);
         for (int64_t j = q; j < q + count; j += kWide) {
           const float* b = panels + j * a.depth();
@@ -138,61 +145,56 @@ inline ffi::Error backward_1x1(ffi::ThreadPool pool, Floats x, Floats gain, Floa
       }
     }
   });
-  give_sums(pool, partial, parts, sums, 1, c, d, d_kernel, d_shift, d_gain);
-  return ffi::Error::Success();
+  give_sums(pool, partial, parts, sums, 1, kernel, results);
 }
 
-inline ffi::Error backward_3x3(ffi::ThreadPool pool, Floats x, Floats gain, Floats shift,
-                               Floats weights, Floats d_out, Floats out, Floats constant,
-                               Floats slope, int64_t offset, Result d_x, Result d_kernel,
-                               Result d_shift, Result d_gain) {
-  Shape shape(x.dimensions());
-  int64_t c = weights.dimensions()[2], d = weights.dimensions()[3];
-  int64_t height = shape.height, width = shape.width, stride = round_up(d, kWide);
-  int64_t all = shape.channels, from_all = out.dimensions()[3], rows = round_up(c, kChunk);
+// Writes d_x [B, H, W, kernel.inputs].
+inline void backward_3x3(Pool& pool, const Map& x, const Affine& norm, const Kernel& kernel,
+                         const Gradient& dy, float* d_x, const Results& results) {
+  int64_t c = kernel.inputs, d = kernel.outputs;
+  int64_t height = x.height, width = x.width, stride = round_up(d, kWide);
+  int64_t all = x.channels, rows = round_up(c, kChunk);
   Operand a{{}, 3, 3, d, (width + 2) * kChunk};
-  const float* w = weights.typed_data();
+  const float* w = kernel.data;
   float* panels = scratch(kWeights, a.depth() * round_up(c, kWide));
   pack_panels(pool, panels, a, c, [&](int i, int j, int64_t k, int64_t column) {
     return w[((3 * (2 - i) + 2 - j) * c + column) * d + k];
   });
-  Vectors v = padded_vectors(gain, shift, constant, slope);
+  Vectors v = padded_vectors(norm, dy, kernel);
   Sums sums(9 * rows, stride, c);
   int64_t height_of_strip = std::min(height, std::max<int64_t>(2, kBlock / width));
-  int64_t strips = ceil_div(height, height_of_strip), count = shape.images * strips;
+  int64_t strips = ceil_div(height, height_of_strip), count = x.images * strips;
   int64_t parts = std::min(count, std::max<int64_t>(1, pool.num_threads()));
   float* partial = scratch(kPartial, parts * sums.size);
   parallel(pool, parts, [&](int64_t part) {
     int64_t line_size = round_up(d, kChunk) * (width + 2),
-            dy_size = (height_of_strip + 2) * line_size;
+            packed_size = (height_of_strip + 2) * line_size;
     int64_t u_chunk = height_of_strip * width * kChunk;
-    float* dy = scratch(kOutput, dy_size);
+    float* packed = scratch(kOutput, packed_size);
     float* u = scratch(kInput, rows / kChunk * u_chunk);
     float* own = partial + part * sums.size;
     std::fill(own, own + sums.size, 0.0f);
-    std::fill(dy, dy + dy_size, 0.0f);
+    std::fill(packed, packed + packed_size, 0.0f);
     for (int64_t i = part * count / parts; i < (part + 1) * count / parts; ++i) {
       int64_t image = i / strips * height, begin = i % strips * height_of_strip;
       int64_t lines = std::min(height_of_strip, height - begin);
       for (int64_t row = begin - 1; row <= begin + lines; ++row) {
-        float* line = dy + (row + 1 - begin) * line_size;
+        float* line = packed + (row + 1 - begin) * line_size;
         if (row < 0 || row == height) {
           std::fill(line, line + line_size, 0.0f);
           continue;
         }
-        int64_t at = (image + row) * width * from_all + offset;
         for (int64_t q = 0; q < d; q += kChunk)
-          pack_gradient(line + q * (width + 2) + kChunk, d_out.typed_data() + at,
-                        out.typed_data() + at, width, from_all, q, d, v);
+          pack_gradient(line + q * (width + 2) + kChunk, dy, (image + row) * width, width, q, d, v);
       }
-      const float* from = x.typed_data() + (image + begin) * width * all;
-      float* to = d_x->typed_data() + (image + begin) * width * c;
+      const float* from = x.data + (image + begin) * width * all;
+      float* to = d_x + (image + begin) * width * c;
       for (int64_t q = 0; q < c; q += kChunk) {
         float* chunk = u + q / kChunk * u_chunk;
         pack_normalised(chunk, from, lines * width, all, q, c, v.gain, v.shift);
         for (int tap = 0; tap < 9; ++tap)
           add_kernel_gradient(chunk, width * kChunk, std::min<int64_t>(kChunk, c - q),
-                              dy + (2 - tap / 3) * line_size + (2 - tap % 3) * kChunk, line_size,
+                              packed + (2 - tap / 3) * line_size + (2 - tap % 3) * kChunk, line_size,
                               (width + 2) * kChunk, d, lines, width,
                               own + (tap * rows + q) * stride, stride);
       }
@@ -201,7 +203,7 @@ inline ffi::Error backward_3x3(ffi::ThreadPool pool, Floats x, Floats gain, Floa
         float *to_shift = own + sums.kernel + j, *to_gain = to_shift + sums.vector;
         for (int64_t row = 0; row < lines; ++row) {
           Operand near = a;
-          for (int k = 0; k < 3; ++k) near.line[k] = dy + (row + k) * line_size;
+          for (int k = 0; k < 3; ++k) near.line[k] = packed + (row + k) * line_size;
           tiles(width, [&](int64_t p, int64_t m) {
             int64_t at = row * width + p;
             dispatch(m, c - j, [&]<int M, int N>() {
@@ -214,8 +216,7 @@ inline ffi::Error backward_3x3(ffi::ThreadPool pool, Floats x, Floats gain, Floa
       }
     }
   });
-  give_sums(pool, partial, parts, sums, 9, c, d, d_kernel, d_shift, d_gain);
-  return ffi::Error::Success();
+  give_sums(pool, partial, parts, sums, 9, kernel, results);
 }
 
 }  // namespace densenet

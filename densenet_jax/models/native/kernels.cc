@@ -1,75 +1,20 @@
-// Stages of a dense layer on a CPU, called by XLA: see native_kernels.py.
+// The functions that XLA calls on a CPU: see native_kernels.py.
 
-#include "backward.h"
+#include "evaluate.h"
+#include "stages.h"
 
-namespace ffi = xla::ffi;
-using densenet::Floats;
+#define FUNCTION(name, function)                                   \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(name, densenet::run<function>,     \
+                                xla::ffi::Ffi::Bind()              \
+                                    .Ctx<xla::ffi::ThreadPool>()   \
+                                    .RemainingArgs()               \
+                                    .RemainingRets()               \
+                                    .Attrs())
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(Forward1x1, densenet::forward_1x1,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<Floats>()
-                                  .Arg<Floats>()
-                                  .Arg<Floats>()
-                                  .Arg<Floats>()
-                                  .Ret<Floats>()
-                                  .Ret<Floats>());
-
-XLA_FFI_DEFINE_HANDLER_SYMBOL(Forward3x3, densenet::forward_3x3,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<Floats>()
-                                  .Arg<Floats>()
-                                  .Arg<Floats>()
-                                  .Arg<Floats>()
-                                  .Arg<Floats>()
-                                  .Attr<int64_t>("offset")
-                                  .Ret<Floats>()
-                                  .Ret<Floats>());
-
-XLA_FFI_DEFINE_HANDLER_SYMBOL(Backward1x1, densenet::backward_1x1,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<Floats>()
-                                  .Arg<Floats>()
-                                  .Arg<Floats>()
-                                  .Arg<Floats>()
-                                  .Arg<Floats>()
-                                  .Arg<Floats>()
-                                  .Arg<Floats>()
-                                  .Arg<Floats>()
-                                  .Arg<Floats>()
-                                  .Ret<Floats>()
-                                  .Ret<Floats>()
-                                  .Ret<Floats>()
-                                  .Ret<Floats>());
-
-XLA_FFI_DEFINE_HANDLER_SYMBOL(Backward3x3, densenet::backward_3x3,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<Floats>()
-                                  .Arg<Floats>()
-                                  .Arg<Floats>()
-                                  .Arg<Floats>()
-                                  .Arg<Floats>()
-                                  .Arg<Floats>()
-                                  .Arg<Floats>()
-                                  .Arg<Floats>()
-                                  .Attr<int64_t>("offset")
-                                  .Ret<Floats>()
-                                  .Ret<Floats>()
-                                  .Ret<Floats>()
-                                  .Ret<Floats>());
-
-XLA_FFI_DEFINE_HANDLER_SYMBOL(Layer, densenet::layer,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<Floats>()
-                                  .Arg<Floats>()
-                                  .Arg<Floats>()
-                                  .Arg<Floats>()
-                                  .Arg<Floats>()
-                                  .Arg<Floats>()
-                                  .Arg<Floats>()
-                                  .Attr<int64_t>("offset")
-                                  .Ret<Floats>());
+FUNCTION(Forward1x1, densenet::stage_forward_1x1);
+FUNCTION(Forward3x3, densenet::stage_forward_3x3);
+FUNCTION(Backward1x1, densenet::stage_backward<false>);
+FUNCTION(Backward3x3, densenet::stage_backward<true>);
+FUNCTION(BlockForward, densenet::block_forward);
+FUNCTION(BlockBackward, densenet::block_backward);
+FUNCTION(BlockEvaluate, densenet::block_evaluate);

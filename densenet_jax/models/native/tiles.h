@@ -36,6 +36,8 @@ constexpr int kDeep = 8;           // input channels of a tile of a kernel's gra
 typedef float Vec __attribute__((vector_size(4 * kLanes)));
 typedef Vec AnyVec __attribute__((aligned(4), may_alias));
 
+using Pool = xla::ffi::ThreadPool;
+
 inline Vec load(const float* p) { return *reinterpret_cast<const AnyVec*>(p); }
 inline void store(float* p, Vec v) { *reinterpret_cast<AnyVec*>(p) = v; }
 // A number that is none stays so: what went wrong must be seen.
@@ -65,7 +67,7 @@ inline float* scratch(int slot, int64_t count) {
 
 // Calls f(0) ... f(count - 1) on the threads of a pool, this one among them.
 template <class F>
-void parallel(xla::ffi::ThreadPool& pool, int64_t count, F&& f) {
+void parallel(Pool& pool, int64_t count, F&& f) {
   struct State {
     std::atomic<int64_t> next{0}, left;
   };
@@ -118,7 +120,7 @@ struct Operand {
 
 // Packs the weights of a product in panels; weight(i, j, c, column) is that of line i, tap j.
 template <class F>
-void pack_panels(xla::ffi::ThreadPool& pool, float* panels, const Operand& a, int64_t columns,
+void pack_panels(Pool& pool, float* panels, const Operand& a, int64_t columns,
                  F&& weight) {
   parallel(pool, ceil_div(columns, kWide), [&](int64_t panel) {
     float* out = panels + panel * a.depth() * kWide;
@@ -207,7 +209,7 @@ inline void store(float* p, Vec v, int64_t count) {
 }
 
 // Adds the parts of partial sums, `size` apart, in their order: results repeat to the bit.
-inline void add_parts(xla::ffi::ThreadPool& pool, const float* partial, int64_t parts, int64_t size,
+inline void add_parts(Pool& pool, const float* partial, int64_t parts, int64_t size,
                       int64_t rows, int64_t stride, float* out, int64_t columns) {
   int64_t step = std::max<int64_t>(1, 16384 / stride);
   parallel(pool, ceil_div(rows, step), [&](int64_t k) {

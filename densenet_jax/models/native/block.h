@@ -1,0 +1,197 @@
+// A dense block in training mode: what block_gradient.py says, layer after layer, in one call.
+//
+// XLA compiles what lies between two kernels again for each layer, since each has another number of
+// channels.  Here that is a few loops over vectors.
+
+#pragma once
+
+#include <cmath>
+#include <vector>
+
+#include "call.h"
+
+namespace densenet {
+
+struct Moments {
+  float *mean, *var;
+
+  Moments from(int64_t channel) const { return {mean + channel, var + channel}; }
+};
+
+// Batch normalisation's parameters.
+struct Norm {
+  const float *scale, *bias;
+};
+
+struct Pair {
+  Norm norm;
+  Kernel kernel;
+};
+
+struct Layer {
+  Pair first, second;
+};
+
+inline Moments take_moments(Array mean, Array var) { return {mean.data(), var.data()}; }
+
+inline Pair take_pair(Call& call) {
+  const float* scale = call.array().data();
+  const float* bias = call.array().data();
+  return {{scale, bias}, call.array().kernel()};
+}
+
+inline Layer take_layer(Call& call) {
+  Pair first = take_pair(call);
+  return {first, take_pair(call)};
+}
+
+// Gain and shift of a normalisation with a batch's moments: `batch_norm.affine`.
+class BatchAffine {
+ public:
+  BatchAffine(const Pair& pair, const Moments& batch, double epsilon)
+      : gain_(pair.kernel.inputs), shift_(gain_.size()) {
+    for (size_t i = 0; i < gain_.size(); ++i) {
+      gain_[i] = pair.norm.scale[i] / std::sqrt(batch.var[i] + epsilon);
+      shift_[i] = pair.norm.bias[i] - batch.mean[i] * gain_[i];
+    }
+  }
+  operator Affine() const { return {gain_.data(), shift_.data()}; }
+
+ private:
+  std::vector<float> gain_, shift_;
+};
+
+// The moments of sums [2, c] of n values a channel: `batch_norm.moments_of_sums`.
+inline void moments_of_sums(const float* sums, int64_t c, double n, const Moments& moments) {
+  for (int64_t i = 0; i < c; ++i) {
+    double mean = sums[i] / n, var = sums[c + i] / n - mean * mean;
+    moments.mean[i] = mean;
+    moments.var[i] = var < 0 ? 0 : var;  // by rounding; a number that is none stays so
+  }
+}
+
+// The first channels of a map, copied into a buffer that has room for more.
+inline void copy_channels(Pool& pool, const Map& from, const Map& to) {
+  int64_t lines = from.images * from.height;
+  parallel(pool, lines, [&](int64_t line) {
+    for (int64_t i = line * from.width; i < (line + 1) * from.width; ++i)
+      std::memcpy(to.data + i * to.channels, from.data + i * from.channels, from.channels * 4);
+  });
+}
+
+// Arrays: x [B, H, W, C], its mean and variance, then each layer's scale, bias and kernel, twice.
+// Results: features [B, H, W, C + growth rate * layers], their mean and variance, then for each
+// layer what is between its convolutions, [B, H, W, width], and its mean and variance.
+inline void block_forward(Call& call) {
+  Map x = call.array().map();
+  Array mean = call.array(), var = call.array();
+  Map features = call.result().map();
+  Array all_means = call.result();
+  Moments all = take_moments(all_means, call.result());
+  double epsilon = call.number<double>("epsilon"), n = x.pixels();
+  std::copy_n(mean.data(), x.channels, all.mean);
+  std::copy_n(var.data(), x.channels, all.var);
+  copy_channels(call.pool, x, features);
+  for (int64_t c = x.channels; call.more();) {
+    auto [first, second] = take_layer(call);
+    Map between = call.result().map();
+    Array between_mean = call.result();
+    Moments inner = take_moments(between_mean, call.result());
+    int64_t growth = second.kernel.outputs;
+    std::vector<float> sums(2 * std::max(between.channels, growth));
+    forward_1x1(call.pool, features, BatchAffine(first, all, epsilon), first.kernel, between.data,
+                sums.data());
+    moments_of_sums(sums.data(), between.channels, n, inner);
+    forward_3x3(call.pool, between, BatchAffine(second, inner, epsilon), second.kernel, features, c,
+                sums.data());
+    moments_of_sums(sums.data(), growth, n, all.from(c));
+    c += growth;
+  }
+}
+
+// The gradient that comes through a map's moments, constant + slope * x: `moments_gradient`.
+struct Correction {
+  Correction(const Moments& batch, const Moments& d, int64_t c, double n) : constant(c), slope(c) {
+    for (int64_t i = 0; i < c; ++i) {
+      double s = 2 * d.var[i] / n;
+      slope[i] = s;
+      constant[i] = d.mean[i] / n - s * batch.mean[i];
+    }
+  }
+  std::vector<float> constant, slope;
+};
+
+// The gradients of scale, bias and moments, from those of gain and shift: `affine_gradients`.
+struct NormResults {
+  float *scale, *bias;  // first the gradients of gain and shift, which become these
+
+  // Adds to d_batch.
+  void finish(const Pair& pair, const Moments& batch, double epsilon, const Moments& d_batch) {
+    for (int64_t i = 0; i < pair.kernel.inputs; ++i) {
+      double r = 1 / std::sqrt(batch.var[i] + epsilon);
+      double d_gain = scale[i] - static_cast<double>(batch.mean[i]) * bias[i];
+      d_batch.mean[i] -= pair.norm.scale[i] * r * bias[i];
+      d_batch.var[i] -= 0.5 * pair.norm.scale[i] * r * r * r * d_gain;
+      scale[i] = d_gain * r;
+    }
+  }
+};
+
+struct PairResults {
+  NormResults norm;
+  float* kernel;
+
+  operator Results() const { return {kernel, norm.bias, norm.scale}; }
+};
+
+inline PairResults take_results(Call& call) {
+  float* scale = call.result().data();
+  float* bias = call.result().data();
+  return {{scale, bias}, call.result().data()};
+}
+
+// Arrays: the gradients of features and of their mean and variance; features, mean and variance;
+// then for each layer, the last one first, its parameters, and what is between its convolutions
+// with its mean and variance.  Results: the gradients of features (in place; of their first
+// channels when all is done), mean and variance, then those of each layer's parameters in the same
+// order, at last memory for the gradient of what is between.
+inline void block_backward(Call& call) {
+  Array d_features_before = call.array(), d_mean_before = call.array(), d_var_before = call.array();
+  Map features = call.array().map();
+  Array mean = call.array();
+  Moments all = take_moments(mean, call.array());
+  float* d_features = call.result().data();
+  Array d_mean = call.result();
+  Moments d_all = take_moments(d_mean, call.result());
+  float* d_between = call.result().data();
+  double epsilon = call.number<double>("epsilon"), n = features.pixels();
+  if (d_features != d_features_before.data())
+    std::copy_n(d_features_before.data(), features.pixels() * features.channels, d_features);
+  std::copy_n(d_mean_before.data(), features.channels, d_all.mean);
+  std::copy_n(d_var_before.data(), features.channels, d_all.var);
+  for (int64_t c = features.channels; call.more();) {
+    auto [first, second] = take_layer(call);
+    Map between = call.array().map();
+    Array between_mean = call.array();
+    Moments inner = take_moments(between_mean, call.array());
+    PairResults d_first = take_results(call), d_second = take_results(call);
+    int64_t growth = second.kernel.outputs, width = between.channels;
+    c -= growth;
+    std::vector<float> zeros(2 * width);
+    Moments d_inner{zeros.data(), zeros.data() + width};
+    // The moments of these channels have no reader left: their gradient is complete.
+    Correction own(all.from(c), d_all.from(c), growth, n);
+    backward_3x3(call.pool, between, BatchAffine(second, inner, epsilon), second.kernel,
+                 {d_features, features.data, features.channels, c, own.constant.data(),
+                  own.slope.data()},
+                 d_between, d_second);
+    d_second.norm.finish(second, inner, epsilon, d_inner);
+    Correction middle(inner, d_inner, width, n);
+    backward_1x1(call.pool, features, BatchAffine(first, all, epsilon), first.kernel,
+                 {d_between, between.data, width, 0, middle.constant.data(), middle.slope.data()},
+                 d_features, d_first);
+    d_first.norm.finish(first, all, epsilon, d_all);
+  }
+}
+
+}  // namespace densenet

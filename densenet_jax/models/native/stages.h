@@ -1,0 +1,46 @@
+// Single stages, for blocks whose statistics are summed over devices between them.
+
+#pragma once
+
+#include "call.h"
+
+namespace densenet {
+
+// Arrays: x, gain, shift, kernel.  Results: y, its sums.
+inline void stage_forward_1x1(Call& call) {
+  Map x = call.array().map();
+  Affine norm = call.affine();
+  float* y = call.result().data();
+  forward_1x1(call.pool, x, norm, call.array().kernel(), y, call.result().data());
+}
+
+// Arrays: x, gain, shift, kernel, a buffer.  Results: the buffer, the sums of what was written.
+inline void stage_forward_3x3(Call& call) {
+  Map x = call.array().map();
+  Affine norm = call.affine();
+  Kernel kernel = call.array().kernel();
+  Map into = call.result().map();
+  forward_3x3(call.pool, x, norm, kernel, into, call.number<int64_t>("offset"),
+              call.result().data());
+}
+
+// Arrays: x, gain, shift, kernel, d_out, out, constant, slope, and, of a 1x1 stage, a buffer to add
+// to.  Results: the gradients of x (or the buffer), kernel, shift and gain.
+template <bool kNear>
+inline void stage_backward(Call& call) {
+  Map x = call.array().map();
+  Affine norm = call.affine();
+  Kernel kernel = call.array().kernel();
+  Map d_out = call.array().map();
+  const float* out = call.array().data();
+  const float* constant = call.array().data();
+  Gradient dy{d_out.data, out, d_out.channels, call.number<int64_t>("offset"), constant,
+              call.array().data()};
+  float* d_x = call.result().data();
+  float* d_kernel = call.result().data();
+  float* d_shift = call.result().data();
+  Results results{d_kernel, d_shift, call.result().data()};
+  (kNear ? backward_3x3 : backward_1x1)(call.pool, x, norm, kernel, dy, d_x, results);
+}
+
+}  // namespace densenet
