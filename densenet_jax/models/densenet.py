@@ -12,11 +12,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
-from densenet_jax.models import dense_block
+from densenet_jax.models import dense_block, stage_kernels
 from densenet_jax.models.dense_block import Moments, at_least_float32, positions
 from densenet_jax.models.inputs import check_images
 from densenet_jax.models.pooling import average_pool, norm_relu_average_pool
-from densenet_jax.models.stem import find_stem
+from densenet_jax.models.stem import find_stem, measured_convolution
 
 he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")  # He et al., 2015
 
@@ -303,10 +303,12 @@ class DenseNet(nn.Module):
     def _stem(self, x: jax.Array, batch_statistics: bool) -> jax.Array:
         stem = find_stem(self.stem)
         for i, (_, stride, _) in enumerate(stem.convolutions):
-            x = dense_block.convolve(x, getattr(self, f"conv{i}")(), stride)
+            convolution = stage_kernels.twin(measured_convolution, self.implementation, x)
+            x, moments = convolution(x, getattr(self, f"conv{i}")(), stride)
             if stem.norm:
-                batch = dense_block.moments(x) if batch_statistics else None
                 last = i + 1 == len(stem.convolutions)
                 norm_relu = stem.pool if last else dense_block.norm_relu
+                norm_relu = stage_kernels.twin(norm_relu, self.implementation, x)
+                batch = moments if batch_statistics else None
                 x = getattr(self, f"norm{i}")(x, batch, norm_relu)
         return x

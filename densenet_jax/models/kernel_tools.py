@@ -173,28 +173,33 @@ def mesh_axes() -> tuple[tuple[str, ...], int]:
     return axes, math.prod(mesh.shape[name] for name in axes)
 
 
-def over_devices(run, maps: tuple, others: tuple) -> tuple:
+def over_devices(run, maps: tuple, others: tuple, returns_maps: bool = True) -> tuple:
     """Runs kernels on every device of the current mesh, each on its part of the batch.
 
     Args:
-      run: from maps and others to a matrix [positions, C], then sums over positions.
+      run: from maps and others to maps, or a matrix [positions, C], then sums over positions.
       maps: arrays [B, H, W, C], split over the mesh along the batch.
       others: arrays that every device has.
+      returns_maps: False: run returns sums alone.
 
     Returns:
       What run returns, for the whole batch: maps [B, H, W, C], then sums over all devices.
     """
 
     def local(maps, others):
-        x, *sums = run(*maps, *others)
-        return x.reshape(*maps[0].shape[:3], -1), *sums
+        results = run(*maps, *others)
+        if not returns_maps:
+            return [], results
+        x, *sums = results
+        return [x if x.ndim == 4 else x.reshape(*maps[0].shape[:3], -1)], sums
 
     axes, devices = mesh_axes()
     if devices == 1:
-        return local(maps, others)
+        x, sums = local(maps, others)
+        return *x, *sums
 
     def everywhere(maps, others):
-        x, *sums = local(maps, others)
+        x, sums = local(maps, others)
         return x, lax.psum(sums, axes)
 
     x, sums = jax.shard_map(
@@ -204,4 +209,4 @@ def over_devices(run, maps: tuple, others: tuple) -> tuple:
         axis_names=set(axes),
         check_vma=False,
     )(maps, others)
-    return x, *sums
+    return *x, *sums

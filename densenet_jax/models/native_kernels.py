@@ -7,12 +7,10 @@ in C++; the functions below have the meaning of those in `stages`.
 """
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
-from densenet_jax.models import native_library
 from densenet_jax.models.batch_norm import Moments
 from densenet_jax.models.kernel_tools import over_devices
+from densenet_jax.models.native_library import array, call
 
 
 def forward(source, gain, shift, kernel, *, into=None, offset=0, dropout=None):
@@ -23,15 +21,15 @@ def forward(source, gain, shift, kernel, *, into=None, offset=0, dropout=None):
     if into is None:
 
         def run(source, *vectors):
-            out = _shape(*source.shape[:3], d), _shape(2, d)
-            y, sums = _call("Forward1x1", out)(source, *vectors)
+            out = array(*source.shape[:3], d), array(2, d)
+            y, sums = call("Forward1x1", (source, *vectors), out)
             return y, *sums
 
         return over_devices(run, (source,), (gain, shift, kernel))
 
     def run(source, into, *vectors):
-        out = _shape(*into.shape), _shape(2, d)
-        y, sums = _call("Forward3x3", out, aliases={4: 0})(source, *vectors, into, offset=offset)
+        out, arrays = (array(*into.shape), array(2, d)), (source, *vectors, into)
+        y, sums = call("Forward3x3", arrays, out, {4: 0}, offset=offset)
         return y, *sums
 
     return over_devices(run, (source, into), (gain, shift, kernel))
@@ -43,23 +41,20 @@ def backward(
     """See `stages.backward`; 1x1 stages add to d_source, 3x3 stages return their own."""
     assert dropout is None
     assert (d_source is not None) == (kernel.shape[:2] == (1, 1))
-    others = (gain, shift, kernel, *correction)
-    c = kernel.shape[2]
-    gradients = _shape(*kernel.shape), _shape(c), _shape(c)
-    if d_source is not None:
+    c, vectors = kernel.shape[2], (gain, shift, kernel, *correction)
+    gradients = array(*kernel.shape), array(c), array(c)
 
-        def run(source, d_out, out, d_source, gain, shift, kernel, *correction):
-            call = _call("Backward1x1", (_shape(*d_source.shape), *gradients), aliases={8: 0})
-            arrays = source, gain, shift, kernel, d_out, out, *correction, d_source
-            return call(*arrays, offset=0)
+    def run(source, d_out, out, *rest):
+        *buffer, gain, shift, kernel, constant, slope = rest
+        arrays = source, gain, shift, kernel, d_out, out, constant, slope, *buffer
+        if buffer:
+            results = array(*buffer[0].shape), *gradients
+            return call("Backward1x1", arrays, results, {8: 0}, offset=offset)
+        results = array(*source.shape[:3], c), *gradients
+        return call("Backward3x3", arrays, results, offset=offset)
 
-        return over_devices(run, (source, d_out, out, d_source), others)
-
-    def run(source, d_out, out, gain, shift, kernel, *correction):
-        call = _call("Backward3x3", (_shape(*source.shape[:3], c), *gradients))
-        return call(source, gain, shift, kernel, d_out, out, *correction, offset=offset)
-
-    return over_devices(run, (source, d_out, out), others)
+    maps = (source, d_out, out) if d_source is None else (source, d_out, out, d_source)
+    return over_devices(run, maps, vectors)
 
 
 def evaluate(x, layers):
@@ -67,46 +62,41 @@ def evaluate(x, layers):
 
     def run(x, layers):
         room = sum(second[1].shape[3] for _, second in layers)
-        out = (_shape(*x.shape[:3], x.shape[3] + room),)
-        return _call("BlockEvaluate", out)(x, *jax.tree.leaves(layers))
+        results = (array(*x.shape[:3], x.shape[3] + room),)
+        return call("BlockEvaluate", (x, *jax.tree.leaves(layers)), results)
 
     return over_devices(run, (x,), (layers,))[0]
 
 
 def block_forward(x, statistics, layers, epsilon):
-    """See `block_gradient.forward`; on one device, in one call."""
+    """Returns what `block_gradient.forward` needs: a whole block on one device, in one call."""
     growth = sum(second[1].shape[3] for _, second in layers)
     positions, c = x.shape[:3], x.shape[3] + growth
-    out = [_shape(*positions, c), _shape(c), _shape(c)]
+    results = [array(*positions, c), array(c), array(c)]
     for (_, kernel), _ in layers:
         width = kernel.shape[3]
-        out += [_shape(*positions, width), _shape(width), _shape(width)]
-    parameters = [v for layer in layers for v in _parameters(layer)]
-    call = _call("BlockForward", tuple(out))
-    features, mean, var, *rest = call(x, *statistics, *parameters, epsilon=epsilon)
-    bottlenecks = [(y, Moments(*moments)) for y, *moments in zip(*[iter(rest)] * 3, strict=True)]
+        results += [array(*positions, width), array(width), array(width)]
+    arrays = (x, *statistics, *(v for layer in layers for v in _parameters(layer)))
+    features, mean, var, *rest = call("BlockForward", arrays, results, epsilon=epsilon)
+    bottlenecks = [(y, Moments(*moments)) for y, *moments in _triples(rest)]
     return features, Moments(mean, var), bottlenecks
 
 
 def block_backward(features, statistics, bottlenecks, layers, d_features, d_statistics, epsilon):
-    """See `block_gradient.backward`; on one device, in one call.
+    """Returns the gradients of features (of those that no layer made), statistics and layers.
 
-    Returns:
-      The gradients of features (of those that no layer made), of statistics and of each layer.
+    The transpose of `block_forward`, on one device, in one call.
     """
     c, between = features.shape[3], bottlenecks[0][0]
-    out, arrays = [_shape(*features.shape), _shape(c), _shape(c), _shape(*between.shape)], []
+    results = [array(*features.shape), array(c), array(c), array(*between.shape)]
+    arrays = [d_features, *d_statistics, features, *statistics]
     for layer, (y, moments) in zip(reversed(layers), reversed(bottlenecks), strict=True):
         arrays += [*_parameters(layer), y, *moments]
-        out += [_shape(*v.shape) for v in _parameters(layer)]
-    call = _call("BlockBackward", tuple(out), aliases={0: 0})
-    arrays = (d_features, *d_statistics, features, *statistics, *arrays)
-    d_features, mean, var, _, *rest = call(*arrays, epsilon=epsilon)
-    pairs = [
-        ({"scale": scale, "bias": bias}, kernel)
-        for scale, bias, kernel in zip(*[iter(rest)] * 3, strict=True)
-    ]
-    gradients = [list(pair) for pair in zip(*[iter(pairs)] * 2, strict=True)]
+        results += [array(*v.shape) for v in _parameters(layer)]
+    found = call("BlockBackward", arrays, results, {0: 0}, epsilon=epsilon)
+    d_features, mean, var, _, *rest = found
+    pairs = [({"scale": scale, "bias": bias}, kernel) for scale, bias, kernel in _triples(rest)]
+    gradients = [[first, second] for first, second in zip(pairs[::2], pairs[1::2], strict=True)]
     return d_features, Moments(mean, var), gradients[::-1]
 
 
@@ -114,26 +104,5 @@ def _parameters(layer):
     return [v for norm, kernel in layer for v in (norm["scale"], norm["bias"], kernel)]
 
 
-_NUMBERS = {int: np.int64, float: np.float64}  # as the library expects them
-
-
-def _shape(*shape: int) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(shape, jnp.float32)
-
-
-def _call(function: str, results: tuple, aliases: dict[int, int] | None = None):
-    """Returns a function of arrays and numbers that runs one of the library's."""
-    call = jax.ffi.ffi_call(
-        native_library.target(function),
-        results,
-        vmap_method="sequential",
-        input_output_aliases=aliases,
-    )
-
-    def run(*arrays, **numbers):
-        return call(
-            *(array.astype(jnp.float32) for array in arrays),
-            **{name: _NUMBERS[type(number)](number) for name, number in numbers.items()},
-        )
-
-    return run
+def _triples(values: list):
+    return zip(values[::3], values[1::3], values[2::3], strict=True)

@@ -17,11 +17,16 @@ import subprocess
 import tempfile
 
 import jax
+import jax.numpy as jnp
 import jaxlib
+import numpy as np
 
 SOURCES = pathlib.Path(__file__).parent / "native"
 STAGES = ("Forward1x1", "Forward3x3", "Backward1x1", "Backward3x3")
-FUNCTIONS = (*STAGES, "BlockForward", "BlockBackward", "BlockEvaluate")
+BLOCKS = ("BlockForward", "BlockBackward", "BlockEvaluate")
+STEM = ("Convolve", "ConvolveBackward", "MaxPool", "MaxPoolBackward")
+FUNCTIONS = (*STAGES, *BLOCKS, *STEM)
+_NUMBERS = {int: np.int64, float: np.float64}  # as the library expects them
 OPTIONS = ("-std=c++20", "-O3", "-march=native", "-fPIC", "-shared")
 
 
@@ -62,6 +67,31 @@ def _register() -> dict[str, str]:
     for name, function in functions.items():
         jax.ffi.register_ffi_target(names[name], jax.ffi.pycapsule(function), platform="cpu")
     return names
+
+
+def array(*shape: int) -> jax.ShapeDtypeStruct:
+    """Returns the type of a result."""
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+
+def call(
+    function: str,
+    arrays: tuple,
+    results: tuple,
+    aliases: dict[int, int] | None = None,
+    **numbers: int | float,
+) -> list[jax.Array]:
+    """Runs one of `FUNCTIONS`, which float32 is enough for.
+
+    Args:
+      results: the types of what it returns, see `array`.
+      aliases: {number of an array: number of the result that takes its place in memory}.
+    """
+    run = jax.ffi.ffi_call(
+        target(function), results, vmap_method="sequential", input_output_aliases=aliases
+    )
+    numbers = {name: _NUMBERS[type(number)](number) for name, number in numbers.items()}
+    return run(*(array.astype(jnp.float32) for array in arrays), **numbers)
 
 
 def forget() -> None:

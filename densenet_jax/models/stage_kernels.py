@@ -4,6 +4,7 @@ An implementation has the functions of the module `stages`.  Fused kernels see o
 the batch: under a mesh (`jax.set_mesh`) they are mapped over its devices, and sums are added.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -14,7 +15,10 @@ from densenet_jax.models import (
     forward_kernels,
     native_kernels,
     native_library,
+    native_stem,
+    pooling,
     stages,
+    stem,
 )
 from densenet_jax.models.batch_norm import positions
 from densenet_jax.models.kernel_tools import mesh_axes, over_devices
@@ -52,7 +56,7 @@ def choose(implementation: str, x: jax.Array, layers: list, dropout_rate: float)
     if implementation == "auto":
         implementation = _fastest(x.shape[0])
     if implementation == "native":
-        fits = x.dtype == jnp.float32 and native_library.available()
+        fits = _native_fits(x)
     else:
         width, growth = layers[0][-1][1].shape[2:]
         elements = positions(x) * (x.shape[3] + growth * len(layers))
@@ -85,6 +89,24 @@ def find(implementation: str):
 def in_one_call(implementation: str) -> bool:
     """Returns whether a whole block is one call in training, too: on one device sums are final."""
     return implementation == "native" and mesh_axes()[1] == 1
+
+
+TWINS = {
+    stem.measured_convolution: native_stem.measured_convolution,
+    pooling.norm_relu_max_pool: native_stem.norm_relu_max_pool,
+}
+
+
+def twin(function: Callable, implementation: str, x: jax.Array) -> Callable:
+    """Returns the function itself, or, where "native" is chosen for x, its twin in `TWINS`."""
+    if function not in TWINS or implementation not in ("auto", "native"):
+        return function
+    native = implementation == "native" or _fastest(x.shape[0]) == "native"
+    return TWINS[function] if native and _native_fits(x) else function
+
+
+def _native_fits(x: jax.Array) -> bool:
+    return x.dtype == jnp.float32 and native_library.available()
 
 
 class Stages(NamedTuple):

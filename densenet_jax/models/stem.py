@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from densenet_jax.models.batch_norm import norm_relu
+from densenet_jax.models.batch_norm import Moments, moments, norm_relu
 from densenet_jax.models.pooling import every_second, norm_relu_max_pool
+from densenet_jax.models.stages import convolve
 
 
 class Convolution(NamedTuple):
@@ -37,6 +38,12 @@ class Stem(NamedTuple):
     norm: bool
     pool: Callable[[jax.Array, jax.Array, jax.Array], jax.Array] | None
     reduction: int
+
+
+def measured_convolution(x: jax.Array, kernel: jax.Array, stride: int) -> tuple[jax.Array, Moments]:
+    """Returns `convolve`'s result and its moments."""
+    y = convolve(x, kernel, stride)
+    return y, moments(y)
 
 
 def blur_pool(x: jax.Array) -> jax.Array:

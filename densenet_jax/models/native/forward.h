@@ -7,7 +7,7 @@
 namespace densenet {
 
 // Slots of scratch memory: of the calling thread, then of each working one.
-enum { kWeights, kPartial, kGain, kShift, kSlope, kConstant, kInput, kOutput };
+enum { kWeights, kPartial, kGain, kShift, kSlope, kConstant, kInput, kOutput, kLine };
 
 // A buffer [B, H, W, C].
 struct Map {

@@ -1,6 +1,8 @@
 // The functions that XLA calls on a CPU: see native_kernels.py.
 
+#include "convolution.h"
 #include "evaluate.h"
+#include "pooling.h"
 #include "stages.h"
 
 #define FUNCTION(name, function)                                   \
@@ -18,3 +20,7 @@ FUNCTION(Backward3x3, densenet::stage_backward<true>);
 FUNCTION(BlockForward, densenet::block_forward);
 FUNCTION(BlockBackward, densenet::block_backward);
 FUNCTION(BlockEvaluate, densenet::block_evaluate);
+FUNCTION(Convolve, densenet::convolve);
+FUNCTION(ConvolveBackward, densenet::convolve_backward);
+FUNCTION(MaxPool, densenet::max_pool);
+FUNCTION(MaxPoolBackward, densenet::max_pool_backward);

@@ -53,7 +53,7 @@ inline float* scratch(int slot, int64_t count) {
     int64_t count = 0;
     ~Buffer() { std::free(data); }
   };
-  thread_local Buffer buffers[8];
+  thread_local Buffer buffers[9];
   Buffer& buffer = buffers[slot];
   if (buffer.count < count) {
     std::free(buffer.data);
@@ -108,10 +108,12 @@ inline void pack_chunk(float* out, const float* x, int64_t pixels, int64_t strid
   }
 }
 
+constexpr int kMostLines = 7;
+
 // Where the rows of a product lie: the sum is over `lines` lines, all chunks of `channels`
 // channels, and `taps` neighbouring pixels, in this order.
 struct Operand {
-  const float* line[3];
+  const float* line[kMostLines];
   int lines, taps;
   int64_t channels, chunk_stride;
 

@@ -1,0 +1,113 @@
+// BN-ReLU-pooling: see pooling.py.
+
+#pragma once
+
+#include "call.h"
+
+namespace densenet {
+
+// Calls f(image, first channel, channels, part) for groups of at most kChunk channels of an image.
+// Within a group every window belongs to one thread.
+template <class F>
+void channel_groups(Pool& pool, const Map& x, F&& f) {
+  int64_t groups = ceil_div(x.channels, kChunk);
+  parallel(pool, x.images * groups, [&](int64_t part) {
+    int64_t first = part % groups * kChunk;
+    f(part / groups, first, std::min<int64_t>(kChunk, x.channels - first), part);
+  });
+}
+
+// The 3x3 windows of stride 2, padded by 1, of maps [B, H, W, C].
+struct Window {
+  Window(const Map& x, int64_t row, int64_t column)
+      : top(std::max<int64_t>(2 * row - 1, 0)),
+        bottom(std::min(2 * row + 2, x.height)),
+        left(std::max<int64_t>(2 * column - 1, 0)),
+        right(std::min(2 * column + 2, x.width)) {}
+
+  template <class F>
+  void each(F&& f) const {
+    for (int64_t i = top; i < bottom; ++i)
+      for (int64_t j = left; j < right; ++j) f(i, j);
+  }
+  int64_t top, bottom, left, right;
+};
+
+// Arrays: x, gain, shift.  The result: maxima of relu(x * gain + shift) over `Window`s.
+inline void max_pool(Call& call) {
+  Map x = call.array().map(), y;
+  Affine norm = call.affine();
+  y = call.result().map();
+  channel_groups(call.pool, x, [&](int64_t image, int64_t first, int64_t channels, int64_t) {
+    const float* from = x.data + image * x.height * x.width * x.channels + first;
+    float* to = y.data + image * y.height * y.width * y.channels + first;
+    for (int64_t row = 0; row < y.height; ++row)
+      for (int64_t column = 0; column < y.width; ++column, to += y.channels) {
+        Window window(x, row, column);
+        for (int64_t c = 0; c < channels; c += kLanes) {
+          int64_t count = channels - c;
+          Vec g = load(norm.gain + first + c, count), s = load(norm.shift + first + c, count);
+          Vec largest = Vec{} - 1;
+          window.each([&](int64_t i, int64_t j) {
+            Vec u = relu(load(from + (i * x.width + j) * x.channels + c, count) * g + s);
+            largest = u > largest ? u : largest;
+          });
+          store(to + c, largest, count);
+        }
+      }
+  });
+}
+
+// Arrays: x, gain, shift, the gradient of the result.  Results: the gradients of x, gain and shift.
+inline void max_pool_backward(Call& call) {
+  Map x = call.array().map();
+  Affine norm = call.affine();
+  Map dy = call.array().map(), dx = call.result().map();
+  float* d_gain = call.result().data();
+  float* d_shift = call.result().data();
+  int64_t groups = ceil_div(x.channels, kChunk), size = groups * kChunk;
+  float* partial = scratch(kPartial, x.images * 2 * size);
+  std::fill(partial, partial + x.images * 2 * size, 0.0f);
+  channel_groups(call.pool, x, [&](int64_t image, int64_t first, int64_t channels, int64_t) {
+    int64_t at = image * x.height * x.width * x.channels + first;
+    const float *from = x.data + at, *d = dy.data + image * dy.height * dy.width * dy.channels + first;
+    float *to = dx.data + at, *gains = partial + image * 2 * size + first, *shifts = gains + size;
+    auto place = [&](int64_t i, int64_t j) { return (i * x.width + j) * x.channels; };
+    for (int64_t row = 0; row < dy.height; ++row) {
+      // The rows that this row's windows are the first to reach.
+      for (int64_t i = 2 * row; i < std::min(2 * row + 2, x.height); ++i)
+        for (int64_t j = 0; j < x.width; ++j) std::fill_n(to + place(i, j), channels, 0.0f);
+      for (int64_t column = 0; column < dy.width; ++column, d += dy.channels) {
+        Window window(x, row, column);
+        for (int64_t c = 0; c < channels; c += kLanes) {
+          int64_t count = channels - c;
+          Vec g = load(norm.gain + first + c, count), s = load(norm.shift + first + c, count);
+          Vec u[9], largest = Vec{} - 1, its_x = {};
+          int taps = 0;
+          window.each([&](int64_t i, int64_t j) {
+            Vec value = load(from + place(i, j) + c, count);
+            Vec here = relu(value * g + s);
+            its_x = here > largest ? value : its_x;
+            largest = here > largest ? here : largest;
+            u[taps++] = here;
+          });
+          Vec rest = largest > 0 ? load(d + c, count) : Vec{};
+          store(shifts + c, load(shifts + c) + rest);
+          store(gains + c, load(gains + c) + rest * its_x);
+          rest *= g;
+          taps = 0;
+          window.each([&](int64_t i, int64_t j) {  // of equal values the first counts
+            auto here = u[taps++] == largest;
+            float* p = to + place(i, j) + c;
+            store(p, load(p, count) + (here ? rest : Vec{}), count);
+            rest = here ? Vec{} : rest;
+          });
+        }
+      }
+    }
+  });
+  add_parts(call.pool, partial, x.images, 2 * size, 1, size, d_gain, x.channels);
+  add_parts(call.pool, partial + size, x.images, 2 * size, 1, size, d_shift, x.channels);
+}
+
+}  // namespace densenet

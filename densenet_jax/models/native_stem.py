@@ -1,0 +1,73 @@
+"""What is before and between dense blocks as CPU kernels, in float32: see `native_kernels`.
+
+Each function has a plain twin of the same name, and its meaning; `stage_kernels.twin` chooses.
+"""
+
+import functools
+
+import jax
+
+from densenet_jax.models import convolution
+from densenet_jax.models.batch_norm import Moments, moments_gradient, moments_of_sums, positions
+from densenet_jax.models.kernel_tools import over_devices
+from densenet_jax.models.native_library import array, call
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def measured_convolution(x: jax.Array, kernel: jax.Array, stride: int) -> tuple[jax.Array, Moments]:
+    """See `stem.measured_convolution`."""
+    return _convolution_forward(x, kernel, stride)[0]
+
+
+def _convolution_forward(x, kernel, stride):
+    def run(x, kernel):
+        rows, columns = (-(-n // stride) for n in x.shape[1:3])
+        out = array(x.shape[0], rows, columns, kernel.shape[3]), array(2, kernel.shape[3])
+        y, sums = call("Convolve", (x, kernel), out, stride=stride)
+        return y, *sums
+
+    y, *sums = over_devices(run, (x,), (kernel,))
+    moments = moments_of_sums(*sums, positions(y))
+    return (y, moments), (x, kernel, y, moments)
+
+
+def _convolution_backward(stride, residuals, cotangents):
+    x, kernel, y, moments = residuals
+    d_y, d_moments = cotangents
+    constant, slope = moments_gradient(moments, d_moments, positions(y))
+
+    def run(x, d_y, y, constant, slope):
+        arrays, out = (x, d_y, y, constant, slope), (array(*kernel.shape),)
+        return call("ConvolveBackward", arrays, out, stride=stride)
+
+    (d_kernel,) = over_devices(run, (x, d_y, y), (constant, slope), returns_maps=False)
+    # Of images nobody wants it: the compiler leaves it out.
+    dx, _ = convolution.gradients(x, kernel, d_y + constant + slope * y, stride)
+    return dx, d_kernel.astype(kernel.dtype)
+
+
+measured_convolution.defvjp(_convolution_forward, _convolution_backward)
+
+
+@jax.custom_vjp
+def norm_relu_max_pool(x: jax.Array, gain: jax.Array, shift: jax.Array) -> jax.Array:
+    """See `pooling.norm_relu_max_pool`."""
+
+    def run(x, gain, shift):
+        b, h, w, c = x.shape
+        return call("MaxPool", (x, gain, shift), (array(b, (h + 1) // 2, (w + 1) // 2, c),))
+
+    return over_devices(run, (x,), (gain, shift))[0]
+
+
+def _max_backward(residuals, dy):
+    def run(x, dy, gain, shift):
+        out = array(*x.shape), array(*gain.shape), array(*gain.shape)
+        return call("MaxPoolBackward", (x, gain, shift, dy), out)
+
+    x, *vectors = residuals
+    dx, *sums = over_devices(run, (x, dy), tuple(vectors))
+    return dx, *(d.astype(v.dtype) for d, v in zip(sums, vectors, strict=True))
+
+
+norm_relu_max_pool.defvjp(lambda *arrays: (norm_relu_max_pool(*arrays), arrays), _max_backward)
