@@ -173,6 +173,7 @@ class Transition(nn.Module):
     in_features: int
     out_features: int
     norm_args: dict[str, Any]
+    implementation: str = "auto"
 
     def setup(self):
         self.norm = BatchNorm(self.in_features, **self.norm_args)
@@ -184,7 +185,8 @@ class Transition(nn.Module):
             x = dense_block.convolve(self.norm(x, batch), self.conv())
             return average_pool(dense_block.dropout(x, dropout_rate, self.make_rng("dropout")))
         # Pooling and a 1x1 convolution commute: pooled first, the convolution has a quarter to do.
-        return dense_block.convolve(self.norm(x, batch, norm_relu_average_pool), self.conv())
+        pool = stage_kernels.twin(norm_relu_average_pool, self.implementation, x)
+        return dense_block.convolve(self.norm(x, batch, pool), self.conv())
 
 
 class DenseNet(nn.Module):
@@ -208,7 +210,7 @@ class DenseNet(nn.Module):
       norm_momentum: weight of the batch in the running statistics (PyTorch's convention).
       freeze_statistics: also in training, normalise with the running statistics and leave them as
         they are (for fine-tuning on little data or with small batches).
-      implementation: of dense blocks: "auto", "plain", "kernels" or "native", see
+      implementation: "auto", "plain", "kernels" or "native", see
         `dense_block.train`.
       dtype: type of the computation; statistics, pooling and classifier have at least float32.
       param_dtype: type of the parameters.
@@ -251,7 +253,8 @@ class DenseNet(nn.Module):
             features += depth * self.growth_rate
             if i + 1 < len(self.block_sizes):
                 compressed = int(features * self.compression)
-                setattr(self, f"transition{i + 1}", Transition(features, compressed, norm_args))
+                transition = Transition(features, compressed, norm_args, self.implementation)
+                setattr(self, f"transition{i + 1}", transition)
                 features = compressed
         self.norm_final = BatchNorm(features, **norm_args)
         if self.num_classes:

@@ -24,8 +24,8 @@ import numpy as np
 SOURCES = pathlib.Path(__file__).parent / "native"
 STAGES = ("Forward1x1", "Forward3x3", "Backward1x1", "Backward3x3")
 BLOCKS = ("BlockForward", "BlockBackward", "BlockEvaluate")
-STEM = ("Convolve", "ConvolveBackward", "MaxPool", "MaxPoolBackward")
-FUNCTIONS = (*STAGES, *BLOCKS, *STEM)
+POOLING = ("MaxPool", "MaxPoolBackward", "AveragePool", "AveragePoolBackward")
+FUNCTIONS = (*STAGES, *BLOCKS, "Convolve", "ConvolveBackward", *POOLING)
 _NUMBERS = {int: np.int64, float: np.float64}  # as the library expects them
 OPTIONS = ("-std=c++20", "-O3", "-march=native", "-fPIC", "-shared")
 

@@ -4,6 +4,7 @@ Each function has a plain twin of the same name, and its meaning; `stage_kernels
 """
 
 import functools
+from collections.abc import Callable
 
 import jax
 
@@ -49,25 +50,29 @@ def _convolution_backward(stride, residuals, cotangents):
 measured_convolution.defvjp(_convolution_forward, _convolution_backward)
 
 
-@jax.custom_vjp
-def norm_relu_max_pool(x: jax.Array, gain: jax.Array, shift: jax.Array) -> jax.Array:
-    """See `pooling.norm_relu_max_pool`."""
+def _pooling(function: str, shape: Callable[[int, int], tuple[int, int]]) -> Callable:
+    """Returns a twin in `pooling`: height and width to those of the result, and its gradient."""
 
-    def run(x, gain, shift):
-        b, h, w, c = x.shape
-        return call("MaxPool", (x, gain, shift), (array(b, (h + 1) // 2, (w + 1) // 2, c),))
+    @jax.custom_vjp
+    def pool(x, gain, shift):
+        def run(x, gain, shift):
+            b, h, w, c = x.shape
+            return call(function, (x, gain, shift), (array(b, *shape(h, w), c),))
 
-    return over_devices(run, (x,), (gain, shift))[0]
+        return over_devices(run, (x,), (gain, shift))[0]
+
+    def backward(residuals, dy):
+        def run(x, dy, gain, shift):
+            out = array(*x.shape), array(*gain.shape), array(*gain.shape)
+            return call(f"{function}Backward", (x, gain, shift, dy), out)
+
+        x, *vectors = residuals
+        dx, *sums = over_devices(run, (x, dy), tuple(vectors))
+        return dx, *(d.astype(v.dtype) for d, v in zip(sums, vectors, strict=True))
+
+    pool.defvjp(lambda *arrays: (pool(*arrays), arrays), backward)
+    return pool
 
 
-def _max_backward(residuals, dy):
-    def run(x, dy, gain, shift):
-        out = array(*x.shape), array(*gain.shape), array(*gain.shape)
-        return call("MaxPoolBackward", (x, gain, shift, dy), out)
-
-    x, *vectors = residuals
-    dx, *sums = over_devices(run, (x, dy), tuple(vectors))
-    return dx, *(d.astype(v.dtype) for d, v in zip(sums, vectors, strict=True))
-
-
-norm_relu_max_pool.defvjp(lambda *arrays: (norm_relu_max_pool(*arrays), arrays), _max_backward)
+norm_relu_max_pool = _pooling("MaxPool", lambda h, w: ((h + 1) // 2, (w + 1) // 2))
+norm_relu_average_pool = _pooling("AveragePool", lambda h, w: (h // 2, w // 2))

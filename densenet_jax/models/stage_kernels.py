@@ -94,6 +94,7 @@ def in_one_call(implementation: str) -> bool:
 TWINS = {
     stem.measured_convolution: native_stem.measured_convolution,
     pooling.norm_relu_max_pool: native_stem.norm_relu_max_pool,
+    pooling.norm_relu_average_pool: native_stem.norm_relu_average_pool,
 }
 
 

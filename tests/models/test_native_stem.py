@@ -41,20 +41,21 @@ def test_convolution(case):
     assert_close(run(native_stem.measured_convolution), run(stem.measured_convolution), jnp.float32)
 
 
-@pytest.mark.parametrize("shape", [(3, 8, 8, 3), (2, 7, 9, 70), (1, 1, 2, 16)], ids=str)
-def test_max_pool(shape):
+@pytest.mark.parametrize("pool", ["norm_relu_max_pool", "norm_relu_average_pool"])
+@pytest.mark.parametrize("shape", [(3, 8, 8, 3), (2, 7, 9, 70), (1, 3, 2, 16)], ids=str)
+def test_pooling(shape, pool):
     arrays = Arrays(jnp.float32)
     # Rounded, so that windows have equal values: the gradient goes to the first of them.
     x = arrays.maps(*shape).round(1)
     x = x.at[0].add(-4)  # whole windows that the ReLU makes 0
     vectors = arrays.vectors(shape[-1])
 
-    def run(pool):
-        y, transpose = jax.vjp(pool, x, *vectors)
+    def run(twin):
+        y, transpose = jax.vjp(jax.jit(twin), x, *vectors)
         return y, *transpose(jnp.cos(jnp.arange(y.size, dtype=jnp.float32)).reshape(y.shape))
 
-    expected = run(pooling.norm_relu_max_pool)
-    assert_close(run(native_stem.norm_relu_max_pool), expected, jnp.float32)
+    expected = run(getattr(pooling, pool))
+    assert_close(run(getattr(native_stem, pool)), expected, jnp.float32)
 
 
 def test_over_devices():

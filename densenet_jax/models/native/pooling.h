@@ -17,6 +17,66 @@ void channel_groups(Pool& pool, const Map& x, F&& f) {
   });
 }
 
+// Arrays: x, gain, shift.  The result: means of relu(x * gain + shift) over 2x2 windows; an odd last
+// row or column is left out.
+inline void average_pool(Call& call) {
+  Map x = call.array().map();
+  Affine norm = call.affine();
+  Map y = call.result().map();
+  parallel(call.pool, y.images * y.height, [&](int64_t line) {
+    int64_t image = line / y.height, row = line % y.height, below = x.width * x.channels;
+    const float* from = x.data + (image * x.height + 2 * row) * below;
+    float* to = y.data + line * y.width * y.channels;
+    for (int64_t column = 0; column < y.width; ++column, from += 2 * x.channels, to += y.channels)
+      for (int64_t c = 0; c < x.channels; c += kLanes) {
+        int64_t count = x.channels - c;
+        Vec g = load(norm.gain + c, count), s = load(norm.shift + c, count), sum = {};
+        for (const float* p : {from, from + x.channels, from + below, from + below + x.channels})
+          sum += relu(load(p + c, count) * g + s);
+        store(to + c, sum * 0.25f, count);
+      }
+  });
+}
+
+// Arrays: x, gain, shift, the gradient of the result.  Results: the gradients of x, gain and shift.
+inline void average_pool_backward(Call& call) {
+  Map x = call.array().map();
+  Affine norm = call.affine();
+  Map dy = call.array().map(), dx = call.result().map();
+  float* d_gain = call.result().data();
+  float* d_shift = call.result().data();
+  int64_t size = round_up(x.channels, kLanes), lines = x.images * x.height;
+  int64_t parts = std::min(lines, std::max<int64_t>(8, 4 * call.pool.num_threads()));
+  float* partial = scratch(kPartial, parts * 2 * size);
+  std::fill(partial, partial + parts * 2 * size, 0.0f);
+  parallel(call.pool, parts, [&](int64_t part) {
+    float *gains = partial + part * 2 * size, *shifts = gains + size;
+    for (int64_t line = part * lines / parts; line < (part + 1) * lines / parts; ++line) {
+      int64_t image = line / x.height, row = line % x.height / 2, at = line * x.width * x.channels;
+      const float* d = dy.data + (image * dy.height + row) * dy.width * dy.channels;
+      for (int64_t column = 0; column < x.width; ++column, at += x.channels) {
+        bool inside = row < dy.height && column / 2 < dy.width;
+        if (!inside) {
+          std::fill_n(dx.data + at, x.channels, 0.0f);
+          continue;
+        }
+        const float* its_d = d + column / 2 * dy.channels;
+        for (int64_t c = 0; c < x.channels; c += kLanes) {
+          int64_t count = x.channels - c;
+          Vec g = load(norm.gain + c, count), value = load(x.data + at + c, count);
+          Vec u = value * g + load(norm.shift + c, count);
+          Vec du = u > 0 ? load(its_d + c, count) * 0.25f : Vec{};
+          store(shifts + c, load(shifts + c) + du);
+          store(gains + c, load(gains + c) + du * value);
+          store(dx.data + at + c, du * g, count);
+        }
+      }
+    }
+  });
+  add_parts(call.pool, partial, parts, 2 * size, 1, size, d_gain, x.channels);
+  add_parts(call.pool, partial + size, parts, 2 * size, 1, size, d_shift, x.channels);
+}
+
 // The 3x3 windows of stride 2, padded by 1, of maps [B, H, W, C].
 struct Window {
   Window(const Map& x, int64_t row, int64_t column)
