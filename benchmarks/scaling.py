@@ -257,22 +257,32 @@ def table(stored: dict) -> str:
 
 
 def plot(stored: dict, path: str) -> None:
-    """Draws efficiency over devices, for every stored case of more than 8."""
+    """Draws efficiency over devices: lines from the largest slice, points where it was compiled."""
     import matplotlib.pyplot as plt
 
     slices = [(1, 2), (2, 2), (2, 4), (4, 4), (4, 8), (8, 8), (8, 16), (16, 16)]
+    x = [math.prod(shape) for shape in slices]
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     labels = {"devices": "statistics of each device", "all": "statistics of the whole batch"}
+    colours = {"devices": "C0", "all": "C1"}
     for case in stored.values():
-        if case["machine"] != "v5e" or case["shape"] != [16, 16]:
-            continue
-        x = [math.prod(shape) for shape in slices]
-        y = [100 * efficiency(case, shape) for shape in slices]
-        axes.plot(x, y, marker="o", label=labels[case["groups"]])
+        colour, devices = colours[case["groups"]], math.prod(case["shape"])
+        if case["shape"] == [16, 16]:
+            y = [100 * efficiency(case, shape) for shape in slices]
+            axes.plot(x, y, color=colour, label=f"v5e, {labels[case['groups']]}")
+        gpu = case["machine"] == "h200"
+        axes.plot(
+            devices,
+            100 * efficiency(case, case["shape"]),
+            "D" if gpu else "o",
+            color=colour,
+            markerfacecolor="none" if gpu else colour,
+            label=f"8 H200s, {labels[case['groups']]}" if gpu else None,
+        )
     axes.axhline(95, color="grey", linewidth=0.8, linestyle="--")
     axes.set(
         xscale="log",
-        xlabel="TPU v5e chips, 32 images each",
+        xlabel="devices, 32 images each (points: compiled for that many)",
         ylabel="predicted weak-scaling efficiency, %",
         ylim=(0, 102),
     )

@@ -7,23 +7,23 @@
 # One process a GPU, or fewer: those of a host share its GPUs evenly.  On CPUs: JAX_PLATFORMS=cpu.
 # Plain `mpirun -n 8 python main.py ...` works as well; what is added here:
 #   --bind-to none   Open MPI gives a process one core otherwise, too few to decode images
-#   SIGKILL delayed  mpirun leaves its processes a second after SIGTERM, too few to save the state
+#   SIGUSR1          after SIGTERM mpirun leaves its processes a second, too little to save the state
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
 
 count=${1:?usage: launch/mpirun.sh N --config=FILE --workdir=DIR ...}
 shift
 restarts=${RESTARTS:-10}
-# Open MPI 4 reads the first, Open MPI 5 the second.
-export OMPI_MCA_odls_base_sigkill_timeout=120 PRTE_MCA_odls_base_sigkill_timeout=120
 
+set -m # a group of its own, so that Ctrl-C does not reach mpirun
 stopped=
-trap 'stopped=1; kill -TERM "$job" 2>/dev/null' TERM INT
+# mpirun hands SIGUSR1 on to all processes, on all hosts.
+trap 'stopped=1; kill -USR1 "$job" 2>/dev/null' TERM INT HUP
 while true; do
   # Options are words.
   # shellcheck disable=SC2086
   mpirun -n "$count" ${HOSTFILE:+--hostfile "$HOSTFILE"} --bind-to none ${MPIRUN_OPTIONS:-} \
-    "${PYTHON:-python}" main.py "$@" &
+    "${PYTHON:-python}" main.py "$@" </dev/null &
   job=$!
   wait "$job"
   code=$?

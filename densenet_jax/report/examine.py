@@ -86,12 +86,14 @@ def with_pictures(setup: Experiment, variables: Any, found: Predictions) -> Pred
     if not shown:
         return found
     images, classes = np.stack(images), found.classes[shown, 0]
-    normalized = setup.normalize(jnp.asarray(images))
-    variables = jax.device_get(variables)  # a few pictures: one device is enough
-    if activation_maps.has_linear_head(setup.model):
-        maps = activation_maps.cam(setup.model, variables, normalized, classes)
-    else:
-        maps = activation_maps.grad_cam(setup.model, variables, normalized, classes, "final")
+    variables = jax.device_get(variables)
+    # A few pictures: a device of this process is enough, and has all of the result.
+    with jax.set_mesh(meshes.make_mesh(devices=jax.local_devices()[:1])):
+        normalized = setup.normalize(jnp.asarray(images))
+        if activation_maps.has_linear_head(setup.model):
+            maps = activation_maps.cam(setup.model, variables, normalized, classes)
+        else:
+            maps = activation_maps.grad_cam(setup.model, variables, normalized, classes, "final")
     return dataclasses.replace(
         found,
         shown=np.array(shown),

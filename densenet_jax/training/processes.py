@@ -9,6 +9,7 @@ again.
 import logging
 import multiprocessing
 import os
+import signal
 import socket
 import sys
 import threading
@@ -21,6 +22,7 @@ from densenet_jax.training import launchers
 from densenet_jax.training.errors import ConfigError
 
 logger = logging.getLogger(__name__)
+MEETING_SECONDS = 300  # until all processes of a job have found each other
 HEARTBEAT_SECONDS = 60  # a process that is not heard of for so long is dead
 DAY = 24 * 3600 * 1000  # milliseconds
 FAILURE = "densenet_jax/failure"
@@ -45,16 +47,30 @@ def join(
     Raises:
       ConfigError: the processes cannot find each other.
     """
+    if "OMPI_COMM_WORLD_RANK" in os.environ and resumable:
+        _take_sigusr1_for_sigterm()
     launch = launchers.detect(os.environ, coordinator, num_processes, process_id)
     if launch is None:
         return Job()
     jax.config.update("jax_enable_preemption_service", resumable)
+    who = "This process" if launch.index is None else f"Process {launch.index} of {launch.count}"
+    failed = (
+        f"{who} could not meet the others at "
+        f"{launch.coordinator or 'the address that the launcher gives'}; is that an address of "
+        "process 0, with a free port that all can reach, and were all processes started?"
+    )
+    # JAX would abort with a stack trace.  A wrong flag is to be mended, a lost machine comes back.
+    words, code = f"error: {failed} ({MEETING_SECONDS} s)", 2 if coordinator else 1
+    late = threading.Timer(MEETING_SECONDS, lambda: (print(words, file=sys.stderr), _leave(code)))
+    late.daemon = True
+    late.start()
     try:
         jax.distributed.initialize(
             launch.coordinator,
             launch.count,
             launch.index,
             launchers.local_device_ids(launch, os.environ),
+            initialization_timeout=2 * MEETING_SECONDS,
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
         )
     except ValueError as e:
@@ -62,11 +78,9 @@ def join(
             return Job()  # a TPU of one machine
         raise
     except RuntimeError as e:
-        raise ConfigError(
-            f"Process {launch.index} of {launch.count} could not meet the others at "
-            f"{launch.coordinator or 'the address that the launcher gives'}: "
-            f"{str(e).splitlines()[0]}"
-        ) from e
+        raise ConfigError(f"{failed} ({str(e).splitlines()[0]})") from e
+    finally:
+        late.cancel()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     if 2 * cores * launch.local_count < os.cpu_count() and jax.process_index() == 0:
         logger.warning(
@@ -159,6 +173,21 @@ class Job:
                 if self._index == 0:
                     time.sleep(2)
                 _leave(code)
+
+
+def _take_sigusr1_for_sigterm() -> None:
+    """Lets mpirun ask its processes to stop: it hands SIGUSR1 on, and kills them after a SIGTERM.
+
+    It hands it to their children, too: those that read data inherit that the signal is blocked.
+    """
+
+    def ask(*_) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    signal.signal(signal.SIGUSR1, ask)  # where a thread is older than this
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+    waiting = threading.Thread(target=lambda: ask(signal.sigwait({signal.SIGUSR1})), daemon=True)
+    waiting.start()
 
 
 def _leave(code: int) -> None:

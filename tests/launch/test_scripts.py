@@ -87,10 +87,10 @@ def test_slurm_queues_again_what_can_go_on(launch, code, restarts, queued):
 
 
 def test_a_stopped_mpirun_may_save_and_is_not_started_again(tmp_path):
-    """SIGTERM goes on to mpirun, whose exit code is the script's."""
+    """mpirun gets the signal that it hands on; its exit code is the script's."""
     program = tmp_path / "mpirun"
     program.write_text(
-        f'#!/usr/bin/env bash\ntrap "exit 75" TERM\necho run >> {tmp_path}/log\n'
+        f'#!/usr/bin/env bash\ntrap "exit 75" USR1\necho run >> {tmp_path}/log\n'
         "while true; do sleep 0.05; done\n"
     )
     program.chmod(0o755)

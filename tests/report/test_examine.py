@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from configs import digits
-from densenet_jax.report import examine, write_report
+from densenet_jax.report import activation_maps, examine, write_report
 from densenet_jax.report.examine import finite
 from densenet_jax.report.predictions import load
 from densenet_jax.training import experiment
@@ -54,7 +54,12 @@ def test_an_evaluation_at_hand_is_not_made_again(examined, tmp_path, monkeypatch
     evaluated = setup.evaluate(setup.eval_step(), state)
     evaluated = dataclasses.replace(evaluated, step=5)
     monkeypatch.setattr(Experiment, "eval_batches", None)
-    found = examine(setup, variables, tmp_path, step=5, evaluated=evaluated)
+    cam, made = activation_maps.cam, []
+    monkeypatch.setattr(activation_maps, "cam", lambda *args: made.append(cam(*args)) or made[0])
+    with jax.set_mesh(meshes.make_mesh(data=4)):  # which divides the number of pictures
+        found = examine(setup, variables, tmp_path, step=5, evaluated=evaluated)
+    # One of several processes has to have the whole map, however the mesh lies over them.
+    assert made[0].devices() == {jax.local_devices()[0]}
     expected = load(workdir)
     assert (found.data, found.step) == (expected.data, expected.step)
     np.testing.assert_array_equal(found.labels, expected.labels)
