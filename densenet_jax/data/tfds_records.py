@@ -96,7 +96,7 @@ def tfds_source(name: str, split: str, data_dir: str = "") -> Source:
             f"{', '.join(sorted(builder.info.splits)) or 'none'}."
         )
     try:
-        # Where one must not be read it is seldom the only one; retries would take minutes to say so.
+        # A file that must not be read is seldom alone; retries would take minutes to say so.
         for path in builder.info.splits[split].filepaths[:1]:
             open(path, "rb").close()
         source = builder.as_data_source(split=split)

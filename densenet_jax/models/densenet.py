@@ -4,83 +4,18 @@ The modules own parameters and running statistics, under the names of the PyTorc
 arithmetic of a block is in `dense_block`.  Images are [B, H, W, C].
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax import lax
 
 from densenet_jax.models import dense_block, stage_kernels
 from densenet_jax.models.dense_block import Moments, at_least_float32, positions
 from densenet_jax.models.inputs import check_images
+from densenet_jax.models.modules import BatchNorm, Kernel
 from densenet_jax.models.pooling import average_pool, norm_relu_average_pool
 from densenet_jax.models.stem import find_stem, measured_convolution
-
-he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")  # He et al., 2015
-
-
-class Kernel(nn.Module):
-    """The kernel [k, k, in, out] of a convolution without bias."""
-
-    shape: tuple[int, int, int, int]
-    param_dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self) -> jax.Array:
-        return self.param("kernel", he_normal, self.shape, self.param_dtype)
-
-
-class BatchNorm(nn.Module):
-    """Scale, bias and running statistics of batch normalisation; it is given its input's moments.
-
-    Running statistics are kept as PyTorch keeps them: r <- (1 - momentum) r + momentum * batch,
-    with the unbiased variance.
-    """
-
-    features: int
-    epsilon: float
-    momentum: float
-    param_dtype: Any = jnp.float32
-
-    def setup(self):
-        shape, stat_dtype = (self.features,), at_least_float32(self.param_dtype)
-        self.scale = self.param("scale", nn.initializers.ones, shape, self.param_dtype)
-        self.bias = self.param("bias", nn.initializers.zeros, shape, self.param_dtype)
-        self.mean = self.variable("batch_stats", "mean", jnp.zeros, shape, stat_dtype)
-        self.var = self.variable("batch_stats", "var", jnp.ones, shape, stat_dtype)
-
-    def params(self) -> dict[str, jax.Array]:
-        return {"scale": self.scale, "bias": self.bias}
-
-    def affine(self, batch: Moments | None = None) -> tuple[jax.Array, jax.Array]:
-        """Returns (gain, shift) for the batch's moments; None: for the running statistics."""
-        statistics = Moments(self.mean.value, self.var.value) if batch is None else batch
-        return dense_block.affine(self.params(), statistics, self.epsilon)
-
-    def __call__(
-        self, x: jax.Array, batch: Moments | None, norm_relu: Callable = dense_block.norm_relu
-    ) -> jax.Array:
-        """Returns relu(BN(x)).
-
-        Args:
-          x: feature maps [B, H, W, C].
-          batch: their moments; None: the running statistics normalise.
-          norm_relu: maps x, gain and shift to relu(x * gain + shift), or to more: see `pooling`.
-        """
-        if batch is not None:
-            self.update(batch, positions(x))
-        return norm_relu(x, *self.affine(batch))
-
-    def update(self, batch: Moments, count: int) -> None:
-        """Moves the running statistics towards those of a batch with `count` values a channel."""
-        if not self.is_mutable_collection("batch_stats"):
-            return
-        unbiased = batch.var * (count / max(count - 1, 1))
-        for variable, value in ((self.mean, batch.mean), (self.var, unbiased)):
-            value = lax.stop_gradient(value)
-            variable.value += self.momentum * (value - variable.value)
 
 
 class DenseLayer(nn.Module):

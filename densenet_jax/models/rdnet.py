@@ -13,9 +13,9 @@ import numpy as np
 from flax import linen as nn
 
 from densenet_jax.models.dense_block import at_least_float32, dropout
-from densenet_jax.models.densenet import he_normal
 from densenet_jax.models.depthwise import Depthwise
 from densenet_jax.models.inputs import check_images
+from densenet_jax.models.modules import he_normal
 
 PATCH = 4  # pixels of the stem's patches
 
