@@ -106,7 +106,7 @@ def backward(settings, residuals, cotangents):
         gradients = _backward(*residuals, d_features, d_statistics, key, settings)
     d_features, d_statistics, d_layers = gradients
     layers = residuals[-1]
-    c = d_features.shape[3] - sum(layer[-1][1].shape[3] for layer in layers)
+    c = d_features.shape[3] - stages.added(layers)
     d_layers = jax.tree.map(lambda d, value: d.astype(value.dtype), d_layers, layers)
     return stages.channels(d_features, 0, c), d_statistics.prefix(c), d_layers, None
 

@@ -11,6 +11,7 @@ import jax
 from densenet_jax.models.batch_norm import Moments
 from densenet_jax.models.kernel_tools import over_devices
 from densenet_jax.models.native_library import array, call
+from densenet_jax.models.stages import added
 
 
 def forward(source, gain, shift, kernel, *, into=None, offset=0, dropout=None):
@@ -61,8 +62,7 @@ def evaluate(x, layers):
     """Returns a block's features; see `dense_block.evaluate`."""
 
     def run(x, layers):
-        room = sum(second[1].shape[3] for _, second in layers)
-        results = (array(*x.shape[:3], x.shape[3] + room),)
+        results = (array(*x.shape[:3], x.shape[3] + added(layers)),)
         return call("BlockEvaluate", (x, *jax.tree.leaves(layers)), results)
 
     return over_devices(run, (x,), (layers,))[0]
@@ -70,8 +70,7 @@ def evaluate(x, layers):
 
 def block_forward(x, statistics, layers, epsilon):
     """Returns what `block_gradient.forward` needs: a whole block on one device, in one call."""
-    growth = sum(second[1].shape[3] for _, second in layers)
-    positions, c = x.shape[:3], x.shape[3] + growth
+    positions, c = x.shape[:3], x.shape[3] + added(layers)
     results = [array(*positions, c), array(c), array(c)]
     for (_, kernel), _ in layers:
         width = kernel.shape[3]

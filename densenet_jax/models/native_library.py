@@ -81,7 +81,7 @@ def call(
     aliases: dict[int, int] | None = None,
     **numbers: int | float,
 ) -> list[jax.Array]:
-    """Runs one of `FUNCTIONS`, which float32 is enough for.
+    """Runs one of `FUNCTIONS`, on arrays as float32.
 
     Args:
       results: the types of what it returns, see `array`.

@@ -61,8 +61,12 @@ def write_channels(x: jax.Array, new: jax.Array, start: int) -> jax.Array:
 
 def widened(x: jax.Array, layers: list) -> jax.Array:
     """Returns x [B, H, W, C] as the buffer of a block: with room for what its layers will add."""
-    room = sum(layer[-1][1].shape[3] for layer in layers)
-    return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, room)))
+    return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, added(layers))))
+
+
+def added(layers: list) -> int:
+    """Returns how many channels the layers of a block add."""
+    return sum(layer[-1][1].shape[3] for layer in layers)
 
 
 def forward(

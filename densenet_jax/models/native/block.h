@@ -32,7 +32,15 @@ struct Layer {
   Pair first, second;
 };
 
-inline Moments take_moments(Array mean, Array var) { return {mean.data(), var.data()}; }
+inline Moments take_moments(Call& call) {
+  float* mean = call.array().data();
+  return {mean, call.array().data()};
+}
+
+inline Moments take_moments_results(Call& call) {
+  float* mean = call.result().data();
+  return {mean, call.result().data()};
+}
 
 inline Pair take_pair(Call& call) {
   const float* scale = call.array().data();
@@ -84,19 +92,17 @@ inline void copy_channels(Pool& pool, const Map& from, const Map& to) {
 // layer what is between its convolutions, [B, H, W, width], and its mean and variance.
 inline void block_forward(Call& call) {
   Map x = call.array().map();
-  Array mean = call.array(), var = call.array();
+  Moments before = take_moments(call);
   Map features = call.result().map();
-  Array all_means = call.result();
-  Moments all = take_moments(all_means, call.result());
+  Moments all = take_moments_results(call);
   double epsilon = call.number<double>("epsilon"), n = x.pixels();
-  std::copy_n(mean.data(), x.channels, all.mean);
-  std::copy_n(var.data(), x.channels, all.var);
+  std::copy_n(before.mean, x.channels, all.mean);
+  std::copy_n(before.var, x.channels, all.var);
   copy_channels(call.pool, x, features);
   for (int64_t c = x.channels; call.more();) {
     auto [first, second] = take_layer(call);
     Map between = call.result().map();
-    Array between_mean = call.result();
-    Moments inner = take_moments(between_mean, call.result());
+    Moments inner = take_moments_results(call);
     int64_t growth = second.kernel.outputs;
     std::vector<float> sums(2 * std::max(between.channels, growth));
     forward_1x1(call.pool, features, BatchAffine(first, all, epsilon), first.kernel, between.data,
@@ -153,27 +159,25 @@ inline PairResults take_results(Call& call) {
 // Arrays: the gradients of features and of their mean and variance; features, mean and variance;
 // then for each layer, the last one first, its parameters, and what is between its convolutions
 // with its mean and variance.  Results: the gradients of features (in place; of their first
-// channels when all is done), mean and variance, then those of each layer's parameters in the same
-// order, at last memory for the gradient of what is between.
+// channels when all is done), mean and variance; memory for the gradient of what is between; then
+// the gradients of each layer's parameters, in the same order.
 inline void block_backward(Call& call) {
-  Array d_features_before = call.array(), d_mean_before = call.array(), d_var_before = call.array();
+  const float* d_features_before = call.array().data();
+  Moments d_before = take_moments(call);
   Map features = call.array().map();
-  Array mean = call.array();
-  Moments all = take_moments(mean, call.array());
+  Moments all = take_moments(call);
   float* d_features = call.result().data();
-  Array d_mean = call.result();
-  Moments d_all = take_moments(d_mean, call.result());
+  Moments d_all = take_moments_results(call);
   float* d_between = call.result().data();
   double epsilon = call.number<double>("epsilon"), n = features.pixels();
-  if (d_features != d_features_before.data())
-    std::copy_n(d_features_before.data(), features.pixels() * features.channels, d_features);
-  std::copy_n(d_mean_before.data(), features.channels, d_all.mean);
-  std::copy_n(d_var_before.data(), features.channels, d_all.var);
+  if (d_features != d_features_before)
+    std::copy_n(d_features_before, features.pixels() * features.channels, d_features);
+  std::copy_n(d_before.mean, features.channels, d_all.mean);
+  std::copy_n(d_before.var, features.channels, d_all.var);
   for (int64_t c = features.channels; call.more();) {
     auto [first, second] = take_layer(call);
     Map between = call.array().map();
-    Array between_mean = call.array();
-    Moments inner = take_moments(between_mean, call.array());
+    Moments inner = take_moments(call);
     PairResults d_first = take_results(call), d_second = take_results(call);
     int64_t growth = second.kernel.outputs, width = between.channels;
     c -= growth;

@@ -57,9 +57,9 @@ inline int64_t strip_height(Pool& pool, const Map& y) {
 
 // Arrays: x, kernel [size, size, C, D].  Results: y [B, h, w, D], its sums [2, D].
 inline void convolve(Call& call) {
-  Map x = call.array().map(), y;
+  Map x = call.array().map();
   Array kernel = call.array();
-  y = call.result().map();
+  Map y = call.result().map();
   float* sums = call.result().data();
   Windows windows(x, y, kernel.size(0), call.number<int64_t>("stride"));
   int64_t d = y.channels, stride = round_up(d, kWide), strip = strip_height(call.pool, y);

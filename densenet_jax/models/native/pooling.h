@@ -6,14 +6,14 @@
 
 namespace densenet {
 
-// Calls f(image, first channel, channels, part) for groups of at most kChunk channels of an image.
+// Calls f(image, first channel, channels) for groups of at most kChunk channels of an image.
 // Within a group every window belongs to one thread.
 template <class F>
 void channel_groups(Pool& pool, const Map& x, F&& f) {
   int64_t groups = ceil_div(x.channels, kChunk);
   parallel(pool, x.images * groups, [&](int64_t part) {
     int64_t first = part % groups * kChunk;
-    f(part / groups, first, std::min<int64_t>(kChunk, x.channels - first), part);
+    f(part / groups, first, std::min<int64_t>(kChunk, x.channels - first));
   });
 }
 
@@ -95,10 +95,10 @@ struct Window {
 
 // Arrays: x, gain, shift.  The result: maxima of relu(x * gain + shift) over `Window`s.
 inline void max_pool(Call& call) {
-  Map x = call.array().map(), y;
+  Map x = call.array().map();
   Affine norm = call.affine();
-  y = call.result().map();
-  channel_groups(call.pool, x, [&](int64_t image, int64_t first, int64_t channels, int64_t) {
+  Map y = call.result().map();
+  channel_groups(call.pool, x, [&](int64_t image, int64_t first, int64_t channels) {
     const float* from = x.data + image * x.height * x.width * x.channels + first;
     float* to = y.data + image * y.height * y.width * y.channels + first;
     for (int64_t row = 0; row < y.height; ++row)
@@ -128,7 +128,7 @@ inline void max_pool_backward(Call& call) {
   int64_t groups = ceil_div(x.channels, kChunk), size = groups * kChunk;
   float* partial = scratch(kPartial, x.images * 2 * size);
   std::fill(partial, partial + x.images * 2 * size, 0.0f);
-  channel_groups(call.pool, x, [&](int64_t image, int64_t first, int64_t channels, int64_t) {
+  channel_groups(call.pool, x, [&](int64_t image, int64_t first, int64_t channels) {
     int64_t at = image * x.height * x.width * x.channels + first;
     const float *from = x.data + at, *d = dy.data + image * dy.height * dy.width * dy.channels + first;
     float *to = dx.data + at, *gains = partial + image * 2 * size + first, *shifts = gains + size;
