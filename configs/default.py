@@ -135,7 +135,7 @@ def get_config() -> ConfigDict:
     augment.cutmix = 0.0
     augment.mix_probability = 1.0
 
-    # `sgd` with momentum, `adamw`, `lamb`, `lars` or `lion`.
+    # `sgd` with momentum, `adamw`, `lamb`, `lars`, `lion` or `muon`.
     config.optimizer = optimizer = ConfigDict()
     optimizer.name = "sgd"
     # The peak, for the whole batch; or for the reference batch size, if there is one: the peak then
@@ -153,10 +153,11 @@ def get_config() -> ConfigDict:
     optimizer.warmup = "0 epochs"
     # Duration of the last phase of `warmup_stable_decay`.
     optimizer.decay = "0.2"
-    # Of sgd and lars.
+    # Of sgd, lars and muon.
     optimizer.momentum = 0.9
     optimizer.nesterov = True
-    # Of adamw, lamb and lion: decays of the moments, and what is added to a root; None: usual ones.
+    # Of adamw, lamb, lion and what muon leaves to adamw: decays of the moments, and what is added to
+    # a root; None: usual ones.
     optimizer.betas = placeholder(tuple)
     optimizer.epsilon = placeholder(float)
     # On kernels only, not on scales and biases.

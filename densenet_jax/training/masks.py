@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import optax.contrib
 
 from densenet_jax.models.parts import parts
 from densenet_jax.training.errors import ConfigError
@@ -12,6 +13,17 @@ from densenet_jax.training.errors import ConfigError
 def decay_mask(params: Any) -> Any:
     """Returns True for the kernels of convolutions and classifier, False for scales and biases."""
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
+
+
+def matrices(params: Any) -> Any:
+    """Returns which parameters are matrices for Muon, and how: kernels [h, w, in, out].
+
+    A filter is a column, of h * w * in rows.  None: no matrix.  Kernels of a single input channel
+    are left out since depthwise ones are a matrix for each channel, and the classifier as by
+    Muon's author.
+    """
+    filters = optax.contrib.MuonDimensionNumbers(reduction_axis=(0, 1, 2), output_axis=3)
+    return jax.tree.map(lambda x: filters if x.ndim == 4 and x.shape[2] > 1 else None, params)
 
 
 def trained_mask(params: Any, frozen: Sequence[str]) -> Any:

@@ -6,11 +6,12 @@ from typing import Any
 
 import jax
 import optax
+import optax.contrib
 
 from densenet_jax.training.errors import ConfigError
-from densenet_jax.training.masks import decay_mask, depth_factors, trained_mask
+from densenet_jax.training.masks import decay_mask, depth_factors, matrices, trained_mask
 
-OPTIMIZERS = ("sgd", "adamw", "lamb", "lars", "lion")
+OPTIMIZERS = ("sgd", "adamw", "lamb", "lars", "lion", "muon")
 
 
 def make_optimizer(
@@ -31,10 +32,13 @@ def make_optimizer(
     Args:
       schedule: the learning rate.
       name: `sgd` (weight decay is added to the gradient, as in the paper's code), `lars` (You et
-        al., 2017), `adamw` (Loshchilov and Hutter, 2019), `lamb` (You et al., 2020) or `lion`
-        (Chen et al., 2023), the last three with decoupled weight decay, times the learning rate.
-      momentum, nesterov: of sgd and lars.
-      betas, epsilon: of adamw, lamb and lion (which has no epsilon); None: the method's own.
+        al., 2017), `adamw` (Loshchilov and Hutter, 2019), `lamb` (You et al., 2020), `lion` (Chen
+        et al., 2023) or `muon` (Jordan et al., 2024; scaled to rates of adamw as by Liu et al.,
+        2025, eq. 4), the last four with decoupled weight decay, times the learning rate.  Muon is
+        for kernels of convolutions; what is no such matrix trains with adamw, Nesterov's if set.
+      momentum, nesterov: of sgd, lars and muon.
+      betas, epsilon: of adamw, lamb and lion (which has no epsilon), betas also of muon's adamw;
+        None: the method's own.
       weight_decay: of kernels alone; lars and lamb also adapt the rates of kernels alone.
       clip_norm: the largest L2 norm of all gradients together; 0: any.
       layer_decay: the factor of the learning rate from each part of the network to the one before
@@ -88,6 +92,18 @@ def _method(
             optax.masked(optax.scale_by_trust_ratio(), decay_mask),
             optax.scale_by_learning_rate(schedule),
         )
+    if name == "muon":  # by itself it decays every scale and bias or no classifier
+        adam = {} if betas is None else {"adam_b1": betas[0], "adam_b2": betas[1]}
+        direction = optax.contrib.muon(
+            -1.0,  # upwards: the rate, and the sign, come last
+            beta=momentum,
+            nesterov=nesterov,
+            consistent_rms=0.2,  # of the elements, as adamw's usually are (Liu et al., 2025)
+            muon_weight_dimension_numbers=matrices,
+            **adam,
+            **({} if epsilon is None else {"eps": epsilon}),
+        )
+        return optax.chain(direction, decay, optax.scale_by_learning_rate(schedule))
     raise ConfigError(
         f"config.optimizer.name is {name!r}; it must be one of {', '.join(OPTIMIZERS)}."
     )

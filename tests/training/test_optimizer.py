@@ -37,7 +37,9 @@ def expected(name: str, kernel: bool, p: np.ndarray, g: np.ndarray) -> np.ndarra
         return -RATE * 1.9 * u * (0.001 * norm(p) / norm(u) if kernel else 1)
     if name == "lion":
         return -RATE * (np.sign(g) + decay)
-    u = g / (np.abs(g) + (1e-8 if name == "adamw" else 1e-6)) + decay  # both moments unbiased
+    if name == "muon":  # these are no matrices: Nadam, whose first moment looks a step ahead
+        return -RATE * ((0.9 * 0.1 / (1 - 0.9**2) + 1) * np.sign(g) + decay)
+    u = g / (np.abs(g) + (1e-6 if name == "lamb" else 1e-8)) + decay  # both moments unbiased
     if name == "lamb" and kernel:
         u = u * norm(p) / norm(u)
     return -RATE * u
@@ -56,6 +58,20 @@ def _get(tree, path):
     for key in path:
         tree = tree[key.key]
     return tree
+
+
+def test_muon_makes_the_filters_of_a_convolution_orthogonal():
+    gradient = jax.random.normal(jax.random.key(0), (3, 3, 2, 5))
+    params = {"conv0": {"kernel": jnp.zeros_like(gradient)}}
+    optimizer = make_optimizer(lambda _: RATE, name="muon", weight_decay=DECAY)
+    changes, _ = optimizer.update(
+        {"conv0": {"kernel": gradient}}, optimizer.init(params), params
+    )
+    u, _, v = np.linalg.svd(np.float64(gradient).reshape(18, 5), full_matrices=False)
+    rotated = u.T @ np.float64(changes["conv0"]["kernel"]).reshape(18, 5) @ v.T
+    values = np.diag(rotated) / (-RATE * 0.2 * np.sqrt(18))
+    np.testing.assert_allclose(rotated, np.diag(np.diag(rotated)), atol=1e-6)
+    assert np.all((values > 0.65) & (values < 1.25)), values  # what five iterations reach
 
 
 def test_betas_and_epsilon_reach_the_method():
