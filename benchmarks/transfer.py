@@ -26,7 +26,7 @@ FIRST = ("airplane", "automobile", "bird", "cat", "deer")
 SECOND = ("dog", "frog", "horse", "ship", "truck")
 SHOTS = 100
 HELD_OUT = "train[45000:]"  # slices of the split: 5,000 images have about 500 of each class
-RATES = {"fine-tuned": (0.01, 0.05), "scratch": (0.05, 0.2)}
+RATES = {"fine-tuned": (0.002, 0.01), "scratch": (0.01, 0.03)}
 
 
 def call(*words: str) -> None:
