@@ -17,6 +17,33 @@ void channel_groups(Pool& pool, const Map& x, F&& f) {
   });
 }
 
+// The gradients of gain and shift while they are summed: a part for each task, all added at the end.
+struct AffineSums {
+  AffineSums(int64_t parts, int64_t channels)
+      : parts(parts),
+        channels(channels),
+        size(round_up(channels, kChunk)),
+        gains(scratch(kPartial, parts * 2 * size)) {
+    std::fill_n(gains, parts * 2 * size, 0.0f);
+  }
+
+  // Adds what follows from the gradient of x * gain + shift at channel `c` and beyond.
+  void add(int64_t part, int64_t c, Vec gradient, Vec x) const {
+    float *gain = gains + part * 2 * size + c, *shift = gain + size;
+    store(gain, load(gain) + gradient * x);
+    store(shift, load(shift) + gradient);
+  }
+
+  // Writes the next two results.
+  void give(Call& call) const {
+    for (int64_t which : {0, 1})
+      add_parts(call.pool, gains + which * size, parts, 2 * size, 1, size, call.result().data(),
+                channels);
+  }
+  int64_t parts, channels, size;
+  float* gains;
+};
+
 // Arrays: x, gain, shift.  The result: means of relu(x * gain + shift) over 2x2 windows; an odd last
 // row or column is left out.
 inline void average_pool(Call& call) {
@@ -43,14 +70,10 @@ inline void average_pool_backward(Call& call) {
   Map x = call.array().map();
   Affine norm = call.affine();
   Map dy = call.array().map(), dx = call.result().map();
-  float* d_gain = call.result().data();
-  float* d_shift = call.result().data();
-  int64_t size = round_up(x.channels, kLanes), lines = x.images * x.height;
+  int64_t lines = x.images * x.height;
   int64_t parts = std::min(lines, std::max<int64_t>(8, 4 * call.pool.num_threads()));
-  float* partial = scratch(kPartial, parts * 2 * size);
-  std::fill(partial, partial + parts * 2 * size, 0.0f);
+  AffineSums sums(parts, x.channels);
   parallel(call.pool, parts, [&](int64_t part) {
-    float *gains = partial + part * 2 * size, *shifts = gains + size;
     for (int64_t line = part * lines / parts; line < (part + 1) * lines / parts; ++line) {
       int64_t image = line / x.height, row = line % x.height / 2, at = line * x.width * x.channels;
       const float* d = dy.data + (image * dy.height + row) * dy.width * dy.channels;
@@ -66,15 +89,13 @@ inline void average_pool_backward(Call& call) {
           Vec g = load(norm.gain + c, count), value = load(x.data + at + c, count);
           Vec u = value * g + load(norm.shift + c, count);
           Vec du = u > 0 ? load(its_d + c, count) * 0.25f : Vec{};
-          store(shifts + c, load(shifts + c) + du);
-          store(gains + c, load(gains + c) + du * value);
+          sums.add(part, c, du, value);
           store(dx.data + at + c, du * g, count);
         }
       }
     }
   });
-  add_parts(call.pool, partial, parts, 2 * size, 1, size, d_gain, x.channels);
-  add_parts(call.pool, partial + size, parts, 2 * size, 1, size, d_shift, x.channels);
+  sums.give(call);
 }
 
 // The 3x3 windows of stride 2, padded by 1, of maps [B, H, W, C].
@@ -123,15 +144,11 @@ inline void max_pool_backward(Call& call) {
   Map x = call.array().map();
   Affine norm = call.affine();
   Map dy = call.array().map(), dx = call.result().map();
-  float* d_gain = call.result().data();
-  float* d_shift = call.result().data();
-  int64_t groups = ceil_div(x.channels, kChunk), size = groups * kChunk;
-  float* partial = scratch(kPartial, x.images * 2 * size);
-  std::fill(partial, partial + x.images * 2 * size, 0.0f);
+  AffineSums sums(x.images, x.channels);
   channel_groups(call.pool, x, [&](int64_t image, int64_t first, int64_t channels) {
     int64_t at = image * x.height * x.width * x.channels + first;
     const float *from = x.data + at, *d = dy.data + image * dy.height * dy.width * dy.channels + first;
-    float *to = dx.data + at, *gains = partial + image * 2 * size + first, *shifts = gains + size;
+    float* to = dx.data + at;
     auto place = [&](int64_t i, int64_t j) { return (i * x.width + j) * x.channels; };
     for (int64_t row = 0; row < dy.height; ++row) {
       // The rows that this row's windows are the first to reach.
@@ -152,8 +169,7 @@ inline void max_pool_backward(Call& call) {
             u[taps++] = here;
           });
           Vec rest = largest > 0 ? load(d + c, count) : Vec{};
-          store(shifts + c, load(shifts + c) + rest);
-          store(gains + c, load(gains + c) + rest * its_x);
+          sums.add(image, first + c, rest, its_x);
           rest *= g;
           taps = 0;
           window.each([&](int64_t i, int64_t j) {  // of equal values the first counts
@@ -166,8 +182,7 @@ inline void max_pool_backward(Call& call) {
       }
     }
   });
-  add_parts(call.pool, partial, x.images, 2 * size, 1, size, d_gain, x.channels);
-  add_parts(call.pool, partial + size, x.images, 2 * size, 1, size, d_shift, x.channels);
+  sums.give(call);
 }
 
 }  // namespace densenet
