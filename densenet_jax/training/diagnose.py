@@ -11,8 +11,9 @@ from flax import linen as nn
 
 from densenet_jax import evaluation
 from densenet_jax.training.groups import ONE_GROUP, Groups, mean_over_groups
+from densenet_jax.training.losses import Loss
 from densenet_jax.training.state import TrainState
-from densenet_jax.training.step import Batch, Preprocess, group_key, keys
+from densenet_jax.training.step import Batch, Guide, Preprocess, group_key, keys
 
 REPORT = "nonfinite.json"  # in the run's directory
 
@@ -26,7 +27,10 @@ def diagnose(
     preprocess: Preprocess,
     state: TrainState,
     batch: Batch,
-    seed: int,
+    *,
+    loss: Loss = evaluation.cross_entropy,
+    guide: Guide | None = None,
+    seed: int = 0,
     groups: Groups = ONE_GROUP,
 ) -> dict[str, Any]:
     """Repeats a step and returns what its tensors look like, in the order they are computed.
@@ -34,7 +38,7 @@ def diagnose(
     Args:
       state: parameters as they were at that step, and the number of the step before it.
       batch: the step's batch.
-      groups: as the step's.
+      loss, guide, seed, groups: the step's.
 
     Returns:
       {"first": the first tensor with a value that is not finite, or None,
@@ -45,8 +49,11 @@ def diagnose(
     @jax.jit
     def look(state: TrainState, batch: Batch) -> dict[str, Any]:
         augment_key, dropout_key = keys(seed, state.step)
-        examples = preprocess(augment_key, batch["image"], batch["label"])
-        return mean_over_groups(look_at_group, groups, (state.variables, dropout_key), examples)
+        images, targets = preprocess(augment_key, batch["image"], batch["label"])
+        if guide is not None:
+            targets = (targets, *guide(images, batch))
+        shared = (state.variables, dropout_key)
+        return mean_over_groups(look_at_group, groups, shared, (images, targets))
 
     def look_at_group(shared, examples, number: jax.Array | None) -> dict[str, Any]:
         variables, key = shared
@@ -63,11 +70,11 @@ def diagnose(
                 **kwargs,
             )[0]
 
-        def loss(params):
-            return evaluation.cross_entropy(apply(params), targets).mean()
+        def loss_fn(params):
+            return loss(apply(params), targets).mean()
 
         params = variables["params"]
-        value, gradients = jax.value_and_grad(loss)(params)
+        value, gradients = jax.value_and_grad(loss_fn)(params)
         tensors = [("images", images), *_named("parameter", params)]
         tensors += _named("feature maps", apply(params, method="features"))
         tensors += [("logits", apply(params)), ("loss", value)]

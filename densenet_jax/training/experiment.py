@@ -137,22 +137,35 @@ class Experiment:
         return held
 
     def train_step(self, optimizer: optax.GradientTransformation, schedule: optax.Schedule):
-        config = self.config
-        teacher, distill = self.teacher, config.distill
-        guide = teacher.guide if teacher else distillation.stored_guide if distill.logits else None
         step = steps.make_train_step(
             self.model,
             optimizer,
             schedule,
             self.preprocess,
-            loss=make_loss(config),
-            ema_decay=config.ema_decay,
-            seed=config.seed,
-            guide=guide,
-            groups=self.groups,
+            ema_decay=self.config.ema_decay,
+            **self.step_options,
         )
-        step = meshes.train_step_on(self.mesh, step, self.state_sharding(optimizer))
-        return step if teacher is None else teacher.beside(step, meshes.replicated(self.mesh))
+        return self.beside_teacher(
+            meshes.train_step_on(self.mesh, step, self.state_sharding(optimizer))
+        )
+
+    @property
+    def step_options(self) -> dict[str, Any]:
+        """What a training step does, and what looks at one again must do likewise."""
+        teacher, distill = self.teacher, self.config.distill
+        guide = teacher.guide if teacher else distillation.stored_guide if distill.logits else None
+        return {
+            "loss": make_loss(self.config),
+            "seed": self.config.seed,
+            "guide": guide,
+            "groups": self.groups,
+        }
+
+    def beside_teacher(self, step: Callable) -> Callable:
+        """Returns a function of state and batch that gets the teacher, if there is one, too."""
+        if self.teacher is None:
+            return step
+        return self.teacher.beside(step, meshes.replicated(self.mesh))
 
     def state_sharding(self, optimizer: optax.GradientTransformation) -> Any:
         """Returns where the arrays of the state live."""

@@ -213,9 +213,10 @@ class Trainer:
         state = state.replace(step=np.int32(step - 1))
         with setup.train_batches(self._source, state) as batches:
             batch = next(batches)
-        found = diagnose.diagnose(
-            setup.model, setup.preprocess, state, batch, setup.config.seed, setup.groups
+        look = functools.partial(
+            diagnose.diagnose, setup.model, setup.preprocess, **setup.step_options
         )
+        found = setup.beside_teacher(look)(state, batch)
         batches = setup.reader(self._source, state).batches
         whole = dataclasses.replace(batches, process_index=0, process_count=1)
         path = self._workdir / diagnose.REPORT
