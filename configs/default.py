@@ -156,8 +156,8 @@ def get_config() -> ConfigDict:
     # Of sgd, lars and muon.
     optimizer.momentum = 0.9
     optimizer.nesterov = True
-    # Of adamw, lamb, lion and what muon leaves to adamw: decays of the moments, and what is added to
-    # a root; None: usual ones.
+    # Of adamw, lamb, lion and muon's adamw: decays of the moments, and what is added to a root;
+    # None: usual ones.
     optimizer.betas = placeholder(tuple)
     optimizer.epsilon = placeholder(float)
     # On kernels only, not on scales and biases.

@@ -64,9 +64,7 @@ def test_muon_makes_the_filters_of_a_convolution_orthogonal():
     gradient = jax.random.normal(jax.random.key(0), (3, 3, 2, 5))
     params = {"conv0": {"kernel": jnp.zeros_like(gradient)}}
     optimizer = make_optimizer(lambda _: RATE, name="muon", weight_decay=DECAY)
-    changes, _ = optimizer.update(
-        {"conv0": {"kernel": gradient}}, optimizer.init(params), params
-    )
+    changes, _ = optimizer.update({"conv0": {"kernel": gradient}}, optimizer.init(params), params)
     u, _, v = np.linalg.svd(np.float64(gradient).reshape(18, 5), full_matrices=False)
     rotated = u.T @ np.float64(changes["conv0"]["kernel"]).reshape(18, 5) @ v.T
     values = np.diag(rotated) / (-RATE * 0.2 * np.sqrt(18))
