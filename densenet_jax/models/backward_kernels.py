@@ -33,6 +33,7 @@ from densenet_jax.models.kernel_tools import (
     size_in_bytes,
     span,
     store,
+    store_matrix,
     store_vector,
     unless_multiple,
 )
@@ -53,6 +54,21 @@ def step_range(part, steps, n: int, tile: int):
     return part * steps, jnp.minimum((part + 1) * steps, ceil_div(n, tile))
 
 
+def _added(sums, parts: int, kernel: int, channels: int):
+    """Adds the sums of all ranges up.
+
+    Args:
+      sums: of one range after another: a kernel's gradient, as many numbers as `kernel` says, and
+        those of shift and gain, of so many channels.  What follows those of the last is ignored.
+
+    Returns:
+      the gradients of kernel [kernel], shift and gain, [channels] each.
+    """
+    size = kernel + 2 * channels
+    total = sums[: parts * size].reshape(parts, size).sum(0)
+    return jnp.split(total, (kernel, kernel + channels))
+
+
 def _complete(d_ref, y_ref, a, b, rows, columns, limits):
     """Loads the gradient of y that its readers made, and adds what its moments made."""
     d = load(d_ref, rows, columns, limits).astype(jnp.float32)
@@ -66,7 +82,7 @@ def _complete(d_ref, y_ref, a, b, rows, columns, limits):
 
 def _conv1x1(*refs, n, d, tile, unit):
     number_ref, x_ref, gain_ref, shift_ref, w_ref, d_ref, y_ref, a_ref, b_ref, _ = refs[:10]
-    dx_ref, d_w_ref, d_shift_ref, d_gain_ref = refs[10:]
+    dx_ref, sums_ref = refs[10:]
     c, steps = number_ref[0] * unit, number_ref[1]
     part, j = divide(pl.program_id(0), divide(c + tile[1] - 1, tile[1])[0])
     ins, outs = span(j * tile[1], tile[1]), span(0, power_of_2(d))
@@ -92,9 +108,11 @@ def _conv1x1(*refs, n, d, tile, unit):
     zero = jnp.zeros((tile[1],), jnp.float32)
     sums = jnp.zeros((tile[1], len(outs)), jnp.float32), zero, zero
     d_w, d_shift, d_gain = jax.lax.fori_loop(*step_range(part, steps, n, tile[0]), step, sums)
-    store(d_w_ref, part * c + ins, outs, d_w, (ins < c, out_limit))
-    store_vector(d_shift_ref, part * c, ins, d_shift, c)
-    store_vector(d_gain_ref, part * c, ins, d_gain, c)
+    start = part * c * (d + 2)
+    end = jnp.where(part * steps < ceil_div(n, tile[0]), c, 0)  # no place beyond the last range
+    store_matrix(sums_ref, start, ins, outs, d, d_w, (ins < end, out_limit))
+    store_vector(sums_ref, start + c * d, ins, d_shift, end)
+    store_vector(sums_ref, start + c * d + c, ins, d_gain, end)
 
 
 def conv1x1(
@@ -126,12 +144,12 @@ def conv1x1(
     maps = (3 * n * c * source.dtype.itemsize, size_in_bytes(d_out, out))
     gain, shift, w = (grow(v, channels) for v in (gain, shift, w.astype(source.dtype)))
     with moves(*maps, sums, c * (8 + d * w.dtype.itemsize)):
-        d_source, *sums = _run1x1(
+        d_source, sums = _run1x1(
             *(number, source, gain, shift, w, d_out, out, *correction, d_source),
             **{"unit": unit, "tile": tile, "interpret": interpret},
         )
-    d_w, d_shift, d_gain = (v[: parts * c].reshape(parts, c, *v.shape[1:]).sum(0) for v in sums)
-    return d_source, d_w, d_shift, d_gain
+    d_w, *vectors = _added(sums, parts, c * d, c)
+    return d_source, d_w.reshape(c, d), *vectors
 
 
 @functools.partial(jax.jit, static_argnames=("unit", "tile", "interpret"))
@@ -139,16 +157,13 @@ def _run1x1(number, source, gain, shift, w, d_out, out, a, b, d_source, *, unit,
     """Returns d_source and the sums of every range; programs beyond the last range make none."""
     (n, channels), d = source.shape, w.shape[1]
     programs = max(RESIDENT_PROGRAMS, ceil_div(channels, tile[1]))
-    rows = programs * tile[1]
     return call(
         named(_conv1x1, n=n, d=d, tile=tile, unit=unit),
         *(number, source, gain, shift, w, d_out, out, a, b, d_source),
         grid=programs,
         out=(
             shape(d_source.shape, d_source.dtype),
-            shape((rows, d)),
-            shape((rows,)),
-            shape((rows,)),
+            shape((programs * tile[1] * (d + 2),)),
         ),
         interpret=interpret,
         warps=8,
@@ -158,7 +173,7 @@ def _run1x1(number, source, gain, shift, w, d_out, out, a, b, d_source, *, unit,
 
 def _conv3x3(*refs, n, c, d, image, tile, steps, unit):
     number_ref, x_ref, gain_ref, shift_ref, w_ref, d_ref, y_ref, a_ref, b_ref = refs[:9]
-    dx_ref, d_w_ref, d_shift_ref, d_gain_ref = refs[9:]
+    dx_ref, sums_ref = refs[9:]
     offset = number_ref[0] * unit
     part, j = divide(pl.program_id(0), ceil_div(c, tile[1]))
     ins, outs = span(j * tile[1], tile[1]), span(0, power_of_2(d))
@@ -191,10 +206,12 @@ def _conv3x3(*refs, n, c, d, image, tile, steps, unit):
     *d_w, d_shift, d_gain = jax.lax.fori_loop(
         *step_range(part, steps, n, tile[0]), step, (*d_w, zero, zero)
     )
+    start = part * c * (9 * d + 2)
     for tap in range(9):
-        store(d_w_ref, (part * 9 + tap) * c + ins, outs, d_w[tap], (inside, out_limit))
-    store_vector(d_shift_ref, part * c, ins, d_shift, in_limit)
-    store_vector(d_gain_ref, part * c, ins, d_gain, in_limit)
+        at = start + tap * c * d
+        store_matrix(sums_ref, at, ins, outs, d, d_w[tap], (inside, out_limit))
+    store_vector(sums_ref, start + 9 * c * d, ins, d_shift, in_limit)
+    store_vector(sums_ref, start + 9 * c * d + c, ins, d_gain, in_limit)
 
 
 def conv3x3(
@@ -234,12 +251,12 @@ def conv3x3(
     dy = 2 * (n + parts * 2 * (image[1] + 1)) * d * out.dtype.itemsize
     sums = 4 * parts * c * (9 * d + 2)
     with moves(size_in_bytes(source, source, gain, shift, w), dy, sums):
-        dx, *sums = _run3x3(
+        dx, sums = _run3x3(
             *(number, source, gain, shift, w, d_out, out, *correction),
             **{"unit": unit, "image": tuple(image), "tile": tile, "interpret": interpret},
         )
-    d_w, d_shift, d_gain = (v.reshape(parts, -1).sum(0) for v in sums)
-    return dx, d_w.reshape(3, 3, c, d), d_shift, d_gain
+    d_w, *vectors = _added(sums, parts, 9 * c * d, c)
+    return dx, d_w.reshape(3, 3, c, d), *vectors
 
 
 @functools.partial(jax.jit, static_argnames=("unit", "image", "tile", "interpret"))
@@ -247,12 +264,12 @@ def _run3x3(number, source, gain, shift, w, d_out, out, a, b, *, unit, image, ti
     (n, c), d = source.shape, w.shape[1]
     columns = ceil_div(c, tile[1])
     parts, steps = partition(n, tile[0], columns)
-    sums = shape((parts * 9 * c, d)), shape((parts * c,)), shape((parts * c,))
+    sums = shape((parts * c * (9 * d + 2),))
     return call(
         named(_conv3x3, n=n, c=c, d=d, image=image, tile=tile, steps=steps, unit=unit),
         *(number, source, gain, shift, w, d_out, out, a, b),
         grid=parts * columns,
-        out=(shape(source.shape, source.dtype), *sums),
+        out=(shape(source.shape, source.dtype), sums),
         interpret=interpret,
         warps=8,
         stages=2 if d <= 32 else 1,  # more would not fit into shared memory

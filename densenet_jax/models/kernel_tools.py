@@ -73,6 +73,12 @@ def load_vector(ref, indices, limit=None):
     return plgpu.load(ref.at[indices], mask=indices < limit, other=0).astype(jnp.float32)
 
 
+def store_matrix(ref, start, rows, columns, width, value, limits=(None, None)):
+    """Stores a tile of a matrix of so many columns that begins at ref[start], see `store`."""
+    at = ref.at[start + rows[:, None] * width + columns[None, :]]
+    plgpu.store(at, value, mask=_mask(rows, columns, limits))
+
+
 def store_vector(ref, start, indices, value, limit=None):
     """Stores value at ref[start + indices], but for indices from limit on."""
     mask = None if limit is None else indices < limit
