@@ -13,7 +13,7 @@ from densenet_jax import evaluation
 from densenet_jax.training.groups import ONE_GROUP, Groups, mean_over_groups
 from densenet_jax.training.losses import Loss
 from densenet_jax.training.state import TrainState
-from densenet_jax.training.step import Batch, Guide, Preprocess, group_key, keys
+from densenet_jax.training.step import Batch, Guide, Preprocess, group_key, keys, prepared
 
 REPORT = "nonfinite.json"  # in the run's directory
 
@@ -49,11 +49,8 @@ def diagnose(
     @jax.jit
     def look(state: TrainState, batch: Batch) -> dict[str, Any]:
         augment_key, dropout_key = keys(seed, state.step)
-        images, targets = preprocess(augment_key, batch["image"], batch["label"])
-        if guide is not None:
-            targets = (targets, *guide(images, batch))
-        shared = (state.variables, dropout_key)
-        return mean_over_groups(look_at_group, groups, shared, (images, targets))
+        examples = prepared(preprocess, guide, augment_key, batch)
+        return mean_over_groups(look_at_group, groups, (state.variables, dropout_key), examples)
 
     def look_at_group(shared, examples, number: jax.Array | None) -> dict[str, Any]:
         variables, key = shared

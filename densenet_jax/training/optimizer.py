@@ -37,8 +37,8 @@ def make_optimizer(
         2025, eq. 4), the last four with decoupled weight decay, times the learning rate.  Muon is
         for kernels of convolutions; what is no such matrix trains with adamw, Nesterov's if set.
       momentum, nesterov: of sgd, lars and muon.
-      betas, epsilon: of adamw, lamb and lion (which has no epsilon), betas also of muon's adamw;
-        None: the method's own.
+      betas, epsilon: of adamw, lamb, lion (which has no epsilon) and muon's adamw; None: the
+        method's own.
       weight_decay: of kernels alone; lars and lamb also adapt the rates of kernels alone.
       clip_norm: the largest L2 norm of all gradients together; 0: any.
       layer_decay: the factor of the learning rate from each part of the network to the one before
@@ -93,15 +93,14 @@ def _method(
             optax.scale_by_learning_rate(schedule),
         )
     if name == "muon":  # by itself it decays every scale and bias or no classifier
-        adam = {} if betas is None else {"adam_b1": betas[0], "adam_b2": betas[1]}
+        names = {"b1": "adam_b1", "b2": "adam_b2", "eps": "eps"}
         direction = optax.contrib.muon(
             -1.0,  # upwards: the rate, and the sign, come last
             beta=momentum,
             nesterov=nesterov,
             consistent_rms=0.2,  # of the elements, as adamw's usually are (Liu et al., 2025)
             muon_weight_dimension_numbers=matrices,
-            **adam,
-            **({} if epsilon is None else {"eps": epsilon}),
+            **{names[key]: value for key, value in given.items()},
         )
         return optax.chain(direction, decay, optax.scale_by_learning_rate(schedule))
     raise ConfigError(

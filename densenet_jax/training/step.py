@@ -24,6 +24,14 @@ Preprocess = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Ar
 Guide = Callable[[jax.Array, Batch], tuple[jax.Array, jax.Array]]
 
 
+def prepared(
+    preprocess: Preprocess, guide: Guide | None, key: jax.Array, batch: Batch
+) -> tuple[jax.Array, Any]:
+    """Returns a batch's images and what the loss compares with: targets, and a teacher's logits."""
+    images, targets = preprocess(key, batch["image"], batch["label"])
+    return images, targets if guide is None else (targets, *guide(images, batch))
+
+
 def joined(tree: Any) -> list[jax.Array]:
     """Returns the leaves of a tree in few arrays, for what does not care which number is whose.
 
@@ -93,9 +101,7 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         augment_key, dropout_key = keys(seed, state.step)
-        images, targets = preprocess(augment_key, batch["image"], batch["label"])
-        if guide is not None:
-            targets = (targets, *guide(images, batch))
+        images, targets = prepared(preprocess, guide, augment_key, batch)
         gradients, batch_stats, metrics = mean_over_groups(
             group_step,
             groups,
