@@ -24,7 +24,7 @@ import jax
 
 from densenet_jax import cli
 from densenet_jax.training import experiment, settings
-from densenet_jax.training.checkpoints import Checkpoints
+from densenet_jax.training.rundir.checkpoints import Checkpoints
 
 
 def main() -> None:

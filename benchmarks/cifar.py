@@ -23,7 +23,7 @@ import time
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
 from densenet_jax import cli
-from densenet_jax.training import metrics_log
+from densenet_jax.training.rundir import metrics_log
 
 GOAL = 0.94  # top-1 whose time is of interest
 MOST_BYTES = 2**30  # that an archive may unpack to

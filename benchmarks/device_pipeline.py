@@ -18,7 +18,9 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 import jax
 import jax.numpy as jnp
 
-from densenet_jax.data import device, pipeline, sources
+from densenet_jax.data.augment import device
+from densenet_jax.data.reading import pipeline
+from densenet_jax.data.sources import by_name
 from densenet_jax.training import mesh
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
@@ -51,7 +53,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0)
     args = parser.parse_args()
-    held = pipeline.in_memory(sources.load("cifar10", "train", args.data_dir), image_size=32)
+    held = pipeline.in_memory(by_name.load("cifar10", "train", args.data_dir), image_size=32)
     reader = pipeline.train_batches(
         held, batch_size=args.batch_size, image_size=32, random_crop=False
     )

@@ -63,7 +63,7 @@ def ran(case: dict, device: str, seconds: float) -> dict[str, tuple[float, float
 def counted(depth: int, case: dict) -> dict[str, tuple[float, float]]:
     """Returns each contender's GB moved a step and its temporaries in GB, from its program."""
     found = {}
-    for name, implementation in zip(CONTENDERS, ("kernels", "flax"), strict=True):
+    for name, implementation in zip(CONTENDERS, ("gpu", "flax"), strict=True):
         settings = (f"densenet{depth}", case["batch"], case["size"], "train", implementation)
         figures, _ = hlo_traffic.measure(*settings)
         found[name] = (figures["moved_bytes"] / 1e9, figures["temporary_bytes"] / 1e9)

@@ -27,7 +27,7 @@ HERE = pathlib.Path(__file__).parent
 FIGURES = HERE / "hlo_traffic.json"
 BANDWIDTH = 4.3e12  # bytes a second that an H200 was measured to copy with
 TOLERANCE = 0.03  # growth that --check lets pass
-IMPLEMENTATIONS = ("kernels", "plain", "flax")
+IMPLEMENTATIONS = ("gpu", "plain", "flax")
 
 BITS = {"pred": 8, "bf16": 16, "c64": 64, "c128": 128}
 ARRAY = re.compile(r"\b(pred|bf16|[suf](?:8|16|32|64)|c64|c128)\[([\d,]*)\]")
@@ -266,7 +266,7 @@ def main() -> int:
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--mode", choices=("train", "inference"), default="train")
-    parser.add_argument("--implementation", choices=IMPLEMENTATIONS, default="kernels")
+    parser.add_argument("--implementation", choices=IMPLEMENTATIONS, default="gpu")
     parser.add_argument("--store", action="store_true", help=f"write the figures to {FIGURES.name}")
     parser.add_argument("--check", action="store_true", help="fail if a stored figure grew by 3 %%")
     args = parser.parse_args()

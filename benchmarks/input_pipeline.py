@@ -25,7 +25,8 @@ import cv2
 import numpy as np
 import psutil
 
-from densenet_jax.data import host, pipeline, sources
+from densenet_jax.data.reading import host, pipeline
+from densenet_jax.data.sources import by_name
 
 BATCH, SIZE = 64, 224
 
@@ -154,7 +155,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--only", default="", help="part of the names of what to measure")
     options = parser.parse_args()
-    source = sources.load(options.name, options.split, options.data_dir)
+    source = by_name.load(options.name, options.split, options.data_dir)
     files = [source.examples[i]["image"] for i in range(min(len(source), 2000))]
     print(f"{len(files)} files, {np.mean([len(f) for f in files]) / 1000:.0f} kB on average")
     runs = contestants(source, files)

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import densenet_jax
-from densenet_jax.evaluation import cross_entropy
-from densenet_jax.models import stage_kernels, stages
+from densenet_jax.models.block import implementations, plain
+from densenet_jax.tasks.classification import cross_entropy
 
 # Images (batch, height, width), channels of the buffer, channels read, bottleneck, growth rate:
 # the first and last layers of each block of DenseNet-121, one of DenseNet-161, and a shape that
@@ -74,7 +74,7 @@ def _cases(shape):
 
 def kernels(tiny: bool) -> Iterator[dict]:
     """Yields a row for each kernel and shape: its largest difference from the plain twin."""
-    fused = stage_kernels.Stages(interpret=tiny)
+    fused = implementations.find("interpreted" if tiny else "gpu")
     for shape in TINY_SHAPES if tiny else SHAPES:
         for name, function, arguments, keywords in _cases(shape):
             offset = {k: v for k, v in keywords.items() if k == "offset"}
@@ -86,7 +86,7 @@ def kernels(tiny: bool) -> Iterator[dict]:
             label = f"{name}, {shape[0]}, {shape[2]} of {shape[1]} channels, width {shape[3]}"
             try:
                 actual = jax.jit(lambda *a, call=call: call(fused, *a))(arguments, arrays)
-                expected = jax.jit(lambda *a, call=call: call(stages, *a))(arguments, arrays)
+                expected = jax.jit(lambda *a, call=call: call(plain, *a))(arguments, arrays)
                 difference = max(map(_difference, actual, expected))
                 row = [label, difference, "yes" if difference <= BOUND else "NO"]
             except Exception as error:  # one kernel's failure must not hide the others
@@ -136,7 +136,7 @@ def gradient(tiny: bool) -> Iterator[dict]:
     exact_loss, exact = gradients(jnp.float32, "plain")
     distances, rows = {}, []
     for name, implementation in (("plain", "plain"), ("kernels", None)):
-        implementation = implementation or ("interpreted" if tiny else "kernels")
+        implementation = implementation or ("interpreted" if tiny else "gpu")
         loss, flat = gradients(jnp.bfloat16, implementation)
         distances[name] = np.linalg.norm(flat - exact) / np.linalg.norm(exact)
         cosine = flat @ exact / np.linalg.norm(flat) / np.linalg.norm(exact)

@@ -20,7 +20,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 from densenet_jax import cli
 from densenet_jax.training import loop
-from densenet_jax.training.recorder import Recorder
+from densenet_jax.training.rundir.recorder import Recorder
 
 EVERY = 500
 

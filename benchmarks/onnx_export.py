@@ -18,7 +18,7 @@ import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 from densenet_jax import create_model, export, list_models
-from densenet_jax.export import onnx_file
+from densenet_jax.export.onnx import file
 from densenet_jax.models.variants import VARIANTS
 from densenet_jax.weights import Preprocessing
 from tests.random_variables import random_variables
@@ -34,11 +34,11 @@ def verify(name: str) -> dict:
     images = np.random.default_rng(0).normal(size=(3, *bundle.image_shape)).astype(np.float32)
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "model.onnx"
-        graph = onnx_file.to_onnx(bundle)
+        graph = file.to_onnx(bundle)
         path.write_bytes(graph.SerializeToString())
-        session = onnx_file.session(path)
+        session = file.session(path)
         parts = images[:1], images[1:]  # one file, batches of any size
-        found = np.concatenate([session.run(None, {onnx_file.INPUT: x})[0] for x in parts])
+        found = np.concatenate([session.run(None, {file.INPUT: x})[0] for x in parts])
         size = path.stat().st_size
     expected = np.asarray(jax.jit(bundle.model.apply)(bundle.variables, images))
     tops = [np.argsort(-scores, axis=1)[:, :5] for scores in (found, expected)]
@@ -57,7 +57,7 @@ def compare(paths: list[str], count: int) -> dict[str, list[float]]:
 
     On one thread and in CPU time, so that other programs on the machine disturb little.
     """
-    sessions = [onnx_file.session(path, threads=1) for path in paths]
+    sessions = [file.session(path, threads=1) for path in paths]
     seconds = [[] for _ in paths]
     rng = np.random.default_rng(0)
     for _ in range(ROUNDS):

@@ -124,7 +124,7 @@ def network(kind: str, args):
     import densenet_jax
 
     fields = {"block_sizes": tuple(map(int, args.blocks.split(",")))} if args.blocks else {}
-    implementation = "kernels" if kind == "h200" else "plain"
+    implementation = "gpu" if kind == "h200" else "plain"
     return densenet_jax.create_model(
         args.model, dtype=jnp.bfloat16, implementation=implementation, **fields
     )

@@ -20,7 +20,7 @@ import sys
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
 from densenet_jax import cli
-from densenet_jax.training import metrics_log
+from densenet_jax.training.rundir import metrics_log
 
 FIRST = ("airplane", "automobile", "bird", "cat", "deer")
 SECOND = ("dog", "frog", "horse", "ship", "truck")

@@ -33,7 +33,7 @@ import pathlib
 from ml_collections import ConfigDict
 
 from densenet_jax.configs import default
-from densenet_jax.weights.network import network_of
+from densenet_jax.weights.infer_variant import network_of
 
 # Where the split to evaluate on is not called validation.
 EVAL_SPLITS = dict.fromkeys(

@@ -11,9 +11,9 @@ __all__ = ["create_model", "list_models", "load_pretrained", "push_to_hub", "wei
 
 def _read_workdir(folder: str):
     """Reads the best checkpoint of a run; training is imported only when a run is read."""
-    from densenet_jax.training import runs
+    from densenet_jax.training.rundir import run_weights
 
-    return runs.read(folder, runs.read_config(folder))[:3]
+    return run_weights.read(folder, run_weights.read_config(folder))[:3]
 
 
 def push_to_hub(workdir, repo_id: str, **options) -> str:

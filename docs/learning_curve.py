@@ -4,7 +4,7 @@ import sys
 
 import matplotlib.pyplot as plt
 
-from densenet_jax.training import metrics_log
+from densenet_jax.training.rundir import metrics_log
 
 
 def main(workdir: str, picture: str) -> None:

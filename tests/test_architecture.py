@@ -1,4 +1,4 @@
-"""Data flows down one stair: who may import whom (docs/design.md)."""
+"""The layers of the package: who may import whom (docs/design.md)."""
 
 import ast
 import pathlib
@@ -7,34 +7,32 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / "densenet_jax"
+# Each part of the package and the parts that it may import.
 MAY_IMPORT = {
-    # training only when a run is read, export when something is published
     "__init__": {"models", "weights", "training", "export"},
     "configs": {"configs", "weights"},
-    "config_files": set(),
-    "invocation": set(),
     "models": {"models"},
     "weights": {"weights", "models"},
     "data": {"data"},
-    "evaluation": set(),
-    "training": {"training", "models", "weights", "data", "evaluation", "configs"},
-    "assessment": {"assessment", "training", "data", "evaluation"},
-    "report": {"report", "assessment", "training", "models", "data", "evaluation", "configs"},
-    "predict": {"report", "weights", "data"},
+    "tasks": {"tasks"},
+    "training": {"training", "models", "weights", "data", "tasks", "configs"},
+    "evaluation": {"evaluation", "training", "data", "tasks"},
+    "report": {"report", "evaluation", "training", "models", "data", "tasks", "configs"},
+    "prediction": {"prediction", "report", "weights", "data"},
     "export": {"export", "training", "models", "weights", "data"},
-    "benchmark": {"benchmark", "training", "models", "data", "evaluation"},
-    "sweep": {"training"},
-    "commands": {
-        *("training", "models", "weights", "data", "assessment", "report", "predict", "sweep"),
-        *("benchmark", "export", "evaluation", "invocation"),
+    "benchmark": {"benchmark", "training", "models", "data", "tasks"},
+    "cli": {
+        *("cli", "training", "models", "weights", "data", "tasks", "evaluation", "report"),
+        *("prediction", "benchmark", "export", "configs"),
     },
-    "cli": {"cli", "commands", "training", "configs", "config_files", "invocation"},
     "__main__": {"cli"},
 }
+# Folders that only their own part may import from.
+PRIVATE = ("models.gpu", "models.cpu", "weights.readers", "data.preparing")
 
 
-def imported_parts(path: pathlib.Path) -> set[str]:
-    """Returns the first-level parts of the package that a file imports."""
+def imported(path: pathlib.Path) -> set[str]:
+    """Returns the modules of the package that a file imports from, without `densenet_jax.`."""
     names = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -43,9 +41,11 @@ def imported_parts(path: pathlib.Path) -> set[str]:
             names.append("densenet_jax.relative")  # always absolute, so that it can be read here
         elif isinstance(node, ast.ImportFrom) and node.module == "densenet_jax":
             names += [f"densenet_jax.{alias.name}" for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            names.append(node.module)
-    return {name.split(".")[1] for name in names if name.startswith("densenet_jax.")}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+    return {
+        name.removeprefix("densenet_jax.") for name in names if name.startswith("densenet_jax.")
+    }
 
 
 @pytest.mark.parametrize(
@@ -53,11 +53,19 @@ def imported_parts(path: pathlib.Path) -> set[str]:
 )
 def test_imports_go_one_way(path):
     part = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-    assert part in MAY_IMPORT, f"{part} is new: give it a place on the stair"
-    assert imported_parts(path) <= MAY_IMPORT[part]
+    assert part in MAY_IMPORT, f"{part} is new: give it a place in MAY_IMPORT"
+    assert {name.split(".")[0] for name in imported(path)} <= MAY_IMPORT[part]
+    for name in imported(path):
+        folder = ".".join(name.split(".")[:2])
+        assert folder not in PRIVATE or part == folder.split(".")[0], f"{folder} is private"
+
+
+def test_folders_stay_small():
+    for folder in (p for p in PACKAGE.rglob("*") if p.is_dir() and "configs" not in p.parts):
+        assert len(list(folder.glob("*.py"))) <= 22, f"{folder.name}: give its parts a folder"
 
 
 def test_main_is_short_and_imports_the_command_line_alone():
     main = ROOT / "main.py"
-    assert imported_parts(main) == {"__main__"}
+    assert imported(main) == {"__main__.main"}
     assert len(main.read_text(encoding="utf-8").splitlines()) < 80

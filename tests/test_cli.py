@@ -10,7 +10,8 @@ import sys
 
 import pytest
 
-from densenet_jax import cli, commands
+from densenet_jax import cli
+from densenet_jax.cli import commands
 
 ROOT = pathlib.Path(__file__).parent.parent
 DIGITS = f"--config={ROOT}/configs/digits.py"

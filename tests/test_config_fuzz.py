@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
-from densenet_jax import commands
+from densenet_jax.cli import commands
 from densenet_jax.training import experiment
 
 

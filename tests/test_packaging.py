@@ -15,7 +15,8 @@ import zipfile
 import pytest
 
 import densenet_jax
-from densenet_jax import cli, config_files, export
+from densenet_jax import cli, export
+from densenet_jax.cli import config_files
 
 ROOT = pathlib.Path(__file__).parent.parent
 CONFIGS = sorted(p.name for p in (ROOT / "configs").glob("*.py"))
@@ -77,7 +78,7 @@ def run(environment, folder, *words: str) -> subprocess.CompletedProcess:
 def test_the_wheel_holds_configurations_class_names_and_pages_and_nothing_else(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {f"densenet_jax/configs/{name}" for name in CONFIGS} <= names
-    assert "densenet_jax/data/imagenet_classes.txt" in names
+    assert "densenet_jax/data/sources/imagenet_classes.txt" in names
     pages = {f"densenet_jax/report/page/{p.name}" for p in ROOT.glob("densenet_jax/report/page/*")}
     assert pages <= names
     code = {str(p.relative_to(ROOT)) for p in ROOT.glob("densenet_jax/**/*.py")}

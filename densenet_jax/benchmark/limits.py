@@ -70,22 +70,19 @@ def _elements(model: DenseNet, image_size: int) -> tuple[int, int]:
     # In inference the stem can be one kernel.  In training a norm's statistics stand between what
     # a convolution writes and what reads it, and the norm's sums before the kernel's gradient.
     forward, backward = image + out, image + 4 * sum(maps) + (2 if maps else 1) * out
-    growth, width = model.growth_rate, model.bottleneck_width * model.growth_rate
-    for i, depth in enumerate(model.block_sizes):
-        for _ in range(depth):
+    for block in model.plan():
+        for width in block.widths:
             # Back: the block's own gradient is read and written, to be added to.  A bottleneck is
             # read twice, since its norm's sums come first; its gradient need not leave the chip.
-            forward += side**2 * (features + 2 * width + growth)
-            backward += side**2 * (3 * features + 2 * width + 2 * growth)
-            features += growth
-        if i + 1 < len(model.block_sizes):
-            whole, out = side**2 * features, int(features * model.compression)
-            side //= 2
-            forward, backward = (
-                forward + whole + side**2 * out,
-                backward + 2 * whole + side**2 * out,
-            )
-            features = out
+            new = block.growth_rate
+            forward += side**2 * (width + 2 * block.bottleneck + new)
+            backward += side**2 * (3 * width + 2 * block.bottleneck + 2 * new)
+        features = block.out_features
+        if block.kept is not None:
+            whole = side**2 * features
+            side, features = side // 2, block.kept
+            forward += whole + side**2 * features
+            backward += 2 * whole + side**2 * features
     return forward + side**2 * features, backward + 2 * side**2 * features
 
 

@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import ml_collections
 
 from densenet_jax.benchmark import limits
-from densenet_jax.data.stream import Batch
-from densenet_jax.evaluation import Metrics
+from densenet_jax.data.reading.stream import Batch
+from densenet_jax.tasks.classification import Metrics
 from densenet_jax.training import experiment, settings
+from densenet_jax.training.data_wait import DataWait
 from densenet_jax.training.state import TrainState
-from densenet_jax.training.waiting import DataWait
 
 
 def benchmark(config: ml_collections.ConfigDict, seconds: float = 5.0) -> dict[str, Any]:

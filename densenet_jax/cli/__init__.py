@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 
 import ml_collections
 
-from densenet_jax import config_files
+from densenet_jax.cli import config_files
+from densenet_jax.cli.invocation import program
 from densenet_jax.cli.parsing import UsageError, parse
 from densenet_jax.cli.table import COMMANDS, PROCESS_FLAGS, help_text
-from densenet_jax.invocation import program
 
 __all__ = ["COMMANDS", "main", "parse", "set_up_process"]
 
@@ -35,8 +35,8 @@ def main(argv: Sequence[str]) -> int:
     except UsageError as e:
         return _fail(e)
     set_up_process()
-    from densenet_jax.training import launchers, processes  # after the process is set up
     from densenet_jax.training.errors import ConfigError
+    from densenet_jax.training.jobs import launchers, processes  # after the process is set up
 
     process = {flag: options.pop(flag) for flag in PROCESS_FLAGS if flag in options}
     try:
@@ -52,9 +52,9 @@ def main(argv: Sequence[str]) -> int:
 
 def _run(command: str, config: ml_collections.ConfigDict | None, options: dict) -> tuple[int, str]:
     """Runs a command; returns the exit code, and what is to be said to the user."""
-    from densenet_jax import commands  # only if there is work: it imports everything
-    from densenet_jax.training.diagnose import NonFiniteError
-    from densenet_jax.training.progress import safely
+    from densenet_jax.cli import commands  # only if there is work: it imports everything
+    from densenet_jax.training.nonfinite import NonFiniteError
+    from densenet_jax.training.rundir.progress import safely
     from densenet_jax.training.trainer import Interrupted
 
     try:

@@ -8,10 +8,10 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from densenet_jax import config_files
+from densenet_jax.cli import config_files
+from densenet_jax.cli.invocation import program
 from densenet_jax.cli.table import COMMANDS, FLAGS, SHORT
-from densenet_jax.invocation import program
-from densenet_jax.training import stored as runs_config
+from densenet_jax.training.rundir import saved_config as runs_config
 
 
 class UsageError(ValueError):

@@ -18,9 +18,10 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from densenet_jax.data import building, converting, folders, ilsvrc
-from densenet_jax.data.examples import DataError
-from densenet_jax.data.shards import Item
+from densenet_jax.data.preparing import building, converting, ilsvrc
+from densenet_jax.data.preparing.shards import Item
+from densenet_jax.data.sources import folders
+from densenet_jax.data.sources.source import DataError
 
 VERSION = "5.1.0"  # of TFDS's imagenet2012, whose layout this is
 

@@ -13,10 +13,10 @@ import ml_collections
 import numpy as np
 from flax import linen as nn
 
-from densenet_jax.data import imagenet_classes
+from densenet_jax.data.sources import imagenet_classes
 from densenet_jax.models.densenet import DenseNet
 from densenet_jax.models.variants import identify
-from densenet_jax.training import runs
+from densenet_jax.training.rundir import run_weights
 from densenet_jax.weights import PUBLISHED, Preprocessing, load
 from densenet_jax.weights.published import of_model
 
@@ -140,8 +140,8 @@ def of_run(
     Raises:
       CheckpointError: see `training.runs.read`.
     """
-    config = runs.read_config(workdir) if config is None else config
-    model, variables, preprocessing, step = runs.read(workdir, config, checkpoint)
+    config = run_weights.read_config(workdir) if config is None else config
+    model, variables, preprocessing, step = run_weights.read(workdir, config, checkpoint)
     data, results = config.data, {}
     for line in _lines(pathlib.Path(workdir) / "metrics.jsonl"):
         if line.get("split") == "eval" and line.get("step") == step:
@@ -149,7 +149,7 @@ def of_run(
                 if isinstance(line.get(key), float):
                     results[label] = f"{line[key]:.2%} on {data.name}/{data.eval_split}"
     return make(
-        *(model, variables, preprocessing, runs.class_names(workdir)),
+        *(model, variables, preprocessing, run_weights.class_names(workdir)),
         origin=f"step {step} of a run on {data.name}, seed {config.seed}",
         results=results,
     )

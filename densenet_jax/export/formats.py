@@ -12,7 +12,7 @@ import numpy as np
 
 from densenet_jax.export import card, stablehlo
 from densenet_jax.export.bundle import Bundle, ExportError, need
-from densenet_jax.export.calibration import Calibration
+from densenet_jax.export.onnx.calibration import Calibration
 from densenet_jax.weights import timm_config, to_state_dict, write_safetensors
 
 LOADER = pathlib.Path(__file__).parent / "load_stablehlo.py"
@@ -143,14 +143,15 @@ def _triton(bundle: Bundle, target: Target, *, preprocess: bool, int8: Calibrati
 
 
 def _write_onnx(bundle: Bundle, path: pathlib.Path, preprocess: bool) -> dict[str, Any]:
-    from densenet_jax.export import onnx_file, onnx_graph
+    from densenet_jax.export.onnx import file as onnx_file
+    from densenet_jax.export.onnx import graph
 
     model = onnx_file.to_onnx(bundle, preprocess)
     path.write_bytes(model.SerializeToString())
     return {
         "difference": onnx_file.difference(bundle, path, preprocess),
-        "opset": onnx_graph.OPSET,
-        "ir_version": onnx_graph.IR_VERSION,
+        "opset": graph.OPSET,
+        "ir_version": graph.IR_VERSION,
         "output": model.graph.output[0].name,
         "width": model.graph.output[0].type.tensor_type.shape.dim[1].dim_value,
     }
@@ -159,7 +160,7 @@ def _write_onnx(bundle: Bundle, path: pathlib.Path, preprocess: bool) -> dict[st
 def _write_int8(
     bundle: Bundle, before: pathlib.Path, after: pathlib.Path, preprocess: bool, given: Calibration
 ) -> dict[str, Any]:
-    from densenet_jax.export import int8
+    from densenet_jax.export.onnx import int8
 
     def prepared(batch: np.ndarray) -> np.ndarray:
         if preprocess:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export
 
-from densenet_jax.data import device
+from densenet_jax.data.augment import device
 from densenet_jax.export.bundle import Bundle
 
 PLATFORMS = ("cpu", "cuda", "tpu")

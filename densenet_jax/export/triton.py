@@ -3,8 +3,8 @@
 import json
 import pathlib
 
-from densenet_jax.export import onnx_file
 from densenet_jax.export.bundle import Bundle
+from densenet_jax.export.onnx import file
 
 MAX_BATCH = 64
 QUEUE_MICROSECONDS = 2000  # a request waits so long for others to share its batch
@@ -47,12 +47,12 @@ def write(folder: pathlib.Path, name: str, bundle: Bundle, preprocess: bool, wid
     text = _CONFIG.format(
         name=json.dumps(name),
         max_batch=MAX_BATCH,
-        input=onnx_file.INPUT,
+        input=file.INPUT,
         input_type="TYPE_UINT8" if preprocess else "TYPE_FP32",
         height=height,
         width=image_width,
         channels=channels,
-        output=onnx_file.output_name(bundle, preprocess),
+        output=file.output_name(bundle, preprocess),
         classes=width,
         labels=f'\n    label_filename: "{LABELS}"' if labels else "",
         queue=QUEUE_MICROSECONDS,

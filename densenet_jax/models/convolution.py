@@ -11,7 +11,7 @@ import functools
 import jax
 from jax import lax
 
-from densenet_jax.models.batch_norm import at_least_float32, widen
+from densenet_jax.models.block.statistics import at_least_float32, widen
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 _convolve = functools.partial(lax.conv_general_dilated, dimension_numbers=LAYOUT)

@@ -1,7 +1,7 @@
 """DenseNet (Huang, Liu, van der Maaten, Weinberger, 2017) as Flax Linen modules.
 
 The modules own parameters and running statistics, under the names of the PyTorch reference; the
-arithmetic of a block is in `dense_block`.  Images are [B, H, W, C].
+arithmetic of a block is in the folder `block`.  Images are [B, H, W, C].
 """
 
 from typing import Any
@@ -10,24 +10,34 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from densenet_jax.models import dense_block, stage_kernels
-from densenet_jax.models.dense_block import Moments, at_least_float32, positions
+from densenet_jax.models.activation import find_activation, norm_act
+from densenet_jax.models.block import dense_block, implementations
+from densenet_jax.models.block.plain import convolve, dropout
+from densenet_jax.models.block.statistics import Moments, at_least_float32, moments, positions
 from densenet_jax.models.inputs import check_images
-from densenet_jax.models.modules import BatchNorm, Kernel
-from densenet_jax.models.pooling import average_pool, norm_relu_average_pool
+from densenet_jax.models.layers import BatchNorm, Kernel
+from densenet_jax.models.plan import BlockPlan, per_block
+from densenet_jax.models.pooling import average_pool, find_global_pool, norm_act_average_pool
 from densenet_jax.models.stem import find_stem, measured_convolution
 
 
 class DenseLayer(nn.Module):
-    """BN-ReLU-conv 1x1 and BN-ReLU-conv 3x3; without a bottleneck only the latter."""
+    """BN-ReLU-conv 1x1 and BN-ReLU-conv 3x3; without a bottleneck only the latter.
+
+    Attributes:
+      in_features: feature maps that the layer reads.
+      growth_rate: feature maps that it returns.
+      bottleneck: width of the 1x1 convolution; 0: none.
+      norm_args: fields of `layers.BatchNorm`.
+    """
 
     in_features: int
     growth_rate: int
-    bottleneck_width: int
+    bottleneck: int
     norm_args: dict[str, Any]
 
     def setup(self):
-        width, param_dtype = self.bottleneck_width * self.growth_rate, self.norm_args["param_dtype"]
+        width, param_dtype = self.bottleneck, self.norm_args["param_dtype"]
         self.norm1 = BatchNorm(self.in_features, **self.norm_args)
         if width == 0:
             self.conv1 = Kernel((3, 3, self.in_features, self.growth_rate), param_dtype)
@@ -38,14 +48,14 @@ class DenseLayer(nn.Module):
 
     def pairs(self) -> list[tuple[BatchNorm, Kernel]]:
         first = (self.norm1, self.conv1)
-        return [first, (self.norm2, self.conv2)] if self.bottleneck_width else [first]
+        return [first, (self.norm2, self.conv2)] if self.bottleneck else [first]
 
     def params(self) -> list:
-        """Returns the layer as `dense_block.train` takes it."""
+        """Returns [({"scale": [C], "bias": [C]}, kernel [k, k, C, D]), ...], one a convolution."""
         return [(norm.params(), kernel()) for norm, kernel in self.pairs()]
 
     def frozen(self) -> list:
-        """Returns the layer as `dense_block.evaluate` takes it, with the running statistics."""
+        """Returns [((gain [C], shift [C]), kernel), ...], normalised by the running statistics."""
         return [(norm.affine(), kernel()) for norm, kernel in self.pairs()]
 
     def update(self, batch: list[Moments], count: int) -> None:
@@ -54,12 +64,15 @@ class DenseLayer(nn.Module):
 
 
 class DenseBlock(nn.Module):
-    """`depth` dense layers, each reading the feature maps of all before it."""
+    """Dense layers, each reading the feature maps of all before it.
 
-    depth: int
-    in_features: int
-    growth_rate: int
-    bottleneck_width: int
+    Attributes:
+      plan: the block's widths.
+      norm_args: fields of `layers.BatchNorm`.
+      implementation: see `block.implementations`.
+    """
+
+    plan: BlockPlan
     norm_args: dict[str, Any]
     implementation: str = "auto"
 
@@ -75,27 +88,25 @@ class DenseBlock(nn.Module):
 
         With None for the moments the running statistics normalise, and None is returned for them.
         """
-        widths = [self.in_features + i * self.growth_rate for i in range(self.depth)]
-        args = (self.growth_rate, self.bottleneck_width, self.norm_args)
+        widths = self.plan.widths
+        args = (self.plan.growth_rate, self.plan.bottleneck, self.norm_args)
         layers = [DenseLayer(c, *args, name=f"denselayer{i + 1}") for i, c in enumerate(widths)]
-        dropout = {
+        options = {
             "dropout_rate": dropout_rate,
             "drop_path": drop_path,
             "key": self.make_rng("dropout") if dropout_rate or drop_path else None,
+            "implementation": self.implementation,
+            "activation": self.norm_args["activation"],
         }
         if batch is None:
             frozen = [layer.frozen() for layer in layers]
-            features = dense_block.evaluate(
-                x, frozen, implementation=self.implementation, **dropout
-            )
-            return features, None
+            return dense_block.evaluate(x, frozen, **options), None
         x, batch, inner = dense_block.train(
             x,
             batch,
             [layer.params() for layer in layers],
             epsilon=self.norm_args["epsilon"],
-            implementation=self.implementation,
-            **dropout,
+            **options,
         )
         for i, (layer, width) in enumerate(zip(layers, widths, strict=True)):
             layer.update([batch.prefix(width), *inner[i : i + 1]], positions(x))
@@ -117,11 +128,13 @@ class Transition(nn.Module):
 
     def __call__(self, x: jax.Array, batch: Moments | None, dropout_rate: float = 0.0) -> jax.Array:
         if dropout_rate:
-            x = dense_block.convolve(self.norm(x, batch), self.conv())
-            return average_pool(dense_block.dropout(x, dropout_rate, self.make_rng("dropout")))
+            x = convolve(self.norm(x, batch), self.conv())
+            return average_pool(dropout(x, dropout_rate, self.make_rng("dropout")))
         # Pooling and a 1x1 convolution commute: pooled first, the convolution has a quarter to do.
-        pool = stage_kernels.twin(norm_relu_average_pool, self.implementation, x)
-        return dense_block.convolve(self.norm(x, batch, pool), self.conv())
+        pool = implementations.around_blocks(
+            norm_act_average_pool, self.implementation, x, self.norm_args["activation"]
+        )
+        return convolve(self.norm(x, batch, pool), self.conv())
 
 
 class DenseNet(nn.Module):
@@ -130,7 +143,7 @@ class DenseNet(nn.Module):
     Attributes:
       num_classes: width of the classifier; 0: the model returns pooled features.
       block_sizes: number of layers of each dense block.
-      growth_rate: feature maps that a layer adds (k in the paper).
+      growth_rate: feature maps that a layer adds (k in the paper); a tuple: of each block.
       stem: "imagenet" (7x7 convolution of stride 2, BN, ReLU, 3x3 max pooling of stride 2),
         "deep" (three 3x3 convolutions instead), "deep_blur" (the same, blurred where it halves),
         "cifar" (one 3x3 convolution) or "cifar_half" (the same with stride 2); see `stem`.
@@ -145,15 +158,18 @@ class DenseNet(nn.Module):
       norm_momentum: weight of the batch in the running statistics (PyTorch's convention).
       freeze_statistics: also in training, normalise with the running statistics and leave them as
         they are (for fine-tuning on little data or with small batches).
-      implementation: "auto", "plain", "kernels" or "native", see
-        `dense_block.train`.
+      activation: "relu", "silu", "gelu" or "leaky_relu", after every norm; see `activation`.
+      global_pool: what becomes of the last feature maps: "avg" (mean over positions), "max",
+        "avgmax" (the mean of both) or "catavgmax" (both, 2 C features), as timm names them.
+      implementation: "auto" (the fastest that runs here), "reference", "plain", "gpu" or "cpu";
+        see `block.implementations`.
       dtype: type of the computation; statistics, pooling and classifier have at least float32.
       param_dtype: type of the parameters.
     """
 
     num_classes: int = 1000
     block_sizes: tuple[int, ...] = (6, 12, 24, 16)
-    growth_rate: int = 32
+    growth_rate: int | tuple[int, ...] = 32
     stem: str = "imagenet"
     stem_features: int = 64
     in_channels: int = 3
@@ -164,14 +180,35 @@ class DenseNet(nn.Module):
     norm_epsilon: float = 1e-5
     norm_momentum: float = 0.1
     freeze_statistics: bool = False
+    activation: str = "relu"
+    global_pool: str = "avg"
     implementation: str = "auto"
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
+    def plan(self) -> list[BlockPlan]:
+        """Returns the widths of every dense block and of the transition after it.
+
+        Raises:
+          ValueError: `growth_rate` has neither one number nor one for each block.
+        """
+        last, features, blocks = len(self.block_sizes) - 1, self.stem_features, []
+        growth_rates = per_block(self.growth_rate, len(self.block_sizes), "growth_rate")
+        for i, (depth, growth) in enumerate(zip(self.block_sizes, growth_rates, strict=True)):
+            block = BlockPlan(features, depth, growth, self.bottleneck_width * growth, None)
+            kept = int(block.out_features * self.compression) if i < last else None
+            blocks.append(block._replace(kept=kept))
+            features = kept
+        return blocks
+
     def setup(self):
+        find_activation(self.activation)
+        find_global_pool(self.global_pool)
+        implementations.check_implementation(self.implementation)
         norm_args = {
             "epsilon": self.norm_epsilon,
             "momentum": self.norm_momentum,
+            "activation": self.activation,
             "param_dtype": self.param_dtype,
         }
         stem, features = find_stem(self.stem), self.in_channels
@@ -182,16 +219,13 @@ class DenseNet(nn.Module):
             if stem.norm:
                 setattr(self, f"norm{i}", BatchNorm(out_features, **norm_args))
             features = out_features
-        for i, depth in enumerate(self.block_sizes):
-            block = (depth, features, self.growth_rate, self.bottleneck_width, norm_args)
-            setattr(self, f"denseblock{i + 1}", DenseBlock(*block, self.implementation))
-            features += depth * self.growth_rate
-            if i + 1 < len(self.block_sizes):
-                compressed = int(features * self.compression)
-                transition = Transition(features, compressed, norm_args, self.implementation)
-                setattr(self, f"transition{i + 1}", transition)
-                features = compressed
-        self.norm_final = BatchNorm(features, **norm_args)
+        blocks = self.plan()
+        for i, block in enumerate(blocks, start=1):
+            setattr(self, f"denseblock{i}", DenseBlock(block, norm_args, self.implementation))
+            if block.kept is not None:
+                args = (block.out_features, block.kept, norm_args, self.implementation)
+                setattr(self, f"transition{i}", Transition(*args))
+        self.norm_final = BatchNorm(blocks[-1].out_features, **norm_args)
         if self.num_classes:
             self.classifier = nn.Dense(
                 self.num_classes,
@@ -208,8 +242,7 @@ class DenseNet(nn.Module):
           train: normalise with the batch's statistics and update the running ones (collection
             `batch_stats`), unless `freeze_statistics`; apply dropout (key `dropout`).
         """
-        final = self.features(images, train)["final"]
-        pooled = final.astype(at_least_float32(final.dtype)).mean((1, 2))
+        pooled = find_global_pool(self.global_pool)(self.features(images, train)["final"])
         return self.classifier(pooled) if self.num_classes else pooled
 
     def features(self, images: jax.Array, train: bool = False) -> dict[str, jax.Array]:
@@ -224,7 +257,7 @@ class DenseNet(nn.Module):
         for i in range(1, len(self.block_sizes) + 1):
             if i > 1:
                 x = getattr(self, f"transition{i - 1}")(x, batch, dropout_rate)
-            batch = dense_block.moments(x) if batch_statistics else None
+            batch = moments(x) if batch_statistics else None
             x, batch = getattr(self, f"denseblock{i}")(x, batch, dropout_rate, drop_paths[i - 1])
             stages[f"block{i}"] = x
         return {**stages, "final": self.norm_final(x, batch)}
@@ -241,12 +274,15 @@ class DenseNet(nn.Module):
     def _stem(self, x: jax.Array, batch_statistics: bool) -> jax.Array:
         stem = find_stem(self.stem)
         for i, (_, stride, _) in enumerate(stem.convolutions):
-            convolution = stage_kernels.twin(measured_convolution, self.implementation, x)
-            x, moments = convolution(x, getattr(self, f"conv{i}")(), stride)
+            convolution = implementations.around_blocks(
+                measured_convolution, self.implementation, x
+            )
+            x, batch = convolution(x, getattr(self, f"conv{i}")(), stride)
             if stem.norm:
                 last = i + 1 == len(stem.convolutions)
-                norm_relu = stem.pool if last else dense_block.norm_relu
-                norm_relu = stage_kernels.twin(norm_relu, self.implementation, x)
-                batch = moments if batch_statistics else None
-                x = getattr(self, f"norm{i}")(x, batch, norm_relu)
+                function = implementations.around_blocks(
+                    stem.pool if last else norm_act, self.implementation, x, self.activation
+                )
+                batch = batch if batch_statistics else None
+                x = getattr(self, f"norm{i}")(x, batch, function)
         return x

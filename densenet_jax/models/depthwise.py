@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
-from densenet_jax.models.dense_block import at_least_float32
-from densenet_jax.models.modules import he_normal
+from densenet_jax.models.block.statistics import at_least_float32
+from densenet_jax.models.layers import he_normal
 
 
 class Depthwise(nn.Module):

@@ -1,17 +1,22 @@
-"""BN-ReLU-pooling in one, with gradients written by hand.
+"""Normalisation, activation and pooling in one, with gradients written by hand.
 
 Automatic differentiation keeps what it normalised, and XLA's gradient of max pooling (a select and
 a scatter) takes several passes over a tensor four times as large as the result.  Here the gradients
-are sums of a few shifted maps, which fuse with the ReLU's mask and with BN's own gradient.
+are sums of a few shifted maps, which fuse with the gradients of activation and normalisation.
 
-Maps are [B, H, W, C]; gain and shift, [C] each, are the normalisation (`batch_norm.affine`).
+Maps are [B, H, W, C]; gain and shift, [C] each, are the normalisation (`statistics.affine`); f is
+the activation of a given name (`models.activation`).
 """
+
+import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from densenet_jax.models.batch_norm import norm_relu, widen
+from densenet_jax.models.activation import act_gradient, norm_act, norm_act_gradients
+from densenet_jax.models.block.statistics import widen
 
 
 def average_pool(x: jax.Array) -> jax.Array:
@@ -28,42 +33,77 @@ def every_second(x: jax.Array, axis: int, start: int, stop: int) -> jax.Array:
     return lax.slice_in_dim(x, start, stop, 2, axis)
 
 
-@jax.custom_vjp
-def norm_relu_average_pool(x: jax.Array, gain: jax.Array, shift: jax.Array) -> jax.Array:
-    """Returns average_pool(relu(x * gain + shift))."""
-    return average_pool(norm_relu(x, gain, shift))
+def _average(x):
+    return x.mean((1, 2))
 
 
-def _average_forward(x, gain, shift):
-    return norm_relu_average_pool(x, gain, shift), (x, gain, shift)
+def _maximum(x):
+    return x.max((1, 2))
 
 
-def _average_backward(residuals, dy):
+# Maps [B, H, W, C], in at least float32, to features [B, C] or [B, 2 C].
+GLOBAL_POOLS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "avg": _average,
+    "max": _maximum,
+    "avgmax": lambda x: (_average(x) + _maximum(x)) / 2,
+    "catavgmax": lambda x: jnp.concatenate([_average(x), _maximum(x)], axis=-1),
+}
+
+
+def find_global_pool(name: str) -> Callable[[jax.Array], jax.Array]:
+    """Returns the pooling over all positions, of maps [B, H, W, C] in any type.
+
+    Raises:
+      ValueError: there is none of this name; the message lists the names.
+    """
+    if name not in GLOBAL_POOLS:
+        known = ", ".join(map(repr, GLOBAL_POOLS))
+        raise ValueError(f"global_pool is {name!r}; it must be one of {known}.")
+    return lambda x: GLOBAL_POOLS[name](widen(x))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def norm_act_average_pool(
+    x: jax.Array, gain: jax.Array, shift: jax.Array, activation: str
+) -> jax.Array:
+    """Returns average_pool(f(x * gain + shift))."""
+    return average_pool(norm_act(x, gain, shift, activation))
+
+
+def _average_forward(x, gain, shift, activation):
+    return norm_act_average_pool(x, gain, shift, activation), (x, gain, shift)
+
+
+def _average_backward(activation, residuals, dy):
     # Behind a barrier XLA cannot share what the forward pass computed: it would have to store it.
     (x, gain, shift), dy = lax.optimization_barrier((residuals, dy))
-    wide = widen(x)
     du = _fit(_merge(_quadruple(widen(dy)) / 4), x.shape[1:3])
-    du = jnp.where(wide * gain + shift > 0, du, 0)
-    sums = _like((du * wide).sum((0, 1, 2)), gain), _like(du.sum((0, 1, 2)), shift)
-    return (du * gain).astype(x.dtype), *sums
+    dx, d_gain, d_shift = norm_act_gradients(x, gain, shift, du, activation)
+    return dx, _like(d_gain, gain), _like(d_shift, shift)
 
 
-norm_relu_average_pool.defvjp(_average_forward, _average_backward)
+norm_act_average_pool.defvjp(_average_forward, _average_backward)
 
 
-@jax.custom_vjp
-def norm_relu_max_pool(x: jax.Array, gain: jax.Array, shift: jax.Array) -> jax.Array:
-    """Returns the maxima of relu(x * gain + shift) over 3x3 windows, stride 2, padding 1."""
-    return _max_forward(x, gain, shift)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def norm_act_max_pool(
+    x: jax.Array, gain: jax.Array, shift: jax.Array, activation: str
+) -> jax.Array:
+    """Returns the maxima of f(x * gain + shift) over 3x3 windows, stride 2, padding 1.
+
+    The maximum of a window with NaN is NaN.
+    """
+    return _max_forward(x, gain, shift, activation)[0]
 
 
-def _max_forward(x, gain, shift):
+def _max_forward(x, gain, shift, activation):
     """Keeps, for each window, which tap had the maximum, and x there."""
     height, width = (x.shape[1] + 1) // 2, (x.shape[2] + 1) // 2
     around = ((0, 0), (1, 2), (1, 2), (0, 0))
     x_padded = jnp.pad(x, around)
-    # The padding must not win where all else is 0: its x would stand for a value's.
-    u_padded = jnp.pad(norm_relu(x, gain, shift), around, constant_values=-1)
+    # The padding must never win: its x would stand for a value's.
+    u = norm_act(x, gain, shift, activation)
+    u_padded = jnp.pad(u, around, constant_values=-jnp.inf)
     for tap in range(9):
         i, j = divmod(tap, 3)
         x_tap, u_tap = (
@@ -74,19 +114,19 @@ def _max_forward(x, gain, shift):
             largest, x_largest = u_tap, x_tap
             where = jnp.zeros(u_tap.shape, jnp.uint8)
             continue
-        new = u_tap > largest  # of equal values the first counts, as in the reference
+        # Of equal values the first counts, as in the reference; NaN wins, and the first NaN stays.
+        new = ~(u_tap <= largest) & ~jnp.isnan(largest)
         largest = jnp.where(new, u_tap, largest)
         x_largest = jnp.where(new, x_tap, x_largest)
         where = jnp.where(new, jnp.uint8(tap), where)
     return largest, (x, gain, shift, where, x_largest)
 
 
-def _max_backward(residuals, dy):
+def _max_backward(activation, residuals, dy):
     x, gain, shift, where, x_largest = residuals
     # One value of each window has a gradient: the sums need no more than those.
-    wide = widen(x_largest)
-    d = jnp.where(wide * gain + shift > 0, widen(dy), 0)
-    sums = _like((d * wide).sum((0, 1, 2)), gain), _like(d.sum((0, 1, 2)), shift)
+    d = act_gradient(x_largest, gain, shift, dy, activation)
+    d_gain, d_shift = (d * widen(x_largest)).sum((0, 1, 2)), d.sum((0, 1, 2))
 
     # Window (a, b) is centred at position (2a, 2b).  An odd position lies between two centres: it
     # is tap 2 of the window before it and tap 0 of the one behind.  Everything is broadcast and
@@ -101,11 +141,11 @@ def _max_backward(residuals, dy):
         return jnp.where(here, _quadruple(_behind(widen(dy), row_behind, column_behind, 0)), 0)
 
     du = _fit(_merge(part(0, 0) + part(0, 1) + part(1, 0) + part(1, 1)), x.shape[1:3])
-    du = jnp.where(widen(x) * gain + shift > 0, du, 0)
-    return (du * gain).astype(x.dtype), *sums
+    dz = act_gradient(x, gain, shift, du, activation)
+    return (dz * gain).astype(x.dtype), _like(d_gain, gain), _like(d_shift, shift)
 
 
-norm_relu_max_pool.defvjp(_max_forward, _max_backward)
+norm_act_max_pool.defvjp(_max_forward, _max_backward)
 
 
 def _like(gradient, value):

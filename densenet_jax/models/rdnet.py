@@ -12,10 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from densenet_jax.models.dense_block import at_least_float32, dropout
+from densenet_jax.models.block.plain import dropout
+from densenet_jax.models.block.statistics import at_least_float32
 from densenet_jax.models.depthwise import Depthwise
 from densenet_jax.models.inputs import check_images
-from densenet_jax.models.modules import he_normal
+from densenet_jax.models.layers import he_normal
 
 PATCH = 4  # pixels of the stem's patches
 

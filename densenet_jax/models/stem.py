@@ -1,6 +1,6 @@
 """The stems: what happens to an image before the first dense block.
 
-A stem is a row of `STEMS`: convolutions, whether each is followed by BN and ReLU, and a pooling.
+A stem is a row of `STEMS`: convolutions, whether BN and activation follow each, and a pooling.
 """
 
 from collections.abc import Callable
@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from densenet_jax.models.batch_norm import Moments, moments, norm_relu
-from densenet_jax.models.pooling import every_second, norm_relu_max_pool
-from densenet_jax.models.stages import convolve
+from densenet_jax.models.activation import norm_act
+from densenet_jax.models.block.plain import convolve
+from densenet_jax.models.block.statistics import Moments, moments
+from densenet_jax.models.pooling import every_second, norm_act_max_pool
 
 
 class Convolution(NamedTuple):
@@ -28,15 +29,15 @@ class Stem(NamedTuple):
 
     Attributes:
       convolutions: in order, named `conv0`, `conv1`, ...
-      norm: BN and ReLU after each convolution (`norm0`, `norm1`, ...).
-      pool: the last BN and ReLU together with the pooling that follows: maps [B, H, W, C], gain
-        and shift to the first block's input.
+      norm: BN and activation after each convolution (`norm0`, `norm1`, ...).
+      pool: the last BN and activation together with the pooling that follows: maps
+        (x [B, H, W, C], gain, shift, name of the activation) to the first block's input.
       reduction: how many pixels of the image become one.
     """
 
     convolutions: tuple[Convolution, ...]
     norm: bool
-    pool: Callable[[jax.Array, jax.Array, jax.Array], jax.Array] | None
+    pool: Callable[[jax.Array, jax.Array, jax.Array, str], jax.Array] | None
     reduction: int
 
 
@@ -60,18 +61,20 @@ def blur_pool(x: jax.Array) -> jax.Array:
     return x
 
 
-def norm_relu_max_blur_pool(x: jax.Array, gain: jax.Array, shift: jax.Array) -> jax.Array:
-    """Max pooling of relu(x * gain + shift) without stride, then the blur that halves."""
-    x = nn.max_pool(norm_relu(x, gain, shift), (3, 3), (1, 1), ((1, 1), (1, 1)))
+def norm_act_max_blur_pool(
+    x: jax.Array, gain: jax.Array, shift: jax.Array, activation: str
+) -> jax.Array:
+    """Max pooling of f(x * gain + shift) without stride, then the blur that halves."""
+    x = nn.max_pool(norm_act(x, gain, shift, activation), (3, 3), (1, 1), ((1, 1), (1, 1)))
     return blur_pool(x)
 
 
 _DEEP = (Convolution(3, 2, share=0.5), Convolution(3, 1, share=0.5), Convolution(3, 1))
 
 STEMS = {
-    "imagenet": Stem((Convolution(7, 2),), norm=True, pool=norm_relu_max_pool, reduction=4),
-    "deep": Stem(_DEEP, norm=True, pool=norm_relu_max_pool, reduction=4),
-    "deep_blur": Stem(_DEEP, norm=True, pool=norm_relu_max_blur_pool, reduction=4),
+    "imagenet": Stem((Convolution(7, 2),), norm=True, pool=norm_act_max_pool, reduction=4),
+    "deep": Stem(_DEEP, norm=True, pool=norm_act_max_pool, reduction=4),
+    "deep_blur": Stem(_DEEP, norm=True, pool=norm_act_max_blur_pool, reduction=4),
     "cifar_half": Stem((Convolution(3, 2),), norm=False, pool=None, reduction=2),
     "cifar": Stem((Convolution(3, 1),), norm=False, pool=None, reduction=1),
 }

@@ -130,6 +130,8 @@ def create_model(name: str, **overrides: Any) -> nn.Module:
     else:
         names = [*VARIANTS, FAMILY]
         raise ValueError(f"There is no model {name!r}. {nearest(name, names)}")
+    if module is DenseNet and "growth_rates" in overrides:  # as RDNet calls one for each block
+        overrides["growth_rate"] = tuple(overrides.pop("growth_rates"))
     known = [f for f in module.__dataclass_fields__ if f not in ("parent", "name")]
     for field in overrides:
         if field not in known:

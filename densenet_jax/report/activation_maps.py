@@ -47,7 +47,8 @@ def cam(model: nn.Module, variables: Any, images: jax.Array, classes: jax.Array)
 
 def has_linear_head(model: nn.Module) -> bool:
     """Returns whether a model averages its last feature maps and classifies them, no more."""
-    return isinstance(model, DenseNet) and model.num_classes > 0
+    averages = isinstance(model, DenseNet) and model.global_pool == "avg"
+    return averages and model.num_classes > 0
 
 
 @functools.partial(jax.jit, static_argnames=("model", "block"))

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from densenet_jax.report.runs import Run, is_number
+from densenet_jax.report.run_files import Run, is_number
 
 POINTS = 500  # of a curve
 NOT_CURVES = ("step", "epoch", "seconds", "examples")

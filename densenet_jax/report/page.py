@@ -9,10 +9,10 @@ from typing import Any
 import jinja2
 import markupsafe
 
-from densenet_jax.report import curves, runs
-from densenet_jax.report.examine import finite
-from densenet_jax.report.findings import findings
-from densenet_jax.report.runs import ReportError, Run
+from densenet_jax.report import curves, run_files
+from densenet_jax.report.analysis import finite
+from densenet_jax.report.page_data import findings
+from densenet_jax.report.run_files import ReportError, Run
 
 PAGE = pathlib.Path(__file__).parent / "page"
 COMPARISON = "comparison.html"
@@ -44,7 +44,9 @@ def write_report(
     directories = [pathlib.Path(w) for w in (workdirs if several else [workdirs])]
     if not directories:
         raise ReportError("There is no run to report on; give the --workdir of a training.")
-    found = [runs.read(d, name) for d, name in zip(directories, names(directories), strict=True)]
+    found = [
+        run_files.read(d, name) for d, name in zip(directories, names(directories), strict=True)
+    ]
     if path is None and len(found) == 1:
         path = directories[0] / "report.html"
     elif path is None:
@@ -105,23 +107,23 @@ def config_rows(found: list[Run]) -> dict[str, Any]:
       (key, default, values); "different": those that differ between the runs.
     """
     configs = [run.config for run in found]
-    changed = runs.differences([runs.defaults(), *configs])
+    changed = run_files.differences([run_files.defaults(), *configs])
     keys = dict.fromkeys(key for config in configs for key in config)
     return {
-        "all": [(key, [config.get(key, runs.ABSENT) for config in configs]) for key in keys],
+        "all": [(key, [config.get(key, run_files.ABSENT) for config in configs]) for key in keys],
         "changed": [(key, values[0], values[1:]) for key, values in changed],
-        "different": runs.differences(configs),
+        "different": run_files.differences(configs),
     }
 
 
 def percent(value: float | None, digits: int = 2) -> str:
-    return runs.ABSENT if value is None else f"{value:.{digits}%}"
+    return run_files.ABSENT if value is None else f"{value:.{digits}%}"
 
 
 def count(value: float | None) -> str:
     """Returns 7,978,856 as it is, and what is greater than ten millions in short."""
     if value is None:
-        return runs.ABSENT
+        return run_files.ABSENT
     for limit, unit in ((1e12, "T"), (1e9, "G"), (1e7, "M")):
         if value >= limit:
             return f"{value / (1e6 if unit == 'M' else limit):.2f} {unit}"

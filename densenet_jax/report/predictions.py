@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from flax import linen as nn
 
-from densenet_jax import evaluation
+from densenet_jax.tasks import classification
 
 FILE = "predictions.npz"
 
@@ -87,7 +87,7 @@ def collect(
     @jax.jit
     def predict(variables, batch):
         logits = model.apply(variables, preprocess(batch["image"]))
-        return evaluation.answers(logits, batch["label"], batch["mask"])
+        return classification.answers(logits, batch["label"], batch["mask"])
 
     # Results stay on the device until the end: the loop never waits for them.
     answers = [predict(variables, batch) for batch in batches]

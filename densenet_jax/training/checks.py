@@ -6,13 +6,13 @@ from typing import Any
 import jax.numpy as jnp
 import ml_collections
 
-from densenet_jax.models.stage_kernels import IMPLEMENTATIONS
+from densenet_jax.models.block.implementations import IMPLEMENTATIONS
 from densenet_jax.models.stem import STEMS
-from densenet_jax.training import loggers
+from densenet_jax.tasks.losses import LOSSES
 from densenet_jax.training.errors import ConfigError
-from densenet_jax.training.losses import LOSSES
 from densenet_jax.training.mesh import PRESETS
 from densenet_jax.training.optimizer import OPTIMIZERS
+from densenet_jax.training.rundir import loggers
 from densenet_jax.training.schedules import SCHEDULES, parse_duration
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float64": jnp.float64}

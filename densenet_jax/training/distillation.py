@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from densenet_jax.tasks.losses import Loss
 from densenet_jax.training.errors import ConfigError
-from densenet_jax.training.losses import Loss
 from densenet_jax.weights import Pretrained, locate, write_safetensors
 
 STORED = "logits"  # the tensor's name in a file

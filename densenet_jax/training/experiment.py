@@ -10,9 +10,10 @@ import ml_collections
 import optax
 from flax import linen as nn
 
-from densenet_jax import evaluation
-from densenet_jax.data import device, pipeline, resident
-from densenet_jax.data.sources import Source
+from densenet_jax.data.augment import device
+from densenet_jax.data.reading import pipeline, resident
+from densenet_jax.data.sources.source import Source
+from densenet_jax.tasks import classification
 from densenet_jax.training import checks, dispatch, distillation
 from densenet_jax.training import mesh as meshes
 from densenet_jax.training import state as states
@@ -273,7 +274,7 @@ class Experiment:
 
     def evaluate(
         self, eval_step, state: TrainState, before_batch: Callable[[], None] = lambda: None
-    ) -> evaluation.Evaluated:
+    ) -> classification.Evaluated:
         """Returns a state's metrics on the evaluation split, and its answers.
 
         Where the run keeps averages they are what counts; `raw_loss`, `raw_top1` and `raw_top5`
@@ -294,8 +295,8 @@ class Experiment:
             return sums | {f"raw_{name}": raw[name] for name in ("loss", "top1", "top5")}
 
         with self.eval_batches() as batches:
-            metrics = evaluation.evaluate(step, state, batches)
-        return evaluation.Evaluated(int(state.step), metrics, answers)
+            metrics = classification.evaluate(step, state, batches)
+        return classification.Evaluated(int(state.step), metrics, answers)
 
 
 def build(config: ml_collections.ConfigDict, resumes: bool = False) -> Experiment:

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
-from densenet_jax.models.batch_norm import at_least_float32
+from densenet_jax.models.block.statistics import at_least_float32
 from densenet_jax.training.errors import ConfigError
 
 

@@ -9,17 +9,18 @@ from typing import Any
 import jax
 import ml_collections
 
-from densenet_jax.data.sources import Source
-from densenet_jax.training import environment, experiment, loggers, settings, stored
+from densenet_jax.data.sources.source import Source
+from densenet_jax.training import experiment, settings
 from densenet_jax.training import mesh as meshes
-from densenet_jax.training.checkpoints import Checkpoints
 from densenet_jax.training.errors import CheckpointError, ConfigError
-from densenet_jax.training.loggers import Listener
-from densenet_jax.training.metrics_log import MetricsLog
-from densenet_jax.training.progress import ProgressLine
-from densenet_jax.training.stopping import stop_requests
+from densenet_jax.training.jobs.stopping import stop_requests
+from densenet_jax.training.rundir import environment, loggers, saved_config
+from densenet_jax.training.rundir.checkpoints import Checkpoints
+from densenet_jax.training.rundir.loggers import Listener
+from densenet_jax.training.rundir.metrics_log import MetricsLog
+from densenet_jax.training.rundir.progress import ProgressLine
+from densenet_jax.training.rundir.workdir import check_shared, locked, make_workdir, save_config
 from densenet_jax.training.trainer import Length, Trainer, latest_state
-from densenet_jax.training.workdir import check_shared, locked, make_workdir, save_config
 
 
 def train_and_evaluate(
@@ -44,7 +45,7 @@ def train_and_evaluate(
     began = time.monotonic()
     loggers.check(config.loggers, installed=True)
     workdir = pathlib.Path(workdir)
-    config, resumes = stored.settled(config, workdir)
+    config, resumes = saved_config.settled(config, workdir)
     setup = experiment.build(config, resumes)
     config = setup.config
     train_source = settings.train_source(config)

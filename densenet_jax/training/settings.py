@@ -5,14 +5,15 @@ import ml_collections
 import optax
 from flax import linen as nn
 
-from densenet_jax.data import sources
-from densenet_jax.data.sources import Source
+from densenet_jax.data.sources import by_name
+from densenet_jax.data.sources.source import Source
 from densenet_jax.models.variants import create_model
-from densenet_jax.training import checks, distillation, losses, schedules
+from densenet_jax.tasks import losses
+from densenet_jax.tasks.losses import Loss
+from densenet_jax.training import checks, distillation, schedules
 from densenet_jax.training import mesh as meshes
 from densenet_jax.training import optimizer as optimizers
 from densenet_jax.training.errors import ConfigError
-from densenet_jax.training.losses import Loss
 from densenet_jax.training.schedules import Units
 from densenet_jax.weights import Preprocessing, Pretrained, load
 
@@ -27,13 +28,13 @@ def train_source(config: ml_collections.ConfigDict) -> Source:
     """Returns the training split of a configuration: of its classes, so many examples of each."""
     data = config.data
     part = (data.classes, data.examples_per_class)
-    return sources.load(data.name, data.train_split, data.data_dir, data.holdout, *part)
+    return by_name.load(data.name, data.train_split, data.data_dir, data.holdout, *part)
 
 
 def eval_source(config: ml_collections.ConfigDict) -> Source:
     """Returns the evaluation split of a configuration: all examples of its classes."""
     data = config.data
-    return sources.load(data.name, data.eval_split, data.data_dir, data.holdout, data.classes)
+    return by_name.load(data.name, data.eval_split, data.data_dir, data.holdout, data.classes)
 
 
 def build_model(config: ml_collections.ConfigDict) -> nn.Module:

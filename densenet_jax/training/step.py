@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from densenet_jax import evaluation
-from densenet_jax.evaluation import Metrics
+from densenet_jax.tasks import classification
+from densenet_jax.tasks.classification import Metrics
+from densenet_jax.tasks.losses import Loss
 from densenet_jax.training import state as states
 from densenet_jax.training.groups import ONE_GROUP, Groups, mean_over_groups
-from densenet_jax.training.losses import Loss
 from densenet_jax.training.state import TrainState
 
 Batch = dict[str, jax.Array]
@@ -53,7 +53,7 @@ def make_train_step(
     schedule: optax.Schedule,
     preprocess: Preprocess,
     *,
-    loss: Loss = evaluation.cross_entropy,
+    loss: Loss = classification.cross_entropy,
     ema_decay: float = 0.0,
     seed: int = 0,
     guide: Guide | None = None,
@@ -94,8 +94,8 @@ def make_train_step(
         (value, (logits, updates)), gradients = grad(variables["params"])
         metrics = {
             "loss": value,
-            "top1": jnp.mean(evaluation.hits(logits, labels, 1)),
-            "top5": jnp.mean(evaluation.hits(logits, labels, 5)),
+            "top1": jnp.mean(classification.hits(logits, labels, 1)),
+            "top5": jnp.mean(classification.hits(logits, labels, 5)),
         }
         return gradients, updates.get("batch_stats", variables["batch_stats"]), metrics
 
@@ -157,6 +157,6 @@ def make_eval_step(
     def eval_step(variables: dict, batch: Batch) -> tuple[Metrics, Metrics]:
         logits = model.apply(variables, preprocess(batch["image"]))
         found = (logits, batch["label"], batch["mask"])
-        return evaluation.sums(*found), evaluation.answers(*found)
+        return classification.sums(*found), classification.answers(*found)
 
     return jax.jit(eval_step)

@@ -11,14 +11,14 @@ import numpy as np
 import optax
 from jax.experimental import multihost_utils
 
-from densenet_jax.data.sources import Source
-from densenet_jax.evaluation import Evaluated
-from densenet_jax.training import diagnose, dispatch
-from densenet_jax.training.checkpoints import Checkpoints
+from densenet_jax.data.sources.source import Source
+from densenet_jax.tasks.classification import Evaluated
+from densenet_jax.training import dispatch, nonfinite
 from densenet_jax.training.experiment import Experiment
-from densenet_jax.training.metrics_log import MetricsLog
-from densenet_jax.training.progress import ProgressLine
-from densenet_jax.training.recorder import Recorder
+from densenet_jax.training.rundir.checkpoints import Checkpoints
+from densenet_jax.training.rundir.metrics_log import MetricsLog
+from densenet_jax.training.rundir.progress import ProgressLine
+from densenet_jax.training.rundir.recorder import Recorder
 from densenet_jax.training.state import TrainState
 
 
@@ -214,17 +214,17 @@ class Trainer:
         with setup.train_batches(self._source, state) as batches:
             batch = next(batches)
         look = functools.partial(
-            diagnose.diagnose, setup.model, setup.preprocess, **setup.step_options
+            nonfinite.diagnose, setup.model, setup.preprocess, **setup.step_options
         )
         found = setup.beside_teacher(look)(state, batch)
         batches = setup.reader(self._source, state).batches
         whole = dataclasses.replace(batches, process_index=0, process_count=1)
-        path = self._workdir / diagnose.REPORT
+        path = self._workdir / nonfinite.REPORT
         if jax.process_index() == 0:
-            diagnose.write_report(path, step, whole.indices(step - 1), found)
+            nonfinite.write_report(path, step, whole.indices(step - 1), found)
         if jax.process_count() > 1:  # the first process to fail ends the others
             multihost_utils.sync_global_devices("the report is written")
-        raise diagnose.NonFiniteError(
+        raise nonfinite.NonFiniteError(
             f"loss or gradients were not finite in {setup.config.nonfinite_limit} steps in a row, "
             f"up to step {step}; the first such tensor is: {found['first']}. {path} has all of "
             "them and the examples of the step; a lower config.optimizer.learning_rate or a "

@@ -5,8 +5,8 @@ from densenet_jax.weights.files import locate, read
 from densenet_jax.weights.names import MismatchError, from_state_dict, to_state_dict
 from densenet_jax.weights.pretrained import Pretrained, load, load_pretrained
 from densenet_jax.weights.published import PUBLISHED, Preprocessing
-from densenet_jax.weights.safetensors_files import write_safetensors
-from densenet_jax.weights.source import WeightsError
+from densenet_jax.weights.readers.bounded_file import WeightsError
+from densenet_jax.weights.readers.safetensors import write_safetensors
 
 __all__ = [
     "CONVENTIONS",

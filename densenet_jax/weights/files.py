@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from densenet_jax.weights.hdf5_files import SIGNATURE
-from densenet_jax.weights.keras_files import WEIGHTS_MEMBER, read_keras_hdf5, read_keras_zip
-from densenet_jax.weights.mindspore_files import read_mindspore
-from densenet_jax.weights.numpy_files import read_npz
-from densenet_jax.weights.safetensors_files import locate_safetensors, read_safetensors
-from densenet_jax.weights.source import MAX_NAME, Budget, Source, WeightsError, shown
-from densenet_jax.weights.torch_files import is_torch_pickle, read_torch_stream, read_torch_zip
-from densenet_jax.weights.zip_files import members
+from densenet_jax.weights.readers.bounded_file import MAX_NAME, Budget, Source, WeightsError, shown
+from densenet_jax.weights.readers.hdf5 import SIGNATURE
+from densenet_jax.weights.readers.keras import WEIGHTS_MEMBER, read_keras_hdf5, read_keras_zip
+from densenet_jax.weights.readers.mindspore import read_mindspore
+from densenet_jax.weights.readers.npz import read_npz
+from densenet_jax.weights.readers.safetensors import locate_safetensors, read_safetensors
+from densenet_jax.weights.readers.torch import is_torch_pickle, read_torch_stream, read_torch_zip
+from densenet_jax.weights.readers.zip_archive import members
 
 FORMATS = (
     "safetensors, PyTorch (.pth, .pt, .bin), Keras (.h5, .keras), MindSpore (.ckpt), NumPy (.npz)"

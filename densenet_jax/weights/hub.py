@@ -9,7 +9,7 @@ import urllib.parse
 import urllib.request
 
 from densenet_jax.weights.published import WEIGHTS_FILE
-from densenet_jax.weights.source import WeightsError
+from densenet_jax.weights.readers.bounded_file import WeightsError
 from densenet_jax.weights.timm_config import CONFIG_FILE
 
 WEIGHTS_FILES = (WEIGHTS_FILE, "pytorch_model.bin")

@@ -12,7 +12,7 @@ from flax import linen as nn
 from flax import traverse_util
 
 from densenet_jax.weights.conventions import CONVENTIONS, Convention, of_model
-from densenet_jax.weights.source import WeightsError
+from densenet_jax.weights.readers.bounded_file import WeightsError
 
 
 class MismatchError(WeightsError):

@@ -13,7 +13,7 @@ from densenet_jax.models.variants import VARIANTS, create_model, list_models, ne
 from densenet_jax.weights import adapt, hub, names
 from densenet_jax.weights.files import read
 from densenet_jax.weights.published import IMAGENET, PUBLISHED, Preprocessing, model_of, of_model
-from densenet_jax.weights.source import WeightsError
+from densenet_jax.weights.readers.bounded_file import WeightsError
 from densenet_jax.weights.timm_config import read_config
 
 HUB_PREFIXES = ("hf-hub:", "hf_hub:")

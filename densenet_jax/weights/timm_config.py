@@ -13,7 +13,7 @@ from flax import linen as nn
 
 from densenet_jax.models.variants import identify
 from densenet_jax.weights.published import IMAGENET, Preprocessing
-from densenet_jax.weights.source import WeightsError
+from densenet_jax.weights.readers.bounded_file import WeightsError
 
 CONFIG_FILE = "config.json"
 MAX_BYTES = 1 << 20
@@ -37,6 +37,8 @@ _FIELDS = {
     "num_classes": "num_classes",
     "drop_path_rate": "drop_path_rate",
     "proj_drop_rate": "dropout_rate",
+    "act_layer": "activation",
+    "global_pool": "global_pool",
 }
 
 
@@ -114,8 +116,8 @@ def fits_timm(model: nn.Module) -> bool:
     name, fields = identify(model)
     free = {"num_classes", "in_channels", "dropout_rate", "drop_path_rate", "freeze_statistics"}
     timms = set()
-    if not name.startswith("rdnet"):
-        timms = {"growth_rate", "block_sizes"}
+    if not name.startswith("rdnet") and isinstance(model.growth_rate, int):
+        timms = {"growth_rate", "block_sizes", "activation", "global_pool"}
         if model.stem_features == 2 * model.growth_rate:
             timms.add("stem_features")
     return name in TIMM_MODELS and set(fields) - free <= timms

@@ -28,7 +28,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import engines
 from batching import Batcher, Busy
 
-from densenet_jax.data import host
+from densenet_jax.data.reading import host
 
 MAX_BYTES = 10 << 20  # of a request's body
 MAX_PIXELS = 25_000_000  # of an image; 75 MB once it is decoded

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import densenet_jax
-from densenet_jax.models import dense_block
+from densenet_jax.models.block import dense_block
 
 BENCHMARKS = pathlib.Path(__file__).parents[2] / "benchmarks"
 

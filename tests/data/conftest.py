@@ -11,7 +11,7 @@ from PIL import Image
 from tensorflow_datasets.core import naming
 from tensorflow_datasets.core.splits import SplitInfo
 
-from densenet_jax.data import shards
+from densenet_jax.data.preparing import shards
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 JPEGS = sorted((GOLDEN / "eval_preprocess").glob("*.JPEG"))
@@ -107,7 +107,7 @@ def as_tfrecord(folder, new):
 
     from array_record.python.array_record_module import ArrayRecordReader
 
-    from densenet_jax.data import tfrecord
+    from densenet_jax.data.preparing import tfrecord
 
     new.mkdir(parents=True)
     for path in folder.iterdir():

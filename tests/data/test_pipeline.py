@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from densenet_jax.data import buffers, order, pipeline, reading, sources
-from densenet_jax.data.examples import Arrays, DataError, Source
+from densenet_jax.data.reading import buffers, examples, order, pipeline
+from densenet_jax.data.sources import by_name
+from densenet_jax.data.sources.source import Arrays, DataError, Source
 
 from .conftest import encode, picture, write_tfds
 
@@ -45,7 +46,7 @@ def numbered(count, classes=None):
 
 @pytest.fixture(scope="module")
 def source(tiny):
-    return sources.load("tiny", "train", str(tiny))
+    return by_name.load("tiny", "train", str(tiny))
 
 
 @pytest.fixture
@@ -159,7 +160,7 @@ def test_batches_that_cannot_be_shared():
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_evaluation_sees_every_example_once(tiny, workers):
-    source = sources.load("tiny", "validation", str(tiny))
+    source = by_name.load("tiny", "validation", str(tiny))
     batches = list(pipeline.eval_batches(source, batch_size=8, image_size=16, workers=workers))
     assert [b["mask"].sum() for b in batches] == [8, 2]
     assert [b["image"].shape for b in batches] == [(8, 16, 16, 3)] * 2
@@ -190,7 +191,7 @@ def test_memory_and_device_give_the_same_batches(source, mesh):
 
 
 def test_memory_gives_the_same_evaluation(tiny):
-    source = sources.load("tiny", "validation", str(tiny))
+    source = by_name.load("tiny", "validation", str(tiny))
     held = pipeline.in_memory(source, image_size=16, crop_fraction=0.875)
     options = {"batch_size": 8, "image_size": 16}
     same(
@@ -234,7 +235,7 @@ def broken(*args, **kwargs):
 
 
 def test_an_unreadable_example_is_named_counted_and_replaced(caplog):
-    reading._named.clear()
+    examples._named.clear()
     source = broken(16, broken={3, 4})
     batches = take(pipeline.train_batches(source, **OPTIONS), 4)
     assert sum(b["bad"].sum() for b in batches) == 2 * (2 + 1)  # 3 passes over 3 and 4; 4 over 4
@@ -279,11 +280,11 @@ def test_a_broken_data_set_ends_the_run():
 def test_a_disk_that_goes_away_for_a_moment(monkeypatch):
     waits = []
     monkeypatch.setattr(time, "sleep", waits.append)
-    assert reading.read(broken(4, flaky={2: 3}), 2)["label"] == 0
-    assert waits == list(reading.RETRY_DELAYS[:3])
+    assert examples.read(broken(4, flaky={2: 3}), 2)["label"] == 0
+    assert waits == list(examples.RETRY_DELAYS[:3])
     out = np.zeros(1)
     flaky = broken(4, flaky={2: 99})
-    assert reading.load(flaky, 2, lambda _, out: np.ones(1), False, out) == (1, 1)
+    assert examples.load(flaky, 2, lambda _, out: np.ones(1), False, out) == (1, 1)
     assert out == 1
 
 
@@ -296,7 +297,7 @@ def test_a_corrupt_record_is_passed_over(tmp_path):
     middle = len(data) // 3
     data[middle : middle + 50] = bytes(50)
     path.write_bytes(data)
-    source = sources.load("damaged", "train", str(tmp_path))
+    source = by_name.load("damaged", "train", str(tmp_path))
     batches = list(pipeline.eval_batches(source, batch_size=40, image_size=16))
     assert 1 <= batches[0]["bad"].sum() <= 2
     held = pipeline.in_memory(source, image_size=16)  # reads many records at once, then one by one

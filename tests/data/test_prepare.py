@@ -10,8 +10,10 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from densenet_jax.data import ilsvrc, prepare, shards, sources, tfrecord
-from densenet_jax.data.examples import DataError
+from densenet_jax.data import prepare
+from densenet_jax.data.preparing import ilsvrc, shards, tfrecord
+from densenet_jax.data.sources import by_name as sources
+from densenet_jax.data.sources.source import DataError
 
 from .conftest import JPEGS, as_tfrecord, encode, picture
 

@@ -6,33 +6,33 @@ import types
 import numpy as np
 import pytest
 
-from densenet_jax.data import folders, sources, tfds_records
-from densenet_jax.data.examples import DataError
+from densenet_jax.data.sources import by_name, folders, tfds
+from densenet_jax.data.sources.source import DataError
 
 from .conftest import as_tfrecord, encode, picture, write_tfds
 
 
 def fails(match, *args, **kwargs):
     with pytest.raises(DataError, match=match) as caught:
-        sources.load(*args, **kwargs)
+        by_name.load(*args, **kwargs)
     assert "Traceback" not in str(caught.value)
     return str(caught.value)
 
 
 def test_digits():
-    train, test = sources.load("digits", "train"), sources.load("digits", "test")
+    train, test = by_name.load("digits", "train"), by_name.load("digits", "test")
     assert (len(train), len(test), train.num_classes) == (1437, 360, 10)
     assert train.examples[0]["image"].shape == (8, 8, 1)
     fails("no split 'val'", "digits", "val")
 
 
 def test_synthetic():
-    source = sources.load("synthetic:32:10", "train")
+    source = by_name.load("synthetic:32:10", "train")
     assert (len(source), source.num_classes) == (1_281_167, 10)
     example = source.examples[1_000_003]
     assert example["image"].shape == (32, 32, 3)
     assert example["label"] == 3
-    assert sources.load("synthetic", "train").examples[0]["image"].shape == (224, 224, 3)
+    assert by_name.load("synthetic", "train").examples[0]["image"].shape == (224, 224, 3)
     fails("synthetic:32:10", "synthetic:big", "train")
 
 
@@ -40,8 +40,8 @@ def test_synthetic():
 
 
 def test_folder_with_splits(image_dir):
-    train = sources.load("folder", "train", str(image_dir))
-    validation = sources.load("folder", "validation", str(image_dir))
+    train = by_name.load("folder", "train", str(image_dir))
+    validation = by_name.load("folder", "validation", str(image_dir))
     assert (len(train), len(validation)) == (12, 4)
     assert train.class_names == validation.class_names == ("cat", "dog")
     assert train.examples[11]["label"] == 1
@@ -93,14 +93,14 @@ def test_folder_without_permission(image_dir, monkeypatch):
 
 
 def test_tfds(tiny):
-    source = sources.load("tiny", "train", str(tiny))
+    source = by_name.load("tiny", "train", str(tiny))
     assert len(source) == 40
     assert source.class_names == ("a", "b", "c", "d")
     example = source.examples[5]
     assert example["label"] == 1
     assert example["image"] == encode(picture(24, 40, 5))
-    assert len(sources.load("tiny", "train[:25%]", str(tiny))) == 10
-    assert len(sources.load("tiny:1.0.0", "validation", str(tiny))) == 10
+    assert len(by_name.load("tiny", "train[:25%]", str(tiny))) == 10
+    assert len(by_name.load("tiny:1.0.0", "validation", str(tiny))) == 10
     assert source.examples.__getitems__([3, 1])[1]["label"] == 1
 
 
@@ -148,7 +148,7 @@ def test_a_missing_shard_is_named(tiny, tmp_path):
 
 
 def test_the_commands_name_the_root_of_a_configuration(tmp_path):
-    message = tfds_records.how_to_prepare("a/b", tmp_path / "a" / "b" / "1.0.0")
+    message = tfds.how_to_prepare("a/b", tmp_path / "a" / "b" / "1.0.0")
     assert f"prepare tfds a/b --data-dir={tmp_path}\n" in message
 
 
@@ -192,7 +192,7 @@ def hub(monkeypatch, tmp_path):
 
 
 def test_hugging_face(hub):
-    source = sources.load("hf:me/things", "train")
+    source = by_name.load("hf:me/things", "train")
     assert len(source) == 2
     assert source.class_names == ("a", "b")
     assert source.examples[0] == {"image": b"in the row", "label": 1}

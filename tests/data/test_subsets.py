@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from densenet_jax.data import sources, subsets
-from densenet_jax.data.examples import DataError
+from densenet_jax.data.sources import by_name, subsets
+from densenet_jax.data.sources.source import DataError
 
 
 def test_classes_are_numbered_anew_in_the_order_given():
-    whole = sources.load("digits", "train")
-    part = sources.load("digits", "train", classes=("7", "2"))
+    whole = by_name.load("digits", "train")
+    part = by_name.load("digits", "train", classes=("7", "2"))
     assert part.class_names == ("7", "2")
     expected = np.flatnonzero(np.isin(whole.examples.labels, (7, 2)))
     assert len(part) == len(expected)
@@ -19,20 +19,20 @@ def test_classes_are_numbered_anew_in_the_order_given():
 
 
 def test_of_each_class_the_first_examples():
-    whole = sources.load("digits", "train").examples
-    part = sources.load("digits", "train", per_class=3).examples
+    whole = by_name.load("digits", "train").examples
+    part = by_name.load("digits", "train", per_class=3).examples
     assert np.bincount(part.labels).tolist() == [3] * 10
     firsts = np.sort(np.concatenate([np.flatnonzero(whole.labels == k)[:3] for k in range(10)]))
     np.testing.assert_array_equal(part.images, whole.images[firsts])
 
 
 def test_records_and_files_are_chosen_without_reading_them_all(tiny, image_dir):
-    part = sources.load("tiny", "train", str(tiny), classes=("d", "b"), per_class=2)
-    whole = sources.load("tiny", "train", str(tiny))
+    part = by_name.load("tiny", "train", str(tiny), classes=("d", "b"), per_class=2)
+    whole = by_name.load("tiny", "train", str(tiny))
     assert subsets.labels(part).tolist() == [1, 0, 1, 0]  # examples 1, 3, 5 and 7
     assert part.examples[3]["image"] == whole.examples[7]["image"]
     assert part.examples.__getitems__([3, 0])[0]["label"] == 0
-    files = sources.load("folder", "train", str(image_dir), classes=("dog",), per_class=1)
+    files = by_name.load("folder", "train", str(image_dir), classes=("dog",), per_class=1)
     assert files.describe(0).endswith("train/dog/0.jpg")
     assert files.examples[0]["label"] == 0
 
@@ -47,4 +47,4 @@ def test_records_and_files_are_chosen_without_reading_them_all(tiny, image_dir):
 )
 def test_classes_that_are_not_there(classes, count, words):
     with pytest.raises(DataError, match=words):
-        sources.load("digits", "train", classes=classes, per_class=count)
+        by_name.load("digits", "train", classes=classes, per_class=count)

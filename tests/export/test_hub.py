@@ -9,7 +9,7 @@ import pytest
 
 import densenet_jax
 from densenet_jax import export
-from densenet_jax.training import runs
+from densenet_jax.training.rundir import run_weights
 from tests import hub_server
 from tests.export.conftest import make_bundle
 
@@ -32,7 +32,7 @@ def workdir(tmp_path, monkeypatch):
         assert isinstance(config, ml_collections.ConfigDict)
         return made.model, made.variables, made.preprocessing, 40
 
-    monkeypatch.setattr(runs, "read", read)
+    monkeypatch.setattr(run_weights, "read", read)
     return folder
 
 

@@ -9,8 +9,8 @@ import onnxruntime
 import pytest
 
 from densenet_jax import export
-from densenet_jax.export import int8, onnx_file
 from densenet_jax.export.bundle import ExportError
+from densenet_jax.export.onnx import file, int8
 from tests.export.conftest import NETWORKS, images_of, make_bundle
 
 # What moves data about; a network needs none of it behind its input.
@@ -27,7 +27,7 @@ def run(model: onnx.ModelProto, images: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("key", NETWORKS)
 def test_outputs_are_those_of_jax(key):
     bundle = make_bundle(key)
-    model = onnx_file.to_onnx(bundle)
+    model = file.to_onnx(bundle)
     images = images_of(bundle, 3, np.float32)
     expected = np.asarray(jax.jit(bundle.model.apply)(bundle.variables, images))
     for batch in (images, images[:1]):
@@ -40,14 +40,14 @@ def test_outputs_are_those_of_jax(key):
 
 
 def test_norms_behind_convolutions_are_folded(cifar):
-    model = onnx_file.to_onnx(cifar)
+    model = file.to_onnx(cifar)
     names = [node.name for node in model.graph.node if node.op_type == "BatchNormalization"]
     assert all("norm2" not in name for name in names)
     assert len(names) == 3 + 1 + 1  # norm1 of every layer, the transition's, the last
 
 
 def test_preprocessing_goes_inside(cifar):
-    model = onnx_file.to_onnx(cifar, preprocess=True)
+    model = file.to_onnx(cifar, preprocess=True)
     pixels = images_of(cifar, 2)
     given = cifar.preprocessing
     images = ((pixels / 255 - np.array(given.mean)) / given.std).astype(np.float32)
@@ -60,12 +60,12 @@ def test_preprocessing_goes_inside(cifar):
 
 
 def test_other_outputs_than_those_of_jax_are_refused(cifar, tmp_path):
-    model = onnx_file.to_onnx(cifar)
+    model = file.to_onnx(cifar)
     bias = next(c for c in model.graph.initializer if c.name == "classifier/bias")
     bias.CopyFrom(onnx.numpy_helper.from_array(np.full(7, 0.01, np.float32), bias.name))
     (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
     with pytest.raises(ExportError, match="outputs differ from JAX's by"):
-        onnx_file.difference(cifar, tmp_path / "model.onnx", False)
+        file.difference(cifar, tmp_path / "model.onnx", False)
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from jax import lax
 
-from densenet_jax.models import dense_block
+from densenet_jax.models.block import dense_block
+from densenet_jax.models.block.plain import convolve
 from densenet_jax.models.convolution import LAYOUT, _summed_wide, gradients
-from densenet_jax.models.stages import convolve
-from tests.models.test_dense_block import make_loss, problem
+from tests.models.block.test_dense_block import make_loss, problem
 
 
 @pytest.mark.parametrize(("size", "stride"), [(3, 1), (7, 1), (3, 2), (7, 2)])

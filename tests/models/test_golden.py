@@ -107,7 +107,7 @@ def float64(request) -> Results:
     return compute(request.param, "float64", training=True)
 
 
-@pytest.fixture(scope="module", params=["plain", "native"])
+@pytest.fixture(scope="module", params=["plain", "cpu"])
 def float32(request) -> Results:
     return compute("densenet_bc_100_12", "float32", training=True, implementation=request.param)
 
@@ -164,7 +164,7 @@ def test_gradients_in_float32(float32):
     assert np.linalg.norm(ours - reference) <= float32.bound * np.linalg.norm(reference)
 
 
-@pytest.mark.parametrize("implementation", ["plain", "native"])
+@pytest.mark.parametrize("implementation", ["plain", "cpu"])
 def test_densenet121_evaluation_in_float32(implementation):
     options = {"training": False, "implementation": implementation}
     check_evaluation(compute("densenet121", "float32", **options))

@@ -7,20 +7,21 @@ import pytest
 from flax import linen as nn
 
 from densenet_jax.models import pooling
-from densenet_jax.models.batch_norm import norm_relu
+from densenet_jax.models.activation import ACTIVATIONS, norm_act
 
 POOLINGS = {
     "max": (
-        pooling.norm_relu_max_pool,
+        pooling.norm_act_max_pool,
         lambda x: nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1))),
     ),
-    "average": (pooling.norm_relu_average_pool, lambda x: nn.avg_pool(x, (2, 2), (2, 2))),
+    "average": (pooling.norm_act_average_pool, lambda x: nn.avg_pool(x, (2, 2), (2, 2))),
 }
 
 
 @pytest.mark.parametrize("size", [(8, 8), (7, 9)])
 @pytest.mark.parametrize("name", POOLINGS)
-def test_matches_flax(name, size):
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_matches_flax(name, size, activation):
     pool, reference = POOLINGS[name]
     rng = np.random.default_rng(0)
     with jax.enable_x64(True):
@@ -37,8 +38,8 @@ def test_matches_flax(name, size):
 
             return jax.jit(jax.value_and_grad(loss, (0, 1, 2)))(x, gain, shift)
 
-        actual = value_and_gradients(pool)
-        expected = value_and_gradients(lambda *args: reference(norm_relu(*args)))
+        actual = value_and_gradients(lambda *args: pool(*args, activation))
+        expected = value_and_gradients(lambda *args: reference(norm_act(*args, activation)))
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12), actual, expected
         )

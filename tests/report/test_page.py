@@ -8,9 +8,9 @@ import subprocess
 
 import pytest
 
-from densenet_jax.report import ReportError, runs, write_report
+from densenet_jax.report import ReportError, run_files, write_report
 from densenet_jax.report.page import count, in_bytes, names, percent, short
-from densenet_jax.report.runs import differences
+from densenet_jax.report.run_files import differences
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
@@ -81,7 +81,7 @@ def test_names_of_classes_are_text(workdir):
 
 def test_the_configuration_beside_the_default(workdir, monkeypatch):
     defaults = {"seed": 0, "batch_size": 8, "data.mean": [0.5, 0.25], "gone": 1}
-    monkeypatch.setattr("densenet_jax.report.runs.defaults", lambda: defaults)
+    monkeypatch.setattr("densenet_jax.report.run_files.defaults", lambda: defaults)
     page = read(write_report(workdir))
     changed = page.text.split("What differs from configs/default.py:")[1].split("All ")[0]
     assert "seed" in changed
@@ -193,4 +193,4 @@ def test_time_of_a_run_that_was_resumed(workdir):
     times = [10, 30, 5, 25]  # the second start began after 30 seconds
     lines = [{"step": i, "split": "train", "seconds": s} for i, s in enumerate(times)]
     (workdir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert runs.read(workdir).seconds() == 55
+    assert run_files.read(workdir).seconds() == 55

@@ -7,8 +7,9 @@ import jax
 import numpy as np
 import pytest
 
-from densenet_jax.training import dispatch, loop, recorder, trainer
+from densenet_jax.training import dispatch, loop, trainer
 from densenet_jax.training.errors import ConfigError
+from densenet_jax.training.rundir import recorder
 from tests.training.test_loop import STEPS, params, records, small_config
 
 MANY = {"steps_per_dispatch": 4, "checkpoint_every_steps": 7}

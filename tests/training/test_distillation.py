@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from densenet_jax.data import pipeline
-from densenet_jax.data.examples import Arrays, Source
+from densenet_jax.data.reading import pipeline
+from densenet_jax.data.sources.source import Arrays, Source
+from densenet_jax.tasks.losses import make_loss
 from densenet_jax.training import distillation
 from densenet_jax.training.errors import ConfigError
-from densenet_jax.training.losses import make_loss
 from densenet_jax.weights import Preprocessing, WeightsError, write_safetensors
 
 

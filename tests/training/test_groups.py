@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from densenet_jax import evaluation
 from densenet_jax.models.variants import create_model
+from densenet_jax.tasks import classification
 from densenet_jax.training import mesh as meshes
 from densenet_jax.training import state as states
 from densenet_jax.training import step as steps
@@ -127,7 +127,7 @@ def test_a_group_is_a_small_batch_of_its_own():
                     mutable=["batch_stats"],
                     rngs={"dropout": jax.random.fold_in(dropout_key, number)},
                 )
-                return evaluation.cross_entropy(logits, targets).mean(), updates["batch_stats"]
+                return classification.cross_entropy(logits, targets).mean(), updates["batch_stats"]
 
             return jax.value_and_grad(loss, has_aux=True)(variables["params"])
 

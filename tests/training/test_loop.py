@@ -16,13 +16,14 @@ import pytest
 import densenet_jax
 from densenet_jax import cli
 from densenet_jax.report import predictions
-from densenet_jax.training import experiment, loop, metrics_log, runs
+from densenet_jax.training import experiment, loop
 from densenet_jax.training import mesh as meshes
-from densenet_jax.training import workdir as workdirs
-from densenet_jax.training.checkpoints import Checkpoints
-from densenet_jax.training.diagnose import NonFiniteError
 from densenet_jax.training.errors import CheckpointError, ConfigError
-from densenet_jax.training.recorder import Recorder
+from densenet_jax.training.nonfinite import NonFiniteError
+from densenet_jax.training.rundir import metrics_log, run_weights
+from densenet_jax.training.rundir import workdir as workdirs
+from densenet_jax.training.rundir.checkpoints import Checkpoints
+from densenet_jax.training.rundir.recorder import Recorder
 from densenet_jax.training.trainer import Interrupted
 from densenet_jax.weights import WeightsError
 
@@ -59,7 +60,7 @@ def records(workdir: pathlib.Path) -> list[dict]:
 
 def params(workdir: pathlib.Path, config) -> list[np.ndarray]:
     config = experiment.build(config).config
-    return jax.tree.leaves(jax.device_get(runs.read(workdir, config, "latest")[1]))
+    return jax.tree.leaves(jax.device_get(run_weights.read(workdir, config, "latest")[1]))
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +179,7 @@ def test_a_configuration_from_before_durations_had_units(undisturbed, tmp_path):
     del stored["optimizer"]["warmup"], stored["ema_decay"], stored["distill"]
     stored["optimizer"]["warmup_epochs"] = 2.5
     (tmp_path / "config.json").write_text(json.dumps(stored))
-    config = runs.read_config(tmp_path)
+    config = run_weights.read_config(tmp_path)
     assert (config.optimizer.warmup, config.ema_decay) == ("2.5 epochs", 0.0)
 
 
@@ -202,7 +203,7 @@ def test_evaluate_names_the_checkpoints_there_are(undisturbed, capsys, which):
 def test_a_checkpoint_of_another_model_is_refused(undisturbed):
     other = experiment.build(small_config(**{"model.growth_rate": 5})).config
     with pytest.raises(CheckpointError, match="is of another model"):
-        runs.read(undisturbed[0], other)
+        run_weights.read(undisturbed[0], other)
 
 
 def test_a_run_is_a_source_of_weights(undisturbed):
@@ -233,7 +234,7 @@ def test_the_best_evaluation_is_that_of_the_best_checkpoint(undisturbed):
     """Also with averages: the report takes it instead of evaluating once more."""
     workdir, result = undisturbed
     setup = experiment.build(small_config())
-    model, variables, _, step = runs.read(workdir, setup.config, "best")
+    model, variables, _, step = run_weights.read(workdir, setup.config, "best")
     assert result["best"].step == result["best_step"] == step
     names = setup.eval_source.class_names
     given = predictions.merge(result["best"].answers, names)

@@ -8,16 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from densenet_jax import evaluation
-from densenet_jax.data import device
+from densenet_jax.data.augment import device
 from densenet_jax.models.variants import create_model
+from densenet_jax.tasks import classification
+from densenet_jax.tasks.losses import make_loss
 from densenet_jax.training import mesh as meshes
 from densenet_jax.training import state as states
 from densenet_jax.training import step as steps
-from densenet_jax.training.checkpoints import Checkpoints
 from densenet_jax.training.errors import ConfigError
-from densenet_jax.training.losses import make_loss
 from densenet_jax.training.optimizer import make_optimizer
+from densenet_jax.training.rundir.checkpoints import Checkpoints
 
 SHAPE = (8, 8, 1)
 SPLIT_FROM = 64  # elements: most kernels of the tiny model
@@ -71,7 +71,7 @@ def run(data: int, model: int):
             state, measured = step(state, batch)
             metrics.append(jax.device_get(measured))
         masked = batch | {"mask": jax.device_put(np.arange(16) < 11, meshes.batch_sharding(mesh))}
-        evaluated = evaluation.evaluate(
+        evaluated = classification.evaluate(
             lambda *args: eval_step(*args)[0], state.variables, [masked]
         )
         return mesh, state, metrics, evaluated

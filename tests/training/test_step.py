@@ -8,14 +8,14 @@ import numpy as np
 import optax
 import pytest
 
-from densenet_jax import evaluation
-from densenet_jax.data import device
+from densenet_jax.data.augment import device
 from densenet_jax.models.variants import create_model
+from densenet_jax.tasks import classification
+from densenet_jax.tasks.losses import make_loss
 from densenet_jax.training import mesh as meshes
 from densenet_jax.training import state as states
 from densenet_jax.training import step as steps
 from densenet_jax.training.errors import ConfigError
-from densenet_jax.training.losses import make_loss
 from densenet_jax.training.optimizer import make_optimizer
 from densenet_jax.training.schedules import make_schedule
 
@@ -121,7 +121,7 @@ def test_evaluation_uses_running_statistics_and_the_mask():
     labels = np.arange(4, dtype=np.int32)
     batch = {"image": images, "label": labels, "mask": np.array([True, True, True, False])}
     logits = model.apply(state.variables, normalize(images))
-    expected = evaluation.cross_entropy(logits, labels)[:3].sum()
+    expected = classification.cross_entropy(logits, labels)[:3].sum()
     got, answers = eval_step(state.variables, batch)
     np.testing.assert_allclose(got["loss"], expected, rtol=1e-5)
     assert int(got["examples"]) == 3

@@ -1,0 +1,44 @@
+"""Configurations by name: a file of the user's, or else one that comes with the package."""
+
+import pathlib
+from collections.abc import Sequence
+
+PACKAGED = pathlib.Path(__file__).parent.parent / "configs"
+
+
+def names() -> list[str]:
+    """Returns the names of the packaged configurations: cifar10, densenet121, ..."""
+    return sorted(path.stem for path in PACKAGED.glob("*.py") if path.stem[0] != "_")
+
+
+def defaults() -> str:
+    """Returns the file that has every key: the checkout's, seen from there, or the package's."""
+    here = "configs/default.py"
+    return here if pathlib.Path(here).is_file() else str(PACKAGED / "default.py")
+
+
+def locate(config: str) -> str:
+    """Returns FILE[:ARGUMENT] with the file that is meant.
+
+    A file that exists is meant itself.  Otherwise `configs/digits.py`, `digits.py` and `digits`
+    are the package's own, so that the documented commands work in any directory.
+    """
+    file, colon, argument = config.partition(":")
+    name = file.removeprefix("configs/").removesuffix(".py")
+    if not pathlib.Path(file).is_file() and name in names():
+        file = str(PACKAGED / f"{name}.py")
+    return f"{file}{colon}{argument}"
+
+
+def with_located(argv: Sequence[str]) -> list[str]:
+    """Returns a command line with the value of its --config located."""
+    located, is_value = [], False
+    for word in argv:
+        flag, equals, value = word.partition("=")
+        if is_value:
+            word = locate(word)
+        elif flag in ("--config", "-config") and equals:
+            word = f"{flag}={locate(value)}"
+        is_value = word in ("--config", "-config")
+        located.append(word)
+    return located

@@ -1,0 +1,150 @@
+"""RandAugment (Cubuk et al., 2019) and TrivialAugment (Müller and Hutter, 2021) on the device.
+
+Under `vmap` a switch between 14 operations would compute all of them for every image. Instead each
+operation is a setting of three steps that always run: one affine warp, one blend with a base image,
+one table of 256 values per channel. The arithmetic is Pillow's, on uint8.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from densenet_jax.data.augment import colour
+
+OPS = (
+    "identity", "shear_x", "shear_y", "translate_x", "translate_y", "rotate", "brightness",
+    "color", "contrast", "sharpness", "posterize", "solarize", "autocontrast", "equalize",
+)  # fmt: skip
+BINS = 31  # strengths are numbered 0 to 30
+POLICIES = ("randaugment", "trivialaugment")
+
+
+def strengths(policy: str, height: int, width: int) -> np.ndarray:
+    """Returns the value of every operation at every strength, float32 [14, 31].
+
+    Units: shear as a slope, translation in pixels, rotation in degrees, blends as the distance of
+    their factor from 1, posterize in bits kept, solarize as the threshold.
+    """
+    if policy == "randaugment":
+        shear, turn, factor, bits = 0.3, 30.0, 0.9, 4
+        move_x, move_y = width * 150 / 331, height * 150 / 331
+    else:
+        shear, turn, factor, bits = 0.99, 135.0, 0.99, 6
+        move_x = move_y = 32.0
+    steps = np.linspace(0, 1, BINS)
+    table = {
+        "shear_x": shear * steps,
+        "shear_y": shear * steps,
+        "translate_x": np.trunc(move_x * steps),
+        "translate_y": np.trunc(move_y * steps),
+        "rotate": turn * steps,
+        **dict.fromkeys(("brightness", "color", "contrast", "sharpness"), factor * steps),
+        "posterize": 8 - np.round(bits * steps),
+        "solarize": 255 * (1 - steps),
+    }
+    return np.stack([table.get(op, 0 * steps) for op in OPS]).astype(np.float32)
+
+
+def apply(key: jax.Array, image: jax.Array, policy: str, ops: int, magnitude: int) -> jax.Array:
+    """Applies a policy to one uint8 image [H, W, C].
+
+    RandAugment applies `ops` operations of strength `magnitude`; TrivialAugment one of random
+    strength. Each operation is equally likely, and those with a direction go either way.
+    """
+    if policy not in POLICIES:
+        raise ValueError(f"there is no policy {policy!r}; choose one of {POLICIES}.")
+    if not 0 <= magnitude < BINS:
+        raise ValueError(f"policy_magnitude is {magnitude}; it must be from 0 to {BINS - 1}.")
+    trivial = policy == "trivialaugment"
+    table = jnp.asarray(strengths(policy, *image.shape[:2]))
+
+    def one(image, key):
+        which, strength, side = jax.random.split(key, 3)
+        op = jax.random.randint(which, (), 0, len(OPS))
+        level = jax.random.randint(strength, (), 0, BINS) if trivial else magnitude
+        sign = jnp.where(jax.random.bernoulli(side), 1.0, -1.0)
+        return operate(image, op, table[op, level], sign), None
+
+    # A scan, so that a second operation does not compile the first one again.
+    return jax.lax.scan(one, image, jax.random.split(key, 1 if trivial else ops))[0]
+
+
+def operate(image: jax.Array, op: jax.Array, value: jax.Array, sign: jax.Array) -> jax.Array:
+    """Applies operation number `op` of `OPS`, at a value of `strengths`, to one uint8 image."""
+
+    def setting(name, on, off):
+        return jnp.where(op == OPS.index(name), on, off)
+
+    signed = sign * value
+    image = warp(
+        image,
+        shear_x=setting("shear_x", signed, 0.0),
+        shear_y=setting("shear_y", signed, 0.0),
+        move_x=setting("translate_x", signed, 0.0),
+        move_y=setting("translate_y", signed, 0.0),
+        turn=setting("rotate", signed, 0.0),
+    )
+    base = setting("brightness", jnp.float32(0), image.astype(jnp.float32))
+    base = setting("color", colour.grayscale(image).astype(jnp.float32), base)
+    base = setting("contrast", colour.mean_luma(image), base)
+    base = setting("sharpness", smooth(image).astype(jnp.float32), base)
+    image = colour.blend(base, image, 1 + signed).astype(jnp.uint8)
+
+    levels = jnp.arange(256)
+    bits = value.astype(jnp.int32)
+    table = levels[None]
+    table = setting("posterize", levels[None] & (256 - (1 << (8 - bits))), table)
+    table = setting("solarize", jnp.where(levels[None] < value, levels[None], 255 - levels), table)
+    table = setting("autocontrast", autocontrast_table(image), table)
+    table = setting("equalize", equalize_table(image), table)
+    table = jnp.broadcast_to(table, (image.shape[-1], 256)).astype(jnp.uint8)
+    return jax.vmap(lambda row, channel: row[channel], (0, -1), -1)(table, image)
+
+
+def warp(image, *, shear_x, shear_y, move_x, move_y, turn) -> jax.Array:
+    """Shears or shifts about the top left corner, or turns about the centre; at most one at a time.
+
+    The nearest pixel is taken, and what comes from outside is black.
+    """
+    height, width = image.shape[:2]
+    angle = jnp.deg2rad(turn)
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    y, x = jnp.meshgrid(jnp.arange(height) + 0.5, jnp.arange(width) + 0.5, indexing="ij")
+    dx, dy = x - width / 2, y - height / 2
+    from_x = cos * dx + sin * dy + width / 2 + shear_x * y + move_x
+    from_y = cos * dy - sin * dx + height / 2 + shear_y * x + move_y
+    column, row = jnp.floor(from_x).astype(int), jnp.floor(from_y).astype(int)
+    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+    pixels = image[jnp.clip(row, 0, height - 1), jnp.clip(column, 0, width - 1)]
+    return jnp.where(inside[..., None], pixels, 0)
+
+
+def smooth(image: jax.Array) -> jax.Array:
+    """Applies Pillow's SMOOTH filter to uint8: the mean of 3 x 3, the centre with weight 5."""
+    x = image.astype(jnp.int32)
+    height, width = x.shape[:2]
+    shifted = [x[i : height - 2 + i, j : width - 2 + j] for i in range(3) for j in range(3)]
+    inner = (2 * (sum(shifted) + 4 * shifted[4]) + 13) // 26  # rounded division by 13
+    return image.at[1:-1, 1:-1].set(inner.astype(jnp.uint8))  # the border stays as it is
+
+
+def autocontrast_table(image: jax.Array) -> jax.Array:
+    """Returns the table [C, 256] that stretches each channel to the full range."""
+    low = image.min((0, 1)).astype(jnp.float32)[:, None]
+    high = image.max((0, 1)).astype(jnp.float32)[:, None]
+    stretched = jnp.floor((jnp.arange(256) - low) * (255 / jnp.maximum(high - low, 1)) + 1e-3)
+    return jnp.where(high > low, jnp.clip(stretched, 0, 255), jnp.arange(256)).astype(int)
+
+
+def equalize_table(image: jax.Array) -> jax.Array:
+    """Returns the table [C, 256] that makes each channel's histogram flat."""
+
+    def one(channel):
+        counts = jnp.zeros(256, jnp.int32).at[channel.ravel()].add(1)
+        last = counts[255 - jnp.argmax(counts[::-1] > 0)]
+        step = (counts.sum() - last) // 255
+        before = jnp.cumsum(counts) - counts
+        flat = jnp.clip((step // 2 + before) // jnp.maximum(step, 1), 0, 255)
+        return jnp.where(step == 0, jnp.arange(256), flat)
+
+    return jax.vmap(one, -1)(image)

@@ -1,0 +1,79 @@
+"""A model over its evaluation split, and over the other data sets that judge the same classes."""
+
+import dataclasses
+from typing import Any
+
+from densenet_jax.data.sources import by_name
+from densenet_jax.data.sources.source import DataError, Source
+from densenet_jax.evaluation import scores, test_time_augmentation
+from densenet_jax.training.errors import ConfigError
+from densenet_jax.training.experiment import Experiment
+
+# Of data sets whose classes others have, too: those, with their splits.  Evaluated where they are
+# prepared: ReaL's labels (Beyer et al., 2020), ImageNet-V2's images (Recht et al., 2019).
+RELATED = {
+    "imagenet2012": {"imagenet2012_real": "validation", "imagenet_v2/matched-frequency": "test"}
+}
+
+
+def assess(
+    setup: Experiment, variables: Any, *, crops: int = 1, flip: bool = False
+) -> list[dict[str, Any]]:
+    """Returns a record for each data set, the configuration's own first.
+
+    Args:
+      setup: as `training.experiment.build` returns it; its mesh must be the current one.
+      variables: on that mesh.
+      crops: views of each image, 1 or 5 (see `views.cut`); `flip`: and their mirror images.
+
+    Returns:
+      `scores.summary` with {"data", "split", "crops", "flip"}, and `scores.accepted_top1` where an
+      example has several right labels.
+
+    Raises:
+      ConfigError: five crops of images without a margin.
+    """
+    data = setup.config.data
+    predict = test_time_augmentation.predictor(
+        setup.model, setup.normalize, data.image_size, crops=crops, flip=flip
+    )
+    wide = with_margin(setup) if crops > 1 else setup
+    name = data.name.partition(":")[0]
+    splits = {(data.name, data.eval_split): setup.eval_source}
+    for other, split in RELATED.get(name, {}).items():
+        source = _find(other, split, data.data_dir)
+        if source is not None and source.num_classes == setup.model.num_classes:
+            splits[other, split] = source
+    records = []
+    for (name, split), source in splits.items():
+        found = scores.collect(predict, variables, _batches(wide, source))
+        record = {"data": name, "split": split, "crops": crops, "flip": flip}
+        record |= scores.summary(found, source.class_names)
+        if source.accepted is not None:
+            record |= scores.accepted_top1(found, source.accepted())
+        records.append(record)
+    return records
+
+
+def with_margin(setup: Experiment) -> Experiment:
+    """Returns the experiment whose evaluation images are still to be cropped."""
+    config = setup.config.copy_and_resolve_references()
+    size = round(config.data.image_size / config.data.eval_crop)
+    if size <= config.data.image_size:
+        raise ConfigError(
+            f"--crops=5 needs images with a margin, but config.data.eval_crop is "
+            f"{config.data.eval_crop:g}: add --config.data.eval_crop=0.875, for example."
+        )
+    config.data.image_size, config.data.eval_crop = size, 1.0
+    return dataclasses.replace(setup, config=config)
+
+
+def _find(name: str, split: str, data_dir: str) -> Source | None:
+    try:
+        return by_name.load(name, split, data_dir)
+    except DataError:
+        return None  # not prepared
+
+
+def _batches(setup: Experiment, source: Source) -> Any:
+    return dataclasses.replace(setup, eval_source=source).eval_batches()

@@ -1,0 +1,96 @@
+"""ONNX: images [B, H, W, C] in, for any B, as everywhere in this project; compared with JAX."""
+
+import json
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+import onnx
+
+from densenet_jax.export import stablehlo
+from densenet_jax.export.bundle import Bundle, ExportError, need
+from densenet_jax.export.onnx import networks
+from densenet_jax.export.onnx.graph import Graph
+
+INPUT = "images"
+METADATA = "densenet_jax"  # the key of the spec among the file's properties
+TOLERANCE = 1e-4  # of logits, relative to the largest where that is above 1
+MAX_BYTES = 2**31 - 1  # of a protobuf message
+
+
+def output_name(bundle: Bundle, preprocess: bool) -> str:
+    if not bundle.model.num_classes:
+        return "features"
+    return "probabilities" if preprocess else "logits"
+
+
+def to_onnx(bundle: Bundle, preprocess: bool = False) -> onnx.ModelProto:
+    """Returns a model with input `images` and output `logits`, `probabilities` or `features`.
+
+    Args:
+      preprocess: uint8 pixels to probabilities; else normalised float32 images to logits.
+
+    Raises:
+      ExportError: the weights are more than the file format can hold.
+    """
+    graph, given = Graph(), bundle.preprocessing
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(bundle.variables))
+    if size > MAX_BYTES - 2**26:
+        raise ExportError(f"{size:,} bytes of weights are more than an ONNX file holds (2 GB).")
+    x = graph.channels_first(INPUT)
+    if preprocess:
+        x = graph.add("Cast", "pixels", x, to=onnx.TensorProto.FLOAT)
+        gain = 1 / (255 * np.asarray(given.std, np.float64))
+        shift = -np.asarray(given.mean, np.float64) / given.std
+        gain, shift = (v.reshape(-1, 1, 1) for v in (gain, shift))
+        x = graph.add("Mul", "scaled", x, graph.constant("preprocessing/gain", gain))
+        x = graph.add("Add", "normalized", x, graph.constant("preprocessing/shift", shift))
+    x = networks.build(graph, bundle.model, bundle.variables, x)
+    output = output_name(bundle, preprocess)
+    last = "Softmax" if output == "probabilities" else "Identity"
+    graph.add(last, output, x)
+    width = bundle.model.num_classes or _width(bundle)
+    return graph.model(
+        {INPUT: (np.uint8 if preprocess else np.float32, ["batch", *bundle.image_shape])},
+        {output: (np.float32, ["batch", width])},
+        {METADATA: json.dumps(bundle.spec())},
+    )
+
+
+def session(path: str | pathlib.Path, threads: int = 0) -> Any:
+    """Returns ONNX Runtime's session of a file, on the CPU.
+
+    Args:
+      threads: of each run; 0: as many as there are cores.
+    """
+    runtime = need("onnxruntime", "onnx")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = threads, 3
+    return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def difference(bundle: Bundle, path: str | pathlib.Path, preprocess: bool) -> float:
+    """Returns the largest difference between a file's outputs and JAX's, on random images.
+
+    Raises:
+      ExportError: it is more than `TOLERANCE`.
+    """
+    run, dtype = stablehlo.program(bundle, preprocess)
+    pixels = np.random.default_rng(0).integers(0, 256, (2, *bundle.image_shape))
+    images = pixels.astype(dtype) if preprocess else (pixels / 64 - 2).astype(dtype)
+    expected = np.asarray(jax.jit(run)(images))
+    (found,) = session(path).run(None, {INPUT: images})
+    worst, scale = float(abs(found - expected).max()), max(1.0, float(abs(expected).max()))
+    if not worst <= TOLERANCE * scale:  # so that NaN is refused as well
+        raise ExportError(
+            f"{path}: ONNX Runtime's outputs differ from JAX's by {worst:.2g}, where they reach "
+            f"{scale:.2g}; please report this with the model's configuration."
+        )
+    return worst
+
+
+def _width(bundle: Bundle) -> int:
+    """Returns how many pooled features there are; nothing is computed."""
+    images = jax.ShapeDtypeStruct((1, *bundle.image_shape), np.float32)
+    return jax.eval_shape(bundle.model.apply, bundle.variables, images).shape[1]

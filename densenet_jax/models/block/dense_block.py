@@ -1,0 +1,137 @@
+"""The arithmetic of a dense block: batch statistics shared by every layer that reads a feature map.
+
+The batch mean and variance of a feature map do not depend on the layer that normalises it, so they
+are computed once, where the map is made, and handed along the block.  Each layer keeps its own
+scale, bias and running statistics: the network is the one of the paper (section 3), and only
+O(L) instead of O(L^2) reductions remain.
+
+A *layer* is a list of (norm, kernel) pairs, each norm a dict with `scale` and `bias`: two pairs
+for a bottleneck layer (1x1, then 3x3), one pair for a plain layer (3x3).
+"""
+
+import functools
+from collections.abc import Sequence
+
+import jax
+from jax import lax
+
+from densenet_jax.models.activation import find_activation, norm_act
+from densenet_jax.models.block import gradient, implementations, reference
+from densenet_jax.models.block.plain import (
+    channels,
+    convolve,
+    dropout,
+    widened,
+    write_channels,
+)
+from densenet_jax.models.block.statistics import Moments, moments
+
+
+def train(
+    x: jax.Array,
+    statistics: Moments,
+    layers: list,
+    *,
+    epsilon: float,
+    dropout_rate: float = 0.0,
+    drop_path: Sequence[float] = (),
+    key: jax.Array | None = None,
+    implementation: str = "auto",
+    activation: str = "relu",
+) -> tuple[jax.Array, Moments, list[Moments]]:
+    """Applies a dense block, normalising with the batch's own statistics.
+
+    Args:
+      x: feature maps [B, H, W, C].
+      statistics: the moments of x.
+      layers: the block's layers (see above), each reading all maps before it.
+      epsilon: added to each variance.
+      dropout_rate: dropped after each convolution (paper, section 3, "Implementation Details").
+      drop_path: probability, for each layer, that it adds zeros to an image (Huang et al., 2016:
+        stochastic depth); the moments are those of what it adds.  Empty: never.
+      key: for both; None: nothing is dropped.
+      implementation: see `implementations`.
+      activation: name of the function after each norm, see `models.activation`.
+
+    Returns:
+      features [B, H, W, C + growth rate * len(layers)], their moments, and for each bottleneck
+      layer in order the moments between its two convolutions (empty for plain layers).  The last
+      are constants to differentiation: they feed running statistics only.
+    """
+    rate, drop_path = (0.0, ()) if key is None else (dropout_rate, tuple(drop_path))
+    dropped = max(rate, *drop_path, 0.0)
+    implementation = implementations.choose(implementation, x, layers, dropped, activation)
+    settings = gradient.Settings(epsilon, rate, implementation, drop_path, activation)
+    if implementation == "reference":
+        return _reference(x, layers, key, settings)
+    return gradient.block(x, statistics, layers, key, settings)
+
+
+def _reference(x, layers, key, settings):
+    def dropout(i, j, y):
+        dropped = settings.dropout(key, i, j, len(layers[i]))
+        return y if dropped is None else dropped(y)
+
+    args = (settings.epsilon, settings.activation, dropout)
+    features, statistics = reference.train(x, layers, *args)
+    inner = [Moments(*layer[1]) for layer in statistics if len(layer) == 2]
+    return features, moments(features), lax.stop_gradient(inner)
+
+
+def evaluate(
+    x: jax.Array,
+    layers: list,
+    *,
+    dropout_rate: float = 0.0,
+    drop_path: Sequence[float] = (),
+    key: jax.Array | None = None,
+    implementation: str = "auto",
+    activation: str = "relu",
+) -> jax.Array:
+    """Applies a dense block with fixed statistics.
+
+    Args:
+      x: feature maps [B, H, W, C].
+      layers: each a list of ((gain, shift), kernel) pairs.
+      dropout_rate, drop_path, key: as for `train`, where the statistics are frozen in training.
+      implementation, activation: as for `train`.
+
+    Returns:
+      features [B, H, W, C + growth rate * len(layers)].
+    """
+    rate, drop_path = (0.0, ()) if key is None else (dropout_rate, tuple(drop_path))
+    dropped = max(rate, *drop_path, 0.0)
+    implementation = implementations.choose(implementation, x, layers, dropped, activation)
+    if implementation in ("plain", "reference"):
+        return _evaluate(x, layers, rate, key, drop_path, activation)
+    return _evaluate_with_kernels(x, layers, implementation)
+
+
+def _evaluate(x, layers, dropout_rate=0.0, key=None, drop_path=(), activation="relu"):
+    features, c = widened(x, layers), x.shape[3]
+    for i, layer in enumerate(layers):
+        keys = [None if key is None else jax.random.fold_in(key, 2 * i + j) for j in range(2)]
+        ((gain, shift), kernel), *rest = layer
+        y = norm_act(channels(features, 0, c), gain, shift, activation)
+        for (gain, next_shift), next_kernel in rest:
+            # The norm after a convolution is linear: its gain goes into the kernel.
+            y = dropout(convolve(y, kernel * gain), dropout_rate, keys[0])
+            y = find_activation(activation)(y + next_shift.astype(x.dtype))
+            kernel = next_kernel
+        path_rate = drop_path[i] if drop_path else 0.0
+        y = dropout(convolve(y, kernel), dropout_rate, keys[-1], path_rate)
+        features = write_channels(features, y, c)
+        c += kernel.shape[3]
+    return features
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _evaluate_with_kernels(x, layers, implementation):
+    return implementations.find(implementation).evaluate(x, layers)
+
+
+# Training with frozen statistics differentiates the plain twin.
+_evaluate_with_kernels.defvjp(
+    lambda x, layers, how: (_evaluate_with_kernels(x, layers, how), (x, layers)),
+    lambda how, residuals, d_features: jax.vjp(_evaluate, *residuals)[1](d_features),
+)

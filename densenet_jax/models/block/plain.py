@@ -1,0 +1,165 @@
+"""Normalisation, activation and convolution in plain JAX: the unit that dense layers are made of.
+
+A stage reads feature maps whose moments are known and makes new ones, together with the sums that
+their moments need.  A bottleneck layer is two stages (1x1, 3x3), a plain layer is one.  Maps lie in
+buffers [B, H, W, ...]: a stage reads the first channels of a buffer, and may write its output into
+a buffer at some channel.
+
+`models.gpu.stages` and `models.cpu.stages` have the same two functions as fused kernels.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from densenet_jax.models.activation import norm_act, norm_act_gradients
+from densenet_jax.models.block.statistics import at_least_float32, sums, widen
+from densenet_jax.models.convolution import convolution
+from densenet_jax.models.convolution import gradients as convolution_gradients
+
+
+class Dropout(NamedTuple):
+    """Elements are zeroed with probability `rate`, and all those of an image with `path_rate`.
+
+    What is kept is scaled, so that means stay; `key` decides.
+    """
+
+    rate: float
+    key: jax.Array
+    path_rate: float = 0.0
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        # Linear in x: it is its own transpose, and the backward pass draws the same mask again.
+        if self.rate:
+            keep = jax.random.bernoulli(self.key, 1 - self.rate, x.shape)
+            x = jnp.where(keep, x / (1 - self.rate), 0).astype(x.dtype)
+        if self.path_rate:
+            key = jax.random.fold_in(self.key, 1)
+            keep = jax.random.bernoulli(key, 1 - self.path_rate, (len(x), 1, 1, 1))
+            x = jnp.where(keep, x / (1 - self.path_rate), 0).astype(x.dtype)
+        return x
+
+
+def dropout(x: jax.Array, rate: float, key: jax.Array | None, path_rate: float = 0.0) -> jax.Array:
+    """Zeroes elements and whole images of x, see `Dropout`; without a key it returns x."""
+    return x if key is None else Dropout(rate, key, path_rate)(x)
+
+
+def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
+    """Convolves x [B, H, W, C] with an odd kernel [k, k, C, D], padded by k // 2 on every side."""
+    kernel = kernel.astype(x.dtype)
+    if kernel.shape[:2] == (1, 1) and stride == 1:
+        return jnp.einsum("bhwc,cd->bhwd", x, kernel[0, 0])
+    return convolution(x, kernel, stride)
+
+
+def channels(x: jax.Array, start: int, count: int) -> jax.Array:
+    """Returns channels start ... start + count - 1 of x [B, H, W, C]."""
+    return lax.slice_in_dim(x, start, start + count, axis=3)
+
+
+def write_channels(x: jax.Array, new: jax.Array, start: int) -> jax.Array:
+    """Returns x [B, H, W, C] with `new` [B, H, W, D] at channels start ... start + D - 1."""
+    return lax.dynamic_update_slice(x, new.astype(x.dtype), (0, 0, 0, start))
+
+
+def widened(x: jax.Array, layers: list) -> jax.Array:
+    """Returns x [B, H, W, C] as the buffer of a block: with room for what its layers will add."""
+    return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, added(layers))))
+
+
+def added(layers: list) -> int:
+    """Returns how many channels the layers of a block add."""
+    return sum(layer[-1][1].shape[3] for layer in layers)
+
+
+def forward(
+    source: jax.Array,
+    gain: jax.Array,
+    shift: jax.Array,
+    kernel: jax.Array,
+    *,
+    into: jax.Array | None = None,
+    offset: int = 0,
+    dropout: Dropout | None = None,
+    activation: str = "relu",
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Returns the stage's output and the sums of its values and squares, [D] each.
+
+    Args:
+      source: buffer [B, H, W, >= C]; its first C channels are read.
+      gain, shift: the normalisation of those channels, [C] each.
+      kernel: [k, k, C, D], k 1 or 3.
+      into: a buffer that takes the output at channel `offset`, and is returned; None: the output
+        is returned alone, [B, H, W, D].
+      offset: see `into`.
+      dropout: applied to the output; None: nothing dropped.
+      activation: name of the function between norm and convolution, see `models.activation`.
+    """
+    x = channels(source, 0, kernel.shape[2])
+    y = convolve(norm_act(x, gain, shift, activation), kernel)
+    y = y if dropout is None else dropout(y)
+    return (y if into is None else write_channels(into, y, offset), *sums(y))
+
+
+def backward(
+    source: jax.Array,
+    gain: jax.Array,
+    shift: jax.Array,
+    kernel: jax.Array,
+    *,
+    d_out: jax.Array,
+    out: jax.Array,
+    correction: tuple[jax.Array, jax.Array],
+    offset: int = 0,
+    d_source: jax.Array | None = None,
+    dropout: Dropout | None = None,
+    activation: str = "relu",
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """The transpose of `forward`.
+
+    With y = out[..., offset : offset + D] and (a, b) = correction, the gradient of y is
+    d_out[..., offset : offset + D] + a + b * y: what the readers of y contributed, and what its
+    moments did (`moments_gradient`).
+
+    Args:
+      source, gain, shift, kernel, dropout, activation: as `forward` got them.
+      d_out: buffer [B, H, W, >= offset + D] with the gradient of the output.
+      out: buffer with the output itself at the same channels.
+      correction: the gradient that comes through the output's moments, [D] each.
+      offset: see above.
+      d_source: buffer like source to whose first C channels the source's gradient is added;
+        None: the gradient is returned alone, [B, H, W, C].
+
+    Returns:
+      d_source, the gradient of the kernel (at least float32), of shift and of gain.
+    """
+    c, d = kernel.shape[2:]
+    x, y, dy = channels(source, 0, c), channels(out, offset, d), channels(d_out, offset, d)
+    dy = (widen(dy) + correction[0] + correction[1] * widen(y)).astype(dy.dtype)
+    dy = dy if dropout is None else dropout(dy)
+    u = norm_act(x, gain, shift, activation)
+    d_kernel, du = _convolution_gradients(u, kernel.astype(x.dtype), dy)
+    dx, d_gain, d_shift = norm_act_gradients(x, gain, shift, du, activation)
+    if d_source is not None:
+        dx = write_channels(d_source, channels(d_source, 0, c) + dx, 0)
+    return dx, d_kernel, d_shift, d_gain
+
+
+def _convolution_gradients(u, kernel, dy):
+    """Returns the gradients of `convolve(u, kernel)` with respect to kernel and u."""
+    if kernel.shape[:2] == (1, 1):
+        d_kernel = _product_over_positions(u, dy)[None, None]
+        return d_kernel, jnp.einsum("bhwd,cd->bhwc", dy, kernel[0, 0])
+    du, d_kernel = convolution_gradients(u, kernel, dy)
+    return d_kernel, du
+
+
+def _product_over_positions(u, dy):
+    """Returns the sums of u [B, H, W, C] times dy [B, H, W, D] over positions, [C, D]."""
+    if u.dtype.itemsize < 4:  # XLA:CPU lacks the other order for them
+        return jnp.einsum("bhwc,bhwd->cd", u, dy, preferred_element_type=at_least_float32(u.dtype))
+    # XLA:CPU transposes the first operand in memory: dy is the narrower one.
+    return jnp.einsum("bhwd,bhwc->dc", dy, u).T

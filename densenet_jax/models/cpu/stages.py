@@ -1,0 +1,107 @@
+"""The stages of a bottleneck layer as fused CPU kernels, in float32.
+
+XLA:CPU writes a normalised input to memory and reads it again, and measures an output in a pass of
+its own.  Here a stage normalises while it packs its input for the product, measures its output
+while that is in registers, and gives all its gradients in one pass.  The folder `native` has them
+in C++; the functions below have the meaning of those in `stages`.
+"""
+
+import jax
+
+from densenet_jax.models.block.devices import over_devices
+from densenet_jax.models.block.plain import added
+from densenet_jax.models.block.statistics import Moments
+from densenet_jax.models.cpu.library import array, call
+
+
+def forward(source, gain, shift, kernel, *, into=None, offset=0, dropout=None):
+    """See `stages.forward`; 1x1 stages make a new array, 3x3 stages write into a buffer."""
+    assert dropout is None
+    assert (into is None) == (kernel.shape[:2] == (1, 1))
+    d = kernel.shape[3]
+    if into is None:
+
+        def run(source, *vectors):
+            out = array(*source.shape[:3], d), array(2, d)
+            y, sums = call("Forward1x1", (source, *vectors), out)
+            return y, *sums
+
+        return over_devices(run, (source,), (gain, shift, kernel))
+
+    def run(source, into, *vectors):
+        out, arrays = (array(*into.shape), array(2, d)), (source, *vectors, into)
+        y, sums = call("Forward3x3", arrays, out, {4: 0}, offset=offset)
+        return y, *sums
+
+    return over_devices(run, (source, into), (gain, shift, kernel))
+
+
+def backward(
+    source, gain, shift, kernel, *, d_out, out, correction, offset=0, d_source=None, dropout=None
+):
+    """See `stages.backward`; 1x1 stages add to d_source, 3x3 stages return their own."""
+    assert dropout is None
+    assert (d_source is not None) == (kernel.shape[:2] == (1, 1))
+    c, vectors = kernel.shape[2], (gain, shift, kernel, *correction)
+    gradients = array(*kernel.shape), array(c), array(c)
+
+    def run(source, d_out, out, *rest):
+        *buffer, gain, shift, kernel, constant, slope = rest
+        arrays = source, gain, shift, kernel, d_out, out, constant, slope, *buffer
+        if buffer:
+            results = array(*buffer[0].shape), *gradients
+            return call("Backward1x1", arrays, results, {8: 0}, offset=offset)
+        results = array(*source.shape[:3], c), *gradients
+        return call("Backward3x3", arrays, results, offset=offset)
+
+    maps = (source, d_out, out) if d_source is None else (source, d_out, out, d_source)
+    return over_devices(run, maps, vectors)
+
+
+def evaluate(x, layers):
+    """Returns a block's features; see `dense_block.evaluate`."""
+
+    def run(x, layers):
+        results = (array(*x.shape[:3], x.shape[3] + added(layers)),)
+        return call("BlockEvaluate", (x, *jax.tree.leaves(layers)), results)
+
+    return over_devices(run, (x,), (layers,))[0]
+
+
+def block_forward(x, statistics, layers, epsilon):
+    """Returns what `block_gradient.forward` needs: a whole block on one device, in one call."""
+    positions, c = x.shape[:3], x.shape[3] + added(layers)
+    results = [array(*positions, c), array(c), array(c)]
+    for (_, kernel), _ in layers:
+        width = kernel.shape[3]
+        results += [array(*positions, width), array(width), array(width)]
+    arrays = (x, *statistics, *(v for layer in layers for v in _parameters(layer)))
+    features, mean, var, *rest = call("BlockForward", arrays, results, epsilon=epsilon)
+    bottlenecks = [(y, Moments(*moments)) for y, *moments in _triples(rest)]
+    return features, Moments(mean, var), bottlenecks
+
+
+def block_backward(features, statistics, bottlenecks, layers, d_features, d_statistics, epsilon):
+    """Returns the gradients of features (of those that no layer made), statistics and layers.
+
+    The transpose of `block_forward`, on one device, in one call.
+    """
+    c, between = features.shape[3], bottlenecks[0][0]
+    results = [array(*features.shape), array(c), array(c), array(*between.shape)]
+    arrays = [d_features, *d_statistics, features, *statistics]
+    for layer, (y, moments) in zip(reversed(layers), reversed(bottlenecks), strict=True):
+        arrays += [*_parameters(layer), y, *moments]
+        results += [array(*v.shape) for v in _parameters(layer)]
+    found = call("BlockBackward", arrays, results, {0: 0}, epsilon=epsilon)
+    d_features, mean, var, _, *rest = found
+    pairs = [({"scale": scale, "bias": bias}, kernel) for scale, bias, kernel in _triples(rest)]
+    gradients = [[first, second] for first, second in zip(pairs[::2], pairs[1::2], strict=True)]
+    return d_features, Moments(mean, var), gradients[::-1]
+
+
+def _parameters(layer):
+    return [v for norm, kernel in layer for v in (norm["scale"], norm["bias"], kernel)]
+
+
+def _triples(values: list):
+    return zip(values[::3], values[1::3], values[2::3], strict=True)

@@ -1,0 +1,87 @@
+"""What is before and between dense blocks as CPU kernels, in float32: see `cpu.stages`.
+
+Each function computes what the plain one of the same name does; `implementations.around_blocks`
+chooses.
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+
+from densenet_jax.models import convolution
+from densenet_jax.models.activation import is_relu
+from densenet_jax.models.block.devices import over_devices
+from densenet_jax.models.block.statistics import (
+    Moments,
+    moments_gradient,
+    moments_of_sums,
+    positions,
+)
+from densenet_jax.models.cpu.library import array, call
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def measured_convolution(x: jax.Array, kernel: jax.Array, stride: int) -> tuple[jax.Array, Moments]:
+    """See `stem.measured_convolution`."""
+    return _convolution_forward(x, kernel, stride)[0]
+
+
+def _convolution_forward(x, kernel, stride):
+    def run(x, kernel):
+        rows, columns = (-(-n // stride) for n in x.shape[1:3])
+        out = array(x.shape[0], rows, columns, kernel.shape[3]), array(2, kernel.shape[3])
+        y, sums = call("Convolve", (x, kernel), out, stride=stride)
+        return y, *sums
+
+    y, *sums = over_devices(run, (x,), (kernel,))
+    moments = moments_of_sums(*sums, positions(y))
+    return (y, moments), (x, kernel, y, moments)
+
+
+def _convolution_backward(stride, residuals, cotangents):
+    x, kernel, y, moments = residuals
+    d_y, d_moments = cotangents
+    constant, slope = moments_gradient(moments, d_moments, positions(y))
+
+    def run(x, d_y, y, constant, slope):
+        arrays, out = (x, d_y, y, constant, slope), (array(*kernel.shape),)
+        return call("ConvolveBackward", arrays, out, stride=stride)
+
+    (d_kernel,) = over_devices(run, (x, d_y, y), (constant, slope), returns_maps=False)
+    # Of images nobody wants it: the compiler leaves it out.
+    dx, _ = convolution.gradients(x, kernel, d_y + constant + slope * y, stride)
+    return dx, d_kernel.astype(kernel.dtype)
+
+
+measured_convolution.defvjp(_convolution_forward, _convolution_backward)
+
+
+def _pooling(function: str, shape: Callable[[int, int], tuple[int, int]]) -> Callable:
+    """Returns a twin in `pooling`: height and width to those of the result, and its gradient."""
+
+    @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+    def pool(x, gain, shift, activation):
+        assert is_relu(activation)
+
+        def run(x, gain, shift):
+            b, h, w, c = x.shape
+            return call(function, (x, gain, shift), (array(b, *shape(h, w), c),))
+
+        return over_devices(run, (x,), (gain, shift))[0]
+
+    def backward(activation, residuals, dy):
+        def run(x, dy, gain, shift):
+            out = array(*x.shape), array(*gain.shape), array(*gain.shape)
+            return call(f"{function}Backward", (x, gain, shift, dy), out)
+
+        x, *vectors = residuals
+        dx, *sums = over_devices(run, (x, dy), tuple(vectors))
+        return dx, *(d.astype(v.dtype) for d, v in zip(sums, vectors, strict=True))
+
+    pool.defvjp(lambda *args: (pool(*args), args[:3]), backward)
+    return pool
+
+
+norm_act_max_pool = _pooling("MaxPool", lambda h, w: ((h + 1) // 2, (w + 1) // 2))
+norm_act_average_pool = _pooling("AveragePool", lambda h, w: (h // 2, w // 2))

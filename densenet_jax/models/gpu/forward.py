@@ -1,0 +1,179 @@
+"""BN-ReLU-convolution as GPU kernels that normalise on load and sum for the next norm on store.
+
+XLA cannot fuse a normalisation into a convolution, nor the sums of its output: it writes and reads
+the maps several times over.  Here they are read once and written once.  The plain twins are in
+`stages`, whose `forward` says what the arguments mean.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+
+from densenet_jax.models.gpu.tools import (
+    call,
+    ceil_div,
+    divide,
+    grow,
+    load,
+    load_vector,
+    matmul,
+    moves,
+    named,
+    numbers,
+    power_of_2,
+    shape,
+    size_in_bytes,
+    span,
+    store,
+    store_vector,
+    unless_multiple,
+)
+
+
+def _store_sums(sums_ref, y, rows, columns, limits, d):
+    """Stores one program's sums of y (as rounded for the maps) and of its squares, [2, d].
+
+    Rows outside the limits do not count.
+    """
+    y = y.astype(jnp.float32)
+    if limits[0] is not None:
+        y = jnp.where((rows < limits[0])[:, None], y, 0)
+    start = pl.program_id(0) * 2 * d
+    store_vector(sums_ref, start, columns, y.sum(0), limits[1])
+    store_vector(sums_ref, start + d, columns, (y * y).sum(0), limits[1])
+
+
+def _conv1x1(*refs, n, d, tile, unit):
+    number_ref, x_ref, gain_ref, shift_ref, w_ref, y_ref, sums_ref = refs
+    c = number_ref[0] * unit
+    rows, columns = span(pl.program_id(0) * tile[0], tile[0]), span(0, power_of_2(d))
+    limits = unless_multiple(n, tile[0]), unless_multiple(d, len(columns))
+
+    def accumulate(k, y):
+        k = span(k * tile[1], tile[1])
+        x = load(x_ref, rows, k, (limits[0], c)).astype(jnp.float32)
+        x = x * load_vector(gain_ref, k, c) + load_vector(shift_ref, k, c)
+        u = jnp.maximum(x, 0).astype(x_ref.dtype)
+        return y + matmul(u, load(w_ref, k, columns, (k < c, limits[1])))
+
+    y = jnp.zeros((tile[0], len(columns)), jnp.float32)
+    y = jax.lax.fori_loop(0, divide(c + tile[1] - 1, tile[1])[0], accumulate, y).astype(y_ref.dtype)
+    store(y_ref, rows, columns, y, limits)
+    _store_sums(sums_ref, y, rows, columns, limits, d)
+
+
+def conv1x1(source, gain, shift, w, *, interpret=False, tile=(128, 64)):
+    """Returns relu(source[:, :c] * gain + shift) @ w and the sums of it and of its squares.
+
+    Args:
+      source: [N, >= c].
+      gain, shift: [c] each.
+      w: [c, D].
+      interpret: see `tools.call`.
+      tile: rows and input channels a step.
+    """
+    (n, channels), (c, d) = source.shape, w.shape
+    number, unit = numbers(c)
+    partial_sums = 8 * d * ceil_div(n, tile[0])
+    maps = n * (c + d) * source.dtype.itemsize
+    gain, shift, w = (grow(v, channels) for v in (gain, shift, w.astype(source.dtype)))
+    static = {"unit": unit, "tile": tile, "interpret": interpret}
+    with moves(maps, c * (8 + d * w.dtype.itemsize), partial_sums):
+        y, sums = _run1x1(number, source, gain, shift, w, **static)
+    return y, *sums.reshape(-1, 2, d).sum(0)
+
+
+@functools.partial(jax.jit, static_argnames=("unit", "tile", "interpret"))
+def _run1x1(number, source, gain, shift, w, *, unit, tile, interpret):
+    n, d = source.shape[0], w.shape[1]
+    programs = ceil_div(n, tile[0])
+    return call(
+        named(_conv1x1, n=n, d=d, tile=tile, unit=unit),
+        *(number, source, gain, shift, w),
+        grid=programs,
+        out=(shape((n, d), source.dtype), shape((programs * 2 * d,))),
+        interpret=interpret,
+        warps=8,
+        stages=3,
+    )
+
+
+def neighbour(rows, tap, height: int, width: int, n: int, sign: int):
+    """Returns the rows of a 3x3 kernel's neighbours of image positions, and whether they exist.
+
+    Tap 3 * i + j of a kernel meets the position i - 1 lines below and j - 1 to the right; with
+    sign -1 above and to the left, for the transpose.  Rows that do not exist are clipped.
+    """
+    line, column = divide(rows, width)
+    row = divide(line, height)[1]
+    down, right = (sign * (part - 1) for part in divide(tap, 3))
+    exists = (row + down >= 0) & (row + down < height) & (rows < n)
+    exists &= (column + right >= 0) & (column + right < width)
+    return jnp.clip(rows + down * width + right, 0, n - 1), exists
+
+
+def _conv3x3(*refs, n, c, d, image, tile, unit):
+    number_ref, x_ref, gain_ref, shift_ref, w_ref, _, y_ref, sums_ref = refs
+    offset = number_ref[0] * unit
+    rows, columns = span(pl.program_id(0) * tile, tile), span(0, power_of_2(d))
+    channels = span(0, power_of_2(c))
+    limits = unless_multiple(n, tile), unless_multiple(d, len(columns))
+    last = unless_multiple(c, len(channels))
+    gain, shift = load_vector(gain_ref, channels, last), load_vector(shift_ref, channels, last)
+    w_limits = last if last is None else channels < last, limits[1]
+
+    def accumulate(tap, y):
+        near, exists = neighbour(rows, tap, *image, n, sign=1)
+        x = load(x_ref, near, channels, (exists, last)).astype(jnp.float32)
+        u = jnp.where(exists[:, None], jnp.maximum(x * gain + shift, 0), 0).astype(x_ref.dtype)
+        return y + matmul(u, load(w_ref, tap * c + channels, columns, w_limits))
+
+    y = jnp.zeros((tile, len(columns)), jnp.float32)
+    y = jax.lax.fori_loop(0, 9, accumulate, y).astype(y_ref.dtype)
+    store(y_ref, rows, offset + columns, y, (limits[0], limits[1] and columns < d))
+    _store_sums(sums_ref, y, rows, columns, limits, d)
+
+
+def conv3x3(source, gain, shift, w, into, *, image, offset, interpret=False, tile=None):
+    """Convolves relu(source * gain + shift) and writes the result into channels of a buffer.
+
+    The halo of a tile belongs to its neighbours, which run at the same time: what is read again
+    comes from the cache, not from device memory.
+
+    Args:
+      source: [N, C], N positions of images of `image` = (height, width).
+      gain, shift: [C] each.
+      w: [3, 3, C, D].
+      into: [N, > offset], updated in place at channels offset ... offset + D - 1.
+      interpret: see `tools.call`.
+      tile: rows a program; None: as many as its registers and shared memory take.
+
+    Returns:
+      into, and the sums of what was written and of its squares, [D] each.
+    """
+    (n, c), d = source.shape, w.shape[3]
+    number, unit = numbers(offset)
+    tile = tile or (128 if c <= 128 else 64)
+    w = w.astype(source.dtype).reshape(9 * c, d)
+    partial_sums = 8 * d * ceil_div(n, tile)
+    static = {"unit": unit, "image": tuple(image), "tile": tile, "interpret": interpret}
+    with moves(size_in_bytes(source, gain, shift, w), n * d * into.dtype.itemsize, partial_sums):
+        into, sums = _run3x3(number, source, gain, shift, w, into, **static)
+    return into, *sums.reshape(-1, 2, d).sum(0)
+
+
+@functools.partial(jax.jit, static_argnames=("unit", "image", "tile", "interpret"))
+def _run3x3(number, source, gain, shift, w, into, *, unit, image, tile, interpret):
+    (n, c), d = source.shape, w.shape[1]
+    programs = ceil_div(n, tile)
+    return call(
+        named(_conv3x3, n=n, c=c, d=d, image=image, tile=tile, unit=unit),
+        *(number, source, gain, shift, w, into),
+        grid=programs,
+        out=(shape(into.shape, into.dtype), shape((programs * 2 * d,))),
+        interpret=interpret,
+        warps=4,
+        aliases={5: 0},
+    )

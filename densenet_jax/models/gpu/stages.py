@@ -1,0 +1,94 @@
+"""The stages of a bottleneck layer as fused kernels for NVIDIA GPUs, written in Pallas.
+
+`Stages` has the functions of `models.block.plain`.  This module is imported only when a GPU is
+there or asked for: it needs `jax.experimental.pallas`.
+"""
+
+from typing import NamedTuple
+
+import jax
+
+from densenet_jax.models.block.devices import over_devices
+from densenet_jax.models.block.plain import widened
+from densenet_jax.models.gpu import backward, forward
+
+
+class Stages(NamedTuple):
+    """The functions of `stages`, for 1x1 stages into a new array and 3x3 stages into a buffer."""
+
+    interpret: bool = False
+
+    def forward(self, source, gain, shift, kernel, *, into=None, offset=0, dropout=None):
+        assert dropout is None
+        assert (into is None) == (kernel.shape[:2] == (1, 1))
+        if into is None:
+
+            def run(source, gain, shift, kernel):
+                return forward.conv1x1(
+                    _matrix(source), gain, shift, kernel[0, 0], interpret=self.interpret
+                )
+
+            return over_devices(run, (source,), (gain, shift, kernel))
+
+        def run(source, into, gain, shift, kernel):
+            return forward.conv3x3(
+                *(_matrix(source), gain, shift, kernel, _matrix(into)),
+                image=source.shape[1:3],
+                offset=offset,
+                interpret=self.interpret,
+            )
+
+        return over_devices(run, (source, into), (gain, shift, kernel))
+
+    def backward(
+        self,
+        source,
+        gain,
+        shift,
+        kernel,
+        *,
+        d_out,
+        out,
+        correction,
+        offset=0,
+        d_source=None,
+        dropout=None,
+    ):
+        assert dropout is None
+        assert (d_source is not None) == (kernel.shape[:2] == (1, 1))
+        if d_source is not None:
+
+            def run(source, d_out, out, d_source, gain, shift, kernel, a, b):
+                dx, dw, *sums = backward.conv1x1(
+                    *(_matrix(source), gain, shift, kernel[0, 0], _matrix(d_out), _matrix(out)),
+                    *((a, b), _matrix(d_source)),
+                    interpret=self.interpret,
+                )
+                return dx, dw[None, None], *sums
+
+            maps = source, d_out, out, d_source
+            return over_devices(run, maps, (gain, shift, kernel, *correction))
+
+        def run(source, d_out, out, gain, shift, kernel, a, b):
+            return backward.conv3x3(
+                *(_matrix(source), gain, shift, kernel, _matrix(d_out), _matrix(out), (a, b)),
+                image=source.shape[1:3],
+                offset=offset,
+                interpret=self.interpret,
+            )
+
+        return over_devices(run, (source, d_out, out), (gain, shift, kernel, *correction))
+
+    def evaluate(self, x, layers):
+        """Returns the features of a block with fixed statistics; see `dense_block.evaluate`."""
+        features, c = widened(x, layers), x.shape[3]
+        for (first, kernel1), (second, kernel2) in layers:
+            between, *_ = self.forward(features, *first, kernel1)
+            features, *_ = self.forward(between, *second, kernel2, into=features, offset=c)
+            c += kernel2.shape[3]
+        return features
+
+
+def _matrix(x: jax.Array) -> jax.Array:
+    """Returns x [B, H, W, C] as [positions, C]."""
+    return x.reshape(-1, x.shape[-1])

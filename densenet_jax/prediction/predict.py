@@ -1,0 +1,272 @@
+"""Predictions for image files: each gets its answer, or the reason why it has none."""
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import functools
+import glob
+import itertools
+import os
+import pathlib
+import sys
+import urllib.parse
+import urllib.request
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from PIL import Image
+
+from densenet_jax.data.augment import device
+from densenet_jax.data.reading import decoding, host
+from densenet_jax.data.sources import imagenet_classes
+from densenet_jax.data.sources.folders import IMAGE_SUFFIXES
+from densenet_jax.report import activation_maps, pictures
+from densenet_jax.weights.published import Preprocessing
+
+STDIN = "-"
+OVERLAY_SIDE = 224  # small images are enlarged to about so many pixels
+READERS = 8
+MAX_BYTES = 4 * decoding.MAX_PIXELS  # of a file: pixels that are not compressed need no more
+
+
+class PredictError(ValueError):
+    """Nothing can be predicted; one file that cannot be read is not such an error."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What the model says about one image.
+
+    Attributes:
+      path: as it was given, or found.
+      classes, labels, probabilities: likeliest first; empty with an error.
+      image: what the model saw, uint8 [H, W, C]; None with an error.
+      overlay: the file with the class activation map; None: not asked for.
+      error: why there is no answer; None: there is one.
+    """
+
+    path: str
+    classes: tuple[int, ...] = ()
+    labels: tuple[str, ...] = ()
+    probabilities: tuple[float, ...] = ()
+    image: np.ndarray | None = None
+    overlay: str | None = None
+    error: str | None = None
+
+
+def predict(
+    model: nn.Module,
+    variables: Any,
+    preprocessing: Preprocessing,
+    class_names: Sequence[str] | None,
+    paths: Sequence[str],
+    *,
+    top: int = 5,
+    batch_size: int = 32,
+    cam: str | os.PathLike | None = None,
+    block: str = "final",
+) -> Iterator[Answer]:
+    """Yields an answer for each image, in order, as soon as its batch is computed.
+
+    Args:
+      model: a classifier, as `load_pretrained` returns it.
+      variables: of the model.
+      preprocessing: of the images that the model was trained on.
+      class_names: in label order; None: ImageNet's for 1,000 classes, else numbers.
+      paths: files, folders (all images below), globs, file:// URLs, "-" for standard input.
+      top: number of classes in an answer.
+      batch_size: images that are computed together.
+      cam: a folder for overlays of class activation maps; None: none are made.
+      block: the block whose maps they show, see `activation_maps.grad_cam`.
+
+    Raises:
+      PredictError: no paths, a model without classes, names that do not fit, a folder that cannot
+        be written.
+    """
+    names = _names(model, class_names)
+    if not paths:
+        raise PredictError(
+            "predict needs images: files, folders, globs, file:// URLs, or - for standard input."
+        )
+    overlays = None if cam is None else Overlays(cam)
+    return _answers(
+        functools.partial(_top, model, preprocessing, min(top, len(names))),
+        functools.partial(_maps, model, preprocessing, block),
+        variables,
+        _pixels(paths, preprocessing, model.in_channels),
+        names,
+        batch_size,
+        overlays,
+    )
+
+
+def _names(model: nn.Module, class_names: Sequence[str] | None) -> Sequence[str]:
+    count = model.num_classes
+    if not count:
+        raise PredictError(
+            "The model has no classifier (num_classes is 0); load it with one to predict."
+        )
+    if class_names is None:
+        return imagenet_classes.names() if count == 1000 else [f"class {i}" for i in range(count)]
+    if len(class_names) != count:
+        raise PredictError(
+            f"The model has {count} classes, but there are {len(class_names)} names."
+        )
+    return imagenet_classes.readable(class_names)
+
+
+def _answers(top, maps, variables, pixels, names, batch_size, overlays) -> Iterator[Answer]:
+    size = 0
+    while chunk := list(itertools.islice(pixels, batch_size)):
+        size = size or len(chunk)  # a shorter batch at the end is filled: one program serves all
+        found = [(k, image) for k, (_, image) in enumerate(chunk) if not isinstance(image, str)]
+        rows = {}
+        if found:
+            images = np.stack([image for _, image in found])
+            filled = np.pad(images, [(0, size - len(images)), (0, 0), (0, 0), (0, 0)])
+            classes, chances = jax.device_get(top(variables, filled))
+            heat = None if overlays is None else np.asarray(maps(variables, filled, classes[:, 0]))
+            for row, (k, _) in enumerate(found):
+                rows[k] = classes[row], chances[row], None if heat is None else heat[row]
+        for k, (path, image) in enumerate(chunk):
+            if k not in rows:
+                yield Answer(path, error=image)
+                continue
+            best, chance, spot = rows[k]
+            yield Answer(
+                path,
+                tuple(best.tolist()),
+                tuple(names[i] for i in best),
+                tuple(chance.tolist()),
+                image,
+                None if overlays is None else overlays.write(path, image, spot),
+            )
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _top(model, preprocessing, count, variables, images):
+    """Returns the likeliest classes of uint8 images and their probabilities, [B, count] each."""
+    logits = model.apply(variables, _normalized(model, preprocessing, images))
+    chances, classes = jax.lax.top_k(jax.nn.softmax(logits.astype(jnp.float32)), count)
+    return classes, chances
+
+
+def _maps(model, preprocessing, block, variables, images, classes) -> jax.Array:
+    """Returns class activation maps, exact where the model allows it, [B, h, w]."""
+    images = _normalized(model, preprocessing, images)
+    if block == "final" and activation_maps.has_linear_head(model):
+        return activation_maps.cam(model, variables, images, classes)
+    try:
+        return activation_maps.grad_cam(model, variables, images, classes, block)
+    except ValueError as e:
+        raise PredictError(str(e)) from None
+
+
+def _normalized(model, preprocessing, images):
+    return device.normalize(images, preprocessing.mean, preprocessing.std, model.dtype)
+
+
+class Overlays:
+    """Writes overlays into a folder, each under a name of its own."""
+
+    def __init__(self, folder: str | os.PathLike):
+        self.folder, self._written = pathlib.Path(folder), set()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as e:
+            raise PredictError(f"The folder {folder} cannot be made: {e.strerror}.") from None
+
+    def write(self, path: str, image: np.ndarray, heat: np.ndarray) -> str:
+        """Writes one overlay; returns its file."""
+        stem = "stdin" if path == STDIN else pathlib.PurePath(path).stem
+        numbered = (f"{stem}-{i}" for i in itertools.count(2))
+        name = next(n for n in itertools.chain([stem], numbered) if n not in self._written)
+        self._written.add(name)
+        file = self.folder / f"{name}.png"
+        shown = pictures.overlay(pictures.enlarged(image, OVERLAY_SIDE), heat)
+        try:
+            Image.fromarray(shown).save(file)
+        except OSError as e:
+            raise PredictError(f"The overlay {file} cannot be written: {e.strerror}.") from None
+        return str(file)
+
+
+def _pixels(
+    paths: Iterable[str], preprocessing: Preprocessing, channels: int
+) -> Iterator[tuple[str, np.ndarray | str]]:
+    """Yields (path, uint8 [H, W, C], or why there is none), reading some files ahead."""
+
+    def load(found: tuple[str, str | None]) -> tuple[str, np.ndarray | str]:
+        path, error = found
+        if error:
+            return path, error
+        try:
+            return path, host.eval_crop(
+                _read(path),
+                image_size=preprocessing.image_size,
+                channels=channels,
+                crop_fraction=preprocessing.crop_fraction,
+                interpolation=preprocessing.interpolation,
+            )
+        except host.ImageError as e:
+            return path, str(e)
+        except OSError as e:
+            return path, e.strerror or str(e)
+
+    with concurrent.futures.ThreadPoolExecutor(READERS) as pool:
+        files = find(paths)
+        while some := list(itertools.islice(files, 4 * READERS)):
+            yield from pool.map(load, some)
+
+
+def _read(path: str) -> bytes:
+    with contextlib.ExitStack() as stack:
+        file = sys.stdin.buffer if path == STDIN else stack.enter_context(open(path, "rb"))
+        content = file.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise host.ImageError(f"more than {MAX_BYTES:,} bytes are no image")
+    return content
+
+
+def find(paths: Iterable[str]) -> Iterator[tuple[str, str | None]]:
+    """Yields (file, None) for each image file that paths stand for, or (path, what is wrong)."""
+    for given in paths:
+        path = given
+        if "://" in given:
+            url = urllib.parse.urlsplit(given)
+            if url.scheme != "file" or url.netloc not in ("", "localhost"):
+                yield given, "only file:// URLs of this machine can be read; download it first"
+                continue
+            path = urllib.request.url2pathname(url.path)
+        elif given != STDIN:
+            path = os.path.expanduser(given)
+        if path == STDIN or os.path.isfile(path):
+            yield path, None
+        elif os.path.isdir(path):
+            yield from _below(path)
+        elif glob.has_magic(path):
+            matches = [p for p in sorted(glob.glob(path, recursive=True)) if os.path.isfile(p)]
+            yield from [(p, None) for p in matches] or [(given, "no file matches")]
+        else:
+            yield given, "there is no such file"
+
+
+def _below(folder: str) -> Iterator[tuple[str, str | None]]:
+    """Yields the images of a folder and of those in it, in the order of their names."""
+    found, refused = False, []
+    for parent, folders, files in os.walk(folder, onerror=refused.append):
+        folders.sort()
+        for name in sorted(files):
+            if name.lower().endswith(IMAGE_SUFFIXES) and name[0] != ".":
+                found, path = True, os.path.join(parent, name)
+                # A pipe or a device would be waited for, or read, for ever.
+                special = os.path.exists(path) and not os.path.isfile(path)
+                yield path, "it is no regular file" if special else None
+    for error in refused:
+        yield error.filename, error.strerror
+    if not found and not refused:
+        yield folder, f"the folder has no images ({', '.join(IMAGE_SUFFIXES)})"

@@ -1,0 +1,152 @@
+"""What one run's predictions and weights say, in the shape that the page shows."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from densenet_jax.evaluation import scores
+from densenet_jax.report import pictures, statistics
+from densenet_jax.report.predictions import Predictions
+from densenet_jax.report.run_files import Run, is_number
+
+WHOLE = 30  # classes: up to so many, the confusion matrix is a table
+PAIRS = 40
+
+
+def findings(run: Run) -> dict[str, Any]:
+    """Returns the page's variables for one run; None for sections that it cannot have yet."""
+    predictions, insight = run.predictions, run.insight
+    return {
+        "headline": headline(run),
+        "predictions": predictions and about(predictions),
+        "confusion": predictions and confusion(predictions),
+        "mistakes": predictions and gallery(predictions, correct=False),
+        "hits": predictions and gallery(predictions, correct=True),
+        "model": insight.get("model"),
+        "examined_step": insight.get("step"),
+        "figure5": heat_maps(insight.get("reuse")),
+        "ablation": heat_maps(insight.get("ablation"), one_scale=True),
+        "ablation_examples": insight.get("ablation_examples"),
+        "environment": run.environments[-1] if run.environments else None,
+        "starts": len(run.environments),
+    }
+
+
+def headline(run: Run) -> list[tuple[str, str, str]]:
+    """Returns (name, value, remark) of the numbers that come first."""
+    rows, best, train = [], run.best(), run.of("train")
+    if best:
+        rows.append(("best top-1", f"{best['top1']:.2%}", f"evaluated at step {best['step']:,}"))
+    if run.records:
+        last = run.records[-1]
+        epoch = last.get("epoch")
+        remark = f"{epoch:.4g} epochs" if is_number(epoch) else ""
+        rows.append(("steps", f"{last['step']:,}", remark))
+    speeds = [r["images_per_second"] for r in train if is_number(r.get("images_per_second"))]
+    if speeds:
+        rows.append(("throughput", f"{np.median(speeds):,.0f}", "images a second, median"))
+    if run.seconds():
+        rows.append(("time", duration(run.seconds()), "training and evaluation"))
+    if model := run.insight.get("model"):
+        macs = model["published_macs"]
+        macs = f"{macs / 1e9:.3g} G" if macs > 1e8 else f"{macs / 1e6:.3g} M"
+        rows.append(("parameters", f"{model['parameters']:,}", f"{macs} multiply-adds an image"))
+    return rows
+
+
+def about(found: Predictions) -> dict[str, Any]:
+    """Returns accuracy, calibration and the table of classes."""
+    matrix = _matrix(found)
+    bins, error = scores.calibration(found.probabilities[:, 0], found.correct)
+    return {
+        "data": found.data,
+        "step": found.step,
+        "examples": len(found.labels),
+        "top1": float(found.correct.mean()) if len(found.labels) else None,
+        "names": found.class_names.tolist(),
+        "classes": statistics.per_class(matrix, found.labels, found.in_top5),
+        "top5_tells": found.classes.shape[1] == 5 and len(found.class_names) > 5,
+        "bins": bins,
+        "ece": error,
+        "pairs": statistics.worst_pairs(matrix, PAIRS),
+    }
+
+
+def confusion(found: Predictions) -> dict[str, Any]:
+    """Returns the matrix as rows for a table, or as cells for a picture to zoom into."""
+    matrix = _matrix(found)
+    if len(matrix) <= WHOLE:
+        totals = np.maximum(matrix.sum(1, keepdims=True), 1)
+        return {"rows": matrix.tolist(), "shares": (matrix / totals).round(4).tolist()}
+    rows, columns = np.nonzero(matrix)
+    cells = np.stack([rows, columns, matrix[rows, columns]], axis=1)
+    return {
+        "order": statistics.cluster_order(matrix).tolist(),
+        "cells": cells.tolist(),
+        "names": found.class_names.tolist(),
+    }
+
+
+def gallery(found: Predictions, correct: bool) -> list[dict[str, Any]]:
+    """Returns the kept pictures of hits or mistakes, with what the model says about them."""
+    shown = []
+    for row, image, heat in zip(found.shown, found.pictures, found.maps, strict=True):
+        if found.correct[row] != correct:
+            continue
+        shown.append(
+            {
+                "image": pictures.data_uri(image),
+                "overlay": pictures.data_uri(pictures.overlay(pictures.enlarged(image, 96), heat)),
+                "label": str(found.class_names[found.labels[row]]),
+                "predicted": str(found.class_names[found.classes[row, 0]]),
+                "probability": float(found.probabilities[row, 0]),
+                "own": float(found.own[row]),
+                "index": int(found.index[row]),
+            }
+        )
+    return shown
+
+
+def heat_maps(
+    matrices: list[list[list[float | None]]] | None, *, one_scale: bool = False
+) -> list[dict[str, Any]]:
+    """Returns for each block its cells as (source, target, value), and its greatest value.
+
+    Args:
+      one_scale: the greatest value of any block stands for all.
+    """
+    maps = []
+    for matrix in matrices or []:
+        sources, targets = len(matrix), len(matrix[0])
+        cells = [
+            (source, target, matrix[source][target])
+            for source in range(sources)
+            for target in range(targets)
+            if matrix[source][target] is not None
+        ]
+        greatest = max((abs(value) for *_, value in cells), default=0) or 1.0
+        side = max(5, min(36, math.floor(380 / max(sources, targets))))
+        maps.append(
+            {
+                "sources": sources,
+                "targets": targets,
+                "cells": cells,
+                "greatest": greatest,
+                "side": side,
+            }
+        )
+    if one_scale and maps:
+        greatest = max(m["greatest"] for m in maps)
+        maps = [{**m, "greatest": greatest} for m in maps]
+    return maps
+
+
+def duration(seconds: float) -> str:
+    hours, rest = divmod(round(seconds), 3600)
+    minutes, seconds = divmod(rest, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {seconds:02} s"
+
+
+def _matrix(found: Predictions) -> np.ndarray:
+    return statistics.confusion(found.labels, found.classes[:, 0], len(found.class_names))

@@ -1,0 +1,47 @@
+"""What a run ran on, stored with it so that it can be repeated."""
+
+import importlib.metadata
+import json
+import pathlib
+import platform
+import subprocess
+from typing import Any
+
+import jax
+
+from densenet_jax.training.rundir import atomic_files
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+
+
+def describe() -> dict[str, Any]:
+    """Returns versions, git revision, host and devices."""
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": versions,
+        "revision": _revision(),
+        "processes": jax.process_count(),
+        "devices": [f"{d.platform}:{d.id} {d.device_kind}" for d in jax.devices()],
+    }
+
+
+def save(workdir: pathlib.Path) -> None:
+    """Appends the present environment to environment.json: one entry for each start of the run."""
+    path = workdir / "environment.json"
+    try:
+        starts = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        starts = []
+    atomic_files.write(path, json.dumps([*starts, describe()], indent=1) + "\n")
+
+
+def _revision() -> str | None:
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    root = pathlib.Path(__file__).parent
+    try:
+        done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None

@@ -1,0 +1,72 @@
+"""A run's directory as a source of weights: its model, its best variables, its preprocessing."""
+
+import functools
+import json
+import pathlib
+from typing import Any
+
+import jax
+import ml_collections
+import optax
+from flax import linen as nn
+
+from densenet_jax.training import experiment
+from densenet_jax.training import state as states
+from densenet_jax.training.rundir import saved_config
+from densenet_jax.training.rundir.checkpoints import Checkpoints
+from densenet_jax.weights import Preprocessing
+
+
+def read_config(workdir: str) -> ml_collections.ConfigDict:
+    """Returns the configuration that a run stored.
+
+    Raises:
+      CheckpointError: there is none, or it is damaged.
+    """
+    return saved_config.load(pathlib.Path(workdir) / "config.json")
+
+
+def class_names(workdir: str) -> list[str] | None:
+    """Returns the names of a run's classes in label order; None if it did not store them."""
+    try:
+        return json.loads((pathlib.Path(workdir) / "classes.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def read(
+    workdir: str, config: ml_collections.ConfigDict, which: str = "best"
+) -> tuple[nn.Module, dict[str, Any], Preprocessing, int]:
+    """Returns the model of a run, the variables of a checkpoint, its preprocessing, and its step.
+
+    Neither data nor the devices of the run are needed.
+
+    Args:
+      config: the run's own, from its config.json.
+      which: `best`, `latest` or a step.
+
+    Raises:
+      CheckpointError: there is no such checkpoint, or it is damaged.
+    """
+    model, data = experiment.build_model(config), config.data
+    optimizer = experiment.make_optimizer(config, optax.constant_schedule(0.0))
+
+    ema = config.ema_decay > 0
+    shape = (data.image_size, data.image_size, data.channels)
+    fresh = functools.partial(states.initial_state, model, optimizer, 0, shape, ema)
+
+    with Checkpoints(pathlib.Path(workdir), read_only=True) as checkpoints:
+        on_device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        target = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=on_device),
+            jax.eval_shape(fresh),
+        )
+        step, state = checkpoints.restore(which, target)
+    preprocessing = Preprocessing(
+        data.image_size,
+        data.eval_crop,
+        data.interpolation,
+        tuple(data.mean),
+        tuple(data.std),
+    )
+    return model, state.result, preprocessing, step

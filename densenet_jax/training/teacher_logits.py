@@ -1,0 +1,88 @@
+"""What a teacher says about every example of a split, for `distillation.write_logits`."""
+
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+
+from densenet_jax.data.augment import device
+from densenet_jax.data.reading import pipeline
+from densenet_jax.data.sources.source import Source
+from densenet_jax.training import distillation, settings
+from densenet_jax.training import mesh as meshes
+from densenet_jax.training.errors import ConfigError
+from densenet_jax.weights import Pretrained, load
+
+
+def logits_of(
+    teacher: Pretrained,
+    source: Source,
+    *,
+    batch_size: int,
+    mesh: jax.sharding.Mesh,
+    **options: Any,
+) -> np.ndarray:
+    """Returns logits float16 [examples, classes] of the central crops, in the split's order.
+
+    An example that cannot be read has zeros; training passes it over, too.
+
+    Args:
+      **options: `workers` and `strict`, of `pipeline.eval_batches`.
+    """
+    model, look = teacher.model, teacher.preprocessing
+    variables = jax.device_put(teacher.variables, meshes.replicated(mesh))
+
+    @jax.jit
+    def answers(variables: Any, images: jax.Array) -> jax.Array:
+        return model.apply(variables, device.normalize(images, look.mean, look.std, model.dtype))
+
+    reader = pipeline.eval_batches(
+        source,
+        batch_size=batch_size,
+        image_size=look.image_size,
+        channels=model.in_channels,
+        crop_fraction=look.crop_fraction,
+        interpolation=look.interpolation,
+        **options,
+    )
+    found = np.zeros((len(source), model.num_classes), np.float16)
+    with pipeline.to_mesh(reader, meshes.batch_sharding(mesh)) as batches, jax.set_mesh(mesh):
+        for i, batch in enumerate(batches):
+            rows = found[i * batch_size : (i + 1) * batch_size]
+            mask = np.asarray(batch["mask"])[: len(rows)]
+            logits = np.asarray(answers(variables, batch["image"]))[: len(rows)]
+            rows[mask] = logits[mask]
+    return found
+
+
+def write(config: ml_collections.ConfigDict, source: str, path: str) -> int:
+    """Writes the logits of a teacher for a configuration's training split; returns their number.
+
+    Args:
+      source: of the teacher's weights, as of `weights.load`.
+      path: the file.
+
+    Raises:
+      ConfigError, DataError, WeightsError: there is no such teacher or data, or they do not fit.
+    """
+    data, mesh = config.data, settings.make_mesh(config)
+    meshes.check_batch_size("eval_batch_size", config.eval_batch_size, mesh)
+    teacher = load(source)
+    split = settings.train_source(config)
+    if teacher.model.num_classes != split.num_classes:
+        raise ConfigError(
+            f"{source} has {teacher.model.num_classes} classes and {data.name} "
+            f"{split.num_classes}; fine-tune it on {data.name} first."
+        )
+    found = logits_of(
+        teacher,
+        split,
+        batch_size=config.eval_batch_size,
+        mesh=mesh,
+        workers=data.workers,
+        strict=data.strict,
+    )
+    about = {"teacher": source, "data": data.name, "split": data.train_split}
+    distillation.write_logits(path, found, about)
+    return len(found)

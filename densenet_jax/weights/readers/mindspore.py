@@ -1,0 +1,113 @@
+"""MindSpore's checkpoints: a protocol buffer message of named tensors.
+
+message Checkpoint { repeated Value value = 1; }
+message Value { string tag = 1; TensorProto tensor = 2; }
+message TensorProto { repeated int64 dims = 1; string tensor_type = 2; bytes tensor_content = 3; }
+"""
+
+from collections.abc import Iterator
+
+import ml_dtypes
+import numpy as np
+
+from densenet_jax.weights.readers.bounded_file import MAX_NAME, MAX_RANK, MAX_TENSORS, Source
+
+_DTYPES = {
+    "Float64": np.dtype("<f8"),
+    "Float32": np.dtype("<f4"),
+    "Float16": np.dtype("<f2"),
+    "BFloat16": np.dtype(ml_dtypes.bfloat16),
+    "Int64": np.dtype("<i8"),
+    "Int32": np.dtype("<i4"),
+    "Int16": np.dtype("<i2"),
+    "Int8": np.dtype("i1"),
+    "UInt64": np.dtype("<u8"),
+    "UInt32": np.dtype("<u4"),
+    "UInt16": np.dtype("<u2"),
+    "UInt8": np.dtype("u1"),
+    "Bool": np.dtype("?"),
+}
+_VARINT, _BYTES = 0, 2
+MAX_FIELDS = 64  # of one tensor's entry
+
+
+def read_mindspore(source: Source) -> dict[str, np.ndarray]:
+    """Returns the tensors in the file's order, under the names that they have there."""
+    if source.size > 17 and source.read(source.size - 17, 7) == b"crc_num":
+        source = source.part(0, source.size - 17)  # save_checkpoint(crc_check=True)
+    arrays: dict[str, np.ndarray] = {}
+    for field, value in _fields(source, MAX_TENSORS):
+        if field != 1 or not isinstance(value, Source):
+            raise source.fail("it is no MindSpore checkpoint, or a damaged one; save it again")
+        parts = dict(_fields(value, MAX_FIELDS))
+        tag, tensor = parts.get(1), parts.get(2)
+        if not isinstance(tag, Source) or not isinstance(tensor, Source):
+            raise source.fail("one of its entries is no tensor; save the parameters alone")
+        name = _text(tag)
+        if name in arrays:
+            raise source.fail("it is there twice; save the checkpoint again", name)
+        arrays[name] = _tensor(tensor, name)
+    return arrays
+
+
+def _tensor(source: Source, name: str) -> np.ndarray:
+    shape: list[int] = []
+    dtype = content = None
+    for field, value in _fields(source, MAX_FIELDS):
+        if field == 1 and isinstance(value, int):
+            shape.append(value)
+        elif field == 1 and isinstance(value, Source):
+            position = 0
+            while position < value.size and len(shape) <= MAX_RANK:
+                size, position = _varint(value, position)
+                shape.append(size)
+        elif field == 2 and isinstance(value, Source):
+            dtype = _DTYPES.get(_text(value))
+        elif field == 3 and isinstance(value, Source):
+            content = value
+    if dtype is None or content is None:
+        raise source.fail("its element type is unknown or its data are missing", name)
+    if shape == [0] and content.size == dtype.itemsize:
+        shape = []  # MindSpore's way to write a scalar.
+    checked = source.shape(name, shape)
+    if int(np.prod(checked, dtype=object)) * dtype.itemsize != content.size:
+        raise source.fail(
+            f"its shape {checked} does not fit its {content.size} bytes; "
+            "the file is damaged, save it again",
+            name,
+        )
+    return content.array(name, dtype, checked)
+
+
+def _fields(source: Source, limit: int) -> Iterator[tuple[int, int | Source]]:
+    """Yields number and value of each field of a message, which may have `limit` of them."""
+    position = count = 0
+    while position < source.size:
+        count += 1
+        if count > limit:
+            raise source.fail(f"one of its messages has more than {limit} fields")
+        key, position = _varint(source, position)
+        number, position = _varint(source, position)
+        if key & 7 == _VARINT:
+            yield key >> 3, number
+        elif key & 7 == _BYTES:
+            yield key >> 3, source.part(position, number)
+            position += number
+        else:
+            raise source.fail("it is no MindSpore checkpoint, or a damaged one; save it again")
+
+
+def _varint(source: Source, position: int) -> tuple[int, int]:
+    """Returns an integer of seven bits a byte, and the position after it."""
+    result = 0
+    for i, byte in enumerate(source.read(position, min(10, source.size - position))):
+        result |= (byte & 0x7F) << (7 * i)
+        if byte < 0x80:
+            return result, position + i + 1
+    raise source.fail("it is no MindSpore checkpoint, or a damaged one; save it again")
+
+
+def _text(source: Source) -> str:
+    if source.size > MAX_NAME:
+        raise source.fail(f"it has a name of {source.size} bytes, the limit is {MAX_NAME}")
+    return source.read(0, source.size).decode("utf-8", "backslashreplace")

@@ -1,0 +1,264 @@
+"""A reader of pickles that can call nothing, because it has nothing to call.
+
+The standard library's unpickler is a machine for running programs; restricting it leaves bombs of
+nesting, hashing and memo indices to think of. The opcodes that `torch.save` writes are few, so they
+are interpreted here: classes and functions become names, their calls become records, and whoever
+reads the result picks out the ones that it knows.
+"""
+
+import pickle  # Only for the names of the opcodes.
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from densenet_jax.weights.readers.bounded_file import MAX_NAME, Source, WeightsError, shown
+
+MAX_PICKLE = 32 << 20  # bytes; a DenseNet-201 with optimizer state takes 1 MB
+MAX_OPERATIONS = 1_000_000
+
+# Names that only an attack has a use for. Nothing would happen here, but other programs would run
+# them, so the file is refused loudly.
+_ATTACK_MODULES = {
+    *("os", "posix", "nt", "sys", "subprocess", "popen2", "pty", "socket", "shutil", "ctypes"),
+    *("importlib", "runpy", "webbrowser"),
+}
+_ATTACK_BUILTINS = {
+    *("eval", "exec", "execfile", "compile", "open", "file", "input", "apply", "breakpoint"),
+    "__import__",
+}
+
+_NUMBERS = {
+    pickle.BININT: struct.Struct("<i"),
+    pickle.BININT1: struct.Struct("<B"),
+    pickle.BININT2: struct.Struct("<H"),
+    pickle.BINFLOAT: struct.Struct(">d"),
+}
+_TEXTS = {
+    pickle.BINUNICODE: (struct.Struct("<I"), "utf-8"),
+    pickle.SHORT_BINUNICODE: (struct.Struct("<B"), "utf-8"),
+    pickle.BINUNICODE8: (struct.Struct("<Q"), "utf-8"),
+    pickle.BINSTRING: (struct.Struct("<i"), "latin-1"),
+    pickle.SHORT_BINSTRING: (struct.Struct("<B"), "latin-1"),
+    pickle.BINBYTES: (struct.Struct("<I"), None),
+    pickle.SHORT_BINBYTES: (struct.Struct("<B"), None),
+    pickle.BINBYTES8: (struct.Struct("<Q"), None),
+    pickle.BYTEARRAY8: (struct.Struct("<Q"), None),
+}
+_CONSTANTS = {pickle.NONE: None, pickle.NEWTRUE: True, pickle.NEWFALSE: False}
+_EMPTY = {
+    pickle.EMPTY_LIST: list,
+    pickle.EMPTY_SET: list,
+    pickle.EMPTY_DICT: dict,
+    pickle.EMPTY_TUPLE: tuple,
+}
+_TUPLES = {pickle.TUPLE1: 1, pickle.TUPLE2: 2, pickle.TUPLE3: 3}
+_BYTE, _COUNT, _LONG_COUNT = struct.Struct("<B"), struct.Struct("<I"), struct.Struct("<Q")
+
+
+@dataclass(frozen=True, slots=True)
+class Global:
+    """The name of a class or function, never the thing itself."""
+
+    name: str
+
+
+@dataclass(eq=False, slots=True)
+class Opaque:
+    """An object that was not made: what was to be called, with what."""
+
+    callee: object
+    args: object
+
+
+class Pickles:
+    """Reads the pickles that stand one after another at the beginning of a source.
+
+    Args:
+      call: gets the name of a class or function, and its arguments; returns what stands for the
+        result.
+      resolve: the same for a persistent id, which is how `torch.save` refers to a storage.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        call: Callable[[str, object], object] = lambda name, args: Opaque(Global(name), args),
+        resolve: Callable[[object], object] = lambda pid: Opaque(None, pid),
+    ):
+        self.source = source
+        self.data = source.read(0, min(source.size, MAX_PICKLE))
+        self.position = 0
+        self.operations = 0
+        self._call = call
+        self._resolve = resolve
+
+    def load(self) -> Any:
+        """Returns the next object: plain Python data, `Global`, `Opaque` and what `call` returned.
+
+        Raises:
+          WeightsError: it is damaged or too large, has an opcode that `torch.save` never writes,
+            or names a function that has no place among weights.
+        """
+        self.stack: list[Any] = []
+        self.marks: list[int] = []
+        self.memo: dict[int, Any] = {}
+        try:
+            while (opcode := self._take(1)) != pickle.STOP:
+                self._spend(1)
+                self._step(opcode)
+            return self.stack.pop()
+        except (IndexError, KeyError, UnicodeDecodeError):
+            raise self._damaged() from None
+
+    def _damaged(self) -> WeightsError:
+        return self.source.fail("its pickle is damaged; download or save the file again")
+
+    def _take(self, size: int) -> bytes:
+        if not 0 <= size <= len(self.data) - self.position:
+            if len(self.data) == MAX_PICKLE:
+                raise self.source.fail(f"its pickle exceeds the limit of {MAX_PICKLE} bytes")
+            raise self.source.fail(
+                "its pickle ends too early; the file is cut short, download or save it again"
+            )
+        self.position += size
+        return self.data[self.position - size : self.position]
+
+    def _number(self, form: struct.Struct) -> Any:
+        return form.unpack(self._take(form.size))[0]
+
+    def _line(self) -> str:
+        end = self.data.find(b"\n", self.position, self.position + 512)
+        if end < 0:
+            raise self._damaged()
+        return self._take(end + 1 - self.position)[:-1].decode()
+
+    def _spend(self, count: int) -> None:
+        self.operations += count
+        if self.operations > MAX_OPERATIONS:
+            raise self.source.fail(
+                "its pickle holds too many objects; save the state dict alone, without the rest"
+            )
+
+    def _pop_mark(self) -> list[Any]:
+        begin = self.marks.pop()
+        items = self.stack[begin:]
+        del self.stack[begin:]
+        return items
+
+    def _step(self, opcode: bytes) -> None:
+        """Does what one opcode says, on the stack."""
+        push, pop = self.stack.append, self.stack.pop
+        if form := _NUMBERS.get(opcode):
+            return push(self._number(form))
+        if opcode in _TEXTS:
+            form, encoding = _TEXTS[opcode]
+            text = self._take(self._number(form))
+            return push(text.decode(encoding) if encoding else text)
+        if opcode in _CONSTANTS:
+            return push(_CONSTANTS[opcode])
+        if opcode in _EMPTY:
+            return push(_EMPTY[opcode]())
+        match opcode:
+            case pickle.BINPUT:
+                self.memo[self._number(_BYTE)] = self.stack[-1]
+            case pickle.LONG_BINPUT:
+                self.memo[self._number(_COUNT)] = self.stack[-1]
+            case pickle.MEMOIZE:
+                self.memo[len(self.memo)] = self.stack[-1]
+            case pickle.BINGET:
+                push(self.memo[self._number(_BYTE)])
+            case pickle.LONG_BINGET:
+                push(self.memo[self._number(_COUNT)])
+            case pickle.MARK:
+                self.marks.append(len(self.stack))
+            case pickle.TUPLE | pickle.FROZENSET:
+                push(tuple(self._pop_mark()))
+            case pickle.TUPLE1 | pickle.TUPLE2 | pickle.TUPLE3:
+                push(tuple(reversed([pop() for _ in range(_TUPLES[opcode])])))
+            case pickle.BINPERSID:
+                push(self._resolve(pop()))
+            case pickle.REDUCE | pickle.NEWOBJ:
+                args = pop()
+                push(self._called(pop(), args))
+            case pickle.NEWOBJ_EX:
+                args = pop(), pop()
+                push(Opaque(pop(), args))
+            case pickle.BUILD:
+                pop()  # Attributes, such as the `_metadata` of a state dict.
+            case pickle.GLOBAL:
+                push(self._global(self._line(), self._line()))
+            case pickle.STACK_GLOBAL:
+                name = pop()
+                push(self._global(pop(), name))
+            case pickle.APPEND:
+                self._extend([pop()])
+            case pickle.APPENDS | pickle.ADDITEMS:
+                self._extend(self._pop_mark())
+            case pickle.SETITEM:
+                value = pop()
+                self._update([pop(), value])
+            case pickle.SETITEMS:
+                self._update(self._pop_mark())
+            case pickle.LONG1:
+                push(int.from_bytes(self._take(self._number(_BYTE)), "little", signed=True))
+            case pickle.POP:
+                pop()
+            case pickle.POP_MARK:
+                self._pop_mark()
+            case pickle.DUP:
+                push(self.stack[-1])
+            case pickle.PROTO:
+                self._take(1)
+            case pickle.FRAME:
+                self._number(_LONG_COUNT)  # A hint for buffering.
+            case _:
+                raise self.source.fail(
+                    f"its pickle has the opcode {opcode!r}, which torch.save never writes; "
+                    "save the weights again with torch.save or as safetensors"
+                )
+
+    def _global(self, module: object, name: object) -> Global:
+        # Joining two long texts again and again would take more memory than the pickle has.
+        if any(not isinstance(text, str) or len(text) > MAX_NAME for text in (module, name)):
+            raise self._damaged()
+        builtin = module in ("builtins", "__builtin__") and name.split(".")[0] in _ATTACK_BUILTINS
+        if builtin or module.split(".")[0] in _ATTACK_MODULES:
+            raise self.source.fail(
+                f"it would have {shown(module + '.' + name)} called, which has no place among "
+                "weights: the file is malicious, so delete it and load it with no other program"
+            )
+        return Global(f"{module}.{name}")
+
+    def _called(self, callee: object, args: object) -> object:
+        if not isinstance(callee, Global):
+            return Opaque(callee, args)
+        if callee.name != "collections.OrderedDict" or not isinstance(args, tuple):
+            return self._call(callee.name, args)
+        result: dict[Any, Any] = {}
+        for pairs in args[:1]:  # Python 2 wrote the items as a list of pairs.
+            items = pairs if isinstance(pairs, list) else []
+            self._spend(len(items))
+            for pair in items:
+                if not isinstance(pair, list | tuple) or len(pair) != 2:
+                    raise self._damaged()
+                self._insert(result, *pair)
+        return result
+
+    def _extend(self, items: list[Any]) -> None:
+        if isinstance(self.stack[-1], list):
+            self.stack[-1].extend(items)
+
+    def _update(self, items: list[Any]) -> None:
+        if isinstance(self.stack[-1], dict):
+            if len(items) % 2:
+                raise self._damaged()
+            for key, value in zip(items[::2], items[1::2], strict=True):
+                self._insert(self.stack[-1], key, value)
+
+    def _insert(self, result: dict[Any, Any], key: object, value: object) -> None:
+        # Other keys are of no interest, and hashing a nest of tuples takes forever.
+        if isinstance(key, str) or (isinstance(key, int) and -1 << 63 <= key < 1 << 63):
+            if key in result:
+                raise self.source.fail(f"its pickle sets the name {shown(key)} twice")
+            result[key] = value

@@ -1,0 +1,58 @@
+"""Every example counted once, and sums small enough to check by hand."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from densenet_jax.evaluation import scores
+
+LOGITS = np.array([[2.0, 0, 1], [0, 3, 1], [0, 1, 2], [5, 0, 0], [0, 0, 9]], np.float32)
+LABELS = np.array([0, 1, 1, 2, 0], np.int32)
+
+
+def batches(mask=(True, True, True, True, False, False), size=2):
+    """Batches of two; the sixth example is a blank, the fifth cannot be read."""
+    images = np.concatenate([np.arange(5), [0]]).astype(np.uint8)
+    labels = np.concatenate([LABELS, [0]])
+    for i in range(0, 6, size):
+        part = slice(i, i + size)
+        yield {"image": images[part], "label": labels[part], "mask": np.array(mask[part])}
+
+
+@pytest.fixture(scope="module")
+def found():
+    return scores.collect(lambda v, images: jnp.asarray(LOGITS)[images], None, batches())
+
+
+def test_masked_examples_do_not_count(found):
+    assert found.index.tolist() == [0, 1, 2, 3]
+    assert found.predicted.tolist() == [0, 1, 2, 0]
+    assert found.top1.tolist() == [True, True, False, False]
+    chances = np.exp(LOGITS[:4]) / np.exp(LOGITS[:4]).sum(1, keepdims=True)
+    np.testing.assert_allclose(found.confidence, chances.max(1), rtol=1e-6)
+    np.testing.assert_allclose(found.loss, -np.log(chances[range(4), LABELS[:4]]), rtol=1e-5)
+
+
+def test_summary_and_classes(found):
+    got = scores.summary(found, ("a", "b", "c", "d"))
+    assert (got["top1"], got["top5"], got["examples"]) == (0.5, 1.0, 4)
+    assert [(c["class"], c["examples"], c["top1"]) for c in got["classes"]] == [
+        ("a", 1, 1.0),
+        ("b", 2, 0.5),
+        ("c", 1, 0.0),
+        ("d", 0, None),
+    ]
+
+
+def test_any_accepted_label_is_right_and_none_does_not_count(found):
+    got = scores.accepted_top1(found, [(0,), (), (1, 2), (1,), (0,)])
+    assert got == {"real_top1": pytest.approx(2 / 3), "real_examples": 3}
+
+
+def test_calibration():
+    confidence = np.array([0.95, 0.95, 0.55, 0.55])
+    bins, error = scores.calibration(confidence, np.array([1, 1, 1, 0], bool), bins=10)
+    assert [(b["count"], b["accuracy"]) for b in bins] == [(2, 0.5), (2, 1.0)]
+    assert error == pytest.approx(0.5 * 0.05 + 0.5 * 0.05)
+    assert scores.calibration(np.array([0.0, 1.0]), np.array([0, 1], bool))[1] == 0
+    assert scores.calibration(np.zeros(0), np.zeros(0, bool)) == ([], 0.0)

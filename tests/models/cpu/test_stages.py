@@ -1,0 +1,200 @@
+"""The CPU kernels against their plain twins in `stages`, and how their library comes about."""
+
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from densenet_jax.models.block import dense_block, implementations, plain
+from densenet_jax.models.cpu import library, stages
+from tests.models.gpu.test_stages import Arrays, assert_close, layers
+
+ROOT = Path(__file__).parents[3]
+# Images, channels of the buffer, channels read, bottleneck width, growth rate.
+CASES = {
+    "narrow": ((2, 5, 3), 27, 20, 12, 5),  # less than a vector, a panel, a tile and a chunk
+    "one image": ((1, 9, 17), 170, 133, 72, 37),  # a few more than a chunk, and strips of an image
+    "CIFAR": ((3, 8, 8), 80, 60, 48, 12),
+    "ImageNet": ((2, 14, 14), 160, 128, 128, 32),
+}
+
+
+@pytest.fixture(params=CASES.values(), ids=CASES)
+def case(request):
+    if not library.available():
+        pytest.skip("no C++ compiler")
+    return request.param
+
+
+def test_forward(case):
+    image, channels, c, d, growth = case
+    arrays = Arrays(jnp.float32)
+    x, z = arrays.maps(*image, channels), arrays.maps(*image, d)
+    for stage in (
+        (x, *arrays.vectors(c), arrays.kernel(1, 1, c, d)),
+        (z, *arrays.vectors(d), arrays.kernel(3, 3, d, growth)),
+    ):
+        where = {} if stage[0] is x else {"into": x, "offset": c}
+        actual = stages.forward(*stage, **where)
+        assert_close(actual, plain.forward(*stage, **where), jnp.float32)
+
+
+def test_numbers_that_are_none_stay_so(case):
+    image, channels, c, d, _ = case
+    arrays = Arrays(jnp.float32)
+    x = arrays.maps(*image, channels).at[0, 1, 1, c - 1].set(jnp.nan)
+    out, total, _ = stages.forward(x, *arrays.vectors(c), arrays.kernel(1, 1, c, d))
+    assert jnp.isnan(out[0, 1, 1]).all()
+    assert jnp.isnan(total).all()
+    assert jnp.isnan(out).sum() == d  # and nowhere else
+
+
+def test_backward(case):
+    image, channels, c, d, growth = case
+    arrays = Arrays(jnp.float32)
+    x, dx = (arrays.maps(*image, channels) for _ in range(2))
+    z, dz = (arrays.maps(*image, d) for _ in range(2))
+    stage = (x, *arrays.vectors(c), arrays.kernel(1, 1, c, d))
+    step = {"d_out": dz, "out": z, "correction": arrays.vectors(d), "d_source": dx}
+    assert_close(stages.backward(*stage, **step), plain.backward(*stage, **step), jnp.float32)
+    stage = (z, *arrays.vectors(d), arrays.kernel(3, 3, d, growth))
+    step = {"d_out": dx, "out": x, "correction": arrays.vectors(growth), "offset": c}
+    assert_close(stages.backward(*stage, **step), plain.backward(*stage, **step), jnp.float32)
+
+
+def test_choice():
+    x, bottleneck = jnp.zeros((1, 4, 4, 8)), layers((1, 1, 8, 4), (3, 3, 4, 2))
+    here = "cpu" if library.available() else "plain"
+    assert implementations.choose("cpu", x, bottleneck, 0.0) == here
+    assert implementations.choose("auto", x, bottleneck, 0.0) == "plain"  # 8 devices, no mesh
+    with jax.set_mesh(jax.make_mesh((8,), ("data",))):
+        assert implementations.choose("auto", x, bottleneck, 0.0) == "plain"  # 1 image on 8 devices
+        eight = jnp.zeros((8, *x.shape[1:]))
+        assert implementations.choose("auto", eight, bottleneck, 0.0) == here
+    assert implementations.choose("cpu", x, bottleneck, 0.1) == "plain"
+    assert implementations.choose("cpu", x, layers((3, 3, 8, 2)), 0.0) == "plain"
+    assert implementations.choose("cpu", x.astype(jnp.bfloat16), bottleneck, 0.0) == "plain"
+
+
+def test_results_repeat_to_the_bit():
+    arrays = Arrays(jnp.float32)
+    x, z, dz = arrays.maps(2, 28, 28, 64), arrays.maps(2, 28, 28, 64), arrays.maps(2, 28, 28, 64)
+    stage = (x, *arrays.vectors(64), arrays.kernel(1, 1, 64, 64))
+    if not library.available():
+        pytest.skip("no C++ compiler")
+
+    @jax.jit
+    def run():
+        return stages.backward(*stage, d_out=dz, out=z, correction=arrays.vectors(64), d_source=x)
+
+    first = run()
+    for _ in range(20):
+        jax.tree.map(np.testing.assert_array_equal, run(), first)
+
+
+# A stand-in for a compiler, which takes a while and notes each call.
+COMPILER = """#!/bin/sh
+if [ "$1" = --version ]; then echo 1; exit; fi
+echo call >> {calls}
+for name; do :; done
+sleep 0.3; echo made > "$name"
+"""
+
+
+@pytest.fixture
+def compiler(tmp_path, monkeypatch):
+    path, calls = tmp_path / "c++", tmp_path / "calls"
+    path.write_text(COMPILER.format(calls=calls))
+    path.chmod(0o755)
+    monkeypatch.setenv("CXX", str(path))
+    return calls
+
+
+def test_several_processes_build_one_library(tmp_path, compiler):
+    directory = tmp_path / "cache"
+    code = "import pathlib, sys; from densenet_jax.models.cpu import library as n; "
+    code += "print(n.build(pathlib.Path(sys.argv[1])))"
+    command = [sys.executable, "-c", code, str(directory)]
+    processes = [
+        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(2)
+    ]
+    paths = {process.communicate()[0].strip() for process in processes}
+    assert paths == {str(library.build(directory))}
+    assert [path.name for path in directory.iterdir()] == [Path(*paths).name]  # nothing left over
+    assert len(compiler.read_text().splitlines()) <= 2  # the third process found it made
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="rights of POSIX")
+def test_library_that_others_can_write_is_not_loaded(tmp_path, compiler):
+    path = library.build(tmp_path / "cache")
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+    path.chmod(0o666)
+    with pytest.raises(library.NativeError, match=r"others .* can write .*\.so; delete it"):
+        library.build(path.parent)
+    path.parent.chmod(0o777)
+    with pytest.raises(library.NativeError, match=r"can write .*cache; delete it"):
+        library.build(path.parent)
+
+
+@pytest.mark.parametrize(
+    ("script", "said"), [("exit 1", "c++ fails: exit code 1"), (None, "no C++ compiler")]
+)
+def test_without_a_compiler_plain_jax_runs(tmp_path, monkeypatch, caplog, script, said):
+    path = tmp_path / "c++"
+    if script:
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+    monkeypatch.setenv("CXX", str(path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    library.forget()
+    x, bottleneck = jnp.zeros((1, 4, 4, 8)), layers((1, 1, 8, 4), (3, 3, 4, 2))
+    try:
+        with caplog.at_level(logging.WARNING):
+            for _ in range(2):
+                assert implementations.choose("cpu", x, bottleneck, 0.0) == "plain"
+    finally:
+        library.forget()
+    (record,) = caplog.records
+    assert "plain JAX runs" in record.message
+    assert said in record.message
+
+
+def test_evaluation_has_the_plain_gradient():
+    """Frozen statistics in training: the gradient is that of the plain twin."""
+    arrays = Arrays(jnp.float32)
+    x = arrays.maps(2, 4, 4, 8)
+    frozen = [
+        [
+            (arrays.vectors(8), arrays.kernel(1, 1, 8, 8)),
+            (arrays.vectors(8), arrays.kernel(3, 3, 8, 4)),
+        ]
+    ]
+
+    def loss(implementation):
+        def of(x):
+            return (dense_block.evaluate(x, frozen, implementation=implementation) ** 2).sum()
+
+        return jax.jit(jax.value_and_grad(of))(x)
+
+    assert_close(jax.tree.leaves(loss("cpu")), jax.tree.leaves(loss("plain")), jnp.float32)
+
+
+def test_block_in_evaluation(case):
+    image, _, c, d, growth = case
+    arrays = Arrays(jnp.float32)
+    block = [
+        [
+            (arrays.vectors(width), arrays.kernel(1, 1, width, d)),
+            (arrays.vectors(d), arrays.kernel(3, 3, d, growth)),
+        ]
+        for width in (c, c + growth)
+    ]
+    x = arrays.maps(*image, c)
+    expected = dense_block.evaluate(x, block, implementation="plain")
+    assert_close([stages.evaluate(x, block)], [expected], jnp.float32)

@@ -1,0 +1,118 @@
+"""The GPU kernels, run as plain JAX, against their plain twins in `stages`."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from densenet_jax.models.block import dense_block, implementations, plain
+from densenet_jax.models.gpu import backward, forward
+
+# Type, images, channels of the buffer, channels read, bottleneck width, growth rate.  Nothing
+# divides the tiles in the first: masks cut rows, channels in and channels out.
+CASES = {
+    "odd": (jnp.float32, (2, 5, 6), 24, 20, 12, 4),
+    "even": (jnp.bfloat16, (2, 4, 8), 64, 32, 32, 16),
+}
+# Kernels and twins round at different places; sums over rows add up the differences.
+TOLERANCE = {jnp.float32: 1e-5, jnp.bfloat16: 2e-2}
+
+
+@pytest.fixture(params=CASES.values(), ids=CASES)
+def case(request):
+    return request.param
+
+
+def assert_close(actual, expected, dtype):
+    """Compares each result with the largest value of its twin's."""
+    for a, b in zip(actual, expected, strict=True):
+        b = np.asarray(b, np.float32)
+        a = np.asarray(a, np.float32).reshape(b.shape)
+        assert np.abs(a - b).max() <= TOLERANCE[dtype] * np.abs(b).max()
+
+
+class Arrays:
+    """Random arrays of one type; per-channel vectors are float32."""
+
+    def __init__(self, dtype):
+        self.rng, self.dtype = np.random.default_rng(0), dtype
+
+    def maps(self, *shape):
+        return jnp.asarray(self.rng.normal(size=shape), self.dtype)
+
+    def vectors(self, size):
+        return tuple(jnp.asarray(self.rng.normal(size=size), jnp.float32) for _ in range(2))
+
+    def kernel(self, *shape):
+        return jnp.asarray(self.rng.normal(0, 0.1, shape), jnp.float32)
+
+
+def matrix(x):
+    return x.reshape(-1, x.shape[-1])
+
+
+def test_forward_1x1(case):
+    dtype, image, channels, c, d, _ = case
+    arrays = Arrays(dtype)
+    x, affine, w = arrays.maps(*image, channels), arrays.vectors(c), arrays.kernel(1, 1, c, d)
+    actual = forward.conv1x1(matrix(x), *affine, w[0, 0], interpret=True, tile=(16, 16))
+    assert_close(actual, plain.forward(x, *affine, w), dtype)
+
+
+def test_forward_3x3(case):
+    dtype, image, channels, c, d, growth = case
+    arrays = Arrays(dtype)
+    x, z = arrays.maps(*image, channels), arrays.maps(*image, d)
+    affine, w = arrays.vectors(d), arrays.kernel(3, 3, d, growth)
+    actual = forward.conv3x3(
+        *(matrix(z), *affine, w, matrix(x)), image=image[1:], offset=c, interpret=True, tile=16
+    )
+    assert_close(actual, plain.forward(z, *affine, w, into=x, offset=c), dtype)
+
+
+def test_backward_1x1(case):
+    dtype, image, channels, c, d, _ = case
+    arrays = Arrays(dtype)
+    x, dx = (arrays.maps(*image, channels) for _ in range(2))
+    z, dz = (arrays.maps(*image, d) for _ in range(2))
+    affine, correction, w = arrays.vectors(c), arrays.vectors(d), arrays.kernel(1, 1, c, d)
+    actual = backward.conv1x1(
+        *(matrix(x), *affine, w[0, 0], matrix(dz), matrix(z), correction, matrix(dx)),
+        interpret=True,
+        tile=(16, 16),
+    )
+    expected = plain.backward(x, *affine, w, d_out=dz, out=z, correction=correction, d_source=dx)
+    assert_close(actual, expected, dtype)
+
+
+def test_backward_3x3(case):
+    dtype, image, channels, c, d, growth = case
+    arrays = Arrays(dtype)
+    x, dx = (arrays.maps(*image, channels) for _ in range(2))
+    z, affine, correction = arrays.maps(*image, d), arrays.vectors(d), arrays.vectors(growth)
+    w = arrays.kernel(3, 3, d, growth)
+    actual = backward.conv3x3(
+        *(matrix(z), *affine, w, matrix(dx), matrix(x), correction),
+        image=image[1:],
+        offset=c,
+        interpret=True,
+        tile=(16, 16),
+    )
+    expected = plain.backward(z, *affine, w, d_out=dx, out=x, correction=correction, offset=c)
+    assert_close(actual, expected, dtype)
+
+
+def layers(*shapes):
+    return [[(None, jnp.zeros(shape)) for shape in shapes]]
+
+
+def test_choice_of_implementation():
+    x, bottleneck = jnp.zeros((1, 4, 4, 8), jnp.bfloat16), layers((1, 1, 8, 4), (3, 3, 4, 2))
+    assert implementations.choose("auto", x, bottleneck, 0.0) == "plain"  # on a CPU
+    assert implementations.choose("gpu", x, bottleneck, 0.0) == "gpu"
+    assert implementations.choose("gpu", x, bottleneck, 0.1) == "plain"
+    assert implementations.choose("gpu", x.astype(jnp.float32), bottleneck, 0.0) == "plain"
+    assert implementations.choose("gpu", x, layers((3, 3, 8, 2)), 0.0) == "plain"
+    wide = layers((1, 1, 8, 320), (3, 3, 320, 80))
+    assert implementations.choose("gpu", x, wide, 0.0) == "plain"
+    with pytest.raises(ValueError, match="implementation is 'fast'; it must be one of 'auto'"):
+        dense_block.train(x, None, bottleneck, epsilon=1e-5, implementation="fast")

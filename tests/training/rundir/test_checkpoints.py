@@ -1,0 +1,139 @@
+"""Checkpoints that were damaged, torn or could not be written are never loaded."""
+
+import pathlib
+import shutil
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from densenet_jax.training import state as states
+from densenet_jax.training.errors import CheckpointError
+from densenet_jax.training.rundir import atomic_files, checksums
+from densenet_jax.training.rundir.checkpoints import Checkpoints
+from densenet_jax.training.rundir.checksums import SEAL
+
+OPTIMIZER = optax.sgd(0.1, momentum=0.9)
+
+
+def make_state(step: int, size: int = 100) -> states.TrainState:
+    values = np.random.default_rng(step).normal(size=size).astype(np.float32)
+    return states.from_variables({"params": {"w": jnp.asarray(values)}}, OPTIMIZER).replace(
+        step=jnp.int32(step)
+    )
+
+
+@pytest.fixture
+def workdir(tmp_path):
+    """A run with checkpoints 1 to 4, the best at 2."""
+    with Checkpoints(tmp_path, keep=2) as checkpoints:
+        for step, top1 in ((1, 0.5), (2, 0.9), (3, 0.7), (4, 0.8)):
+            checkpoints.save(step, make_state(step), {"top1": top1})
+    return tmp_path
+
+
+def largest_file(folder: pathlib.Path) -> pathlib.Path:
+    files = (p for p in folder.rglob("*") if p.is_file() and p.name != SEAL)
+    return max(files, key=lambda p: p.stat().st_size)
+
+
+def flip_a_bit(folder: pathlib.Path) -> None:
+    path = largest_file(folder)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def truncate(folder: pathlib.Path) -> None:
+    path = largest_file(folder)
+    path.write_bytes(path.read_bytes()[:-10])
+
+
+def half_delete(folder: pathlib.Path) -> None:
+    shutil.rmtree(next(p for p in folder.iterdir() if p.is_dir()))
+
+
+def never_sealed(folder: pathlib.Path) -> None:
+    (folder / SEAL).unlink()
+
+
+def test_the_latest_ones_and_the_best_are_kept(workdir):
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        assert checkpoints.steps() == [2, 3, 4]
+        assert checkpoints.resolve("best") == 2
+        assert checkpoints.resolve("latest") == 4
+        _, restored = checkpoints.restore(2, make_state(0))
+    np.testing.assert_array_equal(restored.params["w"], make_state(2).params["w"])
+
+
+@pytest.mark.parametrize("damage", [flip_a_bit, truncate, half_delete, never_sealed])
+def test_damage_is_named_and_the_one_before_is_used(workdir, damage, caplog):
+    damage(workdir / "checkpoints" / "4")
+    with Checkpoints(workdir) as checkpoints:
+        state = checkpoints.resume(make_state(0))
+        assert int(state.step) == 3
+        np.testing.assert_array_equal(state.params["w"], make_state(3).params["w"])
+        assert "Checkpoint 4" in caplog.text
+        assert "is not used" in caplog.text
+        checkpoints.save(4, make_state(4))  # reached again: written anew
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        assert checkpoints.resolve("latest") == 4
+
+
+def test_all_damaged_is_a_fresh_start(workdir):
+    for step in (2, 3, 4):
+        flip_a_bit(workdir / "checkpoints" / str(step))
+    with Checkpoints(workdir) as checkpoints:
+        with pytest.raises(CheckpointError, match="no sound checkpoint"):
+            checkpoints.resolve("best")
+        assert checkpoints.resume(make_state(0)) is None
+        assert checkpoints.steps() == []
+
+
+def test_a_damaged_checkpoint_is_not_restored_on_request(workdir):
+    flip_a_bit(workdir / "checkpoints" / "2")
+    with (
+        Checkpoints(workdir, read_only=True) as checkpoints,
+        pytest.raises(CheckpointError, match="checksum differs"),
+    ):
+        checkpoints.restore(2, make_state(0))
+
+
+def test_another_shape_is_an_error_not_a_guess(workdir):
+    with (
+        Checkpoints(workdir, read_only=True) as checkpoints,
+        pytest.raises(CheckpointError, match="is of another model"),
+    ):
+        checkpoints.restore(2, make_state(0, size=50))
+
+
+def test_a_save_that_fails_keeps_the_last_and_later_ones_succeed(workdir, monkeypatch, caplog):
+    with Checkpoints(workdir) as checkpoints:
+        manager = checkpoints._manager
+
+        def full(*_, **__):
+            raise ValueError("RESOURCE_EXHAUSTED: no space left on device")
+
+        monkeypatch.setattr(manager, "save", full)
+        checkpoints.save(5, make_state(5))
+        monkeypatch.undo()
+        assert "no space left" in caplog.text
+        assert checkpoints.resolve("latest") == 4
+        assert "could not be saved" in checkpoints.missing(5)
+        assert "of step 4" in checkpoints.missing(5)
+        checkpoints.save(6, make_state(6))
+        assert checkpoints.missing(6) is None
+        assert checkpoints.resolve("latest") == 6
+
+
+def test_a_seal_is_on_the_disk_after_its_files(tmp_path, monkeypatch):
+    """A power cut must not leave a sealed checkpoint of empty files."""
+    (tmp_path / "1" / "folder").mkdir(parents=True)
+    (tmp_path / "1" / "folder" / "array").write_text("numbers")
+    flushed = []
+    monkeypatch.setattr(atomic_files, "flush", lambda path: flushed.append(path.name))
+    checksums.seal(tmp_path / "1")
+    assert set(flushed[:4]) == {"array", "folder", "1", tmp_path.name}
+    assert flushed[4:] == ["SHA256SUMS.tmp", "1"]
+    assert checksums.unsound(tmp_path / "1") is None

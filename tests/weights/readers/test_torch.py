@@ -1,0 +1,382 @@
+"""PyTorch's files: every kind of view and wrapper is read, and no pickle runs anything."""
+
+import io
+import os
+import pickle
+import struct
+import zipfile
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from densenet_jax import weights
+from densenet_jax.weights.readers import pickles
+from tests.weights.torch_writer import (
+    MAGIC,
+    Call,
+    Name,
+    Persistent,
+    Raw,
+    code,
+    dump,
+    tensor,
+    torch_stream,
+    torch_zip,
+)
+
+STORAGE = np.arange(24, dtype=np.float32)
+CONTAINERS = [torch_zip, torch_stream]
+
+
+def read(tmp_path, content):
+    path = tmp_path / "weights.pth"
+    path.write_bytes(content)
+    return weights.read(path)
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_views_into_one_storage(tmp_path, container):
+    base = STORAGE.reshape(2, 3, 4)
+    views = {
+        "whole": (tensor((2, 3, 4), count=24), base),
+        "tied": (tensor((2, 3, 4), count=24), base),
+        "transposed": (tensor((4, 2, 3), (1, 12, 4), count=24), base.transpose(2, 0, 1)),
+        "part": (tensor((3, 2), (4, 2), offset=12, count=24), base[1, :, ::2]),
+        "expanded": (tensor((3, 1000), (1, 0), count=24), np.tile(STORAGE[:3, None], 1000)),
+        "scalar": (tensor((), offset=5, count=24), STORAGE[5]),
+        "empty": (tensor((0, 7), count=24), np.zeros((0, 7))),
+        "single": (tensor((1, 2), (1 << 60, 1), count=24), STORAGE[None, :2]),
+    }
+    state_dict = {name: view for name, (view, _) in views.items()}
+    arrays = read(tmp_path, container(state_dict, {"0": STORAGE.tobytes()}))
+    assert list(arrays) == list(views)
+    for name, (_, expected) in views.items():
+        assert arrays[name].dtype == np.float32
+        assert arrays[name].flags.c_contiguous
+        np.testing.assert_array_equal(arrays[name], expected, strict=False)
+        assert arrays[name].shape == expected.shape
+    arrays["whole"][:] = 0  # Tied tensors do not share memory, so nobody is surprised.
+    np.testing.assert_array_equal(arrays["tied"], base)
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [
+        ("DoubleStorage", np.float64),
+        ("HalfStorage", np.float16),
+        ("BFloat16Storage", ml_dtypes.bfloat16),
+        ("LongStorage", np.int64),
+        ("IntStorage", np.int32),
+        ("ShortStorage", np.int16),
+        ("CharStorage", np.int8),
+        ("ByteStorage", np.uint8),
+        ("BoolStorage", np.bool_),
+    ],
+)
+@pytest.mark.parametrize("big_endian", [False, True])
+def test_element_types(tmp_path, kind, dtype, big_endian):
+    expected = np.array([0, 1, 1, 0]).astype(dtype)
+    raw = np.frombuffer(expected.tobytes(), np.uint8).reshape(4, -1)
+    data = (raw[:, ::-1] if big_endian else raw).tobytes()
+    archive = torch_zip(
+        {"x": tensor((2, 2), (1, 2), count=4, kind=kind)},
+        {"0": data},
+        byteorder=b"big" if big_endian else b"little",
+    )
+    arrays = read(tmp_path, archive)
+    assert arrays["x"].dtype == dtype
+    np.testing.assert_array_equal(arrays["x"], expected.reshape(2, 2).T)
+
+
+def test_bool_bytes_other_than_0_and_1_are_true(tmp_path):
+    state_dict = {"x": tensor((3,), count=3, kind="BoolStorage")}
+    arrays = read(tmp_path, torch_zip(state_dict, {"0": b"\0\2\xff"}))
+    assert arrays["x"].view(np.uint8).tolist() == [0, 1, 1]
+
+
+def test_a_compressed_archive(tmp_path):
+    archive = torch_zip(
+        {"x": tensor((24,), count=24)},
+        {"0": STORAGE.tobytes()},
+        compression=zipfile.ZIP_DEFLATED,
+    )
+    np.testing.assert_array_equal(read(tmp_path, archive)["x"], STORAGE)
+
+
+def test_legacy_views(tmp_path):
+    """Before PyTorch 0.4 a storage could itself be a view, given by its first element."""
+    pid = ("storage", Name("torch", "FloatStorage"), "0", "cpu", 24, ("1", 6, 3))
+    rebuild = Name("torch._utils", "_rebuild_tensor")
+    content = {"x": Call(rebuild, (Persistent(pid), 1, (2,), (1,)))}
+    arrays = read(tmp_path, torch_stream(content, {"0": STORAGE.tobytes()}))
+    np.testing.assert_array_equal(arrays["x"], STORAGE[7:9])
+
+
+@pytest.mark.parametrize("name", ["variants_zip.pth", "variants_legacy.pth"])
+def test_files_that_pytorch_wrote(golden_weights, name):
+    """Those of `variants.py`, which says what they hold."""
+    arrays = weights.read(golden_weights / name)
+    base = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    np.testing.assert_array_equal(arrays["transposed"], base.transpose(2, 0, 1))
+    np.testing.assert_array_equal(arrays["tied_a"], base)
+    np.testing.assert_array_equal(arrays["tied_b"], base)
+    np.testing.assert_array_equal(arrays["part"], base[1:, ::2])
+    np.testing.assert_array_equal(arrays["expanded"], np.tile(np.arange(4.0)[:, None], 50))
+    np.testing.assert_array_equal(arrays["parameter"], [0, 1, 2])
+    types = ("float64", "float16", "bfloat16", "int8", "uint8", "int16", "int32", "int64", "bool")
+    for dtype in (*types, "uint16", "uint32", "float8_e4m3fn", "float8_e5m2"):
+        assert arrays[dtype].dtype.name == dtype
+        np.testing.assert_array_equal(arrays[dtype].astype(float), [0, 1, 1, 0])
+
+
+@pytest.mark.parametrize("name", ["variants_trainer.pth", "variants_trainer_legacy.pth"])
+def test_what_a_trainer_saved_along_does_not_matter(golden_weights, name):
+    arrays = weights.read(golden_weights / name)
+    assert list(arrays) == ["weight", "bias"]
+    np.testing.assert_array_equal(arrays["weight"], [[2, 2, 2]])
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ({"state_dict": {"x": 1}, "epoch": 3, "best": 0}, 1),
+        ({"model": {"x": 0}, "state_dict": {"x": 1}}, 1),
+        ({"model": {"x": 0}, "model_ema": {"x": 1}}, 1),
+        ({"state_dict": {"x": 0}, "state_dict_ema": {"x": 1}, "optimizer": {"state": {0: {}}}}, 1),
+        ({"net": {"module.x": 1}, "acc": 97.5}, 1),
+        ({"model": {"state_dict": {"_orig_mod.module.x": 1}}}, 1),
+        ({"model": {}, "x": 1}, 1),
+    ],
+)
+def test_where_the_state_dict_is_found(tmp_path, content, expected):
+    def filled(value, key=None):
+        if isinstance(value, dict):
+            return {name: filled(item, name) for name, item in value.items()}
+        if key in ("x", "module.x", "_orig_mod.module.x", "best"):
+            return tensor((), offset=value, count=2)
+        return value
+
+    arrays = read(tmp_path, torch_zip(filled(content), {"0": STORAGE[:2].tobytes()}))
+    assert {name: float(array) for name, array in arrays.items()} == {"x": expected}
+
+
+def harmless_objects(payload):
+    """Objects around which trainers save weights, with a payload in their midst."""
+    return {
+        "epoch": Call(Name("numpy.core.multiarray", "scalar"), (Name("numpy", "dtype"), "8")),
+        "args": Call(Name("argparse", "Namespace"), (payload,)),
+        "date": Call(Name("datetime", "datetime"), ("now",)),
+        "config": Raw(code(Name("my.project", "Config")) + code(()) + pickle.NEWOBJ),
+        "set": Raw(pickle.EMPTY_SET + pickle.MARK + code(1) + pickle.ADDITEMS),
+        "tuple key": Raw(pickle.EMPTY_DICT + code((1, 2)) + code(payload) + pickle.SETITEM),
+        "state_dict": {"x": tensor((2,), count=2)},
+    }
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_unknown_objects_are_passed_over(tmp_path, container):
+    content = container(harmless_objects(7), {"0": bytes(8)})
+    assert list(read(tmp_path, content)) == ["x"]
+
+
+SHELL = "touch {}"
+PAYLOADS = {
+    "reduce": lambda arg: code(Call(Name("os", "system"), (arg,))),
+    "posix": lambda arg: code(Call(Name("posix", "system"), (arg,))),
+    "subprocess": lambda arg: code(Call(Name("subprocess", "check_output"), (arg,))),
+    "eval": lambda arg: code(
+        Call(Name("builtins", "eval"), (f"__import__('os').system('{arg}')",))
+    ),
+    "python 2": lambda arg: code(Call(Name("__builtin__", "eval"), (arg,))),
+    "dotted": lambda arg: code(Call(Name("builtins", "eval.__call__"), (arg,))),
+    "stack global": lambda arg: (
+        code("os") + code("system") + pickle.STACK_GLOBAL + code((arg,)) + pickle.REDUCE
+    ),
+    "new object": lambda arg: code(Name("subprocess", "Popen")) + code((arg,)) + pickle.NEWOBJ,
+    "new object ex": lambda arg: (
+        code(Name("subprocess", "Popen")) + code((arg,)) + code({}) + pickle.NEWOBJ_EX
+    ),
+    "instance": lambda arg: pickle.MARK + code(arg) + b"ios\nsystem\n",
+    "object": lambda arg: pickle.MARK + code(Name("os", "system")) + code(arg) + pickle.OBJ,
+    "extension": lambda arg: b"\x82\x01" + code((arg,)) + pickle.REDUCE,
+    "runpy": lambda arg: code(Call(Name("runpy", "_run_code"), (arg,))),
+    "import": lambda arg: code(Call(Name("builtins", "__import__"), ("os",))),
+}
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("payload", PAYLOADS)
+def test_payloads_do_not_run(refused, tmp_path, monkeypatch, payload, nested, container):
+    def alarm(*_, **__):
+        raise AssertionError("the payload ran")
+
+    for name in ("system", "popen", "posix_spawn", "fork"):
+        monkeypatch.setattr(os, name, alarm)
+    target = tmp_path / "ran"
+    attack = Raw(PAYLOADS[payload](SHELL.format(target)))
+    content = harmless_objects(attack) if nested else attack
+    message = refused(container(content, {"0": bytes(8)}))
+    assert "malicious" in message or "opcode" in message
+    assert not target.exists()
+
+
+def test_calls_of_unknown_functions_do_nothing(refused, tmp_path):
+    """Not only the names of known attacks are inert: nothing at all can be called."""
+    target = tmp_path / "ran"
+    attack = Call(Name("pathlib", "Path.touch"), (Call(Name("pathlib", "Path"), (str(target),)),))
+    built = Raw(code(attack) + code({"x": attack}) + pickle.BUILD)
+    refused(torch_zip(built), "pathlib.Path.touch")
+    content = {"x": tensor((1,), count=1), "evil": built}
+    assert list(read(tmp_path, torch_zip(content, {"0": bytes(4)}))) == ["x"]
+    assert not target.exists()
+
+
+def memo_bomb():
+    return b"\x80\x02}" + pickle.LONG_BINPUT + struct.pack("<I", 0xFFFFFFF0) + b"."
+
+
+def doubling(levels=100):
+    """A tuple of two of the last one, a hundred times: 2**100 elements to whoever walks it."""
+    return b"".join([b"\x80\x02)", *[b"q\0h\0h\0\x86"] * levels])
+
+
+PICKLE_BOMBS = {
+    "long": b"\x80\x02\x8b\xff\xff\xff\x7f",
+    "bytes": b"\x80\x04\x8e" + struct.pack("<Q", 1 << 62),
+    "negative": b"\x80\x02T\xff\xff\xff\xff",
+    "text": b"\x80\x04\x8d" + struct.pack("<Q", (1 << 64) - 1),
+    "memo": memo_bomb(),
+    "frame": b"\x80\x04\x95" + b"\xff" * 8,
+    "nested lists": b"\x80\x02" + b"](" * 20_000 + b"e" * 20_000 + b".",
+    "nested tuples": b"\x80\x02)" + b"\x85" * 40_000 + b".",
+    "nested calls": b"\x80\x02ca\nb\n" + b")R" * 20_000 + b".",
+    "objects": b"\x80\x02(" + b"}" * 300_000 + b"t.",
+    "memos": b"\x80\x04(" + b"]\x94" * 150_000 + b"t.",
+    "hashing": doubling() + b"q\1}h\1h\1s.",
+    "walking": doubling() + b".",
+    "colliding": b"\x80\x02}("
+    + b"".join(code(i * ((1 << 61) - 1)) + b"N" for i in range(1 << 68, (1 << 68) + 10_000))
+    + b"u.",
+    "copying": b"\x80\x02("
+    + b"N" * 20_000
+    + b"tq\0ccollections\nOrderedDict\nq\1("
+    + b"h\1h\0\x85R" * 8_000
+    + b"t.",
+    "long ids": b"\x80\x02(" + b"N" * 20_000 + b"tq\0(" + b"h\0Q" * 15_000 + b"t.",
+    "long names": b"\x80\x04("
+    + code("x" * 100_000)
+    + b"\x94h\0\x93"
+    + b"h\0h\0\x93" * 10_000
+    + b"t.",
+    "underflow": b"\x80\x02R.",
+    "no mark": b"\x80\x02e.",
+    "no memo": b"\x80\x02h\7.",
+    "not a name": b"\x80\x02K\1K\2\x93.",
+    "not text": b"\x80\x02X\2\0\0\0\xff\xfe.",
+    "endless name": b"\x80\x02c" + b"a" * 100_000,
+    "no end": b"\x80\x02}",
+    "odd items": b"\x80\x02}(K\1u.",
+    "protocol 0": b"(dp0\nS'x'\nI1\ns.",
+    "nothing": b"",
+}
+
+
+@pytest.mark.parametrize("bomb", PICKLE_BOMBS)
+def test_pickle_bombs(refused, monkeypatch, bomb):
+    monkeypatch.setattr(pickles, "MAX_OPERATIONS", 50_000)  # For the sake of time.
+    refused(torch_zip(PICKLE_BOMBS[bomb]), memory=50e6)
+
+
+def test_a_pickle_that_is_too_large(refused, monkeypatch):
+    monkeypatch.setattr(pickles, "MAX_PICKLE", 1000)
+    refused(torch_zip({"x": "y" * 2000}), "exceeds the limit")
+
+
+@pytest.mark.parametrize(
+    ("view", "words"),
+    [
+        (tensor((25,), count=24), "reaches beyond"),
+        (tensor((2,), (24,), count=24), "reaches beyond"),
+        (tensor((2,), (1 << 62,), count=24), "reaches beyond"),
+        (tensor((2,), (-1,), count=24), "strides"),
+        (tensor((2, 2), (1,), count=24), "strides"),
+        (tensor((1,), offset=24, count=24), "reaches beyond"),
+        (tensor((1,), offset=-1, count=24), "damaged"),
+        (tensor((1,), offset=1 << 80, count=24), "damaged"),
+        (tensor((-1,), count=24), "sizes that are negative"),
+        (tensor((1 << 40, 1 << 40), (0, 0), count=24), "beyond any memory"),
+        (tensor((1 << 30, 1 << 10), (0, 0), count=24), "far more memory"),
+        (tensor((1 << 80,), (0,), count=24), "sizes that are negative"),
+        (tensor((True,), count=24), "sizes that are negative"),
+        (tensor((1,) * 70, count=24), "dimensions"),
+        (tensor((24,), count=25), "bytes where"),
+        (tensor((24,), count=24, key="7"), "missing"),
+        (tensor((24,), count=24, key="../../etc/passwd"), "missing"),
+        (tensor((24,), count=24, kind="ComplexFloatStorage"), "unusual element type"),
+        (tensor(None, (1,), count=24), "dimensions"),
+        (Call(Name("torch._utils", "_rebuild_sparse_tensor"), (1, 2)), "sparse"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_tensors_that_cannot_be(refused, view, words):
+    refused(torch_zip({"x": view}, {"0": STORAGE.tobytes()}), "tensor 'x'", words)
+
+
+def test_many_expanded_tensors(refused):
+    """Each passes alone; all together they would take 400 MB."""
+    content = {f"x{i}": tensor((1 << 20, 1), (0, 0), count=1) for i in range(100)}
+    refused(torch_zip(content, {"0": bytes(4)}), "far more memory", memory=180e6)
+
+
+def test_too_many_tensors(refused):
+    view = code(tensor((1,), count=1))
+    items = b"".join(code(f"{i}") + b"h\0" for i in range(20_001))
+    pickled = b"\x80\x02" + view + b"q\x000}(" + items + b"u."
+    refused(torch_zip(pickled, {"0": bytes(4)}), "more than 20000 tensors")
+
+
+def test_a_repeated_name(refused):
+    pickled = b"\x80\x02}(" + 2 * (code("x") + code(tensor((1,), count=1))) + b"u."
+    refused(torch_zip(pickled, {"0": bytes(4)}), "'x' twice")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ([{"x": 1}], "holds one list"),
+        ({"epoch": 1, "lr": 0.1}, "(epoch, lr)"),
+        ({}, "(none)"),
+        (Call(Name("torchvision.models.densenet", "DenseNet"), ()), "model.state_dict()"),
+        (tensor((1,), count=1), "holds one Tensor"),
+    ],
+)
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_files_without_a_state_dict(refused, content, words, container):
+    storages = {"0": bytes(4)} if "Tensor" in words else {}
+    refused(container(content, storages), words)
+
+
+def test_torchscript(refused):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name in ("model/data.pkl", "model/constants.pkl", "model/code/__torch__.py"):
+            archive.writestr(name, b"\x80\x02}.")
+    refused(buffer.getvalue(), "TorchScript")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        dump({"x": 1}),
+        dump(0x1950A86A20F9469CFC6C) + dump(1002),
+        MAGIC,
+        torch_stream({"x": tensor((24,), count=24)}),
+        torch_stream({"x": tensor((24,), count=24)}, {"1": STORAGE.tobytes()}),
+        torch_stream({"x": tensor((24,), count=24)}, {"0": STORAGE.tobytes()})[:-1],
+        torch_stream({"x": tensor((24,), count=24)}, {"0": b""})[:-8] + b"\xff" * 8,
+    ],
+)
+def test_damaged_streams(refused, content):
+    refused(content)
