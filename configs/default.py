@@ -21,8 +21,12 @@ def get_config() -> ConfigDict:
     # same. Metrics are seen, and signals obeyed, when it ends; it also ends where an evaluation or
     # a checkpoint is due. More than 1 needs `data.in_memory`.
     config.steps_per_dispatch = 1
-    # `cross_entropy`, or `binary_cross_entropy`: each class by itself, summed.
+    # What the network is trained for: `classification`, one label for each example.
+    config.task = "classification"
+    # `cross_entropy`, or `binary_cross_entropy`: each class by itself, summed; "": the task's own.
     config.loss = "cross_entropy"
+    # The metric that chooses the best checkpoint: `top1`, `top5` or `loss`; "": the task's own.
+    config.best_metric = ""
     # Share of the target spread evenly over all classes.
     config.label_smoothing = 0.0
     # Of binary_cross_entropy: a class with a greater share of a mixed image counts as wholly there;
@@ -48,7 +52,7 @@ def get_config() -> ConfigDict:
     # Fields of any DenseNet: feature maps a layer adds, layers of each block, width of bottlenecks
     # in growth rates (0: none), the stem (`imagenet`, `deep`, `deep_blur`, `cifar`, `cifar_half`)
     # and its feature maps, share of feature maps that a transition keeps.
-    model.growth_rate = placeholder(int)
+    model.growth_rate = placeholder(object)
     model.block_sizes = placeholder(tuple)
     model.bottleneck_width = placeholder(int)
     model.stem = placeholder(str)
@@ -56,8 +60,13 @@ def get_config() -> ConfigDict:
     model.compression = placeholder(float)
     # For fine-tuning: normalise with the statistics that the weights came with, and keep them.
     model.freeze_statistics = placeholder(bool)
-    # What computes dense blocks: `plain` (JAX operations), `native` (CPU kernels in C++), `kernels`
-    # (fused kernels for NVIDIA GPUs); None: the fastest that runs here.
+    # The function after every norm (`relu`, `silu`, `gelu`, `leaky_relu`), and what becomes of the
+    # last feature maps (`avg`, `max`, `avgmax`, `catavgmax`).
+    model.activation = placeholder(str)
+    model.global_pool = placeholder(str)
+    # What computes dense blocks: `reference` (plain JAX, differentiated by JAX), `plain` (JAX with
+    # the gradient written by hand), `cpu` (kernels in C++), `gpu` (fused kernels for NVIDIA GPUs);
+    # None: the fastest that runs here.
     model.implementation = placeholder(str)
     # Only for the family `densenet_cifar`: number of layers, and whether they have bottlenecks.
     model.depth = placeholder(int)
