@@ -195,9 +195,9 @@ def lower(model_name: str, batch: int, size: int, mode: str, implementation: str
 
     sys.path.insert(0, str(HERE.parent))
     import densenet_jax
-    from densenet_jax.training.state import from_variables
     from densenet_jax.tasks.classification import Classification
     from densenet_jax.tasks.losses import make_loss
+    from densenet_jax.training.state import from_variables
     from densenet_jax.training.step import make_train_step
 
     described = (HERE / "h200.txtpb").read_text()
