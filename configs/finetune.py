@@ -20,7 +20,7 @@ Usual changes:
   --config.optimizer.layer_decay=0.7                   lower rates towards the stem
   --config.optimizer.frozen='("stem","block1")'        parts that do not train
   --config.optimizer.frozen='("stem","block1","block2","block3","block4","norm")'   a linear probe
-  --config.model.freeze_statistics=True                keep the statistics: for few images, small batches
+  --config.model.freeze_statistics=True                keeps statistics: few images, small batches
   --config.data.image_size=96                          default: the weights' own, 224
 
 Images are resized to the size of the weights, however small they are, because the features were
