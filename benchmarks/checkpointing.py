@@ -23,7 +23,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import jax
 
 from densenet_jax import cli
-from densenet_jax.training import experiment, settings
+from densenet_jax.training import batches, experiment, run_state, run_steps, settings
 from densenet_jax.training.rundir.checkpoints import Checkpoints
 
 
@@ -37,20 +37,20 @@ def main() -> None:
     config = importlib.import_module("configs.digits").get_config()
     setup = experiment.build(config.lock())
     config = setup.config
-    optimizer, schedule = setup.optimizer(10**6, 1000.0)
-    step_fn = setup.train_step(optimizer, schedule)
+    optimizer, schedule = run_steps.optimizer(setup, 10**6, 1000.0)
+    step_fn = run_steps.train_step(setup, optimizer, schedule)
     source = settings.train_source(config)
     seconds, blocked = {True: [], False: []}, []
     with jax.set_mesh(setup.mesh):
-        state = setup.initial_state(optimizer)
-        with setup.train_batches(source, state) as batches:
-            batch = next(iter(batches))  # the same each time: reading is not what is measured
+        state = run_state.initial_state(setup, optimizer)
+        with batches.train_batches(setup, source, state) as stream:
+            batch = next(iter(stream))  # the same each time: reading is not what is measured
             state, _ = step_fn(state, batch)
             jax.block_until_ready(state)
             for _ in range(options.rounds):
                 for saving in (True, False):
                     folder = tempfile.mkdtemp(prefix="checkpointing_")
-                    with Checkpoints(folder) as checkpoints:
+                    with Checkpoints(folder, score=setup.task.best.score) as checkpoints:
                         checkpoints.save(0, state)  # what the first one sets up
                         checkpoints.wait()
                         began = time.perf_counter()

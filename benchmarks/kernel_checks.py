@@ -12,7 +12,7 @@ import numpy as np
 
 import densenet_jax
 from densenet_jax.models.block import implementations, plain
-from densenet_jax.tasks.classification import cross_entropy
+from densenet_jax.tasks.losses import cross_entropy
 
 # Images (batch, height, width), channels of the buffer, channels read, bottleneck, growth rate:
 # the first and last layers of each block of DenseNet-121, one of DenseNet-161, and a shape that
@@ -124,7 +124,8 @@ def gradient(tiny: bool) -> Iterator[dict]:
                 train=True,
                 mutable=["batch_stats"],
             )
-            return cross_entropy(logits, labels).mean()
+            targets = jax.nn.one_hot(labels, logits.shape[-1])
+            return cross_entropy(logits.astype(jnp.float32), targets).mean()
 
         value, tree = jax.jit(jax.value_and_grad(loss))(*variables.values())
         flat = np.concatenate(

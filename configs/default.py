@@ -21,8 +21,13 @@ def get_config() -> ConfigDict:
     # Metrics are written and signals handled when the call ends; it also ends where an evaluation
     # or a checkpoint is due. More than 1 needs `data.in_memory`.
     config.steps_per_dispatch = 1
-    # `cross_entropy`, or `binary_cross_entropy`: a separate loss for each class, summed.
+    # What the network is trained for: `classification`, one label for each example.
+    config.task = "classification"
+    # `cross_entropy`, or `binary_cross_entropy`: a separate loss for each class, summed; "": the
+    # task's own.
     config.loss = "cross_entropy"
+    # The metric that chooses the best checkpoint: `top1`, `top5` or `loss`; "": the task's own.
+    config.best_metric = ""
     # Share of the target spread evenly over all classes.
     config.label_smoothing = 0.0
     # For binary_cross_entropy: a class with a greater share of a mixed image counts as fully
@@ -45,10 +50,11 @@ def get_config() -> ConfigDict:
     # Type of the computation; parameters and statistics have `param_dtype`.
     model.dtype = "float32"
     model.param_dtype = "float32"
-    # Fields of any DenseNet: feature maps that a layer adds, number of layers of each block, width
-    # of bottlenecks in growth rates (0: none), the stem (`imagenet`, `deep`, `deep_blur`, `cifar`,
-    # `cifar_half`) and its feature maps, share of feature maps that a transition keeps.
-    model.growth_rate = placeholder(int)
+    # Fields of any DenseNet: feature maps that a layer adds (one number, or one for each block),
+    # number of layers of each block, width of bottlenecks in growth rates (0: none), the stem
+    # (`imagenet`, `deep`, `deep_blur`, `cifar`, `cifar_half`) and its feature maps, share of
+    # feature maps that a transition keeps.
+    model.growth_rate = placeholder(object)
     model.block_sizes = placeholder(tuple)
     model.bottleneck_width = placeholder(int)
     model.stem = placeholder(str)
@@ -56,10 +62,14 @@ def get_config() -> ConfigDict:
     model.compression = placeholder(float)
     # For fine-tuning: normalise with the statistics of the loaded weights, and do not update them.
     model.freeze_statistics = placeholder(bool)
-    # What computes dense blocks: `reference` (the paper's definition, for comparison), `plain` (JAX
-    # operations, gradient by hand), `cpu` (CPU kernels in C++), `gpu` (fused kernels for NVIDIA
-    # GPUs); None: the fastest that runs here.  `native` and `kernels` are earlier names of `cpu`
-    # and `gpu`.
+    # The function after every norm (`relu`, `silu`, `gelu`, `leaky_relu`), and the pooling of the
+    # last feature maps (`avg`, `max`, `avgmax`, `catavgmax`).
+    model.activation = placeholder(str)
+    model.global_pool = placeholder(str)
+    # What computes dense blocks: `reference` (plain JAX, differentiated by JAX), `plain` (JAX with
+    # the gradient written by hand), `cpu` (kernels in C++), `gpu` (fused kernels for NVIDIA GPUs);
+    # None: the fastest that runs here.  `native` and `kernels` are earlier names of `cpu` and
+    # `gpu`.
     model.implementation = placeholder(str)
     # Only for the family `densenet_cifar`: number of layers, and whether they have bottlenecks.
     model.depth = placeholder(int)

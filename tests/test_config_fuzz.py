@@ -2,12 +2,13 @@
 
 import importlib
 
-from hypothesis import HealthCheck, given, settings
+import hypothesis
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
 from densenet_jax.cli import commands
-from densenet_jax.training import experiment
+from densenet_jax.training import experiment, run_state, run_steps, settings
 
 
 def leaves(config: ConfigDict, prefix: str = "") -> dict[str, object]:
@@ -37,6 +38,7 @@ BY_TYPE = {
     float: FLOATS,
     str: TEXTS,
     bool: st.booleans(),
+    object: st.one_of(INTEGERS, st.lists(INTEGERS, max_size=5).map(tuple), TEXTS),
     tuple: st.lists(st.one_of(INTEGERS, FLOATS), max_size=5).map(tuple),
 }
 TYPES = leaves(digits())
@@ -49,7 +51,7 @@ def changes(draw) -> dict[str, object]:
 
 
 @given(changes())
-@settings(
+@hypothesis.settings(
     max_examples=300,
     deadline=None,
     derandomize=True,
@@ -61,8 +63,8 @@ def test_any_configuration(values):
         config.update_from_flattened_dict({key: value})
     try:
         setup = experiment.build(config)
-        optimizer, _ = setup.optimizer(experiment.total_steps(setup.config, 1437), 22.5)
+        optimizer, _ = run_steps.optimizer(setup, settings.total_steps(setup.config, 1437), 22.5)
         if any(key.startswith(("model.", "data.", "optimizer.")) for key in values):
-            setup.abstract_state(optimizer)
+            run_state.abstract_state(setup, optimizer)
     except commands.USER_ERRORS:
         pass  # a clear message; anything else fails

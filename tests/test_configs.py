@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from densenet_jax.training import checks, experiment
+from densenet_jax.training import checks, settings
 from densenet_jax.training.errors import ConfigError
 from densenet_jax.training.masks import decay_mask
 from densenet_jax.training.schedules import Units
@@ -36,7 +36,7 @@ def keys(config: ConfigDict, prefix: str = "") -> set[str]:
 def test_a_configuration_sets_known_keys_and_valid_numbers(name):
     config = load(name)
     assert keys(config) == keys(load("default"))
-    experiment.settle_preprocessing(config, IMAGENET)
+    settings.settle_preprocessing(config, IMAGENET)
     checks.check(config)
     docstring = importlib.import_module(f"configs.{name}").__doc__
     assert name == "default" or f"--config=configs/{name}.py" in docstring
@@ -55,9 +55,9 @@ DENSENETS = [n for n in NAMES if n.startswith("densenet")]
 def rates(config: ConfigDict, *epochs: float) -> list[float]:
     """Returns the learning rate after some epochs of a run on ImageNet."""
     steps_per_epoch = EXAMPLES / config.batch_size
-    total = experiment.total_steps(config, EXAMPLES)
+    total = settings.total_steps(config, EXAMPLES)
     assert total == round(config.total_epochs * steps_per_epoch)
-    rate = experiment.make_schedule(config, Units(total, steps_per_epoch, config.batch_size))
+    rate = settings.make_schedule(config, Units(total, steps_per_epoch, config.batch_size))
     return [float(rate(round(epoch * steps_per_epoch))) for epoch in epochs]
 
 
@@ -90,7 +90,7 @@ def test_strong_recipe():
     got = rates(config, 0, 2.5, 5, 152.5, 300)
     np.testing.assert_allclose(got, [0, 0.25, 0.5, 0.25, 0], atol=1e-3)
     # The averages reach over a small part of the run, and a test image is larger than in training.
-    assert 1 / (1 - config.ema_decay) < 0.05 * experiment.total_steps(config, EXAMPLES)
+    assert 1 / (1 - config.ema_decay) < 0.05 * settings.total_steps(config, EXAMPLES)
     assert config.data.train_sizes[-1] < IMAGENET.image_size
     assert math.floor(IMAGENET.image_size / config.data.eval_crop) == 232
 
@@ -114,7 +114,7 @@ def test_large_batch_recipe_scales_the_rate_with_the_batch():
 def test_lars_recipe_is_googles():
     """github.com/tensorflow/tpu: 3,558 steps of 32,768 images, up to 32 and down by a square."""
     config = load("densenet121", "lars")
-    steps = experiment.total_steps(config, EXAMPLES)
+    steps = settings.total_steps(config, EXAMPLES)
     assert (config.batch_size, steps, config.label_smoothing) == (32768, 3558, 0.1)
     units = Units(total_steps=91 * 40, steps_per_epoch=40, batch_size=config.batch_size)
     schedule = make_schedule(config, units)
@@ -122,7 +122,7 @@ def test_lars_recipe_is_googles():
     np.testing.assert_allclose(got, [0, 16, 32, 8, 0], atol=1e-4)
     params = {"conv0": {"kernel": jnp.full(4, 2.0)}, "norm0": {"scale": jnp.full(4, 2.0)}}
     gradients = jax.tree.map(lambda x: 0 * x + 0.5, params)
-    method = experiment.make_optimizer(config, lambda _: 32.0)
+    method = settings.make_optimizer(config, lambda _: 32.0)
     changes, state = method.update(gradients, method.init(params), params)
     # The kernel's step is its norm times rate and coefficient, decay or not; the scale's is SGD's.
     np.testing.assert_allclose(changes["conv0"]["kernel"], -32 * 0.001 * 2, rtol=1e-6)
@@ -139,13 +139,13 @@ def test_rdnets_recipe():
     assert (config.augment.mixup, config.augment.cutmix) == (0.8, 1.0)
     got = rates(config, 0, 10, 20, 160, 300)
     np.testing.assert_allclose(got, [0, 5e-4, 1e-3, 5e-4, 0], atol=1e-6)
-    assert experiment.build_model(config).drop_path_rate == 0.15  # the variant's
+    assert settings.build_model(config).drop_path_rate == 0.15  # the variant's
 
 
 @pytest.mark.parametrize("name", ["densenet121", "densenetblur121d", "rdnet_tiny"])
 def test_every_kernel_decays_and_nothing_else(name):
     config = load(name)
-    model = experiment.build_model(config)
+    model = settings.build_model(config)
     images = jax.ShapeDtypeStruct((1, 64, 64, 3), "float32")
     params = jax.eval_shape(model.init, jax.random.key(0), images)["params"]
     mask = decay_mask(params)
@@ -188,7 +188,7 @@ def test_finetune_asks_the_name_of_the_weights(source, network):
     assert config.model.name == network
     if not network:
         with pytest.raises(ConfigError, match="does not say which network it is of"):
-            experiment.build_model(config)
+            settings.build_model(config)
 
 
 def test_cifar_argument_names_any_network():
@@ -203,17 +203,17 @@ def test_cifar_argument_names_any_network():
 def test_recipes_of_cifar_have_known_keys_and_valid_numbers(recipe):
     config = load("cifar10", recipe)
     assert keys(config) == keys(load("default"))
-    experiment.settle_preprocessing(config, IMAGENET)
+    settings.settle_preprocessing(config, IMAGENET)
     checks.check(config)
-    assert experiment.build_model(config).num_classes == 10
+    assert settings.build_model(config).num_classes == 10
     assert f"  {recipe.split(',')[-1]} " in importlib.import_module("configs.cifar10").__doc__
 
 
 def test_total_steps_wins_over_epochs():
     config = load("digits")
-    assert experiment.total_steps(config, 1437) == round(config.total_epochs * 1437 / 64)
+    assert settings.total_steps(config, 1437) == round(config.total_epochs * 1437 / 64)
     config.total_steps = 7
-    assert experiment.total_steps(config, 1437) == 7
+    assert settings.total_steps(config, 1437) == 7
 
 
 @pytest.mark.parametrize(
@@ -237,7 +237,7 @@ def test_total_steps_wins_over_epochs():
 )
 def test_impossible_numbers_name_their_key(key, value, words):
     config = load("digits")
-    experiment.settle_preprocessing(config, IMAGENET)
+    settings.settle_preprocessing(config, IMAGENET)
     config.update_from_flattened_dict({key: value})
     with pytest.raises(ConfigError, match=words):
         checks.check(config)

@@ -12,9 +12,9 @@ import ml_collections
 
 from densenet_jax.benchmark import limits
 from densenet_jax.data.reading.stream import Batch
-from densenet_jax.tasks.classification import Metrics
-from densenet_jax.training import experiment, settings
-from densenet_jax.training.data_wait import DataWait
+from densenet_jax.tasks.task import Metrics
+from densenet_jax.training import batches, experiment, run_state, run_steps, settings
+from densenet_jax.training.rundir.data_wait import DataWait
 from densenet_jax.training.state import TrainState
 
 
@@ -39,26 +39,27 @@ def benchmark(config: ml_collections.ConfigDict, seconds: float = 5.0) -> dict[s
     """
     setup = experiment.build(config)
     config, data = setup.config, setup.config.data
-    source = setup.in_memory(settings.train_source(config), train=True)
-    setup.check_training(source)
-    total = experiment.total_steps(config, len(source))
-    optimizer, schedule = setup.optimizer(total, len(source) / config.batch_size)
+    source = batches.in_memory(setup, settings.train_source(config), train=True)
+    run_steps.check_training(setup, source)
+    total = settings.total_steps(config, len(source))
+    epoch = len(source) / config.batch_size
+    optimizer, schedule = run_steps.optimizer(setup, total, epoch)
     rates = limits.measure_rates(setup.model.dtype)
     with jax.set_mesh(setup.mesh), _compiling_anew():
-        state = setup.initial_state(optimizer)
-        reader = setup.reader(source, state)
-        with setup.train_batches(source, state) as batches:
-            batch = next(batches)
+        state = run_state.initial_state(setup, optimizer)
+        reader = batches.reader(setup, source, state)
+        with batches.train_batches(setup, source, state) as stream:
+            batch = next(stream)
             masked = {**batch, "mask": jnp.ones_like(batch["label"], bool)}
             variables = jax.tree.map(jnp.copy, state.variables)  # the state's own are donated
-            infer = _compile(setup.eval_step(), variables, masked)
-            step = _compile(setup.train_step(optimizer, schedule), state, batch)
+            infer = _compile(run_steps.eval_step(setup), variables, masked)
+            step = _compile(run_steps.train_step(setup, optimizer, schedule), state, batch)
             inference = limits.seconds(lambda: infer.program(variables, masked))
             train = _Training(step.program, state)
             training = limits.seconds(lambda: train(batch))
-            loop, data_wait = _rate(train, batches, seconds)
-    with iter(reader) as batches:
-        pipeline, _ = _rate(lambda batch: None, batches, seconds)
+            loop, data_wait = _rate(train, stream, seconds)
+    with iter(reader) as stream:
+        pipeline, _ = _rate(lambda batch: None, stream, seconds)
     speeds = {
         "step": config.batch_size / training,
         "loop": config.batch_size * loop,

@@ -27,11 +27,11 @@ from densenet_jax.prediction.predict import PredictError
 from densenet_jax.report import ReportError
 from densenet_jax.report.analysis import finite
 from densenet_jax.report.page import in_bytes
-from densenet_jax.tasks.classification import Evaluated
-from densenet_jax.training import experiment, teacher_logits
+from densenet_jax.training import experiment, settings, teacher_logits
 from densenet_jax.training import mesh as meshes
 from densenet_jax.training import sweep as sweeps
 from densenet_jax.training.errors import CheckpointError, ConfigError
+from densenet_jax.training.eval_loop import Evaluated
 from densenet_jax.training.loop import train_and_evaluate
 from densenet_jax.training.rundir import run_weights
 from densenet_jax.weights import PUBLISHED, WeightsError, load
@@ -63,7 +63,7 @@ def train(
     if config.total_steps is not None:
         longer = f"total_steps={2 * config.total_steps}"
     print(
-        f"\ntop-1 {result['top1']:.2%}, top-5 {result['top5']:.2%}, loss {result['loss']:.4f} "
+        f"\n{settings.make_task(config).describe(result)} "
         f"after {result['step']} steps ({result['seconds']:.0f} s)\n"
         f"  metrics      {workdir}/metrics.jsonl\n"
         f"  checkpoints  {workdir}/checkpoints (best: step {result['best_step']})\n"
@@ -128,11 +128,8 @@ def evaluate(
     if jax.process_index() == 0:
         folder.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(finite(record), indent=2) + "\n", encoding="utf-8")
-    tables.show(record)
-    print(
-        f"top-1 {own['top1']:.2%}, top-5 {own['top5']:.2%}, loss {own['loss']:.4f} on "
-        f"{own['examples']} examples   (written to {path})"
-    )
+    tables.show(record, setup.task)
+    print(f"{setup.task.describe(own)} on {own['examples']} examples   (written to {path})")
 
 
 def open_run(

@@ -6,6 +6,8 @@ from typing import Any
 from densenet_jax.data.sources import by_name
 from densenet_jax.data.sources.source import DataError, Source
 from densenet_jax.evaluation import scores, test_time_augmentation
+from densenet_jax.tasks.classification import Classification
+from densenet_jax.training import batches, settings
 from densenet_jax.training.errors import ConfigError
 from densenet_jax.training.experiment import Experiment
 
@@ -24,18 +26,19 @@ def assess(
     Args:
       setup: as `training.experiment.build` returns it; its mesh must be the current one.
       variables: on that mesh.
-      crops: views of each image, 1 or 5 (see `views.cut`); `flip`: and their mirror images.
+      crops: views of each image, 1 or 5 (see `test_time_augmentation.cut`).
+      flip: whether their mirror images are evaluated, too.
 
     Returns:
-      `scores.summary` with {"data", "split", "crops", "flip"}, and `scores.accepted_top1` where an
-      example has several right labels.
+      `Task.summary` with {"data", "split", "crops", "flip"}, and `Classification.accepted` where
+      an example has several right labels.
 
     Raises:
       ConfigError: five crops of images without a margin.
     """
-    data = setup.config.data
+    data, loss = setup.config.data, settings.make_loss(setup.config)
     predict = test_time_augmentation.predictor(
-        setup.model, setup.normalize, data.image_size, crops=crops, flip=flip
+        setup.model, setup.normalize, data.image_size, task=setup.task, crops=crops, flip=flip
     )
     wide = with_margin(setup) if crops > 1 else setup
     name = data.name.partition(":")[0]
@@ -46,11 +49,13 @@ def assess(
             splits[other, split] = source
     records = []
     for (name, split), source in splits.items():
-        found = scores.collect(predict, variables, _batches(wide, source))
+        split_batches = batches.eval_batches(wide, source)
+        found = scores.collect(setup.task, loss, predict, variables, split_batches)
         record = {"data": name, "split": split, "crops": crops, "flip": flip}
-        record |= scores.summary(found, source.class_names)
-        if source.accepted is not None:
-            record |= scores.accepted_top1(found, source.accepted())
+        record |= setup.task.summary(found, source.class_names)
+        if source.accepted is not None and isinstance(setup.task, Classification):
+            sets = source.accepted()
+            record |= setup.task.accepted(found, [sets[i] for i in found["index"]])
         records.append(record)
     return records
 
@@ -73,7 +78,3 @@ def _find(name: str, split: str, data_dir: str) -> Source | None:
         return by_name.load(name, split, data_dir)
     except DataError:
         return None  # not prepared
-
-
-def _batches(setup: Experiment, source: Source) -> Any:
-    return dataclasses.replace(setup, eval_source=source).eval_batches()

@@ -5,10 +5,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from densenet_jax.tasks.task import Task
+
 WORST = 5
 
 
-def show(record: dict[str, Any]) -> None:
+def show(record: dict[str, Any], task: Task) -> None:
     """Prints what `commands.evaluate` writes to evaluation.json."""
     console = Console()
     views = record["crops"] * (1 + record["flip"])
@@ -20,20 +22,23 @@ def show(record: dict[str, Any]) -> None:
         markup=False,
         soft_wrap=True,
     )
-    table = Table("data", "examples", "top-1", "top-5", "loss", "calibration error", box=None)
+    columns = task.columns
+    table = Table("data", "examples", *(column.title for column in columns), box=None)
     rows = [record, *record["others"]]
     for row in rows:
-        cells = [f"{row['examples']}", f"{row['top1']:.2%}", f"{row['top5']:.2%}"]
-        cells += [f"{row['loss']:.4f}", f"{row['ece']:.2%}"]
+        cells = [f"{row['examples']}", *(column.show(row) for column in columns)]
         table.add_row(f"{row['data']} {row['split']}", *cells)
         if row.get("real_top1") is not None:
-            real = f"{row['real_top1']:.2%}"
-            table.add_row("  any accepted label", f"{row['real_examples']}", real, "", "", "")
+            cells = [f"{row['real_examples']}", f"{row['real_top1']:.2%}"]
+            table.add_row("  any accepted label", *cells, *[""] * (len(columns) - 1))
     for column in table.columns[1:]:
         column.justify = "right"
     console.print(table)
     known = [c for c in record["classes"] if c["examples"]]
     if len(known) > WORST:
-        worst = sorted(known, key=lambda c: c["top1"])[:WORST]
-        named = ", ".join(f"{c['class']} {c['top1']:.1%}" for c in worst)
-        console.print(f"lowest top-1: {named}", highlight=False, markup=False, soft_wrap=True)
+        metric = task.measured[0]
+        worst = sorted(known, key=metric.score)[:WORST]
+        named = ", ".join(f"{row['class']} {metric.show(row, 1)}" for row in worst)
+        console.print(
+            f"lowest {metric.title}: {named}", highlight=False, markup=False, soft_wrap=True
+        )

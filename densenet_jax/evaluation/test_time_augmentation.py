@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from densenet_jax.tasks.task import Task
+
 CROPS = (1, 5)
 
 
@@ -29,16 +31,18 @@ def predictor(
     model: nn.Module,
     normalize: Callable[[jax.Array], jax.Array],
     size: int,
+    task: Task,
     *,
     crops: int = 1,
     flip: bool = False,
 ) -> Callable[[dict, jax.Array], jax.Array]:
     """Returns the function that maps variables and uint8 images [B, H, W, C] to logits.
 
-    With one view these are the model's; with several the logarithms of the mean probabilities.
+    With one view these are the model's; with several they stand for the mean probabilities.
 
     Args:
       size: height and width of what the model sees; the images may be larger.
+      task: says how views are combined.
     """
 
     def predict(variables: dict, images: jax.Array) -> jax.Array:
@@ -51,7 +55,6 @@ def predictor(
         if len(views) == 1:
             return one(views[0])
         # One after another: a batch is as large as it is without, and the network compiles once.
-        logs = jax.lax.map(lambda view: jax.nn.log_softmax(one(view)), views)
-        return jax.nn.logsumexp(logs, axis=0) - jnp.log(len(views))
+        return task.combine_views(jax.lax.map(one, views))
 
     return predict

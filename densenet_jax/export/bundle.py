@@ -16,6 +16,7 @@ from flax import linen as nn
 from densenet_jax.data.sources import imagenet_classes
 from densenet_jax.models.densenet import DenseNet
 from densenet_jax.models.variants import identify
+from densenet_jax.training import settings
 from densenet_jax.training.rundir import run_weights
 from densenet_jax.weights import PUBLISHED, Preprocessing, load
 from densenet_jax.weights.published import of_model
@@ -145,9 +146,9 @@ def of_run(
     data, results = config.data, {}
     for line in _lines(pathlib.Path(workdir) / "metrics.jsonl"):
         if line.get("split") == "eval" and line.get("step") == step:
-            for key, label in (("top1", "top-1"), ("top5", "top-5")):
-                if isinstance(line.get(key), float):
-                    results[label] = f"{line[key]:.2%} on {data.name}/{data.eval_split}"
+            for metric in settings.make_task(config).measured:
+                if metric.value(line) is not None:
+                    results[metric.title] = f"{metric.show(line)} on {data.name}/{data.eval_split}"
     return make(
         *(model, variables, preprocessing, run_weights.class_names(workdir)),
         origin=f"step {step} of a run on {data.name}, seed {config.seed}",

@@ -19,8 +19,9 @@ from densenet_jax.data.sources import imagenet_classes
 from densenet_jax.data.sources.source import Arrays
 from densenet_jax.report import activation_maps, feature_reuse, model_summary, pictures, predictions
 from densenet_jax.report.predictions import Predictions
-from densenet_jax.tasks.classification import Evaluated
+from densenet_jax.training import batches
 from densenet_jax.training import mesh as meshes
+from densenet_jax.training.eval_loop import Evaluated
 from densenet_jax.training.experiment import Experiment
 
 FILE = "insight.json"
@@ -57,8 +58,9 @@ def examine(
     if evaluated is not None and evaluated.step == step:
         found = predictions.merge(evaluated.answers, names, **of)
     else:
-        batches = setup.eval_batches()
-        found = predictions.collect(setup.model, variables, setup.normalize, batches, names, **of)
+        split = batches.eval_batches(setup)
+        args = (setup.model, variables, setup.normalize, split, names)
+        found = predictions.collect(*args, task=setup.task, **of)
     found = with_pictures(setup, variables, found)
     insight = {
         "step": step,

@@ -11,8 +11,6 @@ NOT_CURVES = ("step", "epoch", "seconds", "examples")
 # key -> title, unit, whether it is a share, whether its axis may be logarithmic.
 KNOWN = {
     "loss": ("Loss", "", False, True),
-    "top1": ("Top-1 accuracy", "", True, False),
-    "top5": ("Top-5 accuracy", "", True, False),
     "learning_rate": ("Learning rate", "", False, True),
     "images_per_second": ("Throughput", "images/s", False, False),
     "data_wait": ("Waiting for data", "", True, False),
@@ -25,7 +23,13 @@ def charts(runs: list[Run]) -> list[dict[str, Any]]:
     Each is {"key", "title", "unit", "percent", "log", "series"}, each series {"name", "run",
     "split", "x" (epochs), "step", "y"}.
     """
-    keys = dict.fromkeys(KNOWN)
+    measured = {
+        metric.key: (metric.title.capitalize(), "", metric.percent, False)
+        for run in runs
+        for metric in run.task.measured
+    }
+    known = {"loss": KNOWN["loss"], **measured, **KNOWN}
+    keys = dict.fromkeys(known)
     for run in runs:
         for record in run.records:
             keys.update(dict.fromkeys(k for k, v in record.items() if is_number(v)))
@@ -40,9 +44,9 @@ def charts(runs: list[Run]) -> list[dict[str, Any]]:
         ]
         series = [s for s in series if s["y"]]
         flat = all(value == 0 for s in series for value in s["y"])
-        if not series or (flat and key not in KNOWN):
+        if not series or (flat and key not in known):
             continue
-        title, unit, percent, log = KNOWN.get(key, (key.replace("_", " "), "", False, False))
+        title, unit, percent, log = known.get(key, (key.replace("_", " "), "", False, False))
         found.append(
             {
                 "key": key,

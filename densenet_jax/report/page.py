@@ -83,6 +83,7 @@ def render(found: list[Run], *, live: bool = False) -> str:
             for name in ("page.js", "curves.js", "confusion.js")
         ],
         runs=found,
+        metrics=list(dict.fromkeys(m for run in found for m in (run.task.best, *run.task.metrics))),
         charts=finite(curves.charts(found)),
         config=config_rows(found),
         **(findings(found[0]) if len(found) == 1 else {}),

@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from densenet_jax.evaluation import scores
 from densenet_jax.report import pictures, statistics
 from densenet_jax.report.predictions import Predictions
 from densenet_jax.report.run_files import Run, is_number
+from densenet_jax.tasks.calibration import calibration
 
 WHOLE = 30  # classes: up to so many, the confusion matrix is a table
 PAIRS = 40
@@ -37,7 +37,9 @@ def headline(run: Run) -> list[tuple[str, str, str]]:
     """Returns (name, value, remark) of the numbers that come first."""
     rows, best, train = [], run.best(), run.of("train")
     if best:
-        rows.append(("best top-1", f"{best['top1']:.2%}", f"evaluated at step {best['step']:,}"))
+        metric = run.task.best
+        title, remark = f"best {metric.title}", f"evaluated at step {best['step']:,}"
+        rows.append((title, metric.show(best), remark))
     if run.records:
         last = run.records[-1]
         epoch = last.get("epoch")
@@ -58,12 +60,12 @@ def headline(run: Run) -> list[tuple[str, str, str]]:
 def about(found: Predictions) -> dict[str, Any]:
     """Returns accuracy, calibration and the table of classes."""
     matrix = _matrix(found)
-    bins, error = scores.calibration(found.probabilities[:, 0], found.correct)
+    bins, error = calibration(found.probabilities[:, 0], found.correct)
     return {
         "data": found.data,
         "step": found.step,
         "examples": len(found.labels),
-        "top1": float(found.correct.mean()) if len(found.labels) else None,
+        "accuracy": float(found.correct.mean()) if len(found.labels) else None,
         "names": found.class_names.tolist(),
         "classes": statistics.per_class(matrix, found.labels, found.in_top5),
         "top5_tells": found.classes.shape[1] == 5 and len(found.class_names) > 5,

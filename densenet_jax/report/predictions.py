@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from flax import linen as nn
 
-from densenet_jax.tasks import classification
+from densenet_jax.tasks.task import Task
 
 FILE = "predictions.npz"
 
@@ -74,6 +74,7 @@ def collect(
     batches: Iterable[dict[str, jax.Array]],
     class_names: Iterable[str],
     *,
+    task: Task,
     step: int = 0,
     data: str = "",
 ) -> Predictions:
@@ -87,7 +88,7 @@ def collect(
     @jax.jit
     def predict(variables, batch):
         logits = model.apply(variables, preprocess(batch["image"]))
-        return classification.answers(logits, batch["label"], batch["mask"])
+        return task.answers(logits, batch["label"], batch["mask"])
 
     # Results stay on the device until the end: the loop never waits for them.
     answers = [predict(variables, batch) for batch in batches]
@@ -101,7 +102,7 @@ def merge(
     step: int = 0,
     data: str = "",
 ) -> Predictions:
-    """Returns the predictions of `evaluation.answers` of all batches of a split, in order."""
+    """Returns the predictions of `Task.answers` of all batches of a split, in order."""
     parts = [_on_host(answer) for answer in answers]
     merged = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     mask = merged.pop("mask")

@@ -8,6 +8,8 @@ from typing import Any
 from densenet_jax.configs import default
 from densenet_jax.report import predictions
 from densenet_jax.report.predictions import Predictions
+from densenet_jax.tasks.by_name import find_task
+from densenet_jax.tasks.task import Task
 from densenet_jax.training.rundir import metrics_log
 
 ABSENT = "—"
@@ -46,9 +48,20 @@ class Run:
         return [record for record in self.records if record["split"] == split]
 
     def best(self) -> dict[str, Any] | None:
-        """Returns the evaluation with the highest top-1; None before the first."""
-        scored = [record for record in self.of("eval") if is_number(record.get("top1"))]
-        return max(scored, key=lambda record: record["top1"], default=None)
+        """Returns the best evaluation by the task's best metric; None before the first."""
+        best = self.task.best
+        scored = [record for record in self.of("eval") if best.value(record) is not None]
+        return max(scored, key=best.score, default=None)
+
+    @property
+    def task(self) -> Task:
+        """What the network was trained for; runs of earlier versions are classifications."""
+        try:
+            return find_task(
+                self.config.get("task", "classification"), self.config.get("best_metric", "")
+            )
+        except (ValueError, TypeError) as e:
+            raise ReportError(f"{self.path / 'config.json'}: {e}") from None
 
     def seconds(self) -> float:
         """Returns how long the run has taken, over all its starts."""

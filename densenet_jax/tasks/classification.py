@@ -1,94 +1,122 @@
-"""Metrics, and their sum over a whole split."""
+"""Classification: each example has one label."""
 
-import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
+import numpy as np
 
-Metrics = dict[str, Any]
+from densenet_jax.tasks.calibration import calibration
+from densenet_jax.tasks.task import LOSS, Metric, Task
 
-
-@dataclasses.dataclass(frozen=True)
-class Evaluated:
-    """A state of a run on the whole evaluation split.
-
-    Attributes:
-      step: of the state.
-      metrics: as `evaluate` returns them.
-      answers: those of each batch, see `answers`, on the devices.
-    """
-
-    step: int
-    metrics: Metrics
-    answers: list[dict[str, jax.Array]]
-
-
-def cross_entropy(logits: jax.Array, targets: jax.Array, smoothing: float = 0.0) -> jax.Array:
-    """Returns the loss of every example, [B], in at least float32.
-
-    Args:
-      logits: [B, classes].
-      targets: labels [B], integers; or distributions over the classes [B, classes].
-      smoothing: share of the target spread evenly over all classes (Szegedy et al., 2016).
-    """
-    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
-    if targets.ndim == 1:
-        targets = jax.nn.one_hot(targets, logits.shape[-1], dtype=logits.dtype)
-    return optax.softmax_cross_entropy(logits, optax.smooth_labels(targets, smoothing))
+TOP1, TOP5 = Metric("top1", "top-1"), Metric("top5", "top-5")
+CALIBRATION_ERROR = Metric("ece", "calibration error", higher_is_better=False)
 
 
 def hits(logits: jax.Array, labels: jax.Array, k: int) -> jax.Array:
     """Returns for every example whether its label is among the k highest logits, bool [B].
 
-    A label whose logit, or any other, is NaN is a miss: a broken model must not look perfect.
+    The rank of a label is the number of greater logits plus the number of equal logits before it,
+    so a network whose logits are all equal scores as a constant answer does.  An example with any
+    NaN among its logits is a miss, whatever k is: a broken network must not look perfect.
+
+    Args:
+      logits: [B, C].
+      labels: integers [B].
     """
     own = jnp.take_along_axis(logits, labels[:, None], axis=1)
-    return jnp.sum(~(logits <= own), axis=1) < k
+    before = jnp.arange(logits.shape[1]) < labels[:, None]
+    rank = jnp.sum((logits > own) | ((logits == own) & before), axis=1)
+    return (rank < k) & ~jnp.isnan(logits).any(axis=1)
 
 
-def sums(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> Metrics:
-    """Returns the sums of loss, top-1 and top-5 hits over the examples where mask [B] is True."""
-    return {
-        "loss": jnp.sum(jnp.where(mask, cross_entropy(logits, labels), 0)),
-        "top1": jnp.sum(hits(logits, labels, 1) & mask),
-        "top5": jnp.sum(hits(logits, labels, 5) & mask),
-        "examples": jnp.sum(mask),
-    }
+class Classification(Task):
+    """Labels are integers [B]; predictions are the softmax of the logits."""
 
+    name = "classification"
+    losses = ("cross_entropy", "binary_cross_entropy")
+    measured = (TOP1, TOP5)
+    columns = (TOP1, TOP5, LOSS, CALIBRATION_ERROR)
 
-def answers(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> dict[str, jax.Array]:
-    """Returns what a model says about each example.
+    def targets(self, labels: jax.Array, outputs: int) -> jax.Array:
+        return jax.nn.one_hot(labels, outputs)
 
-    Args:
-      logits: [B, classes].
-      labels: [B], integers.
-      mask: bool [B]; handed through.
+    def measure(self, logits: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
+        return {"top1": hits(logits, labels, 1), "top5": hits(logits, labels, 5)}
 
-    Returns:
-      the (at most five) likeliest `classes` [B, k], their `probabilities`, float32 [B, k], that of
-      the label, `own` [B], `labels` and `mask`.
-    """
-    chances = jax.nn.softmax(logits.astype(jnp.float32))
-    probabilities, classes = jax.lax.top_k(chances, min(5, chances.shape[1]))
-    own = jnp.take_along_axis(chances, labels[:, None], axis=1)[:, 0]
-    found = {"classes": classes, "probabilities": probabilities, "own": own}
-    return {**found, "labels": labels, "mask": mask}
+    def answers(
+        self, logits: jax.Array, labels: jax.Array, mask: jax.Array
+    ) -> dict[str, jax.Array]:
+        """Returns the (at most five) likeliest classes of each example and their probabilities.
 
+        Returns:
+          {"classes": [B, k], "probabilities": float32 [B, k], "own": the probability of the label,
+          float32 [B], "labels": [B], "mask": [B]}.
+        """
+        chances = jax.nn.softmax(logits.astype(jnp.float32))
+        probabilities, classes = jax.lax.top_k(chances, min(5, chances.shape[1]))
+        own = jnp.take_along_axis(chances, labels[:, None], axis=1)[:, 0]
+        found = {"classes": classes, "probabilities": probabilities, "own": own}
+        return {**found, "labels": labels, "mask": mask}
 
-def evaluate(
-    eval_step: Callable[[Any, Any], Metrics], variables: Any, batches: Iterable
-) -> Metrics:
-    """Returns mean loss, top-1 and top-5 (fractions) over batches, and the number of examples.
+    def combine_views(self, logits: jax.Array) -> jax.Array:
+        logs = jax.nn.log_softmax(logits)
+        return jax.nn.logsumexp(logs, axis=0) - jnp.log(len(logits))
 
-    Args:
-      eval_step: maps (variables, batch) to `sums`.
-      batches: with `mask`, as `data.pipeline.eval_batches` makes them.
-    """
-    # Each batch's sums stay on the device until the end: the loop never waits for them.
-    total = [eval_step(variables, batch) for batch in batches]
-    total = {name: sum(float(s[name]) for s in jax.device_get(total)) for name in total[0]}
-    count = int(total.pop("examples"))
-    return {name: value / count for name, value in total.items()} | {"examples": count}
+    def scores(self, logits: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
+        """Returns for each example its likeliest class, its probability, and the metrics.
+
+        Returns:
+          {"predicted": int [B], "confidence": float32 [B], "top1", "top5": bool [B]}.
+        """
+        return {
+            "predicted": jnp.argmax(logits, axis=1),
+            "confidence": jax.nn.softmax(logits).max(axis=1).astype(jnp.float32),
+            **self.measure(logits, labels),
+        }
+
+    def summary(self, scores: dict[str, np.ndarray], class_names: Sequence[str]) -> dict[str, Any]:
+        """Returns the metrics of a split, those of each class, and how calibrated it is.
+
+        Returns:
+          {"top1", "top5", "loss", "ece", "examples", "bins": see `calibration.calibration`,
+          "classes": [{"class", "examples", "top1", "top5"}]}; None for a class without examples.
+        """
+        bins, error = calibration(scores["confidence"], scores["top1"])
+        counts = np.bincount(scores["label"], minlength=len(class_names))
+        by_class = {
+            metric.key: np.bincount(scores["label"], scores[metric.key], len(class_names))
+            for metric in self.measured
+        }
+        return {
+            **{metric.key: float(scores[metric.key].mean()) for metric in self.measured},
+            "loss": float(scores["loss"].mean(dtype=np.float64)),
+            CALIBRATION_ERROR.key: error,
+            "examples": len(scores["label"]),
+            "bins": bins,
+            "classes": [
+                {
+                    "class": name,
+                    "examples": int(count),
+                    **{key: sums[i] / count if count else None for key, sums in by_class.items()},
+                }
+                for i, (name, count) in enumerate(zip(class_names, counts, strict=True))
+            ],
+        }
+
+    def accepted(
+        self, scores: dict[str, np.ndarray], accepted: Sequence[Sequence[int]]
+    ) -> dict[str, Any]:
+        """Returns the accuracy where several labels, or none, are right (ReaL; Beyer et al., 2020).
+
+        Args:
+          scores: as of `summary`.
+          accepted: for each example the labels that are right; examples without any do not count.
+
+        Returns:
+          {"real_top1": None if no example counts, "real_examples": how many count}.
+        """
+        pairs = zip(scores["predicted"], accepted, strict=True)
+        right = [predicted in labels for predicted, labels in pairs if len(labels)]
+        return {"real_top1": float(np.mean(right)) if right else None, "real_examples": len(right)}

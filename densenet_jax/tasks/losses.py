@@ -1,53 +1,67 @@
-"""What a training step minimises, for every example of its batch."""
+"""The losses: functions of logits and targets that return the loss of each example.
 
-import functools
+A new loss is one function and one entry of `LOSSES`.
+"""
+
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from densenet_jax.tasks import classification
-
-# (logits [B, classes], targets [B, classes]) -> losses [B]
+# (logits [B, C] in at least float32, targets [B, C]) -> losses [B]
 Loss = Callable[[jax.Array, jax.Array], jax.Array]
-LOSSES = ("cross_entropy", "binary_cross_entropy")
+
+
+def cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    """Returns the softmax cross entropy of every example, [B].
+
+    Args:
+      logits: [B, C].
+      targets: distributions over the classes [B, C].
+    """
+    return optax.softmax_cross_entropy(logits, targets)
+
+
+def binary_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    """Returns the sum over the classes of the sigmoid cross entropy, [B].
+
+    Beyer et al., 2020; Wightman et al., 2021, take the mean over the classes and optimise with
+    LAMB, for which the factor makes no difference.
+
+    Args:
+      logits: [B, C].
+      targets: the probability of each class [B, C], each from 0 to 1.
+    """
+    return optax.sigmoid_binary_cross_entropy(logits, targets).sum(axis=-1)
+
+
+LOSSES: dict[str, Loss] = {
+    "cross_entropy": cross_entropy,
+    "binary_cross_entropy": binary_cross_entropy,
+}
 
 
 def make_loss(name: str, *, smoothing: float = 0.0, threshold: float = 0.0) -> Loss:
-    """Returns a loss by its name.
+    """Returns a loss that computes in at least float32 and prepares its targets.
 
     Args:
-      smoothing: share of the target spread evenly over all classes (Szegedy et al., 2016).
-      threshold: see `binary_cross_entropy`.
+      name: a key of `LOSSES`.
+      smoothing: share of each target spread evenly over all classes (Szegedy et al., 2016).
+      threshold: if not 0, a class whose share of an image is greater counts as wholly present, and
+        any other as absent (for mixed images; Wightman et al., 2021, take 0.2).
 
     Raises:
       ValueError: there is no loss of this name.
     """
-    if name == "cross_entropy":
-        return functools.partial(classification.cross_entropy, smoothing=smoothing)
-    if name == "binary_cross_entropy":
-        return functools.partial(binary_cross_entropy, smoothing=smoothing, threshold=threshold)
-    raise ValueError(f"loss is {name!r}; it must be one of {', '.join(LOSSES)}.")
+    if name not in LOSSES:
+        raise ValueError(f"loss is {name!r}; it must be one of {', '.join(LOSSES)}.")
+    function = LOSSES[name]
 
+    def loss(logits: jax.Array, targets: jax.Array) -> jax.Array:
+        logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+        if threshold:
+            targets = (targets > threshold).astype(logits.dtype)
+        return function(logits, optax.smooth_labels(targets, smoothing))
 
-def binary_cross_entropy(
-    logits: jax.Array, targets: jax.Array, smoothing: float = 0.0, threshold: float = 0.0
-) -> jax.Array:
-    """Returns the sum over the classes of "is it this class?", [B], in at least float32.
-
-    Beyer et al., 2020; Wightman et al., 2021, who take the mean over the classes and optimise with
-    LAMB, to which the factor makes no difference.
-
-    Args:
-      logits: [B, classes].
-      targets: distributions over the classes [B, classes].
-      smoothing: as of `make_loss`.
-      threshold: a class whose share is greater counts as wholly there (for images that are mixed:
-        Wightman et al., 2021, take 0.2); 0: shares are targets as they are.
-    """
-    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
-    if threshold:
-        targets = (targets > threshold).astype(logits.dtype)
-    targets = optax.smooth_labels(targets, smoothing)
-    return optax.sigmoid_binary_cross_entropy(logits, targets).sum(axis=-1)
+    return loss

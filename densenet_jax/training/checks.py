@@ -6,8 +6,11 @@ from typing import Any
 import jax.numpy as jnp
 import ml_collections
 
-from densenet_jax.models.block.implementations import IMPLEMENTATIONS
+from densenet_jax.models.activation import ACTIVATIONS
+from densenet_jax.models.block.implementations import EARLIER_NAMES, IMPLEMENTATIONS
+from densenet_jax.models.pooling import GLOBAL_POOLS
 from densenet_jax.models.stem import STEMS
+from densenet_jax.tasks.by_name import TASKS
 from densenet_jax.tasks.losses import LOSSES
 from densenet_jax.training.errors import ConfigError
 from densenet_jax.training.mesh import PRESETS
@@ -20,18 +23,21 @@ CHOICES = {
     "data.interpolation": ("bicubic", "bilinear"),
     "augment.policy": ("", "randaugment", "trivialaugment"),
     "model.stem": tuple(STEMS),
-    "model.implementation": IMPLEMENTATIONS,
+    "model.activation": tuple(ACTIVATIONS),
+    "model.global_pool": tuple(GLOBAL_POOLS),
+    "model.implementation": (*IMPLEMENTATIONS, *EARLIER_NAMES),
     "model.dtype": tuple(DTYPES),
     "model.param_dtype": tuple(DTYPES),
     "mesh.preset": ("", *PRESETS),
-    "loss": LOSSES,
+    "task": tuple(TASKS),
+    "loss": ("", *LOSSES),
     "optimizer.name": OPTIMIZERS,
     "optimizer.schedule": SCHEDULES,
 }
 DURATIONS = ("optimizer.warmup", "optimizer.step_boundaries", "optimizer.decay")
 # Smallest and largest value of each number; None (the variant's, or the weights') is always one.
 TINY = 1e-12
-WHOLE = ("model.block_sizes", "data.train_sizes")  # tuples of whole numbers
+WHOLE = ("model.block_sizes", "model.growth_rate", "data.train_sizes")  # tuples of whole numbers
 RANGES = {
     "seed": (0, 2**32 - 1),
     "batch_size": (1, 2**20),

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from densenet_jax.tasks.classification import Metrics
+from densenet_jax.tasks.task import Metrics
 from densenet_jax.training.state import TrainState
 
 Step = Callable[[TrainState, Any], tuple[TrainState, Metrics]]

@@ -10,7 +10,7 @@ import jax
 import ml_collections
 
 from densenet_jax.data.sources.source import Source
-from densenet_jax.training import experiment, settings
+from densenet_jax.training import batches, experiment, run_steps, settings
 from densenet_jax.training import mesh as meshes
 from densenet_jax.training.errors import CheckpointError, ConfigError
 from densenet_jax.training.jobs.stopping import stop_requests
@@ -35,7 +35,7 @@ def train_and_evaluate(
 
     Returns:
       the metrics of the last evaluation, with `step`, `best_step` and `seconds`; `best`: the
-      `evaluation.Evaluated` of that step, None if the run made it before it was resumed.
+      `eval_loop.Evaluated` of that step, None if the run made it before it was resumed.
 
     Raises:
       ConfigError, DataError, CheckpointError: the user's to mend.
@@ -54,25 +54,26 @@ def train_and_evaluate(
             f"{config.data.name}: {config.data.train_split} has {train_source.num_classes} "
             f"classes and {config.data.eval_split} {setup.eval_source.num_classes}."
         )
-    train_source = setup.in_memory(train_source, train=True)
-    eval_source = setup.in_memory(setup.eval_source, train=False)
+    train_source = batches.in_memory(setup, train_source, train=True)
+    eval_source = batches.in_memory(setup, setup.eval_source, train=False)
     setup = dataclasses.replace(setup, eval_source=eval_source)
-    setup.check_training(train_source)
+    run_steps.check_training(setup, train_source)
     epoch = len(train_source) / config.batch_size
     length = Length(
-        total=experiment.total_steps(config, len(train_source)),
+        total=settings.total_steps(config, len(train_source)),
         epoch=epoch,
         evaluation=max(1.0, config.eval_every_epochs * epoch),
     )
 
     make_workdir(config, workdir)
-    with locked(workdir), Checkpoints(workdir, config.checkpoints_to_keep) as checkpoints:
+    keep, score = config.checkpoints_to_keep, setup.task.best.score
+    with locked(workdir), Checkpoints(workdir, keep, score=score) as checkpoints:
         first = jax.process_index() == 0  # of the processes of the job; it alone writes
         if first:
             save_config(config, setup.eval_source.class_names, workdir)
             environment.save(workdir)
         check_shared(config, workdir)
-        optimizer, schedule = setup.optimizer(length.total, length.epoch)
+        optimizer, schedule = run_steps.optimizer(setup, length.total, length.epoch)
         state = latest_state(setup, optimizer, checkpoints)
         start = int(state.step)
         if first:
@@ -81,7 +82,7 @@ def train_and_evaluate(
             listeners = []
         with (
             MetricsLog(workdir / "metrics.jsonl", start, listeners, read_only=not first) as log,
-            ProgressLine(length.total, start) as progress,
+            ProgressLine(length.total, start, setup.task.short) as progress,
             stop_requests() as stop_requested,
             jax.set_mesh(setup.mesh),  # the GPU kernels of the model ask what they are spread over
         ):

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from densenet_jax.tasks import classification
 from densenet_jax.tasks.losses import Loss
 from densenet_jax.training.groups import ONE_GROUP, Groups, mean_over_groups
 from densenet_jax.training.state import TrainState
@@ -28,7 +27,7 @@ def diagnose(
     state: TrainState,
     batch: Batch,
     *,
-    loss: Loss = classification.cross_entropy,
+    loss: Loss,
     guide: Guide | None = None,
     seed: int = 0,
     groups: Groups = ONE_GROUP,

@@ -9,7 +9,9 @@ from densenet_jax.data.sources import by_name
 from densenet_jax.data.sources.source import Source
 from densenet_jax.models.variants import create_model
 from densenet_jax.tasks import losses
+from densenet_jax.tasks.by_name import find_task
 from densenet_jax.tasks.losses import Loss
+from densenet_jax.tasks.task import Task
 from densenet_jax.training import checks, distillation, schedules
 from densenet_jax.training import mesh as meshes
 from densenet_jax.training import optimizer as optimizers
@@ -91,11 +93,36 @@ def make_optimizer(
     )
 
 
+def make_task(config: ml_collections.ConfigDict) -> Task:
+    """Returns the task of a configuration, with the metric that chooses the best checkpoint.
+
+    Raises:
+      ConfigError: there is no such task, it has no such metric, or the loss does not fit it.
+    """
+    try:
+        task = find_task(config.task, config.best_metric)
+    except ValueError as e:
+        raise ConfigError(f"config.{e}") from None
+    if config.loss and config.loss not in task.losses:
+        raise ConfigError(
+            f"config.loss is {config.loss!r}, which does not fit config.task={config.task!r}; it "
+            f"must be one of {', '.join(task.losses)}."
+        )
+    return task
+
+
 def make_loss(config: ml_collections.ConfigDict) -> Loss:
-    """Returns the loss of a configuration, with respect to the labels and to any teacher."""
+    """Returns the loss of a configuration as evaluations take it: against unchanged targets."""
+    return losses.make_loss(config.loss or make_task(config).losses[0])
+
+
+def student_loss(config: ml_collections.ConfigDict) -> Loss:
+    """Returns the loss that training minimises: with smoothing, thresholds and any teacher."""
     distill = config.distill
     loss = losses.make_loss(
-        config.loss, smoothing=config.label_smoothing, threshold=config.bce_threshold
+        config.loss or make_task(config).losses[0],
+        smoothing=config.label_smoothing,
+        threshold=config.bce_threshold if config.loss == "binary_cross_entropy" else 0.0,
     )
     if not (distill.teacher or distill.logits):
         return loss

@@ -9,9 +9,8 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from densenet_jax.tasks import classification
-from densenet_jax.tasks.classification import Metrics
 from densenet_jax.tasks.losses import Loss
+from densenet_jax.tasks.task import Metrics, Task
 from densenet_jax.training import state as states
 from densenet_jax.training.groups import ONE_GROUP, Groups, mean_over_groups
 from densenet_jax.training.state import TrainState
@@ -53,7 +52,8 @@ def make_train_step(
     schedule: optax.Schedule,
     preprocess: Preprocess,
     *,
-    loss: Loss = classification.cross_entropy,
+    task: Task,
+    loss: Loss,
     ema_decay: float = 0.0,
     seed: int = 0,
     guide: Guide | None = None,
@@ -67,6 +67,7 @@ def make_train_step(
     Args:
       schedule: the optimiser's learning rate, for the metrics.
       preprocess: augments and normalises images, and makes their targets.
+      task: what the network is trained for; its metrics are measured on the training batch.
       loss: maps logits and targets to the losses of the examples, see `losses.make_loss`.
       guide: of a student, see `distillation.distilling`, the loss that takes what it returns.
       ema_decay: of the state's moving averages, if it keeps any.
@@ -94,8 +95,7 @@ def make_train_step(
         (value, (logits, updates)), gradients = grad(variables["params"])
         metrics = {
             "loss": value,
-            "top1": jnp.mean(classification.hits(logits, labels, 1)),
-            "top5": jnp.mean(classification.hits(logits, labels, 5)),
+            **{name: jnp.mean(v) for name, v in task.measure(logits, labels).items()},
         }
         return gradients, updates.get("batch_stats", variables["batch_stats"]), metrics
 
@@ -143,20 +143,3 @@ def keys(seed: int, step: jax.Array) -> tuple[jax.Array, jax.Array]:
 def group_key(key: jax.Array, number: jax.Array | None) -> jax.Array:
     """Returns the key of a group's dropout; None: the batch is one group."""
     return key if number is None else jax.random.fold_in(key, number)
-
-
-def make_eval_step(
-    model: nn.Module, preprocess: Callable[[jax.Array], jax.Array]
-) -> Callable[[dict, Batch], tuple[Metrics, Metrics]]:
-    """Returns the function from variables and a masked batch to `evaluation.sums` and `answers`.
-
-    Args:
-      preprocess: maps uint8 images [B, H, W, C] to normalised images.
-    """
-
-    def eval_step(variables: dict, batch: Batch) -> tuple[Metrics, Metrics]:
-        logits = model.apply(variables, preprocess(batch["image"]))
-        found = (logits, batch["label"], batch["mask"])
-        return classification.sums(*found), classification.answers(*found)
-
-    return jax.jit(eval_step)

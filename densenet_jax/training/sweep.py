@@ -16,13 +16,14 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
 
+from densenet_jax.tasks.task import Task
 from densenet_jax.training import checks
 from densenet_jax.training.errors import ConfigError
 from densenet_jax.training.loop import train_and_evaluate
 from densenet_jax.training.nonfinite import NonFiniteError
 from densenet_jax.training.rundir import metrics_log
 from densenet_jax.training.rundir.loggers import Listener
-from densenet_jax.training.settings import build_model
+from densenet_jax.training.settings import build_model, make_task
 
 MAX_RUNS = 1000
 _KEY = re.compile(r"(?:^|(?<=[\])]))[\s;,]*([A-Za-z_][\w.]*)\s*=\s*")
@@ -109,21 +110,22 @@ def run(one: Run, listeners: Sequence[Listener] = ()) -> dict[str, Any]:
       listeners: as of `train_and_evaluate`.
 
     Returns:
-      {"workdir", "values", "top1", "top5", "loss", "step", "seconds"}: of the evaluation with the
-      best top-1, which is the checkpoint that the run gives away, and of its last step; for a run
-      whose numbers stay bad, which is not the end of a sweep, top1 is None, and "error" says why.
+      {"workdir", "values", the task's metrics, "step", "seconds"}: the metrics and the step of the
+      best evaluation, whose checkpoint the run is known by, and the seconds up to its last step.
+      For a run whose numbers stay bad, which does not end the sweep, the best metric is None, and
+      "error" says why.
       Only in the first process of a job, which has written what is read here.
     """
-    row = {"workdir": str(one.workdir), "values": one.values}
+    row, task = {"workdir": str(one.workdir), "values": one.values}, make_task(one.config)
     try:
         train_and_evaluate(one.config, str(one.workdir), listeners)
     except NonFiniteError as e:
-        return row | {"top1": None, "error": str(e)}
+        return row | {task.best.key: None, "error": str(e)}
     if jax.process_index() > 0:
         return row
     records = metrics_log.read(one.workdir / "metrics.jsonl")
-    best = max((r for r in records if r["split"] == "eval"), key=lambda record: record["top1"])
-    scores = {name: best[name] for name in ("top1", "top5", "loss", "step")}
+    best = max((r for r in records if r["split"] == "eval"), key=task.best.score)
+    scores = {name: best[name] for name in (*(m.key for m in task.metrics), "step")}
     return row | scores | {"seconds": records[-1]["seconds"]}
 
 
@@ -154,19 +156,21 @@ def sweep(
         if first:
             write(rows, workdir)
     if first:
-        Console().print(table(rows))
+        Console().print(table(rows, make_task(config)))
         print(f"written: {workdir}/sweep.json")
 
 
-def table(rows: list[dict[str, Any]]) -> Table:
+def table(rows: list[dict[str, Any]], task: Task) -> Table:
     """Returns rows of `run` as a table; the best is bold."""
-    shown = Table(*rows[0]["values"], "top-1", "top-5", "loss", "step", "seconds", box=None)
-    best = max((row["top1"] for row in rows if row["top1"] is not None), default=None)
+    titles = [metric.title for metric in task.metrics]
+    shown = Table(*rows[0]["values"], *titles, "step", "seconds", box=None)
+    best = max(map(task.best.score, rows))
     for row in rows:
-        cells = ["diverged"] + ["-"] * 4
-        if row["top1"] is not None:
-            cells = [f"{row['top1']:.2%}", f"{row['top5']:.2%}", f"{row['loss']:.4f}"]
+        cells = ["diverged"] + ["-"] * (len(titles) + 1)
+        known = task.best.value(row) is not None
+        if known:
+            cells = [metric.show(row) for metric in task.metrics]
             cells += [str(row["step"]), f"{row['seconds']:.0f}"]
-        bold = row["top1"] is not None and row["top1"] == best
+        bold = known and task.best.score(row) == best
         shown.add_row(*map(str, row["values"].values()), *cells, style="bold" if bold else None)
     return shown

@@ -12,8 +12,8 @@ import optax
 from jax.experimental import multihost_utils
 
 from densenet_jax.data.sources.source import Source
-from densenet_jax.tasks.classification import Evaluated
-from densenet_jax.training import dispatch, nonfinite
+from densenet_jax.training import batches, dispatch, nonfinite, run_state, run_steps
+from densenet_jax.training.eval_loop import Evaluated
 from densenet_jax.training.experiment import Experiment
 from densenet_jax.training.rundir.checkpoints import Checkpoints
 from densenet_jax.training.rundir.metrics_log import MetricsLog
@@ -49,8 +49,8 @@ def latest_state(
     setup: Experiment, optimizer: optax.GradientTransformation, checkpoints: Checkpoints
 ) -> TrainState:
     """Returns the state to go on from: of the latest sound checkpoint, or a fresh one."""
-    saved = checkpoints.resume(setup.restore_target(optimizer))
-    return setup.initial_state(optimizer) if saved is None else saved
+    saved = checkpoints.resume(run_state.restore_target(setup, optimizer))
+    return run_state.initial_state(setup, optimizer) if saved is None else saved
 
 
 class Trainer:
@@ -81,10 +81,10 @@ class Trainer:
         self._log, self._progress = log, progress
         self._stop_requested = stop_requested
         self._optimizer = optimizer
-        self._train_step = setup.train_step(optimizer, schedule)
+        self._train_step = run_steps.train_step(setup, optimizer, schedule)
         if setup.config.steps_per_dispatch > 1:
-            self._train_step = setup.many_steps(self._train_step)
-        self._eval_step = setup.eval_step()
+            self._train_step = run_steps.many_steps(setup, self._train_step)
+        self._eval_step = run_steps.eval_step(setup)
         self._last: Evaluated | None = None
         self.best: Evaluated | None = None  # the best evaluation since this start
 
@@ -98,7 +98,12 @@ class Trainer:
         config = self._setup.config
         while True:
             recorder = Recorder(
-                self._log, self._progress, config, int(state.step), self._length.epoch
+                self._log,
+                self._progress,
+                config,
+                self._setup.task,
+                int(state.step),
+                self._length.epoch,
             )
             state = self._advance(state, recorder)
             if recorder.bad_step is None:
@@ -119,11 +124,11 @@ class Trainer:
         per_dispatch = self._setup.config.steps_per_dispatch
         spans = functools.partial(dispatch.spans, steps, per_dispatch, self._is_due)
         if per_dispatch > 1:
-            stream = self._setup.train_windows(self._source, state, spans())
+            stream = batches.train_windows(self._setup, self._source, state, spans())
         else:
-            stream = self._setup.train_batches(self._source, state)
-        with stream as batches:
-            for span, batch in zip(spans(), recorder.timed(batches), strict=False):
+            stream = batches.train_batches(self._setup, self._source, state)
+        with stream as found:
+            for span, batch in zip(spans(), recorder.timed(found), strict=False):
                 state, metrics = self._train_step(state, batch)
                 recorder.add(span[-1], metrics, len(span))
                 self._after(span[-1], state, recorder)
@@ -168,10 +173,11 @@ class Trainer:
                 raise Interrupted
 
         try:
-            self._last = self._setup.evaluate(self._eval_step, state, before_batch)
+            self._last = run_steps.evaluate(self._setup, self._eval_step, state, before_batch)
         except Interrupted:
             return None
-        if self.best is None or self._last.metrics["top1"] >= self.best.metrics["top1"]:
+        score = self._setup.task.best.score
+        if self.best is None or score(self._last.metrics) >= score(self.best.metrics):
             self.best = self._last
         return recorder.evaluation(step, self._last.metrics)
 
@@ -211,14 +217,17 @@ class Trainer:
         """
         setup = self._setup
         state = state.replace(step=np.int32(step - 1))
-        with setup.train_batches(self._source, state) as batches:
-            batch = next(batches)
+        with batches.train_batches(setup, self._source, state) as stream:
+            batch = next(stream)
         look = functools.partial(
-            nonfinite.diagnose, setup.model, setup.preprocess, **setup.step_options
+            nonfinite.diagnose,
+            setup.model,
+            functools.partial(run_steps.preprocess, setup),
+            **run_steps.step_options(setup),
         )
-        found = setup.beside_teacher(look)(state, batch)
-        batches = setup.reader(self._source, state).batches
-        whole = dataclasses.replace(batches, process_index=0, process_count=1)
+        found = run_steps.beside_teacher(setup, look)(state, batch)
+        own = batches.reader(setup, self._source, state).batches
+        whole = dataclasses.replace(own, process_index=0, process_count=1)
         path = self._workdir / nonfinite.REPORT
         if jax.process_index() == 0:
             nonfinite.write_report(path, step, whole.indices(step - 1), found)

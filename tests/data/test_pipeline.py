@@ -343,12 +343,13 @@ def test_a_worker_that_is_killed_is_noticed(source):
 
 ABANDONED = """
 import os, signal, sys
-from densenet_jax.data import pipeline, sources
+from densenet_jax.data.reading import pipeline
+from densenet_jax.data.sources import by_name
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 if __name__ == "__main__":
     sharding = NamedSharding(Mesh(jax.devices(), "data"), PartitionSpec("data"))
-    source = sources.load("tiny", "train", sys.argv[1])
+    source = by_name.load("tiny", "train", sys.argv[1])
     options = dict(batch_size=8, image_size=64, workers=1)
     stream = pipeline.to_mesh(pipeline.train_batches(source, **options), sharding)
     other = iter(pipeline.train_batches(source, **options))

@@ -5,6 +5,11 @@ import numpy as np
 import pytest
 
 from densenet_jax.evaluation import scores
+from densenet_jax.tasks.by_name import find_task
+from densenet_jax.tasks.calibration import calibration
+from densenet_jax.tasks.losses import make_loss
+
+TASK = find_task("classification")
 
 LOGITS = np.array([[2.0, 0, 1], [0, 3, 1], [0, 1, 2], [5, 0, 0], [0, 0, 9]], np.float32)
 LABELS = np.array([0, 1, 1, 2, 0], np.int32)
@@ -21,20 +26,21 @@ def batches(mask=(True, True, True, True, False, False), size=2):
 
 @pytest.fixture(scope="module")
 def found():
-    return scores.collect(lambda v, images: jnp.asarray(LOGITS)[images], None, batches())
+    predict = lambda v, images: jnp.asarray(LOGITS)[images]  # noqa: E731
+    return scores.collect(TASK, make_loss("cross_entropy"), predict, None, batches())
 
 
 def test_masked_examples_do_not_count(found):
-    assert found.index.tolist() == [0, 1, 2, 3]
-    assert found.predicted.tolist() == [0, 1, 2, 0]
-    assert found.top1.tolist() == [True, True, False, False]
+    assert found["index"].tolist() == [0, 1, 2, 3]
+    assert found["predicted"].tolist() == [0, 1, 2, 0]
+    assert found["top1"].tolist() == [True, True, False, False]
     chances = np.exp(LOGITS[:4]) / np.exp(LOGITS[:4]).sum(1, keepdims=True)
-    np.testing.assert_allclose(found.confidence, chances.max(1), rtol=1e-6)
-    np.testing.assert_allclose(found.loss, -np.log(chances[range(4), LABELS[:4]]), rtol=1e-5)
+    np.testing.assert_allclose(found["confidence"], chances.max(1), rtol=1e-6)
+    np.testing.assert_allclose(found["loss"], -np.log(chances[range(4), LABELS[:4]]), rtol=1e-5)
 
 
 def test_summary_and_classes(found):
-    got = scores.summary(found, ("a", "b", "c", "d"))
+    got = TASK.summary(found, ("a", "b", "c", "d"))
     assert (got["top1"], got["top5"], got["examples"]) == (0.5, 1.0, 4)
     assert [(c["class"], c["examples"], c["top1"]) for c in got["classes"]] == [
         ("a", 1, 1.0),
@@ -45,14 +51,14 @@ def test_summary_and_classes(found):
 
 
 def test_any_accepted_label_is_right_and_none_does_not_count(found):
-    got = scores.accepted_top1(found, [(0,), (), (1, 2), (1,), (0,)])
+    got = TASK.accepted(found, [(0,), (), (1, 2), (1,)])
     assert got == {"real_top1": pytest.approx(2 / 3), "real_examples": 3}
 
 
 def test_calibration():
     confidence = np.array([0.95, 0.95, 0.55, 0.55])
-    bins, error = scores.calibration(confidence, np.array([1, 1, 1, 0], bool), bins=10)
+    bins, error = calibration(confidence, np.array([1, 1, 1, 0], bool), bins=10)
     assert [(b["count"], b["accuracy"]) for b in bins] == [(2, 0.5), (2, 1.0)]
     assert error == pytest.approx(0.5 * 0.05 + 0.5 * 0.05)
-    assert scores.calibration(np.array([0.0, 1.0]), np.array([0, 1], bool))[1] == 0
-    assert scores.calibration(np.zeros(0), np.zeros(0, bool)) == ([], 0.0)
+    assert calibration(np.array([0.0, 1.0]), np.array([0, 1], bool))[1] == 0
+    assert calibration(np.zeros(0), np.zeros(0, bool)) == ([], 0.0)

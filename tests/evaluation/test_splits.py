@@ -10,7 +10,7 @@ import tensorflow_datasets as tfds
 from densenet_jax.data.preparing import shards
 from densenet_jax.data.sources import by_name
 from densenet_jax.evaluation import splits
-from densenet_jax.training import experiment
+from densenet_jax.training import experiment, run_state, run_steps
 from densenet_jax.training.errors import ConfigError
 from tests.data.conftest import encode, picture, write_tfds
 
@@ -77,7 +77,7 @@ def test_real_labels_are_read_as_published(imagenet):
 
 
 def test_imagenet_is_judged_by_all_that_is_prepared(setup):
-    state = setup.initial_state(setup.optimizer(1, 1.0)[0])
+    state = run_state.initial_state(setup, run_steps.optimizer(setup, 1, 1.0)[0])
     with jax.set_mesh(setup.mesh):
         own, real, v2 = splits.assess(setup, state.variables, crops=5, flip=True)
     assert [r["examples"] for r in (own, real, v2)] == [4, 4, 3]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from densenet_jax.evaluation import test_time_augmentation
+from densenet_jax.tasks.by_name import find_task
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (2, 7, 6, 3), np.uint8)
 
@@ -35,7 +36,9 @@ def test_flips_follow_the_crops():
 def test_probabilities_are_averaged(crops, flip):
     weights = np.random.default_rng(1).normal(size=(48, 5)).astype(np.float32)
     normalize = lambda images: images / 255  # noqa: E731
-    predict = test_time_augmentation.predictor(Model, normalize, 4, crops=crops, flip=flip)
+    predict = test_time_augmentation.predictor(
+        Model, normalize, 4, find_task("classification"), crops=crops, flip=flip
+    )
     logits = predict(weights, IMAGES)
     singles = [
         Model.apply(weights, v / 255) for v in test_time_augmentation.cut(IMAGES, 4, crops, flip)

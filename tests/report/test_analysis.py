@@ -9,13 +9,12 @@ import optax
 import pytest
 
 from configs import digits
-from densenet_jax.report import activation_maps, analysis, write_report
+from densenet_jax.report import activation_maps, examine, write_report
 from densenet_jax.report.analysis import finite
 from densenet_jax.report.predictions import load
-from densenet_jax.training import experiment
+from densenet_jax.training import batches, experiment, run_steps
 from densenet_jax.training import mesh as meshes
 from densenet_jax.training import state as states
-from densenet_jax.training.experiment import Experiment
 
 from .conftest import random_variables
 
@@ -29,7 +28,7 @@ def examined(tmp_path_factory):
     (workdir / "config.json").write_text(config.to_json())
     setup = experiment.build(config)
     variables = jax.device_put(random_variables(setup.model), jax.devices()[0])
-    analysis(setup, variables, workdir, step=5, ablation_examples=16)
+    examine(setup, variables, workdir, step=5, ablation_examples=16)
     return workdir, setup, variables
 
 
@@ -39,7 +38,7 @@ def test_predictions_are_those_of_the_model(examined):
     assert len(found.labels) == 360
     assert (found.data, found.step) == ("digits/test", 5)
     assert found.labels.tolist() == [e["label"] for e in setup.eval_source.examples]
-    batch = next(iter(setup.eval_batches()))
+    batch = next(iter(batches.eval_batches(setup)))
     data = setup.config.data
     pixels = (np.asarray(batch["image"]) / 255 - data.mean[0]) / data.std[0]
     logits = np.asarray(jax.jit(setup.model.apply)(variables, pixels.astype(np.float32)))
@@ -51,13 +50,13 @@ def test_an_evaluation_at_hand_is_not_made_again(examined, tmp_path, monkeypatch
     workdir, setup, variables = examined
     state = states.from_variables(variables, optax.sgd(0.1))
     state = jax.device_put(state, meshes.replicated(setup.mesh))
-    evaluated = setup.evaluate(setup.eval_step(), state)
+    evaluated = run_steps.evaluate(setup, run_steps.eval_step(setup), state)
     evaluated = dataclasses.replace(evaluated, step=5)
-    monkeypatch.setattr(Experiment, "eval_batches", None)
+    monkeypatch.setattr(batches, "eval_batches", None)
     cam, made = activation_maps.cam, []
     monkeypatch.setattr(activation_maps, "cam", lambda *args: made.append(cam(*args)) or made[0])
     with jax.set_mesh(meshes.make_mesh(data=4)):  # which divides the number of pictures
-        found = analysis(setup, variables, tmp_path, step=5, evaluated=evaluated)
+        found = examine(setup, variables, tmp_path, step=5, evaluated=evaluated)
     # One of several processes has to have the whole map, however the mesh lies over them.
     assert made[0].devices() == {jax.local_devices()[0]}
     expected = load(workdir)

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 
 from densenet_jax.report import predictions
+from densenet_jax.tasks.classification import Classification
 
 from .conftest import NAMES, some_predictions
 
@@ -16,7 +17,9 @@ def test_collect_leaves_out_what_is_masked(tiny, images):
         {"image": pixels, "label": np.array([1, 1, 0]), "mask": np.array([True, False, False])},
     ]
     found = predictions.collect(
-        model, variables, lambda x: x.astype(np.float32) / 255, batches, NAMES, step=3
+        *(model, variables, lambda x: x.astype(np.float32) / 255, batches, NAMES),
+        task=Classification(),
+        step=3,
     )
     assert found.index.tolist() == [0, 2, 3]
     assert found.labels.tolist() == [0, 2, 1]

@@ -4,68 +4,59 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from densenet_jax.tasks import classification
+from densenet_jax.tasks.by_name import find_task
+from densenet_jax.tasks.classification import hits
 
-LOGITS = jnp.array(
+NAN = np.nan
+
+
+@pytest.mark.parametrize(
+    ("logits", "label", "rank"),
     [
-        [9.0, 1, 2, 3, 4, 5, 6],  # label first
-        [1.0, 9, 8, 7, 6, 5, 0],  # label fifth
-        [1.0, 9, 8, 7, 6, 5, 4],  # label last
-        [np.nan] * 7,
-    ]
+        ([9.0, 1, 2, 3, 4, 5, 6], 0, 0),
+        ([1.0, 9, 8, 7, 6, 5, 0], 5, 4),
+        ([1.0, 9, 8, 7, 6, 5, 4], 0, 6),
+        ([0.0, 0, 0, 0, 0, 0, 0], 0, 0),  # a constant answer is right for one class alone
+        ([0.0, 0, 0, 0, 0, 0, 0], 3, 3),
+        ([1.0, 2, 2, 2, 0, 0, 0], 2, 1),
+        ([np.inf, np.inf, 0, 0, 0, 0, 0], 1, 1),
+    ],
 )
-LABELS = jnp.array([0, 5, 0, 0])
+def test_the_rank_of_a_label_counts_greater_logits_and_equal_ones_before_it(logits, label, rank):
+    found = [bool(hits(jnp.array([logits]), jnp.array([label]), k)[0]) for k in range(1, 8)]
+    assert found == [k > rank for k in range(1, 8)]
 
 
-def test_hits_by_rank_and_nan_is_a_miss():
-    np.testing.assert_array_equal(
-        classification.hits(LOGITS, LABELS, 1), [True, False, False, False]
-    )
-    np.testing.assert_array_equal(
-        classification.hits(LOGITS, LABELS, 5), [True, True, False, False]
-    )
+@pytest.mark.parametrize("logits", [[NAN] * 3, [NAN, 1, 2], [9, NAN, 0], [NAN, 5], [5, NAN]])
+@pytest.mark.parametrize("k", [1, 5])
+def test_an_example_with_nan_is_a_miss_whatever_the_number_of_classes(logits, k):
+    for label in range(len(logits)):
+        assert not hits(jnp.array([logits], jnp.float32), jnp.array([label]), k)[0]
 
 
-def test_hits_with_fewer_classes_than_k():
+def test_two_classes_are_always_among_the_first_five():
     logits = jnp.array([[0.0, 1.0], [1.0, 0.0]])
-    assert classification.hits(logits, jnp.array([0, 0]), 5).all()
+    assert hits(logits, jnp.array([0, 0]), 5).all()
 
 
-def test_smoothed_cross_entropy_is_the_mixture_of_both_targets():
-    logits, label = jnp.array([[1.0, 2.0, 4.0]]), jnp.array([2])
-    log_p = np.log(np.exp(logits) / np.exp(logits).sum())
-    expected = -(0.9 * log_p[0, 2] + 0.1 * log_p.mean())
-    np.testing.assert_allclose(
-        classification.cross_entropy(logits, label, 0.1), [expected], rtol=1e-6
-    )
-    np.testing.assert_allclose(
-        classification.cross_entropy(logits, label), [-log_p[0, 2]], rtol=1e-6
-    )
+def test_scores_of_nan_and_of_missing_metrics_lose_against_any_number():
+    top1 = find_task("classification").best
+    loss = find_task("classification", "loss").best
+    assert top1.score({"top1": 0.0}) > top1.score({"top1": NAN}) == top1.score({})
+    assert top1.score({"top1": 0.4}) > top1.score({"top1": 0.3})
+    assert loss.score({"loss": 0.3}) > loss.score({"loss": 0.4}) > loss.score({"loss": NAN})
 
 
-def test_loss_of_bfloat16_logits_is_float32():
-    assert classification.cross_entropy(LOGITS.astype(jnp.bfloat16), LABELS).dtype == jnp.float32
+def test_metrics_in_words():
+    task = find_task("classification")
+    metrics = {"top1": 0.97222, "top5": 0.999, "loss": 0.12345, "raw_top1": 0.5}
+    assert task.describe(metrics) == "top-1 97.22%, top-5 99.90%, loss 0.1235"
+    assert task.describe(metrics, "raw_") == "top-1 50.00%, top-5 -, loss -"
+    assert task.short({"loss": 2.5, "top1": 0.125}) == "loss 2.500  top-1 12.5%"
 
 
-def test_masked_examples_do_not_count():
-    mask = jnp.array([True, False, True, False])
-    sums = classification.sums(LOGITS, LABELS, mask)
-    assert (int(sums["top1"]), int(sums["top5"]), int(sums["examples"])) == (1, 1, 2)
-    assert np.isfinite(sums["loss"])
-
-
-@pytest.mark.parametrize("batch_size", [1, 3, 4])
-def test_evaluate_weighs_every_example_once_whatever_the_batches(batch_size):
-    logits, labels = LOGITS[:3], LABELS[:3]
-    padded = -(-3 // batch_size) * batch_size
-    logits = jnp.pad(logits, ((0, padded - 3), (0, 0)))
-    labels, mask = jnp.pad(labels, (0, padded - 3)), jnp.arange(padded) < 3
-    batches = [
-        (logits[i : i + batch_size], labels[i : i + batch_size], mask[i : i + batch_size])
-        for i in range(0, padded, batch_size)
-    ]
-    result = classification.evaluate(lambda _, batch: classification.sums(*batch), None, batches)
-    assert result["examples"] == 3
-    assert result["top1"] == pytest.approx(1 / 3)
-    expected = classification.cross_entropy(LOGITS[:3], LABELS[:3]).mean()
-    assert result["loss"] == pytest.approx(float(expected), rel=1e-6)
+def test_unknown_names_are_answered_with_those_that_exist():
+    with pytest.raises(ValueError, match="'detection'; it must be one of classification"):
+        find_task("detection")
+    with pytest.raises(ValueError, match="'auroc'; it must be one of top1, top5, loss"):
+        find_task("classification", "auroc")

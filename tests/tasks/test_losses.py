@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 from densenet_jax.tasks.losses import make_loss
-from densenet_jax.training.errors import ConfigError
 
 LOGITS = jnp.array([[2.0, -1.0, 0.0], [0.0, 0.0, 0.0]])
 TARGETS = jnp.array([[1.0, 0.0, 0.0], [0.7, 0.3, 0.0]])
@@ -43,5 +42,5 @@ def test_losses_of_bfloat16_are_float32():
 
 
 def test_unknown_loss_is_named():
-    with pytest.raises(ConfigError, match="'hinge'; it must be one of cross_entropy"):
+    with pytest.raises(ValueError, match="'hinge'; it must be one of cross_entropy"):
         make_loss("hinge")

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from densenet_jax.models.variants import create_model
-from densenet_jax.tasks import classification
+from densenet_jax.tasks import losses
+from densenet_jax.tasks.classification import Classification
 from densenet_jax.training import mesh as meshes
 from densenet_jax.training import state as states
 from densenet_jax.training import step as steps
@@ -50,7 +51,12 @@ def lower(axes: tuple[int, int], group_size: int | None, accumulate: int):
     mesh = meshes.make_mesh(*axes)
     groups = plan(BATCH, mesh.size, group_size, accumulate)
     mesh = split_mesh(mesh, groups)
-    step = steps.make_train_step(model, optimizer, lambda step: 0.1, preprocess, groups=groups)
+    step = steps.make_train_step(
+        *(model, optimizer, lambda step: 0.1, preprocess),
+        task=Classification(),
+        loss=losses.cross_entropy,
+        groups=groups,
+    )
     sharding = meshes.state_sharding(mesh, state, smallest=64)
     with jax.set_mesh(mesh):
         step = meshes.train_step_on(mesh, step, sharding)
@@ -127,7 +133,7 @@ def test_a_group_is_a_small_batch_of_its_own():
                     mutable=["batch_stats"],
                     rngs={"dropout": jax.random.fold_in(dropout_key, number)},
                 )
-                return classification.cross_entropy(logits, targets).mean(), updates["batch_stats"]
+                return losses.cross_entropy(logits, targets).mean(), updates["batch_stats"]
 
             return jax.value_and_grad(loss, has_aux=True)(variables["params"])
 

@@ -1,6 +1,7 @@
 """A whole run on the digits, interrupted and not: small, but through every part."""
 
 import contextlib
+import functools
 import importlib
 import json
 import os
@@ -16,7 +17,8 @@ import pytest
 import densenet_jax
 from densenet_jax import cli
 from densenet_jax.report import predictions
-from densenet_jax.training import experiment, loop
+from densenet_jax.tasks.by_name import find_task
+from densenet_jax.training import batches, experiment, loop, run_steps
 from densenet_jax.training import mesh as meshes
 from densenet_jax.training.errors import CheckpointError, ConfigError
 from densenet_jax.training.nonfinite import NonFiniteError
@@ -29,6 +31,8 @@ from densenet_jax.weights import WeightsError
 
 CLOCK = ("seconds", "images_per_second", "data_wait")
 STEPS = 9
+
+open_checkpoints = functools.partial(Checkpoints, score=find_task("classification").best.score)
 
 
 def small_config(**changes):
@@ -100,13 +104,13 @@ def test_stopped_and_resumed_to_the_bit(undisturbed, tmp_path, monkeypatch):
 
 
 def test_stopped_amid_an_evaluation_and_resumed_to_the_bit(undisturbed, tmp_path, monkeypatch):
-    original = experiment.Experiment.evaluate
+    original = run_steps.evaluate
 
-    def with_signal(self, *args):
+    def with_signal(*args):
         os.kill(os.getpid(), signal.SIGTERM)
-        return original(self, *args)
+        return original(*args)
 
-    monkeypatch.setattr(experiment.Experiment, "evaluate", with_signal)
+    monkeypatch.setattr(run_steps, "evaluate", with_signal)
     with pytest.raises(Interrupted, match="after step 5; the state is saved"):
         loop.train_and_evaluate(small_config(), tmp_path)
     monkeypatch.undo()
@@ -216,7 +220,7 @@ def test_a_run_is_a_source_of_weights(undisturbed):
 
 
 def test_the_latest_and_the_best_checkpoint_are_kept(undisturbed):
-    with Checkpoints(undisturbed[0], read_only=True) as checkpoints:
+    with open_checkpoints(undisturbed[0], read_only=True) as checkpoints:
         steps = sorted(int(p.name) for p in checkpoints.path.iterdir() if p.name.isdigit())
         best = checkpoints.resolve("best")
     assert steps[-2:] == [8, STEPS]
@@ -238,9 +242,9 @@ def test_the_best_evaluation_is_that_of_the_best_checkpoint(undisturbed):
     assert result["best"].step == result["best_step"] == step
     names = setup.eval_source.class_names
     given = predictions.merge(result["best"].answers, names)
-    batches = setup.eval_batches()
+    split = batches.eval_batches(setup)
     variables = meshes.on_every_device(variables, setup.mesh)
-    found = predictions.collect(model, variables, setup.normalize, batches, names)
+    found = predictions.collect(model, variables, setup.normalize, split, names, task=setup.task)
     np.testing.assert_array_equal(given.labels, found.labels)
     np.testing.assert_allclose(given.probabilities, found.probabilities, rtol=1e-4)
     np.testing.assert_allclose(given.own, found.own, rtol=1e-4)
@@ -278,30 +282,30 @@ def test_numbers_that_stay_bad_stop_the_run_with_a_report(tmp_path):
 
 def test_numbers_that_go_wrong_roll_the_run_back_to_other_data(tmp_path, monkeypatch):
     poisoned = []
-    make = experiment.Experiment.train_batches
-    prepare = experiment.Experiment.preprocess
+    make = batches.train_batches
+    prepare = run_steps.preprocess
 
     @contextlib.contextmanager
-    def poison(self, source, state):
+    def poison(setup, source, state):
         """Marks two batches of the first order of the data."""
         order, start = int(state.order), int(state.step)  # the first step donates the state
 
-        def batches():
+        def poisoned_batches():
             for step, batch in enumerate(stream, start + 1):
                 if order == 0 and step in (6, 7):
                     poisoned.append(step)
                     batch = {**batch, "label": batch["label"].at[0].set(-1)}
                 yield batch
 
-        with make(self, source, state) as stream:
-            yield batches()
+        with make(setup, source, state) as stream:
+            yield poisoned_batches()
 
-    def preprocess(self, key, images, labels):
-        images, targets = prepare(self, key, images, labels)
+    def preprocess(setup, key, images, labels):
+        images, targets = prepare(setup, key, images, labels)
         return jnp.where(jnp.any(labels < 0), jnp.nan, images), targets
 
-    monkeypatch.setattr(experiment.Experiment, "train_batches", poison)
-    monkeypatch.setattr(experiment.Experiment, "preprocess", preprocess)
+    monkeypatch.setattr(batches, "train_batches", poison)
+    monkeypatch.setattr(run_steps, "preprocess", preprocess)
     config = small_config(nonfinite_limit=2, nonfinite_rollbacks=1)
     loop.train_and_evaluate(config, tmp_path)
     assert poisoned == [6, 7]

@@ -10,8 +10,10 @@ import pytest
 
 from densenet_jax.data.augment import device
 from densenet_jax.models.variants import create_model
-from densenet_jax.tasks import classification
+from densenet_jax.tasks.by_name import find_task
+from densenet_jax.tasks.classification import Classification
 from densenet_jax.tasks.losses import make_loss
+from densenet_jax.training import eval_loop
 from densenet_jax.training import mesh as meshes
 from densenet_jax.training import state as states
 from densenet_jax.training import step as steps
@@ -20,13 +22,17 @@ from densenet_jax.training.optimizer import make_optimizer
 from densenet_jax.training.rundir.checkpoints import Checkpoints
 
 SHAPE = (8, 8, 1)
+TASK = Classification()
 SPLIT_FROM = 64  # elements: most kernels of the tiny model
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+
+open_checkpoints = functools.partial(Checkpoints, score=find_task("classification").best.score)
 
 
 def preprocess(key, images, labels):
     # No mixup: its shares are float32, whose last bit is the compiler's.
-    images, targets = device.augment(key, images, labels, num_classes=10, pad=1, flip=True)
+    targets = TASK.targets(labels, 10)
+    images, targets = device.augment(key, images, targets, pad=1, flip=True)
     return device.normalize(images, (0.5,), (0.25,), jnp.float64), targets
 
 
@@ -54,10 +60,12 @@ def setup(data: int, model: int):
         sharding = meshes.state_sharding(mesh, jax.eval_shape(fresh), SPLIT_FROM)
         state = jax.device_put(jax.jit(fresh).lower().compile(QUICK)(), sharding)
         loss = make_loss("cross_entropy", smoothing=0.1)
-        step = steps.make_train_step(net, optimizer, lambda _: 0.1, preprocess, loss=loss)
+        step = steps.make_train_step(
+            net, optimizer, lambda _: 0.1, preprocess, task=TASK, loss=loss
+        )
         step = meshes.train_step_on(mesh, step, sharding).lower(state, next(batches(mesh)))
         normalize = lambda images: device.normalize(images, (0.5,), (0.25,), jnp.float64)  # noqa: E731
-        eval_step = meshes.eval_step_on(mesh, steps.make_eval_step(net, normalize))
+        eval_step = meshes.eval_step_on(mesh, eval_loop.make_eval_step(net, normalize, TASK, loss))
         return mesh, jax.device_get(state), sharding, step.compile(QUICK), eval_step
 
 
@@ -71,9 +79,7 @@ def run(data: int, model: int):
             state, measured = step(state, batch)
             metrics.append(jax.device_get(measured))
         masked = batch | {"mask": jax.device_put(np.arange(16) < 11, meshes.batch_sharding(mesh))}
-        evaluated = classification.evaluate(
-            lambda *args: eval_step(*args)[0], state.variables, [masked]
-        )
+        evaluated = eval_loop.evaluate(lambda *args: eval_step(*args)[0], state.variables, [masked])
         return mesh, state, metrics, evaluated
 
 
@@ -106,7 +112,7 @@ def test_a_run_goes_on_with_other_meshes(tmp_path):
         for i, axes in enumerate(way):
             mesh, state, sharding, step, _ = setup(*axes)
             state = jax.device_put(state, sharding)
-            with Checkpoints(tmp_path) as checkpoints:
+            with open_checkpoints(tmp_path) as checkpoints:
                 state = checkpoints.resume(state) or state
                 where = jax.tree.map(lambda x: x.sharding, state)
                 assert where == jax.tree.map(lambda x: x.sharding, jax.device_put(state, sharding))

@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from densenet_jax import create_model
+from densenet_jax.tasks.classification import Classification
 from densenet_jax.tasks.losses import make_loss
 from densenet_jax.training import distillation, nonfinite
 from densenet_jax.training.state import initial_state
@@ -37,7 +38,9 @@ def test_the_loss_is_the_steps(loss, guide):
     state = initial_state(MODEL, optimizer, 0, (8, 8, 3))
     options = {"loss": loss, "guide": guide}
     found = nonfinite.diagnose(MODEL, preprocess, state, BATCH, **options)
-    step = make_train_step(MODEL, optimizer, lambda _: 0.1, preprocess, **options)
+    step = make_train_step(
+        MODEL, optimizer, lambda _: 0.1, preprocess, task=Classification(), **options
+    )
     _, metrics = step(state, BATCH)
     np.testing.assert_allclose(found["tensors"]["loss"]["norm"], metrics["loss"], rtol=1e-5)
 

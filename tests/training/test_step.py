@@ -10,8 +10,9 @@ import pytest
 
 from densenet_jax.data.augment import device
 from densenet_jax.models.variants import create_model
-from densenet_jax.tasks import classification
+from densenet_jax.tasks.classification import Classification
 from densenet_jax.tasks.losses import make_loss
+from densenet_jax.training import eval_loop
 from densenet_jax.training import mesh as meshes
 from densenet_jax.training import state as states
 from densenet_jax.training import step as steps
@@ -20,12 +21,14 @@ from densenet_jax.training.optimizer import make_optimizer
 from densenet_jax.training.schedules import make_schedule
 
 SHAPE = (8, 8, 1)
+TASK = Classification()
+CROSS_ENTROPY = make_loss("cross_entropy")
 
 
 def preprocess(key, images, labels):
     # No mixup: its shares are float32, whose last bit is the compiler's.
-    options = {"num_classes": 10, "pad": 1, "flip": True}
-    images, targets = device.augment(key, images, labels, **options)
+    targets = TASK.targets(labels, 10)
+    images, targets = device.augment(key, images, targets, pad=1, flip=True)
     return device.normalize(images, (0.5,), (0.25,), jnp.float64), targets
 
 
@@ -51,7 +54,7 @@ def run(devices: int, count: int = 3):
         optimizer = make_optimizer(schedule)
         state = fresh_state(model, optimizer, mesh)
         loss = make_loss("cross_entropy", smoothing=0.1)
-        step = steps.make_train_step(model, optimizer, schedule, preprocess, loss=loss)
+        step = steps.make_train_step(model, optimizer, schedule, preprocess, task=TASK, loss=loss)
         rng = np.random.default_rng(0)
         sharding = meshes.batch_sharding(mesh)
         batch = {
@@ -95,7 +98,12 @@ def test_what_is_random_depends_on_seed_and_step_alone():
             Model,
             optimizer,
             lambda _: 0.0,
-            lambda key, images, labels: (jax.random.normal(key, (*images.shape[:3], 10)), labels),
+            lambda key, images, labels: (
+                jax.random.normal(key, (*images.shape[:3], 10)),
+                TASK.targets(labels, 10),
+            ),
+            task=TASK,
+            loss=CROSS_ENTROPY,
             seed=seed,
         )
         state = states.from_variables({"params": jnp.ones(())}, optimizer)
@@ -116,12 +124,12 @@ def test_evaluation_uses_running_statistics_and_the_mask():
     model = create_model("densenet_cifar", depth=10, growth_rate=4, in_channels=1)
     state = fresh_state(model, optax.sgd(0.1), meshes.make_mesh(1))
     normalize = lambda images: device.normalize(images, (0.5,), (0.25,), jnp.float32)  # noqa: E731
-    eval_step = steps.make_eval_step(model, normalize)
+    eval_step = eval_loop.make_eval_step(model, normalize, TASK, CROSS_ENTROPY)
     images = np.random.default_rng(1).integers(0, 256, (4, *SHAPE), np.uint8)
     labels = np.arange(4, dtype=np.int32)
     batch = {"image": images, "label": labels, "mask": np.array([True, True, True, False])}
     logits = model.apply(state.variables, normalize(images))
-    expected = classification.cross_entropy(logits, labels)[:3].sum()
+    expected = CROSS_ENTROPY(logits, TASK.targets(labels, 10))[:3].sum()
     got, answers = eval_step(state.variables, batch)
     np.testing.assert_allclose(got["loss"], expected, rtol=1e-5)
     assert int(got["examples"]) == 3
@@ -143,9 +151,13 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_counters():
 
     def poisoned(_, images, labels):
         kind = images[0, 0, 0, 0]
-        return device.normalize(images, (0.5,), (0.25,), jnp.float32) * poison[kind], labels
+        return device.normalize(images, (0.5,), (0.25,), jnp.float32) * poison[kind], TASK.targets(
+            labels, 10
+        )
 
-    step = steps.make_train_step(model, optimizer, lambda _: 0.1, poisoned)
+    step = steps.make_train_step(
+        model, optimizer, lambda _: 0.1, poisoned, task=TASK, loss=CROSS_ENTROPY
+    )
     rng = np.random.default_rng(0)
     counts = []
     for kind in (0, 1, 2, 3):
@@ -169,9 +181,12 @@ def test_averages_follow_what_trains_and_forget_where_they_began():
     state = jax.jit(init, out_shardings=meshes.replicated(mesh))()
 
     def plain(_, images, labels):
-        return device.normalize(images, (0.5,), (0.25,), jnp.float32), labels
+        images = device.normalize(images, (0.5,), (0.25,), jnp.float32)
+        return images, TASK.targets(labels, 10)
 
-    step = steps.make_train_step(model, optimizer, lambda _: 0.1, plain, ema_decay=0.15)
+    step = steps.make_train_step(
+        *(model, optimizer, lambda _: 0.1, plain), task=TASK, loss=CROSS_ENTROPY, ema_decay=0.15
+    )
     rng = np.random.default_rng(0)
     averages = jax.device_get(state.variables)
     for t in range(3):

@@ -37,9 +37,8 @@ def pad_and_crop(key: jax.Array, image: jax.Array, pad: int) -> jax.Array:
 def augment(
     key: jax.Array,
     images: jax.Array,
-    labels: jax.Array | None = None,
+    targets: jax.Array | None = None,
     *,
-    num_classes: int | None = None,
     flip: bool = False,
     pad: int = 0,
     jitter: Sequence[float] = NO_JITTER,
@@ -57,8 +56,8 @@ def augment(
     Args:
       key: of this step.
       images: uint8 [B, H, W, C].
-      labels: int [B], or None for images alone (then nothing can be mixed).
-      num_classes: length of the targets; needed with `labels`.
+      targets: float32 [B, C], what the loss compares with, mixed as the images are; None: images
+        alone (then nothing can be mixed).
       flip: whether half of the images are mirrored.
       pad: pixels of zeros around the image before a window of the old size is cut; 0: off.
       jitter: strength of brightness, contrast, saturation and hue, as in torchvision's ColorJitter.
@@ -72,7 +71,7 @@ def augment(
       mix_probability: share of the images that are mixed at all.
 
     Returns:
-      uint8 images [B, H, W, C]; with `labels`, also targets float32 [B, num_classes] that sum to 1.
+      uint8 images [B, H, W, C]; with `targets`, also these, float32 [B, C].
     """
     image_key, mix_key = jax.random.split(key)
 
@@ -91,11 +90,10 @@ def augment(
         return image
 
     images = jax.vmap(one)(jax.random.split(image_key, len(images)), images)
-    if labels is None:
+    if targets is None:
         if mixup or cutmix:
-            raise ValueError("mixup and cutmix need labels: augment(key, images, labels, ...).")
+            raise ValueError("mixup and cutmix need targets: augment(key, images, targets, ...).")
         return images
-    targets = jax.nn.one_hot(labels, num_classes)
     if mixup or cutmix:
         images, targets = mixing.mix(
             mix_key, images, targets, mixup=mixup, cutmix=cutmix, probability=mix_probability

@@ -12,6 +12,7 @@ import logging
 import pathlib
 import shutil
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -30,17 +31,25 @@ logger = logging.getLogger(__name__)
 class Checkpoints:
     """The folder `checkpoints` of a run; a context manager that waits for pending writes."""
 
-    def __init__(self, workdir: str | pathlib.Path, keep: int = 2, read_only: bool = False):
+    def __init__(
+        self,
+        workdir: str | pathlib.Path,
+        keep: int = 2,
+        read_only: bool = False,
+        *,
+        score: Callable[[dict[str, float]], float],
+    ):
         """Opens the checkpoints of a run.
 
         Args:
           workdir: the run's directory.
-          keep: number of latest checkpoints to keep; the best by top-1 is kept besides.
+          keep: number of latest checkpoints to keep; the best is kept besides.
           read_only: only to be read, by this process alone.  Else all processes of a job open
             them, and call each method together.
+          score: maps a checkpoint's metrics to a number that is larger for better ones.
         """
         self.path = pathlib.Path(workdir).absolute() / "checkpoints"
-        self._keep, self._read_only = keep, read_only
+        self._keep, self._read_only, self._score = keep, read_only, score
         self._together = jax.process_count() > 1 and not read_only
         self._manager = self._open()
         self._sealer = concurrent.futures.ThreadPoolExecutor(1, "seal")
@@ -49,9 +58,11 @@ class Checkpoints:
 
     def _open(self) -> ocp.CheckpointManager:
         policies = ocp.checkpoint_managers
-        best = policies.BestN(get_metric_fn=_top1, n=1, keep_checkpoints_without_metrics=False)
+        best = policies.BestN(
+            get_metric_fn=self._score, n=1, keep_checkpoints_without_metrics=False
+        )
         options = ocp.CheckpointManagerOptions(
-            best_fn=_top1,
+            best_fn=self._score,
             preservation_policy=policies.AnyPreservationPolicy(
                 [policies.LatestN(self._keep), best]
             ),
@@ -200,7 +211,7 @@ class Checkpoints:
             )
         order = sorted(steps, reverse=True)
         if which == "best":
-            order.sort(key=lambda s: _top1(self._manager.metrics(s) or {"top1": -1}), reverse=True)
+            order.sort(key=lambda s: self._score(self._manager.metrics(s) or {}), reverse=True)
         for step in order:
             damage = unsound(self.path / str(step))
             if damage is None:
@@ -259,7 +270,3 @@ class Checkpoints:
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
-
-
-def _top1(metrics: dict[str, float]) -> float:
-    return metrics["top1"]

@@ -25,8 +25,20 @@ class ProgressLine:
     speaks, in lines: mpirun makes a pipe look like a terminal.
     """
 
-    def __init__(self, total_steps: int, start_step: int = 0):
-        self._total, self._start = total_steps, start_step
+    def __init__(
+        self,
+        total_steps: int,
+        start_step: int = 0,
+        describe: Callable[[dict[str, float]], str] = str,
+    ):
+        """Prepares the line; entering the context shows it.
+
+        Args:
+          total_steps: of the run.
+          start_step: the step that it goes on from.
+          describe: maps the metrics of a step to a short text, see `Task.short`.
+        """
+        self._total, self._start, self._describe = total_steps, start_step, describe
         self._first: tuple[int, float] | None = None  # step and time, once the first is compiled
         self._printed = time.monotonic()
         self._console = Console(file=sys.stdout, highlight=False)
@@ -55,10 +67,8 @@ class ProgressLine:
         every = min(max(SOON, since / 20), LATER)
         if not self._moving and now - self._printed < every and step != self._total:
             return
-        text = (
-            f"epoch {epoch:.2f}  loss {metrics['loss']:.3f}  top-1 {metrics['top1']:.1%}  "
-            f"{metrics['images_per_second']:.0f} images/s"
-        )
+        speed = f"{metrics['images_per_second']:.0f} images/s"
+        text = f"epoch {epoch:.2f}  {self._describe(metrics)}  {speed}"
         done = step - self._first[0]
         left = _duration(since / done * (self._total - step)) if done else "?"
         if self._moving:

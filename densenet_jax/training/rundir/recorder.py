@@ -9,7 +9,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from densenet_jax.training.data_wait import DataWait
+from densenet_jax.tasks.task import Task
+from densenet_jax.training.rundir.data_wait import DataWait
 
 # Steps that may be under way (and two dispatches): more would only pile up batches on the device.
 MAX_PENDING = 16
@@ -18,8 +19,8 @@ MAX_PENDING = 16
 class Recorder:
     """Writes steps' metrics once the device has computed them, without making it wait."""
 
-    def __init__(self, log, progress, config, start: int, steps_per_epoch: float):
-        self._log, self._progress, self._config = log, progress, config
+    def __init__(self, log, progress, config, task: Task, start: int, steps_per_epoch: float):
+        self._log, self._progress, self._config, self._task = log, progress, config, task
         self._steps_per_epoch = steps_per_epoch
         earlier = log.last["seconds"] if log.last else 0.0  # of this run, before it was resumed
         self._began = time.monotonic() - earlier
@@ -56,15 +57,18 @@ class Recorder:
     def evaluation(self, step: int, metrics: dict[str, Any]) -> dict[str, float]:
         """Writes the metrics of an evaluation; returns them as a checkpoint keeps them."""
         self._record(step, "eval", metrics, time.monotonic())
-        raw = f", without averages {metrics['raw_top1']:.2%}" if "raw_top1" in metrics else ""
-        self._progress.note(
-            f"step {step}: top-1 {metrics['top1']:.2%}, top-5 {metrics['top5']:.2%}, "
-            f"loss {metrics['loss']:.4f} on {metrics['examples']} examples{raw}"
-        )
+        examples, nonfinite = metrics["examples"], metrics.get("nonfinite")
+        if nonfinite:
+            found = f"the logits of {nonfinite} of {examples} examples are not finite: no metrics"
+        else:
+            found = f"{self._task.describe(metrics)} on {examples} examples"
+            if f"raw_{self._task.best.key}" in metrics:
+                found += f"; without averages {self._task.describe(metrics, 'raw_')}"
+        self._progress.note(f"step {step}: {found}")
         self._waited = 0.0
         self._arrived = time.monotonic()
         self._last = (step, self._arrived)  # the evaluation's time is not training time
-        return {name: metrics[name] for name in ("loss", "top1", "top5")}
+        return {metric.key: metrics[metric.key] for metric in self._task.metrics}
 
     def _write(self, last: int, metrics: dict[str, jax.Array], count: int) -> None:
         values = {

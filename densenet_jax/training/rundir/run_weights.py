@@ -10,7 +10,7 @@ import ml_collections
 import optax
 from flax import linen as nn
 
-from densenet_jax.training import experiment
+from densenet_jax.training import settings
 from densenet_jax.training import state as states
 from densenet_jax.training.rundir import saved_config
 from densenet_jax.training.rundir.checkpoints import Checkpoints
@@ -48,14 +48,15 @@ def read(
     Raises:
       CheckpointError: there is no such checkpoint, or it is damaged.
     """
-    model, data = experiment.build_model(config), config.data
-    optimizer = experiment.make_optimizer(config, optax.constant_schedule(0.0))
+    model, data = settings.build_model(config), config.data
+    optimizer = settings.make_optimizer(config, optax.constant_schedule(0.0))
 
     ema = config.ema_decay > 0
     shape = (data.image_size, data.image_size, data.channels)
     fresh = functools.partial(states.initial_state, model, optimizer, 0, shape, ema)
 
-    with Checkpoints(pathlib.Path(workdir), read_only=True) as checkpoints:
+    score = settings.make_task(config).best.score
+    with Checkpoints(workdir, read_only=True, score=score) as checkpoints:
         on_device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         target = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=on_device),

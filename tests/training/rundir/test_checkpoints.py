@@ -1,5 +1,6 @@
 """Checkpoints that were damaged, torn or could not be written are never loaded."""
 
+import functools
 import pathlib
 import shutil
 
@@ -8,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 
+from densenet_jax.tasks.by_name import find_task
 from densenet_jax.training import state as states
 from densenet_jax.training.errors import CheckpointError
 from densenet_jax.training.rundir import atomic_files, checksums
@@ -15,6 +17,8 @@ from densenet_jax.training.rundir.checkpoints import Checkpoints
 from densenet_jax.training.rundir.checksums import SEAL
 
 OPTIMIZER = optax.sgd(0.1, momentum=0.9)
+
+open_checkpoints = functools.partial(Checkpoints, score=find_task("classification").best.score)
 
 
 def make_state(step: int, size: int = 100) -> states.TrainState:
@@ -27,7 +31,7 @@ def make_state(step: int, size: int = 100) -> states.TrainState:
 @pytest.fixture
 def workdir(tmp_path):
     """A run with checkpoints 1 to 4, the best at 2."""
-    with Checkpoints(tmp_path, keep=2) as checkpoints:
+    with open_checkpoints(tmp_path, keep=2) as checkpoints:
         for step, top1 in ((1, 0.5), (2, 0.9), (3, 0.7), (4, 0.8)):
             checkpoints.save(step, make_state(step), {"top1": top1})
     return tmp_path
@@ -59,7 +63,7 @@ def never_sealed(folder: pathlib.Path) -> None:
 
 
 def test_the_latest_ones_and_the_best_are_kept(workdir):
-    with Checkpoints(workdir, read_only=True) as checkpoints:
+    with open_checkpoints(workdir, read_only=True) as checkpoints:
         assert checkpoints.steps() == [2, 3, 4]
         assert checkpoints.resolve("best") == 2
         assert checkpoints.resolve("latest") == 4
@@ -70,21 +74,21 @@ def test_the_latest_ones_and_the_best_are_kept(workdir):
 @pytest.mark.parametrize("damage", [flip_a_bit, truncate, half_delete, never_sealed])
 def test_damage_is_named_and_the_one_before_is_used(workdir, damage, caplog):
     damage(workdir / "checkpoints" / "4")
-    with Checkpoints(workdir) as checkpoints:
+    with open_checkpoints(workdir) as checkpoints:
         state = checkpoints.resume(make_state(0))
         assert int(state.step) == 3
         np.testing.assert_array_equal(state.params["w"], make_state(3).params["w"])
         assert "Checkpoint 4" in caplog.text
         assert "is not used" in caplog.text
         checkpoints.save(4, make_state(4))  # reached again: written anew
-    with Checkpoints(workdir, read_only=True) as checkpoints:
+    with open_checkpoints(workdir, read_only=True) as checkpoints:
         assert checkpoints.resolve("latest") == 4
 
 
 def test_all_damaged_is_a_fresh_start(workdir):
     for step in (2, 3, 4):
         flip_a_bit(workdir / "checkpoints" / str(step))
-    with Checkpoints(workdir) as checkpoints:
+    with open_checkpoints(workdir) as checkpoints:
         with pytest.raises(CheckpointError, match="no sound checkpoint"):
             checkpoints.resolve("best")
         assert checkpoints.resume(make_state(0)) is None
@@ -94,7 +98,7 @@ def test_all_damaged_is_a_fresh_start(workdir):
 def test_a_damaged_checkpoint_is_not_restored_on_request(workdir):
     flip_a_bit(workdir / "checkpoints" / "2")
     with (
-        Checkpoints(workdir, read_only=True) as checkpoints,
+        open_checkpoints(workdir, read_only=True) as checkpoints,
         pytest.raises(CheckpointError, match="checksum differs"),
     ):
         checkpoints.restore(2, make_state(0))
@@ -102,14 +106,14 @@ def test_a_damaged_checkpoint_is_not_restored_on_request(workdir):
 
 def test_another_shape_is_an_error_not_a_guess(workdir):
     with (
-        Checkpoints(workdir, read_only=True) as checkpoints,
+        open_checkpoints(workdir, read_only=True) as checkpoints,
         pytest.raises(CheckpointError, match="is of another model"),
     ):
         checkpoints.restore(2, make_state(0, size=50))
 
 
 def test_a_save_that_fails_keeps_the_last_and_later_ones_succeed(workdir, monkeypatch, caplog):
-    with Checkpoints(workdir) as checkpoints:
+    with open_checkpoints(workdir) as checkpoints:
         manager = checkpoints._manager
 
         def full(*_, **__):

@@ -19,7 +19,7 @@ import importlib.util, sys, time
 spec = importlib.util.spec_from_file_location("progress", sys.argv[1])
 progress = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(progress)
-with progress.ProgressLine(40, 0) as line:
+with progress.ProgressLine(40, 0, lambda metrics: "loss 2.500  top-1 12.5%") as line:
     line.note("a [note]")
     for step in range(1, 41):
         line.update(step, step / 10, dict(loss=2.5, top1=0.125, images_per_second=1234.0))

@@ -1,5 +1,6 @@
 """Checkpoints of every version: what is stored, what is read, and what is said of the rest."""
 
+import functools
 import importlib
 import json
 import pathlib
@@ -11,7 +12,8 @@ import numpy as np
 import optax
 import pytest
 
-from densenet_jax.training import experiment
+from densenet_jax.tasks.by_name import find_task
+from densenet_jax.training import experiment, run_state, run_steps
 from densenet_jax.training import state as states
 from densenet_jax.training.errors import CheckpointError
 from densenet_jax.training.rundir import saved_state
@@ -19,6 +21,8 @@ from densenet_jax.training.rundir.checkpoints import Checkpoints
 
 GOLDEN = pathlib.Path(__file__).parents[2] / "golden" / "checkpoints"
 PARAMS = {"stem": {"kernel": jnp.arange(6.0).reshape(2, 3)}, "head": {"bias": jnp.ones(3)}}
+
+open_checkpoints = functools.partial(Checkpoints, score=find_task("classification").best.score)
 
 
 def make_state(optimizer=None, params=PARAMS):
@@ -28,7 +32,7 @@ def make_state(optimizer=None, params=PARAMS):
 
 
 def saved(workdir, state):
-    with Checkpoints(workdir) as checkpoints:
+    with open_checkpoints(workdir) as checkpoints:
         checkpoints.save(7, state)
     return workdir
 
@@ -51,7 +55,7 @@ def test_equal_names_are_told_apart():
 def test_a_transformation_without_arrays_may_join_the_chain(tmp_path):
     state = make_state()
     clipped = optax.chain(optax.clip(1.0), optax.sgd(0.1, momentum=0.9))
-    with Checkpoints(saved(tmp_path, state)) as checkpoints:
+    with open_checkpoints(saved(tmp_path, state)) as checkpoints:
         found = checkpoints.resume(make_state(clipped))
     assert int(found.step) == 7
     jax.tree.map(np.testing.assert_array_equal, found.params, state.params)
@@ -71,7 +75,7 @@ def test_a_transformation_without_arrays_may_join_the_chain(tmp_path):
 )
 def test_what_does_not_fit_is_named(tmp_path, target, message):
     with (
-        Checkpoints(saved(tmp_path, make_state())) as checkpoints,
+        open_checkpoints(saved(tmp_path, make_state())) as checkpoints,
         pytest.raises(CheckpointError, match=message),
     ):
         checkpoints.resume(target)
@@ -82,7 +86,7 @@ def test_a_newer_version_is_refused(tmp_path, monkeypatch):
     saved(tmp_path, make_state())
     monkeypatch.undo()
     with (
-        Checkpoints(tmp_path) as checkpoints,
+        open_checkpoints(tmp_path) as checkpoints,
         pytest.raises(CheckpointError, match=r"newer version of densenet_jax.*: update"),
     ):
         checkpoints.resume(make_state())
@@ -95,9 +99,11 @@ def test_a_run_of_the_first_version_goes_on(tmp_path):
     config = importlib.import_module("configs.default").get_config()
     config.update(json.loads((tmp_path / "config.json").read_text()))
     setup = experiment.build(config)
-    optimizer, _ = setup.optimizer(10, 1.0)
-    with Checkpoints(tmp_path) as checkpoints:
-        state = checkpoints.resume(jax.tree.map(jnp.zeros_like, setup.abstract_state(optimizer)))
+    optimizer, _ = run_steps.optimizer(setup, 10, 1.0)
+    with Checkpoints(tmp_path, score=setup.task.best.score) as checkpoints:
+        state = checkpoints.resume(
+            jax.tree.map(jnp.zeros_like, run_state.abstract_state(setup, optimizer))
+        )
     assert int(state.step) == 2
     leaves = [np.asarray(x, np.float64) for x in jax.tree.leaves(state.variables)]
     assert sum(np.abs(x).sum() for x in leaves) == pytest.approx(506.37712326656924, rel=1e-12)

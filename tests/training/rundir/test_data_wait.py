@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from densenet_jax.training.data_wait import DataWait
+from densenet_jax.training.rundir.data_wait import DataWait
 
 
 class Clock:
@@ -88,7 +88,7 @@ def test_a_failed_step_is_no_longer_under_way():
 STOPPED = """
 import sys
 import jax, jax.numpy as jnp
-from densenet_jax.training.data_wait import DataWait
+from densenet_jax.training.rundir.data_wait import DataWait
 
 step = jax.jit(lambda x: jax.lax.fori_loop(0, 200, lambda i, x: jnp.tanh(x @ x * 1e-3), x))
 x, wait = jnp.ones((700, 700)), DataWait()

@@ -1,0 +1,112 @@
+"""The data of an experiment: its splits as batches, on the host and on the mesh."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+
+from densenet_jax.data.reading import pipeline, resident
+from densenet_jax.data.sources.source import Source
+from densenet_jax.training import distillation
+from densenet_jax.training import mesh as meshes
+from densenet_jax.training.errors import ConfigError
+from densenet_jax.training.experiment import Experiment
+from densenet_jax.training.settings import total_steps
+from densenet_jax.training.state import TrainState
+
+
+def _host_options(setup: Experiment, batch_size: int) -> dict[str, Any]:
+    data = setup.config.data
+    return {
+        "batch_size": batch_size,
+        "image_size": data.image_size,
+        "channels": data.channels,
+        "workers": data.workers,
+        "strict": data.strict,
+        "process_index": jax.process_index(),
+        "process_count": jax.process_count(),
+    }
+
+
+def in_memory(setup: Experiment, source: Source, *, train: bool) -> Source:
+    """Returns a split decoded and held in memory, if the configuration says so.
+
+    Args:
+      setup: the experiment.
+      source: one of its splits.
+      train: whether it is the training split.
+
+    Raises:
+      ConfigError: config.steps_per_dispatch needs the images on the device, where they do not fit.
+    """
+    data = setup.config.data
+    if not data.in_memory:
+        return source
+    held = pipeline.in_memory(
+        source,
+        image_size=setup.train_sizes[0] if train else data.image_size,
+        channels=data.channels,
+        crop_fraction=None if train else data.eval_crop,
+        interpolation=data.interpolation,
+        strict=data.strict,
+    )
+    if train and setup.config.steps_per_dispatch > 1 and not resident.fits(held):
+        raise ConfigError(
+            f"config.steps_per_dispatch is {setup.config.steps_per_dispatch}, for which the "
+            f"training images must fit on the device; these need more than "
+            f"{resident.DEVICE_BYTES // 2**20} MiB. Set it to 1."
+        )
+    return held
+
+
+def eval_batches(setup: Experiment, source: Source | None = None):
+    """Returns one pass over the evaluation split (or another split), on the mesh."""
+    data = setup.config.data
+    batches = pipeline.eval_batches(
+        setup.eval_source if source is None else source,
+        crop_fraction=data.eval_crop,
+        interpolation=data.interpolation,
+        **_host_options(setup, setup.config.eval_batch_size),
+    )
+    return pipeline.to_mesh(batches, meshes.batch_sharding(setup.mesh))
+
+
+def stored_logits(setup: Experiment, source: Source) -> distillation.StoredLogits | None:
+    """Returns the teacher's logits of the training split; None if the configuration has none."""
+    path = setup.config.distill.logits
+    if not path:
+        return None
+    return distillation.open_logits(path, len(source), source.num_classes)
+
+
+def reader(setup: Experiment, source: Source, state: TrainState) -> pipeline.Reader:
+    """Returns the endless stream of training batches from a state on, on the host."""
+    config, data = setup.config, setup.config.data
+    total, sizes = total_steps(config, len(source)), setup.train_sizes
+    later = [(round(total * i / len(sizes)), size) for i, size in enumerate(sizes)][1:]
+    options = _host_options(setup, config.batch_size) | {"image_size": sizes[0]}
+    return pipeline.train_batches(
+        source,
+        random_crop=data.random_crop,
+        crop_scale=data.crop_scale,
+        seed=(config.seed + int(state.order)) % 2**32,
+        start=int(state.step),
+        later_sizes=tuple(later),
+        beside=stored_logits(setup, source),
+        **options,
+    )
+
+
+def train_batches(setup: Experiment, source: Source, state: TrainState):
+    """Returns the same stream on the mesh."""
+    return pipeline.to_mesh(reader(setup, source, state), meshes.batch_sharding(setup.mesh))
+
+
+def train_windows(setup: Experiment, source: Source, state: TrainState, spans: Iterable[range]):
+    """Returns the same stream as windows of the steps of each dispatch, `spans`."""
+    return resident.windows(
+        reader(setup, source, state).batches,
+        ((span[0] - 1, span[-1]) for span in spans),  # step s takes batch s - 1
+        setup.config.steps_per_dispatch,
+        meshes.batch_sharding(setup.mesh),
+    )

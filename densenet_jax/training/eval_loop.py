@@ -1,0 +1,88 @@
+"""The evaluation of a whole split: every example counts once, whatever the batches."""
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from densenet_jax.tasks.losses import Loss
+from densenet_jax.tasks.task import Metrics, Task
+
+Batch = dict[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluated:
+    """A state of a run on the whole evaluation split.
+
+    Attributes:
+      step: of the state.
+      metrics: as `evaluate` returns them.
+      answers: `Task.answers` of each batch, on the devices.
+    """
+
+    step: int
+    metrics: Metrics
+    answers: list[dict[str, jax.Array]]
+
+
+def make_eval_step(
+    model: nn.Module, preprocess: Callable[[jax.Array], jax.Array], task: Task, loss: Loss
+) -> Callable[[dict, Batch], tuple[Metrics, Metrics]]:
+    """Returns the function from variables and a masked batch to `sums` and `Task.answers`.
+
+    Args:
+      model: maps images to logits.
+      preprocess: maps uint8 images [B, H, W, C] to normalised images.
+      task: what the network is trained for.
+      loss: the run's loss, without what only training adds to it (smoothing, a teacher).
+    """
+
+    def eval_step(variables: dict, batch: Batch) -> tuple[Metrics, Metrics]:
+        logits = model.apply(variables, preprocess(batch["image"]))
+        found = (logits, batch["label"], batch["mask"])
+        return sums(task, loss, *found), task.answers(*found)
+
+    return jax.jit(eval_step)
+
+
+def sums(task: Task, loss: Loss, logits: jax.Array, labels: jax.Array, mask: jax.Array) -> Metrics:
+    """Returns the sums of loss and metrics over the examples where mask [B] is True.
+
+    Returns:
+      {"loss", the keys of `Task.measure`, "examples": how many count, "nonfinite": how many of
+      these have a logit that is not finite}.
+    """
+    losses = loss(logits, task.targets(labels, logits.shape[-1]))
+    values = {"loss": losses, **task.measure(logits, labels)}
+    finite = jnp.isfinite(logits).all(axis=-1)
+    return {
+        **{name: jnp.sum(jnp.where(mask, value, 0)) for name, value in values.items()},
+        "examples": jnp.sum(mask),
+        "nonfinite": jnp.sum(mask & ~finite),
+    }
+
+
+def evaluate(
+    eval_step: Callable[[Any, Any], Metrics], variables: Any, batches: Iterable
+) -> Metrics:
+    """Returns the means of loss and metrics over batches, and the number of examples.
+
+    If the logits of any example are not finite, "nonfinite" says of how many, and every mean is
+    NaN: such a network has no accuracy.  Otherwise there is no "nonfinite".
+
+    Args:
+      eval_step: maps (variables, batch) to `sums`.
+      variables: of the model.
+      batches: with `mask`, as `data.reading.pipeline.eval_batches` makes them.
+    """
+    # Each batch's sums stay on the device until the end: the loop never waits for them.
+    total = [eval_step(variables, batch) for batch in batches]
+    total = {name: sum(float(s[name]) for s in jax.device_get(total)) for name in total[0]}
+    count, nonfinite = int(total.pop("examples")), int(total.pop("nonfinite"))
+    if nonfinite:
+        return {name: float("nan") for name in total} | {"examples": count, "nonfinite": nonfinite}
+    return {name: value / count for name, value in total.items()} | {"examples": count}

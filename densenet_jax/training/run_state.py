@@ -1,0 +1,62 @@
+"""The state of an experiment: made, shaped for a checkpoint to be read into, and placed."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+
+from densenet_jax.training import mesh as meshes
+from densenet_jax.training import state as states
+from densenet_jax.training.errors import ConfigError
+from densenet_jax.training.experiment import Experiment
+from densenet_jax.training.state import TrainState
+
+
+def state_sharding(setup: Experiment, optimizer: optax.GradientTransformation) -> Any:
+    """Returns the sharding of the state: one for all arrays, or a tree like the state."""
+    if setup.mesh.shape["model"] == 1:
+        return meshes.replicated(setup.mesh)
+    state = abstract_state(setup, optimizer)
+    return meshes.state_sharding(setup.mesh, state, setup.config.mesh.split_from)
+
+
+def initial_state(setup: Experiment, optimizer: optax.GradientTransformation) -> TrainState:
+    """Returns the state before the first step, made on the devices where it will live."""
+    sharding = state_sharding(setup, optimizer)
+    if setup.weights is None:
+        return jax.jit(_fresh(setup, optimizer), out_shardings=sharding)()
+    ema = setup.config.ema_decay > 0
+    start = functools.partial(states.from_variables, optimizer=optimizer, ema=ema)
+    weights = jax.device_get(setup.weights.variables)  # the same in every process
+    return jax.jit(start, out_shardings=sharding)(weights)
+
+
+def abstract_state(setup: Experiment, optimizer: optax.GradientTransformation) -> TrainState:
+    """Returns the shapes and types of the state; nothing is computed.
+
+    Raises:
+      ConfigError: the model cannot take the images.
+    """
+    try:
+        return jax.eval_shape(_fresh(setup, optimizer))
+    except ValueError as e:
+        raise ConfigError(str(e)) from None
+
+
+def restore_target(setup: Experiment, optimizer: optax.GradientTransformation) -> TrainState:
+    """Returns shapes, types and shardings of the state, for a checkpoint to be read into."""
+    state, sharding = abstract_state(setup, optimizer), state_sharding(setup, optimizer)
+    if isinstance(sharding, jax.sharding.Sharding):
+        sharding = jax.tree.map(lambda _: sharding, state)
+    return jax.tree.map(
+        lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), state, sharding
+    )
+
+
+def _fresh(setup: Experiment, optimizer: optax.GradientTransformation) -> Callable[[], TrainState]:
+    ema = setup.config.ema_decay > 0
+    return functools.partial(
+        states.initial_state, setup.model, optimizer, setup.config.seed, setup.image_shape, ema
+    )

@@ -1,0 +1,140 @@
+"""The compiled steps of an experiment, and its evaluation."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+
+from densenet_jax.data.augment import device
+from densenet_jax.data.reading import resident
+from densenet_jax.data.sources.source import Source
+from densenet_jax.training import batches, dispatch, distillation, eval_loop
+from densenet_jax.training import mesh as meshes
+from densenet_jax.training import step as steps
+from densenet_jax.training.errors import ConfigError
+from densenet_jax.training.experiment import Experiment
+from densenet_jax.training.run_state import state_sharding
+from densenet_jax.training.schedules import Units
+from densenet_jax.training.settings import make_loss, make_optimizer, make_schedule, student_loss
+from densenet_jax.training.state import TrainState
+
+
+def optimizer(
+    setup: Experiment, total_steps: int, steps_per_epoch: float
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
+    """Returns the optimiser of a run of some length, and its learning rate by step."""
+    units = Units(total_steps, steps_per_epoch, setup.config.batch_size)
+    schedule = make_schedule(setup.config, units)
+    return make_optimizer(setup.config, schedule), schedule
+
+
+def preprocess(
+    setup: Experiment, key: jax.Array, images: jax.Array, labels: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Maps uint8 images and labels to augmented, normalised images and their targets."""
+    targets = setup.task.targets(labels, setup.model.num_classes)
+    images, targets = device.augment(key, images, targets, **setup.config.augment)
+    return setup.normalize(images), targets
+
+
+def step_options(setup: Experiment) -> dict[str, Any]:
+    """Returns what a training step needs and the diagnosis of a non-finite step shares with it."""
+    teacher, distill = setup.teacher, setup.config.distill
+    guide = teacher.guide if teacher else distillation.stored_guide if distill.logits else None
+    return {
+        "loss": student_loss(setup.config),
+        "seed": setup.config.seed,
+        "guide": guide,
+        "groups": setup.groups,
+    }
+
+
+def train_step(
+    setup: Experiment, optimizer: optax.GradientTransformation, schedule: optax.Schedule
+) -> Callable:
+    """Returns the compiled training step on the mesh, with the teacher if there is one."""
+    step = steps.make_train_step(
+        setup.model,
+        optimizer,
+        schedule,
+        functools.partial(preprocess, setup),
+        task=setup.task,
+        ema_decay=setup.config.ema_decay,
+        **step_options(setup),
+    )
+    sharding = state_sharding(setup, optimizer)
+    return beside_teacher(setup, meshes.train_step_on(setup.mesh, step, sharding))
+
+
+def many_steps(setup: Experiment, step: dispatch.Step) -> dispatch.Step:
+    """Returns the function that makes the steps of a window of `batches.train_windows`."""
+    config, sharding = setup.config, meshes.batch_sharding(setup.mesh)
+    pick = functools.partial(resident.pick, sharding=sharding)
+    return dispatch.many_steps(step, pick, config.steps_per_dispatch, config.nonfinite_limit)
+
+
+def eval_step(setup: Experiment) -> Callable:
+    """Returns the compiled evaluation step on the mesh; see `eval_loop.make_eval_step`."""
+    loss = make_loss(setup.config)
+    step = eval_loop.make_eval_step(setup.model, setup.normalize, setup.task, loss)
+    return meshes.eval_step_on(setup.mesh, step)
+
+
+def beside_teacher(setup: Experiment, step: Callable) -> Callable:
+    """Returns a function of state and batch that also gets the teacher, if there is one."""
+    if setup.teacher is None:
+        return step
+    return setup.teacher.beside(step, meshes.replicated(setup.mesh))
+
+
+def evaluate(
+    setup: Experiment,
+    eval_step: Callable,
+    state: TrainState,
+    before_batch: Callable[[], None] = lambda: None,
+) -> eval_loop.Evaluated:
+    """Returns a state's metrics on the evaluation split, and its answers.
+
+    If the run keeps moving averages, the metrics are theirs; those of the variables that train
+    have the prefix `raw_`.
+
+    Args:
+      setup: the experiment.
+      eval_step: as `eval_step` returns it.
+      state: of the run.
+      before_batch: may raise, to end the evaluation early.
+    """
+    answers, keys = [], [metric.key for metric in setup.task.metrics]
+
+    def step(state: TrainState, batch):
+        before_batch()
+        sums, found = eval_step(state.result, batch)
+        answers.append(found)
+        if state.ema is None:
+            return sums
+        raw, _ = eval_step(state.variables, batch)
+        return sums | {f"raw_{key}": raw[key] for key in keys}
+
+    with batches.eval_batches(setup) as split:
+        metrics = eval_loop.evaluate(step, state, split)
+    return eval_loop.Evaluated(int(state.step), metrics, answers)
+
+
+def check_training(setup: Experiment, source: Source) -> None:
+    """Raises early what training would raise after the run's directory has been made.
+
+    Raises:
+      ConfigError: the stored logits are of other data, or a model cannot take the images.
+    """
+    batches.stored_logits(setup, source)
+    teacher = setup.teacher
+    for size in setup.train_sizes if teacher else setup.config.data.train_sizes:
+        images = jax.ShapeDtypeStruct((1, size, size, setup.config.data.channels), "float32")
+        for model in (setup.model, teacher and teacher.model):
+            try:
+                if model:
+                    jax.eval_shape(model.init, jax.random.key(0), images)
+            except ValueError as e:
+                raise ConfigError(f"For training images of {size} pixels: {e}") from None
