@@ -1,19 +1,47 @@
 """DenseNet in JAX and Flax."""
 
+import os
+from typing import Any
+
+from flax import linen as nn
+
 from densenet_jax import weights
 from densenet_jax.models.variants import create_model, list_models
-from densenet_jax.weights import pretrained
-from densenet_jax.weights.pretrained import load_pretrained
 
 __version__ = "0.1.0"
 __all__ = ["create_model", "list_models", "load_pretrained", "push_to_hub", "weights"]
 
 
-def _read_workdir(folder: str):
-    """Reads the best checkpoint of a run; training is imported only when a run is read."""
-    from densenet_jax.training.rundir import run_weights
+def load_pretrained(
+    source: str | os.PathLike[str],
+    model: str | nn.Module | None = None,
+    num_classes: int | None = None,
+    in_channels: int | None = None,
+    revision: str | None = None,
+    **options: Any,
+) -> tuple[nn.Module, Any]:
+    """Returns a model with weights, and its variables {"params": ..., "batch_stats": ...}.
 
-    return run_weights.read(folder, run_weights.read_config(folder))[:3]
+    `load_pretrained("densenet121.ra_in1k")`, `load_pretrained("hf-hub:owner/name@revision")`,
+    `load_pretrained("weights.pth", "densenet121", num_classes=10, in_channels=1)`.
+
+    Args:
+      source: a published name, a hub repository, a weight file, a folder with one, or the
+        directory of a run, whose best checkpoint is read.
+      model, num_classes, in_channels, revision, **options: see `weights.load`.
+
+    Raises:
+      WeightsError: nothing is found, or it does not fit; the message says what to do.
+      ValueError: an unknown model or field.
+    """
+    sizes = {"num_classes": num_classes, "in_channels": in_channels}
+    load = weights.load
+    if weights.is_run(source):  # training is imported only when a run is read
+        from densenet_jax.training.rundir import run_weights
+
+        load = run_weights.load
+    pretrained = load(source, model, revision=revision, **sizes, **options)
+    return pretrained.model, pretrained.variables
 
 
 def push_to_hub(workdir, repo_id: str, **options) -> str:
@@ -21,6 +49,3 @@ def push_to_hub(workdir, repo_id: str, **options) -> str:
     from densenet_jax import export
 
     return export.push_to_hub(workdir, repo_id, **options)
-
-
-pretrained.workdir_reader = _read_workdir

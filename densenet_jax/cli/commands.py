@@ -34,7 +34,7 @@ from densenet_jax.training.errors import CheckpointError, ConfigError
 from densenet_jax.training.eval_loop import Evaluated
 from densenet_jax.training.loop import train_and_evaluate
 from densenet_jax.training.rundir import run_weights
-from densenet_jax.weights import PUBLISHED, WeightsError, load
+from densenet_jax.weights import PUBLISHED, WeightsError
 
 # Shown without a traceback: the user can mend them.
 USER_ERRORS = (
@@ -154,7 +154,7 @@ def predict(
 ) -> int:
     """Prints what a model says about images; returns 2 if any could not be read."""
     if weights:
-        found, names = load(weights), None
+        found, names = run_weights.load(weights), None
         model, variables, preprocessing = found.model, found.variables, found.preprocessing
     else:
         model, variables, preprocessing, _ = run_weights.read(workdir, config, checkpoint)

@@ -18,7 +18,7 @@ from densenet_jax.models.densenet import DenseNet
 from densenet_jax.models.variants import identify
 from densenet_jax.training import settings
 from densenet_jax.training.rundir import run_weights
-from densenet_jax.weights import PUBLISHED, Preprocessing, load
+from densenet_jax.weights import PUBLISHED, Preprocessing
 from densenet_jax.weights.published import of_model
 
 
@@ -116,7 +116,7 @@ def of_weights(source: str, **options: Any) -> Bundle:
     Raises:
       WeightsError: see `weights.load`.
     """
-    found, results = load(source, **options), {}
+    found, results = run_weights.load(source, **options), {}
     row = PUBLISHED.get(next(iter(of_model(source)), source))
     if row is not None and row.accuracy.top1:
         results["top-1, published"] = f"{row.accuracy.top1:g} % on ImageNet-1k's validation split"

@@ -19,11 +19,10 @@ from densenet_jax.training import checks, distillation
 from densenet_jax.training import mesh as meshes
 from densenet_jax.training.errors import ConfigError
 from densenet_jax.training.groups import ONE_GROUP, Groups, plan, split_mesh
+from densenet_jax.training.rundir import run_weights
 from densenet_jax.training.settings import (
     build_model,
     eval_source,
-    load_teacher,
-    load_weights,
     make_mesh,
     make_task,
     settle_preprocessing,
@@ -74,7 +73,7 @@ class Experiment:
     @functools.cached_property
     def teacher(self) -> distillation.Teacher | None:
         """The model that this one learns from; None if the configuration names none."""
-        return load_teacher(self.config, self.model)
+        return _load_teacher(self.config, self.model)
 
     def normalize(self, images: jax.Array) -> jax.Array:
         """Maps uint8 images [B, H, W, C] to what the model takes."""
@@ -119,8 +118,31 @@ def build(config: ml_collections.ConfigDict, resumes: bool = False) -> Experimen
     config = config.copy_and_resolve_references()
     config.model.num_classes = source.num_classes
     model = build_model(config)
-    weights = functools.cache(functools.partial(load_weights, config, model))
+    weights = functools.cache(functools.partial(_load_weights, config, model))
     from_weights = None if resumes else weights()
     settle_preprocessing(config, from_weights.preprocessing if from_weights else IMAGENET)
     checks.check(config)
     return Experiment(config, task, mesh, model, source, groups, weights)
+
+
+def _load_teacher(
+    config: ml_collections.ConfigDict, model: nn.Module
+) -> distillation.Teacher | None:
+    """Returns the model that a configuration's model learns from, if it names one."""
+    if not config.distill.teacher:
+        return None
+    weights, data = run_weights.load(config.distill.teacher, dtype=model.dtype), config.data
+    return distillation.make_teacher(weights, model.num_classes, data.channels, data.mean, data.std)
+
+
+def _load_weights(config: ml_collections.ConfigDict, model: nn.Module) -> Pretrained | None:
+    """Returns the weights that a configuration starts from, fitted to its model."""
+    if not config.init_from:
+        return None
+    return run_weights.load(
+        config.init_from,
+        model,
+        num_classes=model.num_classes,
+        in_channels=model.in_channels,
+        seed=config.seed,
+    )

@@ -17,7 +17,7 @@ from densenet_jax.training import mesh as meshes
 from densenet_jax.training import optimizer as optimizers
 from densenet_jax.training.errors import ConfigError
 from densenet_jax.training.schedules import Units
-from densenet_jax.weights import Preprocessing, Pretrained, load
+from densenet_jax.weights import Preprocessing
 
 
 def make_mesh(config: ml_collections.ConfigDict) -> jax.sharding.Mesh:
@@ -127,29 +127,6 @@ def student_loss(config: ml_collections.ConfigDict) -> Loss:
     if not (distill.teacher or distill.logits):
         return loss
     return distillation.distilling(loss, distill.weight, distill.temperature)
-
-
-def load_teacher(
-    config: ml_collections.ConfigDict, model: nn.Module
-) -> distillation.Teacher | None:
-    """Returns the model that a configuration's model learns from, if it names one."""
-    if not config.distill.teacher:
-        return None
-    weights, data = load(config.distill.teacher, dtype=model.dtype), config.data
-    return distillation.make_teacher(weights, model.num_classes, data.channels, data.mean, data.std)
-
-
-def load_weights(config: ml_collections.ConfigDict, model: nn.Module) -> Pretrained | None:
-    """Returns the weights that a configuration starts from, fitted to its model."""
-    if not config.init_from:
-        return None
-    return load(
-        config.init_from,
-        model,
-        num_classes=model.num_classes,
-        in_channels=model.in_channels,
-        seed=config.seed,
-    )
 
 
 def settle_preprocessing(config: ml_collections.ConfigDict, given: Preprocessing) -> None:

@@ -12,7 +12,8 @@ from densenet_jax.data.sources.source import Source
 from densenet_jax.training import distillation, settings
 from densenet_jax.training import mesh as meshes
 from densenet_jax.training.errors import ConfigError
-from densenet_jax.weights import Pretrained, load
+from densenet_jax.training.rundir import run_weights
+from densenet_jax.weights import Pretrained
 
 
 def logits_of(
@@ -68,7 +69,7 @@ def write(config: ml_collections.ConfigDict, source: str, path: str) -> int:
     """
     data, mesh = config.data, settings.make_mesh(config)
     meshes.check_batch_size("eval_batch_size", config.eval_batch_size, mesh)
-    teacher = load(source)
+    teacher = run_weights.load(source)
     split = settings.train_source(config)
     if teacher.model.num_classes != split.num_classes:
         raise ConfigError(

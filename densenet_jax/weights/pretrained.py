@@ -17,13 +17,12 @@ from densenet_jax.weights.readers.bounded_file import WeightsError
 from densenet_jax.weights.timm_config import read_config
 
 HUB_PREFIXES = ("hf-hub:", "hf_hub:")
-CHECKPOINTS = "checkpoints"  # a folder with it is a workdir of this project
+CHECKPOINTS = "checkpoints"  # a folder that has it is the directory of a run
 
 logger = logging.getLogger(__name__)
 
-# Reads a workdir: folder -> (model, variables, preprocessing).  Checkpoints belong to training,
-# which this package must not import; whoever knows both sets it.
-workdir_reader: Callable[[str], tuple[nn.Module, Any, Preprocessing]] | None = None
+# Maps the directory of a run to its model, the variables of its best checkpoint, and preprocessing.
+ReadRun = Callable[[str], tuple[nn.Module, Any, Preprocessing]]
 
 
 @dataclass(frozen=True)
@@ -56,24 +55,6 @@ class Pretrained:
     report: adapt.Report
 
 
-def load_pretrained(
-    source: str | os.PathLike[str],
-    model: str | nn.Module | None = None,
-    num_classes: int | None = None,
-    in_channels: int | None = None,
-    revision: str | None = None,
-    **options: Any,
-) -> tuple[nn.Module, Any]:
-    """Returns a model with weights, and its variables; see `load` for arguments and errors.
-
-    `load_pretrained("densenet121.ra_in1k")`, `load_pretrained("hf-hub:owner/name@revision")`,
-    `load_pretrained("weights.pth", "densenet121", num_classes=10, in_channels=1)`.
-    """
-    sizes = {"num_classes": num_classes, "in_channels": in_channels}
-    pretrained = load(source, model, revision=revision, **sizes, **options)
-    return pretrained.model, pretrained.variables
-
-
 def load(
     source: str | os.PathLike[str],
     model: str | nn.Module | None = None,
@@ -83,6 +64,7 @@ def load(
     revision: str | None = None,
     sha256: str | None = None,
     seed: int = 0,
+    read_run: ReadRun | None = None,
     **overrides: Any,
 ) -> Pretrained:
     """Loads published weights, a weight file or a checkpoint.
@@ -90,7 +72,7 @@ def load(
     Args:
       source: a name such as `densenet121.ra_in1k` (a bare variant: its first published weights), a
         hub repository `hf-hub:owner/name` or `hf-hub:owner/name@revision`, a weight file, a folder
-        with one (and timm's `config.json`, where it has it), or a workdir of this project.
+        with one (and timm's `config.json`, where it has it), or the directory of a run.
       model: the variant or the model that the weights belong to, where the source does not say.
       num_classes: None: as in the weights.  0: pooled features.  Another number than there: a
         classifier initialised from `seed`.
@@ -98,13 +80,15 @@ def load(
       revision: branch, tag or commit on the hub.
       sha256: what the weight file must have, in hexadecimal digits.
       seed: of fresh values.
+      read_run: reads the directory of a run, which belongs to training and not to this package;
+        `training.rundir.run_weights.load` has it.  None: such directories are refused.
       **overrides: fields of the module, see `create_model`.
 
     Raises:
       WeightsError: nothing is found, or it does not fit; what to do about it.
       ValueError: an unknown model or field.
     """
-    found = find(os.fspath(source), revision, sha256)
+    found = find(os.fspath(source), revision, sha256, read_run)
     base = _base(found, model, overrides)
     matching = names.match(base, found.state_dict)
     classes, channels = adapt.sizes(matching)
@@ -120,7 +104,12 @@ def load(
     return Pretrained(base, variables, found.preprocessing, found.licence, report)
 
 
-def find(source: str, revision: str | None = None, sha256: str | None = None) -> Found:
+def find(
+    source: str,
+    revision: str | None = None,
+    sha256: str | None = None,
+    read_run: ReadRun | None = None,
+) -> Found:
     """Returns the weights that a source stands for; see `load`."""
     if source.startswith(HUB_PREFIXES):
         repository, _, pinned = source.partition(":")[2].partition("@")
@@ -129,7 +118,7 @@ def find(source: str, revision: str | None = None, sha256: str | None = None) ->
     if name in PUBLISHED:
         return _published(name, revision, sha256)
     if os.path.isdir(source):
-        return _workdir(source) if _is_workdir(source) else _folder(source, sha256)
+        return _run(source, read_run) if is_run(source) else _folder(source, sha256)
     if os.path.exists(source):
         return _file(source, sha256)
     if name in VARIANTS:
@@ -187,14 +176,18 @@ def _read(path: str, sha256: str | None) -> dict[str, np.ndarray]:
     return read(path)
 
 
-def _is_workdir(folder: str) -> bool:
-    return os.path.isdir(os.path.join(folder, CHECKPOINTS))
+def is_run(source: str | os.PathLike[str]) -> bool:
+    """Returns whether a source is the directory of a run: a folder with checkpoints."""
+    return os.path.isdir(os.path.join(source, CHECKPOINTS))
 
 
-def _workdir(folder: str) -> Found:
-    if workdir_reader is None:
-        raise WeightsError(f"{folder}: it is a workdir, and nobody here reads checkpoints.")
-    model, variables, preprocessing = workdir_reader(folder)
+def _run(folder: str, read_run: ReadRun | None) -> Found:
+    if read_run is None:
+        raise WeightsError(
+            f"{folder}: it is the directory of a run; densenet_jax.load_pretrained reads its "
+            "checkpoints."
+        )
+    model, variables, preprocessing = read_run(folder)
     state_dict = names.to_state_dict(model, variables, "densenet_jax")
     return Found(folder, state_dict, model, {}, preprocessing)
 

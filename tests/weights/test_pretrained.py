@@ -13,7 +13,7 @@ import pytest
 
 from densenet_jax import load_pretrained, weights
 from densenet_jax.models.variants import create_model, list_models
-from densenet_jax.weights import adapt, hub, pretrained
+from densenet_jax.weights import adapt, hub
 from densenet_jax.weights.published import PUBLISHED, model_of
 from tests import hub_server
 from tests.random_variables import random_variables
@@ -236,17 +236,15 @@ def test_broken_config(tmp_path, state_dict, text):
         load_pretrained(tmp_path)
 
 
-def test_workdir(tmp_path, state_dict, monkeypatch):
+def test_the_directory_of_a_run(tmp_path, state_dict):
     (tmp_path / "checkpoints").mkdir()
-    monkeypatch.setattr(pretrained, "workdir_reader", None)
-    with pytest.raises(weights.WeightsError, match="nobody here reads checkpoints"):
-        load_pretrained(tmp_path)
+    with pytest.raises(weights.WeightsError, match=r"densenet_jax\.load_pretrained reads"):
+        weights.load(tmp_path)
     trained = tiny(dropout_rate=0.2)
     variables = weights.from_state_dict(trained, state_dict)
     preprocessing = weights.Preprocessing(image_size=32)
     reader = lambda folder: (trained, variables, preprocessing)  # noqa: E731
-    monkeypatch.setattr(pretrained, "workdir_reader", reader)
-    loaded = weights.load(tmp_path, num_classes=2)
+    loaded = weights.load(tmp_path, num_classes=2, read_run=reader)
     assert loaded.model == trained.clone(num_classes=2)
     assert loaded.preprocessing == preprocessing
 

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 import pathlib
 from typing import Any
 
@@ -14,7 +15,8 @@ from densenet_jax.training import settings
 from densenet_jax.training import state as states
 from densenet_jax.training.rundir import saved_config
 from densenet_jax.training.rundir.checkpoints import Checkpoints
-from densenet_jax.weights import Preprocessing
+from densenet_jax.weights import Preprocessing, Pretrained
+from densenet_jax.weights import load as load_weights
 
 
 def read_config(workdir: str) -> ml_collections.ConfigDict:
@@ -24,6 +26,16 @@ def read_config(workdir: str) -> ml_collections.ConfigDict:
       CheckpointError: there is none, or it is damaged.
     """
     return saved_config.load(pathlib.Path(workdir) / "config.json")
+
+
+def load(source: str | os.PathLike[str], *args: Any, **options: Any) -> Pretrained:
+    """Returns weights as `weights.load` does, also from the directory of a run."""
+
+    def read_run(folder: str) -> tuple[nn.Module, dict[str, Any], Preprocessing]:
+        model, variables, preprocessing, _ = read(folder, read_config(folder))
+        return model, variables, preprocessing
+
+    return load_weights(source, *args, read_run=read_run, **options)
 
 
 def class_names(workdir: str) -> list[str] | None:
