@@ -1,4 +1,4 @@
-"""Every hyper-parameter once; the other configurations change some of them.
+"""Defines every hyper-parameter once; the other configurations change some of them.
 
 Any of them can be set on the command line: --config.optimizer.learning_rate=0.05
 """
@@ -14,59 +14,62 @@ def get_config() -> ConfigDict:
     # Examples in a training step and in an evaluation step, over all devices.
     config.batch_size = 256
     config.eval_batch_size = 256
-    # Length of the run: epochs, or steps if they are set.
+    # Length of the run: epochs, or steps if `total_steps` is set.
     config.total_epochs = 90.0
     config.total_steps = placeholder(int)
-    # Steps made in one call of the device, for small networks on fast devices; the results are the
-    # same. Metrics are seen, and signals obeyed, when it ends; it also ends where an evaluation or
-    # a checkpoint is due. More than 1 needs `data.in_memory`.
+    # Steps in one call of the device, for small networks on fast devices; the results are the same.
+    # Metrics are written and signals handled when the call ends; it also ends where an evaluation
+    # or a checkpoint is due. More than 1 needs `data.in_memory`.
     config.steps_per_dispatch = 1
     # What the network is trained for: `classification`, one label for each example.
     config.task = "classification"
-    # `cross_entropy`, or `binary_cross_entropy`: each class by itself, summed; "": the task's own.
+    # `cross_entropy`, or `binary_cross_entropy`: a separate loss for each class, summed; "": the
+    # task's own.
     config.loss = "cross_entropy"
     # The metric that chooses the best checkpoint: `top1`, `top5` or `loss`; "": the task's own.
     config.best_metric = ""
     # Share of the target spread evenly over all classes.
     config.label_smoothing = 0.0
-    # Of binary_cross_entropy: a class with a greater share of a mixed image counts as wholly there;
-    # 0: shares count as they are.
+    # For binary_cross_entropy: a class with a greater share of a mixed image counts as fully
+    # present; 0: shares count as they are.
     config.bce_threshold = 0.0
-    # Decay, each step, of moving averages of parameters and running statistics; 0: none are kept.
-    # Where they are, the run is judged by them, and they are what it predicts with and exports.
+    # Decay per step of moving averages of parameters and running statistics; 0: no averages.
+    # A run with averages uses them for evaluation, predictions and exports.
     config.ema_decay = 0.0
 
-    # The model: its name, and fields of its module; None: the variant's own value.
+    # The model: its name, and fields of its module; None: the variant's value.
     config.model = model = ConfigDict()
     model.name = "densenet121"
-    # None: the number of classes of the data.
+    # None: the number of classes in the data.
     model.num_classes = placeholder(int)
     # Probability to drop a value after each convolution but the first.
     model.dropout_rate = placeholder(float)
-    # Probability, per image, that the last layer of all adds zeros (stochastic depth); those before
-    # have it in proportion to their position.
+    # Probability, per image, that the network's last layer adds zeros (stochastic depth); it is
+    # lower for earlier layers, in proportion to their position.
     model.drop_path_rate = placeholder(float)
     # Type of the computation; parameters and statistics have `param_dtype`.
     model.dtype = "float32"
     model.param_dtype = "float32"
-    # Fields of any DenseNet: feature maps a layer adds, layers of each block, width of bottlenecks
-    # in growth rates (0: none), the stem (`imagenet`, `deep`, `deep_blur`, `cifar`, `cifar_half`)
-    # and its feature maps, share of feature maps that a transition keeps.
+    # Fields of any DenseNet: feature maps that a layer adds (one number, or one for each block),
+    # number of layers of each block, width of bottlenecks in growth rates (0: none), the stem
+    # (`imagenet`, `deep`, `deep_blur`, `cifar`, `cifar_half`) and its feature maps, share of
+    # feature maps that a transition keeps.
     model.growth_rate = placeholder(object)
     model.block_sizes = placeholder(tuple)
     model.bottleneck_width = placeholder(int)
     model.stem = placeholder(str)
     model.stem_features = placeholder(int)
     model.compression = placeholder(float)
-    # For fine-tuning: normalise with the statistics that the weights came with, and keep them.
+    # For fine-tuning: normalise with the statistics of the loaded weights, and do not update them.
     model.freeze_statistics = placeholder(bool)
-    # The function after every norm (`relu`, `silu`, `gelu`, `leaky_relu`), and what becomes of the
+    # The function after every norm (`relu`, `silu`, `gelu`, `leaky_relu`), and the pooling of the
     # last feature maps (`avg`, `max`, `avgmax`, `catavgmax`).
     model.activation = placeholder(str)
     model.global_pool = placeholder(str)
     # What computes dense blocks: `reference` (plain JAX, differentiated by JAX), `plain` (JAX with
     # the gradient written by hand), `cpu` (kernels in C++), `gpu` (fused kernels for NVIDIA GPUs);
-    # None: the fastest that runs here.
+    # None: the fastest that runs here.  `native` and `kernels` are earlier names of `cpu` and
+    # `gpu`.
     model.implementation = placeholder(str)
     # Only for the family `densenet_cifar`: number of layers, and whether they have bottlenecks.
     model.depth = placeholder(int)
@@ -76,8 +79,8 @@ def get_config() -> ConfigDict:
     # PyTorch, Keras, MindSpore or safetensors, or another run's directory.
     config.init_from = ""
 
-    # The data.  image_size, eval_crop, interpolation, mean and std are those of the weights in
-    # `init_from`, or ImageNet's usual ones, where they are None.
+    # The data.  If they are None, image_size, eval_crop, interpolation, mean and std are those of
+    # the weights in `init_from`, or else the usual ones for ImageNet.
     config.data = data = ConfigDict()
     # A TFDS data set; `folder` for images in data_dir/SPLIT/CLASS/* or data_dir/CLASS/*; `digits`;
     # `hf:OWNER/NAME` (Hugging Face); `synthetic[:SIZE[:CLASSES]]`, for benchmarks.
@@ -88,14 +91,15 @@ def get_config() -> ConfigDict:
     data.eval_split = "validation"
     # Share of a folder without splits that becomes its validation split.
     data.holdout = 0.1
-    # Names of the classes to take, which become labels 0, 1, ...; (): all.
+    # Names of the classes to use, which become labels 0, 1, ...; (): all.
     data.classes = ()
-    # Training examples of each class, the first of the split, for few-shot learning; 0: all.
+    # Number of training examples of each class, the first of the split, for few-shot learning;
+    # 0: all.
     data.examples_per_class = 0
-    # Height and width of the images that the model sees, in pixels.
+    # Height and width of the model's input images, in pixels.
     data.image_size = placeholder(int)
-    # The same of training images alone, where it differs: one size, or several, for equal parts of
-    # the run one after another, (128, 160, 192, 224).  (): image_size.
+    # Another size for training images: one, or several for equal parts of the run one after
+    # another, (128, 160, 192, 224).  (): image_size.
     data.train_sizes = ()
     data.channels = 3
     # Training images: a random region of this share of the area, or (False) the whole image.
@@ -105,41 +109,41 @@ def get_config() -> ConfigDict:
     data.eval_crop = placeholder(float)
     # `bicubic` or `bilinear`.
     data.interpolation = placeholder(str)
-    # Per channel, of images scaled to 0..1.
+    # Per channel, for images scaled to 0..1.
     data.mean = placeholder(tuple)
     data.std = placeholder(tuple)
-    # Decoding processes; 0: threads of the training process.
+    # Number of processes that decode; 0: threads of the training process decode.
     data.workers = 0
-    # Read and decode a small data set once and hold it as one array; on the device, if it fits.
+    # Read and decode a small data set once and hold it as one array; on every device, if it fits.
     data.in_memory = False
-    # Stop at an image that cannot be read, instead of counting it and taking another.
+    # Stop at an image that cannot be read, instead of counting it and using another.
     data.strict = False
 
-    # Knowledge distillation: a teacher, named like `init_from`, that sees the same images; or a
-    # file of its logits, which the command `logits` writes.
+    # Knowledge distillation: a teacher, given as in `init_from`, that sees the same images; or a
+    # file with its logits, which the command `logits` writes.
     config.distill = distill = ConfigDict()
     distill.teacher = ""
     distill.logits = ""
-    # Of the teacher in the loss; the rest is the labels'.
+    # Weight of the teacher in the loss; the labels have the rest.
     distill.weight = 0.5
-    # What logits are divided by before student and teacher are compared.
+    # Divides the logits before student and teacher are compared.
     distill.temperature = 1.0
 
     # Augmentation inside the training step, in this order.
     config.augment = augment = ConfigDict()
     # Mirror left to right with probability 1/2.
     augment.flip = True
-    # Pad by so many pixels of zeros and crop a random window of the old size.
+    # Pad by this many pixels of zeros and crop a random window of the original size.
     augment.pad = 0
     # Strengths of random brightness, contrast, saturation and hue (torchvision's ColorJitter).
     augment.jitter = (0.0, 0.0, 0.0, 0.0)
-    # `randaugment` (so many operations an image, strength 0 to 30) or `trivialaugment`.
+    # `randaugment` (policy_ops operations per image, strength 0 to 30) or `trivialaugment`.
     augment.policy = ""
     augment.policy_ops = 2
     augment.policy_magnitude = 9
     # Probability that a random rectangle is painted over.
     augment.erase = 0.0
-    # Alpha of mixup's and of CutMix's Beta distribution; 0: off. Share of the images they mix.
+    # Alpha of the Beta distributions of mixup and CutMix; 0: off. Share of the images they mix.
     augment.mixup = 0.0
     augment.cutmix = 0.0
     augment.mix_probability = 1.0
@@ -147,11 +151,11 @@ def get_config() -> ConfigDict:
     # `sgd` with momentum, `adamw`, `lamb`, `lars`, `lion` or `muon`.
     config.optimizer = optimizer = ConfigDict()
     optimizer.name = "sgd"
-    # The peak, for the whole batch; or for the reference batch size, if there is one: the peak then
+    # The peak, for the whole batch; or for the reference batch size, if it is set: the peak then
     # grows in proportion to batch_size (Goyal et al., 2017).
     optimizer.learning_rate = 0.1
     optimizer.reference_batch_size = placeholder(int)
-    # `cosine` to 0; `step`: times step_factor at the boundaries; `polynomial` of power 2 to 0;
+    # `cosine`: to 0; `step`: times step_factor at the boundaries; `polynomial` of power 2 to 0;
     # `constant`; `one_cycle`: up for `warmup`, down for the rest; `warmup_stable_decay`: constant,
     # then linear to 0 over `decay`.
     # A duration is '5 epochs', '500 steps', '1e6 examples', or a share of the run from 0 to 1.
@@ -162,16 +166,16 @@ def get_config() -> ConfigDict:
     optimizer.warmup = "0 epochs"
     # Duration of the last phase of `warmup_stable_decay`.
     optimizer.decay = "0.2"
-    # Of sgd, lars and muon.
+    # For sgd, lars and muon.
     optimizer.momentum = 0.9
     optimizer.nesterov = True
-    # Of adamw, lamb, lion and muon's adamw: decays of the moments, and what is added to a root;
-    # None: usual ones.
+    # For adamw, lamb, lion and the adamw in muon: decays of the moments, and the number added to
+    # the root of the second moment; None: the usual values.
     optimizer.betas = placeholder(tuple)
     optimizer.epsilon = placeholder(float)
-    # On kernels only, not on scales and biases.
+    # Applies to kernels only, not to scales and biases.
     optimizer.weight_decay = 1e-4
-    # Largest L2 norm of a step's gradients, all together; 0: any.
+    # Largest L2 norm of all gradients of a step together; 0: no limit.
     optimizer.clip_norm = 0.0
     # Factor of the learning rate from each part of the network (head and last norm, last block,
     # ..., first block, stem) to the one before it, for fine-tuning.
@@ -181,21 +185,21 @@ def get_config() -> ConfigDict:
     # Parts that do not train, for fine-tuning: ("stem", "block1", ..., "norm", "head").
     optimizer.frozen = ()
 
-    # Examples that share batch statistics; None: all that are processed at the same time, on any
-    # number of devices.  See docs/large_batches.md.
+    # Number of examples that share batch statistics; None: all that are processed at the same
+    # time, on any number of devices.  See docs/large_batches.md.
     config.batch_norm = ConfigDict({"group_size": placeholder(int)})
 
     # The mesh of devices.  A preset (`gpu` or `tpu`: all of them, the state on each; `gpu_fsdp` or
     # `tpu_fsdp`: the state split over all of them) or the number of devices along each axis; -1:
-    # as many as there are. Examples are split over both axes, the state over `model`.
+    # all remaining. Examples are split over both axes, the state over `model`.
     config.mesh = mesh = ConfigDict()
     mesh.preset = ""
     mesh.data = -1
     mesh.model = 1
-    # Elements from which on an array of the state is split over `model`.
+    # Smallest number of elements for which an array of the state is split over `model`.
     mesh.split_from = 16384
 
-    # Where metrics.jsonl is shown as well: ("tensorboard", "wandb"), each needs its package.
+    # Loggers that also get metrics.jsonl: ("tensorboard", "wandb"); each needs its package.
     config.loggers = ()
     # How often: steps between lines of metrics.jsonl, epochs between evaluations (each is followed
     # by a checkpoint), steps between further checkpoints.
@@ -204,9 +208,11 @@ def get_config() -> ConfigDict:
     config.checkpoint_every_steps = 1000
     # Latest checkpoints to keep, besides the best by top-1.
     config.checkpoints_to_keep = 2
-    # A step whose loss or gradients are not finite changes nothing; after so many in a row the run
-    # stops and writes nonfinite.json, which says where the first such value arises.  1: at once.
+    # A step whose loss or gradients are not finite changes nothing; after this many in a row the
+    # run stops and writes nonfinite.json, which says where the first such value arises.  1: at
+    # once.
     config.nonfinite_limit = 10
-    # Times to go back to the last checkpoint instead, and on with the data in another order.
+    # How often to go back to the last checkpoint instead, and continue with the data in another
+    # order.
     config.nonfinite_rollbacks = 0
     return config
