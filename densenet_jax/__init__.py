@@ -28,7 +28,11 @@ def load_pretrained(
     Args:
       source: a published name, a hub repository, a weight file, a folder with one, or the
         directory of a run, whose best checkpoint is read.
-      model, num_classes, in_channels, revision, **options: see `weights.load`.
+      model: the variant, or the module, that the weights belong to, if the source does not say.
+      num_classes: None: as in the weights; see `weights.load`.
+      in_channels: None: as in the weights; see `weights.load`.
+      revision: branch, tag or commit on the hub.
+      **options: see `weights.load`.
 
     Raises:
       WeightsError: nothing is found, or it does not fit; the message says what to do.
