@@ -35,8 +35,8 @@ CHOICES = {
     "mesh.preset": ("", *PRESETS),
     "task": tuple(TASKS),
     "loss": ("", *LOSSES),
-    "optimizer.name": OPTIMIZERS,
-    "optimizer.schedule": SCHEDULES,
+    "optimizer.name": tuple(OPTIMIZERS),
+    "optimizer.schedule": tuple(SCHEDULES),
 }
 DURATIONS = ("optimizer.warmup", "optimizer.step_boundaries", "optimizer.decay")
 
