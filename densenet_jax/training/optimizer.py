@@ -40,7 +40,7 @@ class Method(NamedTuple):
 
 
 def _sgd(method: Method) -> optax.GradientTransformation:
-    """Stochastic gradient descent; weight decay is added to the gradient, as in the paper's code."""
+    """Weight decay is added to the gradient, as in the paper's code."""
     sgd = optax.sgd(method.rate, momentum=method.momentum, nesterov=method.nesterov)
     return optax.chain(method.decay, sgd)
 
