@@ -38,13 +38,13 @@ def load_pretrained(
       WeightsError: nothing is found, or it does not fit; the message says what to do.
       ValueError: an unknown model or field.
     """
-    sizes = {"num_classes": num_classes, "in_channels": in_channels}
+    options |= {"num_classes": num_classes, "in_channels": in_channels, "revision": revision}
     load = weights.load
     if weights.is_run(source):  # training is imported only when a run is read
         from densenet_jax.training.rundir import run_weights
 
         load = run_weights.load
-    pretrained = load(source, model, revision=revision, **sizes, **options)
+    pretrained = load(source, model, **options)
     return pretrained.model, pretrained.variables
 
 
