@@ -1,13 +1,13 @@
-"""The roofline: how fast a machine could make a network's steps, if nothing were wasted.
+"""The roofline of a network on a machine: an upper limit of images per second.
 
-A step can take no less time than its arithmetic, and no less than moving what must be moved.  Both
-rates are measured on the machine itself, with a matrix product and a copy.
+A step takes at least the time of its arithmetic, and at least the time to move its data between
+memory and chip.  Both rates are measured on the machine itself, with a matrix product and a copy.
 """
 
 import statistics
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,32 +19,46 @@ from densenet_jax.models.stem import find_stem
 
 
 class Work(NamedTuple):
-    """What an image costs at least: floating-point operations, and bytes of device memory moved."""
+    """The least work for one image.
+
+    Attributes:
+      flops: floating-point operations.
+      bytes: bytes read from and written to device memory.
+    """
 
     flops: float
     bytes: float
 
 
 class Rates(NamedTuple):
-    """What a machine does in a second: floating-point operations, bytes read or written."""
+    """What a machine does in a second.
+
+    Attributes:
+      flops: floating-point operations per second.
+      bytes: bytes per second, read or written.
+    """
 
     flops: float
     bytes: float
 
 
 def images_per_second(work: Work, rates: Rates) -> float:
-    """Returns the limit: arithmetic and memory both at their rate, one hidden behind the other."""
+    """Returns the limit of images per second if arithmetic and memory traffic fully overlap."""
     return 1 / max(work.flops / rates.flops, work.bytes / rates.bytes)
 
 
 def work(model: nn.Module, image_size: int) -> tuple[Work, Work]:
-    """Returns the work of an image in inference and in training.
+    """Returns the work for an image in inference and in training.
 
-    A multiply-add is two operations, and the backward pass has two products for each of the
-    forward pass.  Bytes: each feature map is read once by a kernel that needs it, and written once
-    by the one that makes it, in the type of the computation; statistics, masks and normalisation
-    come with these.  Parameters do not count.  For networks other than DenseNet bytes are 0: their
-    limit is arithmetic alone.
+    A multiply-add counts as two operations; the backward pass has two products for each product of
+    the forward pass.  For bytes, each feature map counts as read once by each kernel that needs it
+    and written once by the kernel that produces it, in the type of the computation; statistics,
+    masks and normalisation are assumed to be part of these kernels.  Parameters are not counted.
+    For networks other than DenseNet, bytes are 0 and arithmetic alone sets the limit.
+
+    Args:
+      model: a `DenseNet` or another network.
+      image_size: height and width of an image in pixels.
     """
     flops = 2.0 * summary.count(model, image_size).multiply_adds
     forward = backward = 0
@@ -55,7 +69,7 @@ def work(model: nn.Module, image_size: int) -> tuple[Work, Work]:
 
 
 def _elements(model: DenseNet, image_size: int) -> tuple[int, int]:
-    """Returns how many elements inference moves for an image, and how many more training moves."""
+    """Returns the number of elements that inference moves, and the additional ones of training."""
     stem = find_stem(model.stem)
     side, features, maps = image_size, model.in_channels, []
     image = side**2 * features
@@ -67,13 +81,15 @@ def _elements(model: DenseNet, image_size: int) -> tuple[int, int]:
     else:
         side = -(-side // 2)
         out = side**2 * features
-    # In inference the stem can be one kernel.  In training a norm's statistics stand between what
-    # a convolution writes and what reads it, and the norm's sums before the kernel's gradient.
+    # In inference the stem can be one kernel.  In training it cannot: a norm's statistics must be
+    # complete before the convolution's output is read, and the norm's gradient sums before the
+    # kernel's gradient is computed.
     forward, backward = image + out, image + 4 * sum(maps) + (2 if maps else 1) * out
     for block in model.plan():
         for width in block.widths:
-            # Back: the block's own gradient is read and written, to be added to.  A bottleneck is
-            # read twice, since its norm's sums come first; its gradient need not leave the chip.
+            # Backward: the gradient of the block's buffer is read and written, because each layer
+            # adds to it.  A bottleneck is read twice, because its norm's sums are computed first;
+            # its gradient can stay on the chip.
             new = block.growth_rate
             forward += side**2 * (width + 2 * block.bottleneck + new)
             backward += side**2 * (3 * width + 2 * block.bottleneck + 2 * new)
@@ -86,10 +102,11 @@ def _elements(model: DenseNet, image_size: int) -> tuple[int, int]:
     return forward + side**2 * features, backward + 2 * side**2 * features
 
 
-def measure_rates(dtype) -> Rates:
-    """Measures a device's arithmetic, with matrix products in `dtype`, and its memory's copy rate.
+def measure_rates(dtype: Any) -> Rates:
+    """Measures a device's rates: arithmetic with matrix products in `dtype`, memory with copies.
 
-    The best of several times: a limit is what the machine can do.  On a CPU all cores take part.
+    The shortest of several times counts, because a limit is the most that the machine can do.  On a
+    CPU all cores take part.
     """
     cpu = jax.default_backend() == "cpu"
     n = 2048 if cpu else 8192
@@ -101,16 +118,21 @@ def measure_rates(dtype) -> Rates:
     return Rates(flops, 2 * x.nbytes / seconds(lambda: copy(x), of=min))
 
 
-def seconds(run: Callable, at_least: float = 2.0, of: Callable = statistics.median) -> float:
-    """Returns the median time of a call, after one that does not count.
+def seconds(
+    run: Callable[[], Any],
+    at_least: float = 2.0,
+    of: Callable[[list[float]], float] = statistics.median,
+) -> float:
+    """Returns the median time of a call in seconds; the first call is not timed.
 
     Args:
-      run: returns what the device computes.
-      of: which of the times, if not their median.
-      at_least: seconds to measure for, in rounds of as many calls as take a tenth of it.
+      run: starts a computation and returns its result on the device.
+      at_least: seconds to measure for, in rounds that each take about a tenth of it.
+      of: reduces the list of times to one; the default is the median.
     """
     jax.block_until_ready(run())
-    times, calls, ends = [], 1, time.perf_counter() + at_least
+    times: list[float] = []
+    calls, ends = 1, time.perf_counter() + at_least
     while len(times) < 3 or time.perf_counter() < ends:
         began = time.perf_counter()
         for _ in range(calls):

@@ -1,4 +1,4 @@
-"""A configuration's speed on this machine: step, loop, input, inference; memory; limits."""
+"""Measures a configuration on this machine: speed, memory, and how close it is to the limit."""
 
 import resource
 import time
@@ -19,23 +19,31 @@ from densenet_jax.training.state import TrainState
 
 
 def benchmark(config: ml_collections.ConfigDict, seconds: float = 5.0) -> dict[str, Any]:
-    """Measures a configuration's training and inference, with its own data.
+    """Measures training and inference of a configuration with its own data.
 
-    Step and inference are measured on a batch that lies on the devices, the loop and the input
-    pipeline with the data.  Programs are compiled anew, whatever earlier runs have stored.
+    The step and inference are measured on one batch that stays on the devices; the loop and the
+    input pipeline are measured with the data.  Programs are compiled without the compilation cache
+    of earlier runs.
 
     Args:
-      seconds: for which the loop and the input pipeline run.
+      config: see configs/default.py.
+      seconds: how long the loop and the input pipeline each run.
 
     Returns:
-      `compile_seconds` of `step` and `inference`; `images_per_second` of those, `loop` and
-      `input_pipeline`, over all devices of this process; `share_of_limit` of step and inference;
-      `data_wait`, the share of its time that steps lacked data; `memory` in bytes: `temporaries`
-      and `arguments` of the step on one device, as compiled, `device_peak` where the device tells
-      it, and `host_peak`; `limits`, see the module of that name.
+      A dict with the keys
+      "model", "image_size", "batch_size", "dtype", "devices" (a list of device kinds);
+      "compile_seconds": {"step", "inference"};
+      "images_per_second": {"step", "loop", "input_pipeline", "inference"}, over all devices of
+      this process;
+      "share_of_limit": {"step", "inference"}, from 0 to 1;
+      "data_wait": the share of the loop's time in which steps waited for data;
+      "memory", in bytes: {"temporaries", "arguments"} of the compiled step on one device,
+      "device_peak" (None if the device does not report it) and "host_peak";
+      "limits": {"flops_per_second", "bytes_per_second", "images_per_second"}, see
+      `benchmark.limits`.
 
     Raises:
-      ConfigError, DataError: the user's to mend.
+      ConfigError, DataError: the configuration is invalid, or its data cannot be read.
     """
     setup = experiment.build(config)
     config, data = setup.config, setup.config.data
@@ -51,7 +59,8 @@ def benchmark(config: ml_collections.ConfigDict, seconds: float = 5.0) -> dict[s
         with batches.train_batches(setup, source, state) as stream:
             batch = next(stream)
             masked = {**batch, "mask": jnp.ones_like(batch["label"], bool)}
-            variables = jax.tree.map(jnp.copy, state.variables)  # the state's own are donated
+            # A copy, because the training step donates the state's own arrays.
+            variables = jax.tree.map(jnp.copy, state.variables)
             infer = _compile(run_steps.eval_step(setup), variables, masked)
             step = _compile(run_steps.train_step(setup, optimizer, schedule), state, batch)
             inference = limits.seconds(lambda: infer.program(variables, masked))
@@ -66,11 +75,11 @@ def benchmark(config: ml_collections.ConfigDict, seconds: float = 5.0) -> dict[s
         "input_pipeline": config.batch_size / jax.process_count() * pipeline,
         "inference": config.batch_size / inference,
     }
-    # On a CPU one device already uses all cores.
+    # On a CPU, one device already uses all cores.
     devices = 1 if jax.default_backend() == "cpu" else setup.mesh.size
     work = dict(zip(("inference", "step"), limits.work(setup.model, data.image_size), strict=True))
     best = {part: devices * limits.images_per_second(work[part], rates) for part in work}
-    memory = step.program.memory_analysis()
+    memory: Any = step.program.memory_analysis()
     device = setup.mesh.devices.flat[0].memory_stats() or {}
     return {
         "model": config.model.name,
@@ -97,30 +106,34 @@ def benchmark(config: ml_collections.ConfigDict, seconds: float = 5.0) -> dict[s
 
 
 class _Compiled(NamedTuple):
+    """A compiled program and the seconds that tracing and compiling took."""
+
     program: jax.stages.Compiled
     seconds: float
 
 
 class _Training:
-    """Training steps in a row: each takes the state that the one before left."""
+    """Training steps in sequence: each starts from the state that the previous one returned."""
 
-    def __init__(self, step: Callable, state: TrainState):
+    def __init__(self, step: Callable[..., tuple[TrainState, Metrics]], state: TrainState):
         self._step, self._state = step, state
 
     def __call__(self, batch: Batch) -> Metrics:
+        """Runs a step on a batch and returns its metrics."""
         self._state, metrics = self._step(self._state, batch)
         return metrics
 
 
-def _compile(function: Callable, *args) -> _Compiled:
+def _compile(function: Any, *args: Any) -> _Compiled:
+    """Compiles a jitted function for the shapes of its arguments."""
     began = time.perf_counter()
     return _Compiled(function.lower(*args).compile(), time.perf_counter() - began)
 
 
 @contextmanager
 def _compiling_anew() -> Iterator[None]:
-    """Leaves what is stored of compiled programs unread."""
-    stored = jax.config.jax_enable_compilation_cache
+    """Turns the persistent compilation cache off, so that compile times are measured in full."""
+    stored = jax.config.jax_enable_compilation_cache  # type: ignore[attr-defined]
     jax.config.update("jax_enable_compilation_cache", False)
     try:
         yield
@@ -128,10 +141,17 @@ def _compiling_anew() -> Iterator[None]:
         jax.config.update("jax_enable_compilation_cache", stored)
 
 
-def _rate(consume: Callable, batches: Iterator[Batch], seconds: float) -> tuple[float, float]:
-    """Returns how many batches a second are consumed, and the share of time without any.
+def _rate(
+    consume: Callable[[Batch], Metrics | None], batches: Iterator[Batch], seconds: float
+) -> tuple[float, float]:
+    """Returns the batches consumed per second, and the share of time spent waiting for data.
 
-    What was read ahead before the clock starts is passed over.
+    The first batches are not timed, because they were read ahead before the clock starts.
+
+    Args:
+      consume: starts a training step and returns its metrics, or returns None.
+      batches: the stream to consume.
+      seconds: how long to measure.
     """
     for _ in range(4):
         jax.block_until_ready(consume(next(batches)))
@@ -141,7 +161,7 @@ def _rate(consume: Callable, batches: Iterator[Batch], seconds: float) -> tuple[
         if result is not None:
             wait.started(result["loss"])
         count += 1
-        if count % 4 == 0:  # a few steps may be under way, as in training
+        if count % 4 == 0:  # a few steps may be in flight, as in training
             jax.block_until_ready(result)
         if count >= 3 and time.perf_counter() - began >= seconds:
             break

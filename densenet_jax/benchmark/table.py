@@ -1,4 +1,4 @@
-"""What `benchmark` measured, for a terminal."""
+"""The results of the command `benchmark` as a table for a terminal."""
 
 from typing import Any
 
@@ -6,15 +6,19 @@ from rich.console import Console
 from rich.table import Table
 
 PARTS = {
-    "step": "training step, a batch on the device",
-    "loop": "training with the data",
+    "step": "training step, batch already on the device",
+    "loop": "training loop with the data",
     "input_pipeline": "input pipeline alone",
-    "inference": "inference, a batch on the device",
+    "inference": "inference, batch already on the device",
 }
 
 
 def show(found: dict[str, Any]) -> None:
-    """Prints the measurements of `benchmark` as a table, and what they are compared with."""
+    """Prints the measurements, memory use and limits.
+
+    Args:
+      found: as returned by `measure.benchmark`.
+    """
     console = Console(soft_wrap=True)
     kinds = sorted(set(found["devices"]))
     on = ", ".join(f"{found['devices'].count(kind)} x {kind}" for kind in kinds)
@@ -34,19 +38,21 @@ def show(found: dict[str, Any]) -> None:
             "" if seconds is None else f"{seconds:.1f} s",
         )
     console.print(table)
-    console.print(f"with the data, steps lacked them {found['data_wait']:.1%} of the loop's time")
+    console.print(
+        f"in the training loop, steps waited for data {found['data_wait']:.1%} of the time"
+    )
     memory, limits = found["memory"], found["limits"]
     parts = {
         "temporaries of a step": memory["temporaries"],
-        "its state and batch": memory["arguments"],
-        "peak of the device": memory["device_peak"],
-        "peak of the process": memory["host_peak"],
+        "state and batch": memory["arguments"],
+        "device peak": memory["device_peak"],
+        "process peak": memory["host_peak"],
     }
     sizes = [f"{name} {value / 2**20:,.0f} MiB" for name, value in parts.items() if value]
     console.print(f"memory: {', '.join(sizes)}")
     best = limits["images_per_second"]
     console.print(
         f"limit: {best['step']:,.1f} images/s in training, {best['inference']:,.1f} in inference, "
-        f"from {limits['flops_per_second'] / 1e9:,.0f} GFLOP/s (a matrix product, here) and "
-        f"{limits['bytes_per_second'] / 1e9:,.1f} GB/s (a copy, here) a device"
+        f"from rates measured here for a device: {limits['flops_per_second'] / 1e9:,.0f} GFLOP/s "
+        f"in a matrix product, {limits['bytes_per_second'] / 1e9:,.1f} GB/s in a copy"
     )

@@ -1,4 +1,4 @@
-"""Trained models for elsewhere: StableHLO, ONNX, safetensors, Triton, the Hugging Face hub."""
+"""Export of trained models: StableHLO, ONNX, safetensors, Triton, the Hugging Face hub."""
 
 from densenet_jax.export.bundle import Bundle, ExportError, make, of_run, of_weights
 from densenet_jax.export.formats import FORMATS, export

@@ -1,4 +1,4 @@
-"""What is exported: a trained model, and what whoever uses it elsewhere has to know."""
+"""The input of an export: a trained model with its preprocessing, class names and results."""
 
 import dataclasses
 import importlib
@@ -23,11 +23,11 @@ from densenet_jax.weights.published import of_model
 
 
 class ExportError(ValueError):
-    """Something cannot be exported; what to do about it."""
+    """An export failed; the message says why and what to do."""
 
 
-# Fields that leave a variant what it is.
-_OF_NO_SHAPE = {
+# A model that differs from a variant only in these fields keeps the variant's name.
+_FIELDS_THAT_KEEP_THE_NAME = {
     *("num_classes", "in_channels", "dropout_rate", "drop_path_rate"),
     *("norm_momentum", "norm_epsilon", "freeze_statistics"),
 }
@@ -38,13 +38,13 @@ class Bundle:
     """A model ready for export.
 
     Attributes:
-      model: it computes in float32, and by plain operations: no kernel of one GPU.
-      variables: NumPy arrays.
-      preprocessing: of the images that it was trained on.
-      class_names: in label order; empty if it has no classifier.
-      origin: where its weights come from, for its card.
-      licence: of the weights; None: unknown.
-      results: what was measured, in words: {"top-1": "99.44 % of 360 images of digits/test"}.
+      model: computes in float32 and with plain operations only, without GPU-specific kernels.
+      variables: {"params": ..., "batch_stats": ...} with float32 NumPy arrays as leaves.
+      preprocessing: image size, crop, interpolation, mean and std that the model expects.
+      class_names: in label order; empty if the model has no classifier.
+      origin: where the weights come from, in words, for the model card.
+      licence: of the weights; None if unknown.
+      results: measured metrics in words: {"top-1": "99.44 % of 360 images of digits/test"}.
     """
 
     model: nn.Module
@@ -57,20 +57,25 @@ class Bundle:
 
     @property
     def name(self) -> str:
-        """The variant's name; of a network that is none of them, its family's."""
+        """The name of the model's variant; for a custom network, the name of its family."""
         name, fields = identify(self.model)
-        if not fields.keys() - _OF_NO_SHAPE:
+        if not fields.keys() - _FIELDS_THAT_KEEP_THE_NAME:
             return name
         cifar = getattr(self.model, "stem", None) == "cifar"
         return "densenet_cifar" if cifar else type(self.model).__name__.lower()
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of an input image."""
         size = self.preprocessing.image_size
         return size, size, self.model.in_channels
 
     def spec(self) -> dict[str, Any]:
-        """Returns what a program that uses the export needs, as JSON has it."""
+        """Returns what a program needs to use the export, as a dict for JSON.
+
+        Keys: "model" (its name), "preprocessing" (the fields of `Preprocessing`), "channels",
+        "class_names" (in label order).
+        """
         return {
             "model": self.name,
             "preprocessing": dataclasses.asdict(self.preprocessing),
@@ -89,29 +94,44 @@ def make(
     licence: str | None = None,
     results: dict[str, str] | None = None,
 ) -> Bundle:
-    """Returns a model with variables as a bundle.
+    """Returns a bundle of a model and its variables.
+
+    Args:
+      model: a `DenseNet` or an `RDNet`; the bundle gets a copy that computes in float32.
+      variables: {"params": ..., "batch_stats": ...}, converted to float32 NumPy arrays.
+      preprocessing: image size, crop, interpolation, mean and std that the model expects.
+      class_names: in label order; None: ImageNet's names for 1,000 classes, otherwise "class 0",
+        "class 1", ...
+      origin, licence, results: see `Bundle`.
 
     Raises:
-      ExportError: the names do not fit the model.
+      ExportError: the number of class names differs from the model's number of classes.
     """
-    how = {"dtype": jnp.float32, "param_dtype": jnp.float32}
+    overrides: dict[str, Any] = {"dtype": jnp.float32, "param_dtype": jnp.float32}
     if isinstance(model, DenseNet):
-        how["implementation"] = "plain"
+        overrides["implementation"] = "plain"
     count = model.num_classes
     if class_names is None:
-        plain = [f"class {i}" for i in range(count)]
-        class_names = imagenet_classes.names() if count == 1000 else plain
+        numbered = [f"class {i}" for i in range(count)]
+        class_names = imagenet_classes.names() if count == 1000 else numbered
     if len(class_names) != count:
-        raise ExportError(f"The model has {count} classes, but there are {len(class_names)} names.")
+        raise ExportError(
+            f"The model has {count} classes, but there are {len(class_names)} names; give one name "
+            "for each class."
+        )
     variables = {key: _arrays(value) for key, value in variables.items()}
     names = imagenet_classes.readable(class_names)
     return Bundle(
-        model.clone(**how), variables, preprocessing, names, origin, licence, results or {}
+        model.clone(**overrides), variables, preprocessing, names, origin, licence, results or {}
     )
 
 
 def of_weights(source: str, **options: Any) -> Bundle:
-    """Returns published weights, or those of a file, as a bundle; options as `weights.load` has.
+    """Returns a bundle of published weights, or of a weights file.
+
+    Args:
+      source: a published name, a file, a folder or `hf-hub:owner/name`; see `weights.load`.
+      **options: passed on to `weights.load`.
 
     Raises:
       WeightsError: see `weights.load`.
@@ -131,15 +151,15 @@ def of_weights(source: str, **options: Any) -> Bundle:
 def of_run(
     workdir: str, checkpoint: str = "best", config: ml_collections.ConfigDict | None = None
 ) -> Bundle:
-    """Returns a checkpoint of a run as a bundle, with what its evaluation said.
+    """Returns a bundle of a run's checkpoint, with the metrics of its evaluation.
 
     Args:
       workdir: the run's directory.
-      checkpoint: `best`, `latest` or a step.
-      config: the run's; None: it is read.
+      checkpoint: `best`, `latest` or a step number.
+      config: the run's configuration; None: it is read from the run's config.json.
 
     Raises:
-      CheckpointError: see `training.runs.read`.
+      CheckpointError: there is no such run or checkpoint, or it is damaged.
     """
     config = run_weights.read_config(workdir) if config is None else config
     model, variables, preprocessing, step = run_weights.read(workdir, config, checkpoint)
@@ -157,10 +177,14 @@ def of_run(
 
 
 def need(package: str, extra: str | None = None) -> types.ModuleType:
-    """Returns an optional package; it comes with `extra`, or by itself.
+    """Imports and returns an optional package.
+
+    Args:
+      package: the name to import.
+      extra: the extra of densenet-jax that installs it; None: it is installed under its own name.
 
     Raises:
-      ExportError: it is not installed; how to install it.
+      ExportError: the package is not installed; the message gives the command that installs it.
     """
     try:
         return importlib.import_module(package)
@@ -172,13 +196,14 @@ def need(package: str, extra: str | None = None) -> types.ModuleType:
 
 
 def _arrays(tree: Any) -> Any:
+    """Returns a tree of mappings as plain dicts with float32 NumPy arrays."""
     if hasattr(tree, "items"):
         return {key: _arrays(value) for key, value in tree.items()}
     return np.asarray(tree, np.float32)
 
 
-def _lines(path: pathlib.Path) -> list[dict]:
-    """Returns the records of a run's metrics; a torn last line is left out."""
+def _lines(path: pathlib.Path) -> list[dict[str, Any]]:
+    """Returns the records of a metrics.jsonl; lines that are not complete JSON are left out."""
     lines = []
     for text in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
         try:

@@ -1,4 +1,4 @@
-"""The model card beside an export: what it is, how to use it, how good it is, how long it loads."""
+"""The model card written next to an export: contents, usage, results, format stability."""
 
 import importlib.metadata
 import pathlib
@@ -13,11 +13,18 @@ TEMPLATE = pathlib.Path(__file__).parent / "card.md"
 
 
 def render(bundle: Bundle, format: str, **facts: Any) -> str:
-    """Returns the card of an export as Markdown, with the front matter of the Hugging Face hub.
+    """Returns the model card of an export: Markdown with the front matter of the Hugging Face hub.
 
     Args:
+      bundle: the exported model.
       format: a key of `formats.FORMATS`.
-      **facts: for the template: `file`, `preprocess`, `output`, `difference`, `int8`, ...
+      **facts: variables of the template card.md.  For all formats: `spec` (name of the JSON file).
+        For formats other than safetensors: `file`, `output` (name of the output), `width` (size of
+        the output), `preprocess` (whether the input is uint8 pixels).  ONNX and Triton: `opset`,
+        `ir_version`, `difference` (largest difference from JAX), `int8` (see
+        `onnx.int8.compare`).  StableHLO: `platforms`, `convention`.  Triton: `max_batch`,
+        `queue_ms`.  safetensors: `source` (for `load_pretrained`), `timm` (model name for timm, or
+        "").
     """
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined,

@@ -1,4 +1,4 @@
-"""The formats: each writes its files, and a model card and a spec beside them."""
+"""The export formats.  Each writes the model's files, a model card and a JSON spec."""
 
 import dataclasses
 import json
@@ -17,13 +17,21 @@ from densenet_jax.weights import timm_config, to_state_dict, write_safetensors
 
 LOADER = pathlib.Path(__file__).parent / "load_stablehlo.py"
 
+# The written files, the model's first, and facts for the card (see `card.render`).
+Written = tuple[list[pathlib.Path], dict[str, Any]]
+
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """Where an export goes: a folder, or a file with a name of its own.
+    """Where an export is written, and under which names.
 
-    `model.onnx` makes the card `model.md` and the spec `model.json`; a folder gets `model.onnx`,
-    `README.md` and `model.json`.
+    For the output `net.onnx` the card is `net.md` and the spec `net.json`; a folder gets
+    `model.onnx`, `README.md` and `model.json`.
+
+    Attributes:
+      folder: the folder of all files.
+      stem: name of the model file and the spec, without suffix.
+      card: file name of the model card.
     """
 
     folder: pathlib.Path
@@ -31,51 +39,69 @@ class Target:
     card: str = "README.md"
 
     @classmethod
-    def of(cls, output: str | os.PathLike, suffix: str) -> "Target":
-        """Returns the target of a path: a file if it ends with the format's suffix."""
+    def of(cls, output: str | os.PathLike[str], suffix: str) -> "Target":
+        """Returns the target for a path and creates its folder.
+
+        Args:
+          output: a file if it ends with `suffix`, otherwise a folder.
+          suffix: the format's file suffix; "" for formats that are a folder.
+
+        Raises:
+          ExportError: `output` is an existing file without the suffix, or the folder cannot be
+            created.
+        """
         path = pathlib.Path(output)
         target = cls(path)
         if suffix and path.suffix == suffix and not path.is_dir():
             target = cls(path.parent, path.stem, f"{path.stem}.md")
         elif path.is_file():
-            raise ExportError(f"{path} is a file; --output takes a folder, or a name in {suffix}.")
+            name = f", or a file name that ends with {suffix}" if suffix else ""
+            raise ExportError(f"{path} is a file; --output takes a folder{name}.")
         try:
             target.folder.mkdir(parents=True, exist_ok=True)
         except OSError as e:
-            raise ExportError(f"The folder {target.folder} cannot be made: {e.strerror}.") from None
+            raise ExportError(
+                f"The folder {target.folder} cannot be created: {e.strerror}."
+            ) from None
         return target
 
     def file(self, suffix: str) -> pathlib.Path:
+        """Returns the path of the model's file with a suffix."""
         return self.folder / f"{self.stem}{suffix}"
 
 
 def export(
     bundle: Bundle,
     format: str,
-    output: str | os.PathLike,
+    output: str | os.PathLike[str],
     *,
     preprocess: bool = False,
     int8: Calibration | None = None,
 ) -> list[pathlib.Path]:
-    """Writes a model in a format; returns the files, the model's own first.
+    """Writes a model in one of the formats and returns the written files, the model's first.
 
     Args:
+      bundle: the model.
       format: a key of `FORMATS`.
       output: a folder, or a file with the format's suffix.
-      preprocess: from uint8 pixels to probabilities, instead of from normalised images to logits.
-      int8: also write a quantised version (ONNX and Triton); with these images.
+      preprocess: the exported program maps uint8 pixels to probabilities; False: it maps
+        normalised float32 images to logits.
+      int8: calibration images; if given, a version quantised to int8 is written as well (ONNX and
+        Triton only).
 
     Raises:
-      ExportError: an unknown format, a missing package, a path that cannot be written, outputs
-        that are not those of JAX.
+      ExportError: the format is unknown or does not support an option, a package is missing, a
+        path cannot be written, or the exported model's outputs differ from JAX's.
     """
     if format not in FORMATS:
-        raise ExportError(f"There is no format {format!r}; there are {', '.join(FORMATS)}.")
+        raise ExportError(f"There is no format {format!r}; the formats are {', '.join(FORMATS)}.")
     chosen = FORMATS[format]
-    options = {"preprocess": preprocess, "int8": int8}
+    options: dict[str, Any] = {"preprocess": preprocess, "int8": int8}
     for name, value in options.items():
         if value and name not in chosen.takes:
-            raise ExportError(f"{format} does not take --{name}; {_takers(name)} can.")
+            raise ExportError(
+                f"The format {format} does not support --{name}; {_formats_with(name)} support it."
+            )
     for package in chosen.packages:
         need(package, "onnx" if package.startswith("onnx") else None)
     target = Target.of(output, chosen.suffix)
@@ -93,11 +119,13 @@ def export(
     return [*files, spec, page]
 
 
-def _takers(option: str) -> str:
-    return " and ".join(name for name, row in FORMATS.items() if option in row.takes)
+def _formats_with(option: str) -> str:
+    """Returns the names of the formats that support an option, as a list in words."""
+    names = [name for name, row in FORMATS.items() if option in row.takes]
+    return " and ".join([*filter(None, [", ".join(names[:-1])]), names[-1]])
 
 
-def _stablehlo(bundle: Bundle, target: Target, *, preprocess: bool):
+def _stablehlo(bundle: Bundle, target: Target, *, preprocess: bool) -> Written:
     exported = stablehlo.to_stablehlo(bundle, preprocess)
     path, loader = target.file(".stablehlo"), target.folder / LOADER.name
     path.write_bytes(exported.serialize())
@@ -111,7 +139,7 @@ def _stablehlo(bundle: Bundle, target: Target, *, preprocess: bool):
     }
 
 
-def _onnx(bundle: Bundle, target: Target, *, preprocess: bool, int8: Calibration | None):
+def _onnx(bundle: Bundle, target: Target, *, preprocess: bool, int8: Calibration | None) -> Written:
     path = target.file(".onnx")
     facts = _write_onnx(bundle, path, preprocess)
     facts["file"] = path.name
@@ -122,7 +150,9 @@ def _onnx(bundle: Bundle, target: Target, *, preprocess: bool, int8: Calibration
     return files, facts
 
 
-def _triton(bundle: Bundle, target: Target, *, preprocess: bool, int8: Calibration | None):
+def _triton(
+    bundle: Bundle, target: Target, *, preprocess: bool, int8: Calibration | None
+) -> Written:
     from densenet_jax.export import triton
 
     folder = target.folder / bundle.name
@@ -143,6 +173,7 @@ def _triton(bundle: Bundle, target: Target, *, preprocess: bool, int8: Calibrati
 
 
 def _write_onnx(bundle: Bundle, path: pathlib.Path, preprocess: bool) -> dict[str, Any]:
+    """Writes an ONNX file, compares it with JAX, and returns facts for the card."""
     from densenet_jax.export.onnx import file as onnx_file
     from densenet_jax.export.onnx import graph
 
@@ -160,12 +191,22 @@ def _write_onnx(bundle: Bundle, path: pathlib.Path, preprocess: bool) -> dict[st
 def _write_int8(
     bundle: Bundle, before: pathlib.Path, after: pathlib.Path, preprocess: bool, given: Calibration
 ) -> dict[str, Any]:
+    """Writes the int8 version of an ONNX file and returns facts for the card.
+
+    Args:
+      before: the float32 file.
+      after: the int8 file to write.
+      preprocess: whether the model takes uint8 pixels instead of normalised images.
+      given: images to calibrate with and to compare on.
+    """
     from densenet_jax.export.onnx import int8
 
     def prepared(batch: np.ndarray) -> np.ndarray:
+        """Returns uint8 images [B, H, W, C] as the model takes them."""
         if preprocess:
             return batch
-        mean, std = (np.float32(v) for v in (bundle.preprocessing.mean, bundle.preprocessing.std))
+        expected = bundle.preprocessing
+        mean, std = (np.asarray(v, np.float32) for v in (expected.mean, expected.std))
         return ((batch / np.float32(255) - mean) / std).astype(np.float32)
 
     int8.quantize(before, after, map(prepared, given.calibration))
@@ -174,7 +215,7 @@ def _write_int8(
     return {**compared, "calibration": given.about, "on": given.on}
 
 
-def _safetensors(bundle: Bundle, target: Target):
+def _safetensors(bundle: Bundle, target: Target) -> Written:
     path = target.file(".safetensors")
     return [path, write_hub_files(bundle, target, path)], {
         "source": str(target.folder),
@@ -183,7 +224,7 @@ def _safetensors(bundle: Bundle, target: Target):
 
 
 def write_hub_files(bundle: Bundle, target: Target, path: pathlib.Path) -> pathlib.Path:
-    """Writes the weights and, beside them, the configuration in timm's layout; returns the latter.
+    """Writes the weights to `path`, and timm's config.json to the folder; returns the latter.
 
     Raises:
       WeightsError: the weights cannot be written.
@@ -198,17 +239,19 @@ def write_hub_files(bundle: Bundle, target: Target, path: pathlib.Path) -> pathl
 
 
 class Format(NamedTuple):
-    """How a format is written.
+    """An export format.
 
     Attributes:
-      suffix: of its file; "": it is a folder.
-      write: (bundle, target, **options) to the files and the facts for the card.
-      takes: the options that it takes.
-      packages: what must be installed: an extra's, or what JAX needs for it but does not ask for.
+      suffix: of its file; "" if the format is a folder.
+      write: maps (bundle, target, **options) to the written files and the facts for the card (see
+        `card.render`).
+      takes: names of the options of `export` that it supports.
+      packages: required packages that densenet-jax does not install by default: those of an extra,
+        and those that JAX needs for the format without depending on them.
     """
 
     suffix: str
-    write: Callable
+    write: Callable[..., Written]
     takes: tuple[str, ...] = ()
     packages: tuple[str, ...] = ()
 

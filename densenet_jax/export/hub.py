@@ -1,4 +1,4 @@
-"""A run on the Hugging Face hub: safetensors, config.json and a model card, in timm's layout."""
+"""Publishing on the Hugging Face hub: safetensors, config.json and model card in timm's layout."""
 
 import dataclasses
 import os
@@ -13,7 +13,7 @@ from densenet_jax.weights.published import WEIGHTS_FILE
 
 
 def push_to_hub(
-    workdir: str | os.PathLike,
+    workdir: str | os.PathLike[str],
     repo_id: str,
     *,
     checkpoint: str = "best",
@@ -23,28 +23,29 @@ def push_to_hub(
     token: str | None = None,
     message: str = "Weights, configuration and model card",
 ) -> str:
-    """Publishes a checkpoint of a run; `load_pretrained("hf-hub:" + repo_id)` reads it back.
+    """Publishes a checkpoint of a run; `load_pretrained("hf-hub:" + repo_id)` loads it.
 
     Args:
       workdir: the run's directory.
-      repo_id: `owner/name`; made if it does not exist.
-      checkpoint: `best`, `latest` or a step.
-      licence: of the weights, as the hub names it (`apache-2.0`); None: the card has none.
-      private: of a repository that is made.
-      revision: the branch; None: the main one.
-      token: of the hub; None: the one that `hf auth login` stored.
+      repo_id: the repository, `owner/name`; created if it does not exist.
+      checkpoint: `best`, `latest` or a step number.
+      licence: of the weights, with the hub's identifier (`apache-2.0`); None: the card has none.
+      private: whether a repository that is created is private.
+      revision: the branch; None: the main branch.
+      token: the hub's access token; None: the one stored by `hf auth login`.
       message: of the commit.
 
     Returns:
-      The commit's address.
+      The URL of the commit.
 
     Raises:
-      ExportError: no such name, or the hub refused, or cannot be reached.
+      ExportError: huggingface_hub is missing, `repo_id` is not `owner/name`, or the hub refuses
+        or cannot be reached.
       CheckpointError: there is no such run or checkpoint.
     """
     client = need("huggingface_hub")
     if repo_id.count("/") != 1:  # the card and the upload need the owner
-        raise ExportError(f"{repo_id!r} is no repository's name; say owner/name.")
+        raise ExportError(f"{repo_id!r} is not the name of a repository; write it as owner/name.")
     bundle = bundles.of_run(os.fspath(workdir), checkpoint)
     if licence:
         bundle = dataclasses.replace(bundle, licence=licence)
@@ -59,18 +60,18 @@ def push_to_hub(
                 repo_id=repo_id, folder_path=folder, revision=revision, commit_message=message
             )
         except (client.errors.HTTPError, ValueError, OSError) as e:
-            # What it is, and why: the hub's first two lines.
+            # The first two lines of the hub's message name the error and its reason.
             lines = [line.strip(" .") for line in str(e).splitlines() if line.strip()]
             reason = ": ".join(lines[:2]) or type(e).__name__
             raise ExportError(
-                f"The hub did not take {repo_id} ({reason}); log in with `hf auth login`, or check "
-                "the name (owner/name) and the network."
+                f"The hub did not accept {repo_id} ({reason}); log in with `hf auth login`, or "
+                "check the name (owner/name) and the network."
             ) from e
     return str(getattr(done, "commit_url", done))
 
 
-def write_folder(bundle: bundles.Bundle, folder: str | os.PathLike, repo_id: str) -> None:
-    """Writes what is published into a folder."""
+def write_folder(bundle: bundles.Bundle, folder: str | os.PathLike[str], repo_id: str) -> None:
+    """Writes the files of a hub repository into a folder: weights, config.json and model card."""
     target = formats.Target(pathlib.Path(folder))
     formats.write_hub_files(bundle, target, target.folder / WEIGHTS_FILE)
     source = f"hf-hub:{repo_id}"

@@ -1,6 +1,6 @@
-"""Runs an exported DenseNet; needs JAX alone: pip install jax flatbuffers.
+"""Runs an exported DenseNet.  Needs only JAX: pip install jax flatbuffers
 
-python load_stablehlo.py model.stablehlo images.npy    # prints the first classes of each image
+python load_stablehlo.py model.stablehlo images.npy    # prints each image's five likeliest classes
 """
 
 import pathlib
@@ -11,8 +11,8 @@ import jax.export
 import numpy as np
 
 
-def load(path):
-    """Returns the model: a jitted function of images, any number of them, on this platform."""
+def load(path: str) -> jax.stages.Wrapped:
+    """Returns the model as a jitted function: images [B, H, W, C], any B, to outputs [B, N]."""
     return jax.jit(jax.export.deserialize(bytearray(pathlib.Path(path).read_bytes())).call)
 
 

@@ -1,4 +1,7 @@
-"""StableHLO: one program for CPU, CUDA and TPU, weights inside, for any size of batch."""
+"""StableHLO export: one program with the weights for CPU, CUDA and TPU and any batch size."""
+
+from collections.abc import Callable
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -11,26 +14,37 @@ from densenet_jax.export.bundle import Bundle
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
-def program(bundle: Bundle, preprocess: bool):
-    """Returns the function that is exported, and the type of its images.
+def program(
+    bundle: Bundle, preprocess: bool
+) -> tuple[Callable[[jax.Array], jax.Array], type[np.generic]]:
+    """Returns the function that is exported and the element type of its images.
 
     Args:
-      preprocess: uint8 pixels to probabilities; else normalised float32 images to logits.
+      bundle: the model; without a classifier, the function returns pooled features.
+      preprocess: the function maps uint8 pixels to probabilities; False: it maps normalised
+        float32 images to logits.
+
+    Returns:
+      (function of images [B, H, W, C] to outputs [B, N], np.uint8 or np.float32).
     """
     model, variables, given = bundle.model, bundle.variables, bundle.preprocessing
 
     def run(images: jax.Array) -> jax.Array:
         if not preprocess:
-            return model.apply(variables, images)
+            return cast(jax.Array, model.apply(variables, images))
         images = device.normalize(images, given.mean, given.std, jnp.float32)
-        scores = model.apply(variables, images)
+        scores = cast(jax.Array, model.apply(variables, images))
         return jax.nn.softmax(scores) if model.num_classes else scores
 
     return run, np.uint8 if preprocess else np.float32
 
 
 def to_stablehlo(bundle: Bundle, preprocess: bool = False) -> export.Exported:
-    """Returns the exported program [B, H, W, C] -> [B, classes], with B symbolic."""
+    """Returns the exported program [B, H, W, C] -> [B, N] with a symbolic batch size B.
+
+    Args:
+      bundle, preprocess: see `program`.
+    """
     run, dtype = program(bundle, preprocess)
     shape = export.symbolic_shape(f"batch, {', '.join(map(str, bundle.image_shape))}")
     return export.export(jax.jit(run), platforms=PLATFORMS)(jax.ShapeDtypeStruct(shape, dtype))

@@ -1,4 +1,4 @@
-"""A model repository for Triton Inference Server, which KServe serves too."""
+"""A model repository for Triton Inference Server, which KServe can serve as well."""
 
 import json
 import pathlib
@@ -7,7 +7,7 @@ from densenet_jax.export.bundle import Bundle
 from densenet_jax.export.onnx import file
 
 MAX_BATCH = 64
-QUEUE_MICROSECONDS = 2000  # a request waits so long for others to share its batch
+QUEUE_MICROSECONDS = 2000  # a request waits at most this long for others to share its batch
 
 _CONFIG = """\
 name: {name}
@@ -35,12 +35,14 @@ LABELS = "labels.txt"
 
 
 def write(folder: pathlib.Path, name: str, bundle: Bundle, preprocess: bool, width: int) -> None:
-    """Writes `config.pbtxt` and the labels into a model's folder; `1/model.onnx` is there.
+    """Writes `config.pbtxt` and `labels.txt` next to a model's `1/model.onnx`.
 
     Args:
-      folder: the model's own, in the repository.
-      name: of the model; Triton wants its folder to have it.
-      width: of the output.
+      folder: the model's folder in the repository.
+      name: of the model; Triton requires the folder to have the same name.
+      bundle: the model.
+      preprocess: whether it takes uint8 pixels instead of normalised images.
+      width: number of outputs for each image.
     """
     height, image_width, channels = bundle.image_shape
     labels = bool(bundle.class_names)
@@ -59,6 +61,6 @@ def write(folder: pathlib.Path, name: str, bundle: Bundle, preprocess: bool, wid
     )
     (folder / "config.pbtxt").write_text(text, encoding="utf-8")
     if labels:
-        # A line a class: a name with a line break would shift all behind it.
+        # One line for each class: a line break inside a name would shift all following labels.
         lines = [" ".join(label.split()) for label in bundle.class_names]
         (folder / LABELS).write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -1,11 +1,11 @@
-"""Predictions for people and programs: a table on a terminal, lines in a pipe, JSON, CSV."""
+"""Writes predictions as a table on a terminal, as lines in a pipe, as JSON or as CSV."""
 
 import csv
 import json
 import os
 import sys
-from collections.abc import Iterable
-from typing import Any, TextIO
+from collections.abc import Callable, Iterable
+from typing import TextIO
 
 import numpy as np
 from rich.color import Color
@@ -14,26 +14,33 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
+from densenet_jax.prediction.predict import Answer
 from densenet_jax.report import pictures
 
-PICTURE = 14  # columns of a picture on a terminal; two pixels share a character
-BAR = 12
+PICTURE = 14  # width of a picture on a terminal in characters, each of which shows two pixels
+BAR = 12  # width of the bar of a probability in characters
 FORMATS = ("table", "json", "csv")
 
 
-def show(answers: Iterable[Any], form: str = "table", file: TextIO | None = None) -> int:
-    """Writes answers as they come; returns the exit code: 2 if any image has none, else 0.
+Write = Callable[[Answer], object]
+
+
+def show(answers: Iterable[Answer], form: str = "table", file: TextIO | None = None) -> int:
+    """Writes answers as soon as they arrive and returns the command's exit code.
 
     Args:
       answers: as `predict.predict` yields them.
-      form: "table", "json" (one object a line) or "csv" (one row for each image and class).
-      file: None: standard output.
+      form: "table", "json" (one object per line) or "csv" (one row for each image and class).
+      file: where to write; None: standard output.
+
+    Returns:
+      2 if any image could not be predicted, otherwise 0.
 
     Raises:
-      ValueError: an unknown form.
+      ValueError: the form is unknown.
     """
     if form not in FORMATS:
-        raise ValueError(f"Answers come as {', '.join(FORMATS)}, not as {form!r}.")
+        raise ValueError(f"There is no output format {form!r}; use one of {', '.join(FORMATS)}.")
     file = sys.stdout if file is None else file
     write = {"table": _table, "json": _json, "csv": _csv}[form](file)
     failed = False
@@ -42,13 +49,15 @@ def show(answers: Iterable[Any], form: str = "table", file: TextIO | None = None
             failed |= answer.error is not None
             write(answer)
             file.flush()
-    except BrokenPipeError:  # whoever reads has seen enough, as `head` has
+    except BrokenPipeError:  # the reader has closed the pipe, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
     return 2 if failed else 0
 
 
-def _json(file: TextIO):
-    def write(answer):
+def _json(file: TextIO) -> Write:
+    """Returns a function that writes an answer as a line of JSON."""
+
+    def write(answer: Answer) -> None:
         ranks = zip(answer.classes, answer.labels, answer.probabilities, strict=True)
         record = {
             "path": answer.path,
@@ -61,11 +70,12 @@ def _json(file: TextIO):
     return write
 
 
-def _csv(file: TextIO):
+def _csv(file: TextIO) -> Write:
+    """Writes the header; returns a function that writes an answer as rows of CSV."""
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(["path", "rank", "class", "label", "probability", "overlay", "error"])
 
-    def write(answer):
+    def write(answer: Answer) -> None:
         path, overlay = printable(answer.path), printable(answer.overlay or "")
         if answer.error is not None:
             writer.writerow([path, "", "", "", "", "", printable(answer.error)])
@@ -76,13 +86,15 @@ def _csv(file: TextIO):
     return write
 
 
-def _table(file: TextIO):
+def _table(file: TextIO) -> Write:
+    """Returns a function that writes an answer as a table row, or as a line without a terminal."""
     console = Console(file=file, highlight=False)
     if not console.is_terminal:
         return lambda answer: file.write(_line(answer) + "\n")
 
-    def write(answer):
-        # A grid of its own for each answer, with fixed widths: rows align, and none waits.
+    def write(answer: Answer) -> None:
+        # Each answer is a grid of its own with fixed widths: rows align, and each is printed at
+        # once, whereas a common table would wait for the last answer.
         row = Table.grid(padding=(0, 2), expand=True)
         row.add_column(width=PICTURE, vertical="middle")
         row.add_column(ratio=1)
@@ -96,8 +108,9 @@ def _table(file: TextIO):
     return write
 
 
-def _text(answer) -> Text:
-    # Text is not parsed for markup, so a file may be called [red].
+def _text(answer: Answer) -> Text:
+    """Returns an answer in colour: its path, then a line with a bar for each class."""
+    # Text, unlike a string, is not parsed for markup, so a file may be called [red].
     text = Text(printable(answer.path), style="bold", no_wrap=True, overflow="ellipsis")
     if answer.error is not None:
         return text.append(f"\nerror: {printable(answer.error)}", style="not bold red")
@@ -113,7 +126,8 @@ def _text(answer) -> Text:
     return text
 
 
-def _line(answer) -> str:
+def _line(answer: Answer) -> str:
+    """Returns an answer as a line of plain text."""
     if answer.error is not None:
         return f"{printable(answer.path)}: error: {printable(answer.error)}"
     ranks = zip(answer.labels, answer.probabilities, strict=True)
@@ -122,11 +136,11 @@ def _line(answer) -> str:
 
 
 def half_blocks(image: np.ndarray, columns: int) -> Text:
-    """Returns an image as characters of two pixels each: the upper half block and what is below.
+    """Returns an image as coloured half-block characters, each of which shows two pixels.
 
     Args:
       image: uint8 [H, W, 1 or 3].
-      columns: of the text; the height follows.
+      columns: width in characters; the height keeps the image's proportions.
     """
     small = pictures.to_rgb(pictures.enlarged(pictures.thumbnail(image, columns), columns))
     small = small[: len(small) // 2 * 2].astype(int)
@@ -140,5 +154,8 @@ def half_blocks(image: np.ndarray, columns: int) -> Text:
 
 
 def printable(text: str) -> str:
-    """Returns text without what would act on a terminal, or cannot be written to it."""
+    """Returns text with control characters and unencodable characters escaped.
+
+    Control characters in a file name could otherwise change the terminal.
+    """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -1,4 +1,4 @@
-"""Predictions for image files: each gets its answer, or the reason why it has none."""
+"""Predictions for image files: for each file the likeliest classes, or an error."""
 
 import concurrent.futures
 import contextlib
@@ -11,7 +11,7 @@ import pathlib
 import sys
 import urllib.parse
 import urllib.request
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -28,25 +28,30 @@ from densenet_jax.report import activation_maps, pictures
 from densenet_jax.weights.published import Preprocessing
 
 STDIN = "-"
-OVERLAY_SIDE = 224  # small images are enlarged to about so many pixels
-READERS = 8
-MAX_BYTES = 4 * decoding.MAX_PIXELS  # of a file: pixels that are not compressed need no more
+OVERLAY_SIDE = 224  # small images are enlarged to about this height and width in pixels
+READERS = 8  # threads that read and decode files
+MAX_BYTES = 4 * decoding.MAX_PIXELS  # of a file: enough for uncompressed pixels
 
 
 class PredictError(ValueError):
-    """Nothing can be predicted; one file that cannot be read is not such an error."""
+    """No image can be predicted.
+
+    A single file that cannot be read does not raise this error: its `Answer` has an `error`.
+    """
 
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What the model says about one image.
+    """The prediction for one image, or the reason why there is none.
 
     Attributes:
-      path: as it was given, or found.
-      classes, labels, probabilities: likeliest first; empty with an error.
-      image: what the model saw, uint8 [H, W, C]; None with an error.
-      overlay: the file with the class activation map; None: not asked for.
-      error: why there is no answer; None: there is one.
+      path: of the file, as it was given or found.
+      classes: numbers of the classes, likeliest first; empty if there is an error.
+      labels: their names.
+      probabilities: their probabilities, from 0 to 1.
+      image: the cropped image that the model saw, uint8 [H, W, C]; None if there is an error.
+      overlay: path of the image with its class activation map; None if none was requested.
+      error: why the image could not be predicted; None if it could.
     """
 
     path: str
@@ -67,25 +72,27 @@ def predict(
     *,
     top: int = 5,
     batch_size: int = 32,
-    cam: str | os.PathLike | None = None,
+    cam: str | os.PathLike[str] | None = None,
     block: str = "final",
 ) -> Iterator[Answer]:
     """Yields an answer for each image, in order, as soon as its batch is computed.
 
     Args:
       model: a classifier, as `load_pretrained` returns it.
-      variables: of the model.
-      preprocessing: of the images that the model was trained on.
-      class_names: in label order; None: ImageNet's for 1,000 classes, else numbers.
-      paths: files, folders (all images below), globs, file:// URLs, "-" for standard input.
+      variables: {"params": ..., "batch_stats": ...} of the model.
+      preprocessing: image size, crop, interpolation, mean and std that the model expects.
+      class_names: in label order; None: ImageNet's names for 1,000 classes, otherwise "class 0",
+        "class 1", ...
+      paths: files, folders (all images below them), glob patterns, file:// URLs, or "-" for
+        standard input.
       top: number of classes in an answer.
-      batch_size: images that are computed together.
-      cam: a folder for overlays of class activation maps; None: none are made.
-      block: the block whose maps they show, see `activation_maps.grad_cam`.
+      batch_size: number of images that are computed together.
+      cam: a folder for overlays of class activation maps; None: no overlays.
+      block: the block whose feature maps the overlays explain, see `activation_maps.grad_cam`.
 
     Raises:
-      PredictError: no paths, a model without classes, names that do not fit, a folder that cannot
-        be written.
+      PredictError: there are no paths, the model has no classifier or no such block, the number of
+        class names differs from the number of classes, or the folder `cam` cannot be written.
     """
     names = _names(model, class_names)
     if not paths:
@@ -105,24 +112,46 @@ def predict(
 
 
 def _names(model: nn.Module, class_names: Sequence[str] | None) -> Sequence[str]:
+    """Returns the readable names of a model's classes; see `predict`."""
     count = model.num_classes
     if not count:
         raise PredictError(
-            "The model has no classifier (num_classes is 0); load it with one to predict."
+            "The model has no classifier (num_classes is 0); load it with a classifier to predict."
         )
     if class_names is None:
         return imagenet_classes.names() if count == 1000 else [f"class {i}" for i in range(count)]
     if len(class_names) != count:
         raise PredictError(
-            f"The model has {count} classes, but there are {len(class_names)} names."
+            f"The model has {count} classes, but there are {len(class_names)} names; give one name "
+            "for each class."
         )
     return imagenet_classes.readable(class_names)
 
 
-def _answers(top, maps, variables, pixels, names, batch_size, overlays) -> Iterator[Answer]:
+def _answers(
+    top: Callable[..., tuple[jax.Array, jax.Array]],
+    maps: Callable[..., jax.Array],
+    variables: Any,
+    pixels: Iterator[tuple[str, np.ndarray | str]],
+    names: Sequence[str],
+    batch_size: int,
+    overlays: "Overlays | None",
+) -> Iterator[Answer]:
+    """Yields an answer for each image.
+
+    Args:
+      top: maps (variables, images [B, H, W, C]) to classes and probabilities, [B, top] each.
+      maps: maps (variables, images, classes [B]) to class activation maps [B, h, w].
+      variables: of the model.
+      pixels: (path, uint8 [H, W, C] or an error) of each image.
+      names: of the classes, in label order.
+      batch_size: number of images that are computed together.
+      overlays: writes overlays; None: no overlays.
+    """
     size = 0
     while chunk := list(itertools.islice(pixels, batch_size)):
-        size = size or len(chunk)  # a shorter batch at the end is filled: one program serves all
+        # A shorter last batch is padded, so that one compiled program serves all batches.
+        size = size or len(chunk)
         found = [(k, image) for k, (_, image) in enumerate(chunk) if not isinstance(image, str)]
         rows = {}
         if found:
@@ -133,7 +162,7 @@ def _answers(top, maps, variables, pixels, names, batch_size, overlays) -> Itera
             for row, (k, _) in enumerate(found):
                 rows[k] = classes[row], chances[row], None if heat is None else heat[row]
         for k, (path, image) in enumerate(chunk):
-            if k not in rows:
+            if isinstance(image, str):
                 yield Answer(path, error=image)
                 continue
             best, chance, spot = rows[k]
@@ -143,20 +172,33 @@ def _answers(top, maps, variables, pixels, names, batch_size, overlays) -> Itera
                 tuple(names[i] for i in best),
                 tuple(chance.tolist()),
                 image,
-                None if overlays is None else overlays.write(path, image, spot),
+                None if overlays is None or spot is None else overlays.write(path, image, spot),
             )
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _top(model, preprocessing, count, variables, images):
+def _top(
+    model: nn.Module,
+    preprocessing: Preprocessing,
+    count: int,
+    variables: Any,
+    images: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
     """Returns the likeliest classes of uint8 images and their probabilities, [B, count] each."""
-    logits = model.apply(variables, _normalized(model, preprocessing, images))
+    logits: Any = model.apply(variables, _normalized(model, preprocessing, images))
     chances, classes = jax.lax.top_k(jax.nn.softmax(logits.astype(jnp.float32)), count)
     return classes, chances
 
 
-def _maps(model, preprocessing, block, variables, images, classes) -> jax.Array:
-    """Returns class activation maps, exact where the model allows it, [B, h, w]."""
+def _maps(
+    model: nn.Module,
+    preprocessing: Preprocessing,
+    block: str,
+    variables: Any,
+    images: jax.Array,
+    classes: jax.Array,
+) -> jax.Array:
+    """Returns class activation maps [B, h, w]: exact ones if the model allows, else Grad-CAM."""
     images = _normalized(model, preprocessing, images)
     if block == "final" and activation_maps.has_linear_head(model):
         return activation_maps.cam(model, variables, images, classes)
@@ -166,22 +208,34 @@ def _maps(model, preprocessing, block, variables, images, classes) -> jax.Array:
         raise PredictError(str(e)) from None
 
 
-def _normalized(model, preprocessing, images):
+def _normalized(model: nn.Module, preprocessing: Preprocessing, images: jax.Array) -> jax.Array:
+    """Returns uint8 images [B, H, W, C] as the model takes them."""
     return device.normalize(images, preprocessing.mean, preprocessing.std, model.dtype)
 
 
 class Overlays:
-    """Writes overlays into a folder, each under a name of its own."""
+    """Writes overlays into a folder, each to a file of its own.
 
-    def __init__(self, folder: str | os.PathLike):
-        self.folder, self._written = pathlib.Path(folder), set()
+    Raises:
+      PredictError: the folder or a file in it cannot be written.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]):
+        self.folder = pathlib.Path(folder)
+        self._written: set[str] = set()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as e:
-            raise PredictError(f"The folder {folder} cannot be made: {e.strerror}.") from None
+            raise PredictError(f"The folder {folder} cannot be created: {e.strerror}.") from None
 
     def write(self, path: str, image: np.ndarray, heat: np.ndarray) -> str:
-        """Writes one overlay; returns its file."""
+        """Writes an overlay and returns the path of its file.
+
+        Args:
+          path: of the image; the overlay has the same name, with a number if that is taken.
+          image: uint8 [H, W, C].
+          heat: class activation map [h, w].
+        """
         stem = "stdin" if path == STDIN else pathlib.PurePath(path).stem
         numbered = (f"{stem}-{i}" for i in itertools.count(2))
         name = next(n for n in itertools.chain([stem], numbered) if n not in self._written)
@@ -198,7 +252,7 @@ class Overlays:
 def _pixels(
     paths: Iterable[str], preprocessing: Preprocessing, channels: int
 ) -> Iterator[tuple[str, np.ndarray | str]]:
-    """Yields (path, uint8 [H, W, C], or why there is none), reading some files ahead."""
+    """Yields (path, cropped image uint8 [H, W, C] or an error), reading some files ahead."""
 
     def load(found: tuple[str, str | None]) -> tuple[str, np.ndarray | str]:
         path, error = found
@@ -224,22 +278,34 @@ def _pixels(
 
 
 def _read(path: str) -> bytes:
+    """Returns the content of a file, or of standard input for "-".
+
+    Raises:
+      ImageError: it has more than `MAX_BYTES`.
+    """
     with contextlib.ExitStack() as stack:
         file = sys.stdin.buffer if path == STDIN else stack.enter_context(open(path, "rb"))
         content = file.read(MAX_BYTES + 1)
     if len(content) > MAX_BYTES:
-        raise host.ImageError(f"more than {MAX_BYTES:,} bytes are no image")
+        raise host.ImageError(f"the file has more than {MAX_BYTES:,} bytes, too many for an image")
     return content
 
 
 def find(paths: Iterable[str]) -> Iterator[tuple[str, str | None]]:
-    """Yields (file, None) for each image file that paths stand for, or (path, what is wrong)."""
+    """Yields (file, None) for each image file that the paths name, or (path, error).
+
+    Args:
+      paths: see `predict`.
+    """
     for given in paths:
         path = given
         if "://" in given:
             url = urllib.parse.urlsplit(given)
             if url.scheme != "file" or url.netloc not in ("", "localhost"):
-                yield given, "only file:// URLs of this machine can be read; download it first"
+                yield (
+                    given,
+                    "only file:// URLs of this machine can be read; download the file first",
+                )
                 continue
             path = urllib.request.url2pathname(url.path)
         elif given != STDIN:
@@ -250,22 +316,26 @@ def find(paths: Iterable[str]) -> Iterator[tuple[str, str | None]]:
             yield from _below(path)
         elif glob.has_magic(path):
             matches = [p for p in sorted(glob.glob(path, recursive=True)) if os.path.isfile(p)]
-            yield from [(p, None) for p in matches] or [(given, "no file matches")]
+            for match in matches:
+                yield match, None
+            if not matches:
+                yield given, "no file matches"
         else:
             yield given, "there is no such file"
 
 
 def _below(folder: str) -> Iterator[tuple[str, str | None]]:
-    """Yields the images of a folder and of those in it, in the order of their names."""
-    found, refused = False, []
+    """Yields (file, None) or (path, error) for the images below a folder, sorted by name."""
+    found = False
+    refused: list[OSError] = []
     for parent, folders, files in os.walk(folder, onerror=refused.append):
         folders.sort()
         for name in sorted(files):
             if name.lower().endswith(IMAGE_SUFFIXES) and name[0] != ".":
                 found, path = True, os.path.join(parent, name)
-                # A pipe or a device would be waited for, or read, for ever.
+                # Reading a pipe or a device could block or continue for ever.
                 special = os.path.exists(path) and not os.path.isfile(path)
-                yield path, "it is no regular file" if special else None
+                yield path, "it is not a regular file" if special else None
     for error in refused:
         yield error.filename, error.strerror
     if not found and not refused:

@@ -1,4 +1,4 @@
-"""What a run learned: one self-contained page, and the functions behind it."""
+"""The report of a run: a self-contained HTML page, and the analyses that it shows."""
 
 from densenet_jax.report.activation_maps import cam, grad_cam, occlusion
 from densenet_jax.report.analysis import examine

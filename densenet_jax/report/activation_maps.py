@@ -1,10 +1,12 @@
-"""Where in an image a class was seen: class activation maps, Grad-CAM, occlusion.
+"""Maps of the image regions that speak for a class: class activation maps, Grad-CAM, occlusion.
 
 All are pure functions of (model, variables, images, classes), compiled once for each model and
-shape.  Images are normalised, [B, H, W, C]; classes are integers [B].
+shape of images.  Variables are {"params": ..., "batch_stats": ...}, images are normalised float32
+[B, H, W, C], classes are integers [B].
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,12 +17,12 @@ from densenet_jax.models.densenet import DenseNet
 
 
 def class_map(final: jax.Array, kernel: jax.Array, classes: jax.Array) -> jax.Array:
-    """Returns what each position adds to the logits of `classes`, [B, h, w].
+    """Returns how much each position contributes to the logits of `classes`, [B, h, w].
 
     Args:
       final: the feature maps that are averaged and classified, [B, h, w, C].
       kernel: of the classifier, [C, num_classes].
-      classes: [B].
+      classes: one class for each image, [B].
     """
     chosen = kernel[:, classes].astype(jnp.float32)
     return jnp.einsum("bhwc,cb->bhw", final.astype(jnp.float32), chosen)
@@ -34,19 +36,20 @@ def cam(model: nn.Module, variables: Any, images: jax.Array, classes: jax.Array)
     map plus the classifier's bias is the logit.
 
     Raises:
-      ValueError: the model has no such head.
+      ValueError: the model does not classify averaged feature maps with a linear layer.
     """
     if not has_linear_head(model):
         raise ValueError(
             f"{type(model).__name__} with {model.num_classes} classes has no exact class "
-            "activation map, which takes a classifier right after the average; use grad_cam."
+            "activation map, because no classifier directly follows an average over positions; use "
+            "grad_cam."
         )
-    final = model.apply(variables, images, method="features")["final"]
-    return class_map(final, variables["params"]["classifier"]["kernel"], classes)
+    maps: Any = model.apply(variables, images, method="features")
+    return class_map(maps["final"], variables["params"]["classifier"]["kernel"], classes)
 
 
 def has_linear_head(model: nn.Module) -> bool:
-    """Returns whether a model averages its last feature maps and classifies them, no more."""
+    """Returns whether a linear classifier directly follows an average of the last feature maps."""
     averages = isinstance(model, DenseNet) and model.global_pool == "avg"
     return averages and model.num_classes > 0
 
@@ -55,33 +58,36 @@ def has_linear_head(model: nn.Module) -> bool:
 def grad_cam(
     model: nn.Module, variables: Any, images: jax.Array, classes: jax.Array, block: str
 ) -> jax.Array:
-    """Returns Grad-CAM (Selvaraju et al., 2017) of a block's output, [B, h, w], not negative.
+    """Returns Grad-CAM maps (Selvaraju et al., 2017) of a block's output, [B, h, w], 0 or more.
 
     Args:
-      block: a key of `features`: "block1", "block2", ..., "final".
+      model, variables, images, classes: see the module.
+      block: a key of the model's `features`: "block1", "block2", ..., "final".
 
     Raises:
       ValueError: the model has no such block.
     """
     stages = jax.eval_shape(lambda v, x: model.apply(v, x, method="features"), variables, images)
     if block not in stages:
-        raise ValueError(f"There is no block {block!r}; there are {', '.join(stages)}.")
+        raise ValueError(f"There is no block {block!r}; the blocks are {', '.join(stages)}.")
 
-    def logits_and_maps(change):
-        maps = []
+    def logit_and_maps(change: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Returns the sum of the classes' logits, and the block's maps, if `change` is added."""
+        maps: list[jax.Array] = []
         with nn.intercept_methods(_changing(_module_of(model, block), change, maps)):
-            logits = model.apply(variables, images).astype(jnp.float32)
+            outputs: Any = model.apply(variables, images)
+        logits = outputs.astype(jnp.float32)
         return jnp.take_along_axis(logits, classes[:, None], axis=1).sum(), maps[0]
 
-    # The gradient for a change of zero, added to the maps, is the gradient for the maps.
+    # The gradient with respect to the maps is that with respect to zeros added to them.
     change = jnp.zeros(stages[block].shape, stages[block].dtype)
-    gradient, maps = jax.grad(logits_and_maps, has_aux=True)(change)
+    gradient, maps = jax.grad(logit_and_maps, has_aux=True)(change)
     weights = gradient.astype(jnp.float32).mean((1, 2))
     return jax.nn.relu(jnp.einsum("bhwc,bc->bhw", maps.astype(jnp.float32), weights))
 
 
 def _module_of(model: nn.Module, block: str) -> str:
-    """Returns the name of the submodule whose output `features` calls `block`."""
+    """Returns the name of the submodule whose output is `features()[block]`."""
     last = len(model.block_sizes)
     if isinstance(model, DenseNet):
         return "norm_final" if block == "final" else f"dense{block}"
@@ -89,14 +95,25 @@ def _module_of(model: nn.Module, block: str) -> str:
     return f"stage{number - 1}"
 
 
-def _changing(name: str, change: jax.Array, maps: list):
-    """Returns a Flax interceptor that keeps a submodule's output and adds `change` to it."""
+def _changing(name: str, change: jax.Array, maps: list[jax.Array]) -> Callable[..., Any]:
+    """Returns a Flax interceptor that changes the output of a submodule.
 
-    def intercept(call, args, kwargs, context):
+    Args:
+      name: of the submodule.
+      change: is added to the submodule's feature maps [B, h, w, C].
+      maps: the interceptor appends the unchanged maps to this list.
+    """
+
+    def intercept(
+        call: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        context: nn.module.InterceptorContext,
+    ) -> Any:
         result = call(*args, **kwargs)
         if context.module.path != (name,) or context.method_name != "__call__":
             return result
-        if isinstance(result, tuple):  # the feature maps and their moments
+        if isinstance(result, tuple):  # a block returns the feature maps and their moments
             maps.append(result[0])
             return result[0] + change, *result[1:]
         maps.append(result)
@@ -114,14 +131,16 @@ def occlusion(
     patch: int,
     stride: int,
 ) -> jax.Array:
-    """Returns how much the class's probability falls where a patch covers the image, [B, H, W].
+    """Returns how much the class's probability falls if a pixel is covered, [B, H, W].
 
-    The check on the other maps that trusts no gradient (Zeiler and Fergus, 2014).  A pixel has the
-    mean over the patches that cover it.
+    A grey patch moves over the image (Zeiler and Fergus, 2014); each pixel gets the mean fall over
+    the patches that cover it.  The method uses no gradients, so it checks those that do.
 
     Args:
+      model, variables, images, classes: see the module.
       patch: side of the grey square (zeros in normalised images), in pixels.
-      stride: distance between two of its places; one row and column more end at the border.
+      stride: distance between neighbouring patches in pixels; a last row and column of patches end
+        at the image's border.
     """
     height, width = images.shape[1:3]
     places = jnp.stack(
@@ -129,18 +148,22 @@ def occlusion(
         axis=-1,
     ).reshape(-1, 2)
 
-    def covered(place):
+    def covered(place: jax.Array) -> jax.Array:
+        """Returns which pixels the patch at (row, column) covers, bool [H, W]."""
         rows = jnp.abs(jnp.arange(height) - place[0] - (patch - 1) / 2) < patch / 2
         columns = jnp.abs(jnp.arange(width) - place[1] - (patch - 1) / 2) < patch / 2
         return rows[:, None] & columns
 
-    def probability(images):
-        chances = jax.nn.softmax(model.apply(variables, images).astype(jnp.float32))
+    def probability(images: jax.Array) -> jax.Array:
+        """Returns the probabilities of `classes`, [B]."""
+        logits: Any = model.apply(variables, images)
+        chances = jax.nn.softmax(logits.astype(jnp.float32))
         return jnp.take_along_axis(chances, classes[:, None], axis=1)[:, 0]
 
     whole = probability(images)
 
-    def add(total, place):
+    def add(total: tuple[jax.Array, jax.Array], place: jax.Array) -> tuple[Any, None]:
+        """Adds a patch to the sums of falls [B, H, W] and the numbers of patches [H, W]."""
         mask = covered(place)
         fall = whole - probability(jnp.where(mask[..., None], 0, images))
         falls, counts = total
@@ -152,5 +175,6 @@ def occlusion(
 
 
 def _starts(length: int, patch: int, stride: int) -> jax.Array:
+    """Returns the first rows (or columns) of patches along a side of `length` pixels."""
     last = max(length - patch, 0)
     return jnp.array([*range(0, last, stride), last])

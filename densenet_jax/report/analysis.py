@@ -1,6 +1,6 @@
-"""Everything in a report that needs the model: examined once, kept as files of the run.
+"""The parts of a report that need the model, computed once and stored in the run's directory.
 
-`write_report` then works from files alone, on a machine that has neither data nor accelerator.
+`write_report` then reads files only, so it runs on a machine without the data or an accelerator.
 """
 
 import dataclasses
@@ -8,6 +8,7 @@ import json
 import math
 import os
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -25,8 +26,8 @@ from densenet_jax.training.eval_loop import Evaluated
 from densenet_jax.training.experiment import Experiment
 
 FILE = "insight.json"
-PICTURES = 18  # of the surest mistakes, and as many of the least sure hits
-ABLATION_BATCH = 256
+PICTURES = 18  # number of pictures of the surest mistakes, and of the least sure hits
+ABLATION_BATCH = 256  # images
 
 
 def examine(
@@ -41,26 +42,34 @@ def examine(
     """Writes predictions.npz and insight.json into a run's directory.
 
     Args:
-      setup: as `training.experiment.build` returns it.
-      variables: the model's, of a checkpoint, on any device.
+      setup: the experiment, from `training.experiment.build`.
+      variables: {"params": ..., "batch_stats": ...} of a checkpoint, on any device.
+      workdir: the run's directory.
       step: of the checkpoint.
-      ablation_examples: examples on which every connection's removal is tried, one after the other;
-        0: none. It costs (connections) x (examples) inferences.
-      evaluated: the evaluation of that step, if the run has just made it; it is not made again.
+      ablation_examples: number of examples on which the accuracy without each single connection is
+        measured, at a cost of (connections) x (examples) inferences; 0: no ablation.
+      evaluated: an evaluation of the run; if it is of the same step, its predictions are reused.
 
     Returns:
-      the predictions.
+      The predictions.
     """
     data = setup.config.data
     variables = meshes.on_every_device(variables, setup.mesh)
     names = imagenet_classes.readable(setup.eval_source.class_names)
-    of = {"step": step, "data": f"{data.name}/{data.eval_split}"}
+    split = f"{data.name}/{data.eval_split}"
     if evaluated is not None and evaluated.step == step:
-        found = predictions.merge(evaluated.answers, names, **of)
+        found = predictions.merge(evaluated.answers, names, step=step, data=split)
     else:
-        split = batches.eval_batches(setup)
-        args = (setup.model, variables, setup.normalize, split, names)
-        found = predictions.collect(*args, task=setup.task, **of)
+        found = predictions.collect(
+            setup.model,
+            variables,
+            setup.normalize,
+            batches.eval_batches(setup),
+            names,
+            task=setup.task,
+            step=step,
+            data=split,
+        )
     found = with_pictures(setup, variables, found)
     insight = {
         "step": step,
@@ -77,7 +86,15 @@ def examine(
 
 
 def with_pictures(setup: Experiment, variables: Any, found: Predictions) -> Predictions:
-    """Returns the predictions with pictures and maps of the surest mistakes and least sure hits."""
+    """Adds pictures and class activation maps of the surest mistakes and the least sure hits.
+
+    Images that cannot be read get no picture.
+
+    Args:
+      setup: the experiment.
+      variables: of the model.
+      found: the predictions, without pictures.
+    """
     rows = [*found.surest_mistakes(PICTURES), *found.least_sure_hits(PICTURES)]
     shown, images = [], []
     for row in rows:
@@ -88,11 +105,11 @@ def with_pictures(setup: Experiment, variables: Any, found: Predictions) -> Pred
         shown.append(row)
     if not shown:
         return found
-    images, classes = np.stack(images), found.classes[shown, 0]
+    classes = found.classes[shown, 0]
     variables = jax.device_get(variables)
-    # A few pictures: a device of this process is enough, and has all of the result.
+    # One device of this process is enough for a few pictures, and then holds all of the result.
     with jax.set_mesh(meshes.make_mesh(devices=jax.local_devices()[:1])):
-        normalized = setup.normalize(jnp.asarray(images))
+        normalized = setup.normalize(jnp.asarray(np.stack(images)))
         if activation_maps.has_linear_head(setup.model):
             maps = activation_maps.cam(setup.model, variables, normalized, classes)
         else:
@@ -120,12 +137,18 @@ def _image(setup: Experiment, index: int) -> np.ndarray:
 
 
 def _reuse(setup: Experiment, variables: Any, ablation_examples: int) -> dict[str, Any]:
-    """Returns figure 5, and the live version of it if it is asked for; {} for other networks."""
+    """Returns the analysis of feature reuse for insight.json, see `feature_reuse`.
+
+    Returns:
+      {"reuse": [[[weight, ...], ...], ...]} by block, source and target; with
+      `ablation_examples` > 0 also "ablation" (falls of the accuracy in the same structure) and
+      "ablation_examples".  {} for networks other than DenseNet.
+    """
     try:
         matrices = feature_reuse.reuse(variables)
     except ValueError:
         return {}
-    found = {"reuse": [matrix.tolist() for matrix in matrices]}
+    found: dict[str, Any] = {"reuse": [matrix.tolist() for matrix in matrices]}
     if not ablation_examples:
         return found
     count = min(ablation_examples, len(setup.eval_source))
@@ -134,10 +157,10 @@ def _reuse(setup: Experiment, variables: Any, ablation_examples: int) -> dict[st
     return {**found, "ablation": [m.tolist() for m in falls], "ablation_examples": count}
 
 
-def scorer(setup: Experiment, count: int):
-    """Returns the compiled function from variables to the accuracy on `count` examples.
+def scorer(setup: Experiment, count: int) -> Callable[[Any], float]:
+    """Returns a compiled function that maps variables to the accuracy on `count` examples.
 
-    They are spread over the split, which may be sorted by class.
+    The examples are evenly spaced over the evaluation split, which may be sorted by class.
     """
     chosen = np.linspace(0, len(setup.eval_source) - 1, count).round().astype(int)
     images = np.stack([_image(setup, int(i)) for i in chosen])
@@ -145,11 +168,11 @@ def scorer(setup: Experiment, count: int):
     normalize = setup.normalize
 
     @jax.jit
-    def hits(variables, images, labels):
-        logits = setup.model.apply(variables, normalize(images))
+    def hits(variables: Any, images: jax.Array, labels: jax.Array) -> jax.Array:
+        logits: Any = setup.model.apply(variables, normalize(images))
         return (logits.argmax(-1) == labels).sum()
 
-    def score(variables) -> float:
+    def score(variables: Any) -> float:
         starts = range(0, count, ABLATION_BATCH)
         parts = [slice(start, start + ABLATION_BATCH) for start in starts]
         return sum(int(hits(variables, images[part], labels[part])) for part in parts) / count
@@ -158,7 +181,7 @@ def scorer(setup: Experiment, count: int):
 
 
 def finite(value: Any) -> Any:
-    """Returns lists and dicts with None for NaN and infinity, which JSON does not know."""
+    """Returns nested lists and dicts with None in place of NaN and infinity, which JSON lacks."""
     if isinstance(value, dict):
         return {name: finite(v) for name, v in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""A run's metrics as charts: what to draw, thinned to what a screen can show."""
+"""The metrics of runs as data for charts, reduced to the number of points a screen can show."""
 
 from typing import Any
 
@@ -6,9 +6,9 @@ import numpy as np
 
 from densenet_jax.report.run_files import Run, is_number
 
-POINTS = 500  # of a curve
+POINTS = 500  # largest number of points of a curve
 NOT_CURVES = ("step", "epoch", "seconds", "examples")
-# key -> title, unit, whether it is a share, whether its axis may be logarithmic.
+# {key: (title, unit, whether it is a share, whether its axis can be made logarithmic)}
 KNOWN = {
     "loss": ("Loss", "", False, True),
     "learning_rate": ("Learning rate", "", False, True),
@@ -18,10 +18,15 @@ KNOWN = {
 
 
 def charts(runs: list[Run]) -> list[dict[str, Any]]:
-    """Returns a chart for each metric that any of the runs has.
+    """Returns a chart for each metric of the runs.
 
-    Each is {"key", "title", "unit", "percent", "log", "series"}, each series {"name", "run",
-    "split", "x" (epochs), "step", "y"}.
+    A metric that is neither of the task nor in `KNOWN` gets no chart if it is always 0.
+
+    Returns:
+      [{"key", "title", "unit", "percent", "log", "series"}, ...], where "percent" says whether the
+      metric is a share, "log" whether the axis can be made logarithmic, and "series" is
+      [{"name", "run" (index of the run), "split" ("train" or "eval"), "x" (epochs), "step", "y"},
+      ...] with lists of equal length under "x", "step" and "y".
     """
     measured = {
         metric.key: (metric.title.capitalize(), "", metric.percent, False)
@@ -37,7 +42,7 @@ def charts(runs: list[Run]) -> list[dict[str, Any]]:
     for key in keys:
         if key in NOT_CURVES:
             continue
-        series = [
+        series: list[dict[str, Any]] = [
             {"name": run.name, "run": i, "split": split, **curve(run.of(split), key)}
             for i, run in enumerate(runs)
             for split in ("train", "eval")
@@ -61,7 +66,13 @@ def charts(runs: list[Run]) -> list[dict[str, Any]]:
 
 
 def curve(records: list[dict[str, Any]], key: str, points: int = POINTS) -> dict[str, list]:
-    """Returns x (epochs), step and y of a metric, means of neighbours where there are too many."""
+    """Returns the curve of a metric, {"x" (epochs), "step", "y"}, with lists of equal length.
+
+    Args:
+      records: of metrics.jsonl; those without a number under `key` are left out.
+      key: of the metric.
+      points: largest number of points; more are replaced by means of neighbours.
+    """
     sound = [r for r in records if is_number(r.get(key))]
     rows = np.array([[r.get("epoch") or 0, r["step"], r[key]] for r in sound], float)
     if not len(rows):
@@ -72,5 +83,5 @@ def curve(records: list[dict[str, Any]], key: str, points: int = POINTS) -> dict
 
 
 def _short(values: np.ndarray) -> list[float]:
-    """Five digits are more than anyone sees, and halve the page."""
+    """Rounds to five digits, which is finer than a chart can show and halves the page's size."""
     return [float(f"{value:.5g}") for value in values]

@@ -1,8 +1,8 @@
-"""Which earlier layers each layer of a dense block uses: figure 5 of the paper, and the live test.
+"""How much each layer of a dense block uses earlier layers: figure 5 of the paper, and ablation.
 
-A connection is (block, source, target), blocks from 1.  Source 0 is the block's input and source s
-layer s; target t is layer t, and the target after the last layer is the transition, or the
-classifier.  Target t reads the sources 0 ... t - 1.
+A connection is (block, source, target); blocks are counted from 1.  Source 0 is the block's input,
+source s is layer s.  Target t is layer t; the target after the last layer is the transition or,
+after the last block, the classifier.  Target t reads the sources 0 ... t - 1.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -13,12 +13,12 @@ import numpy as np
 
 
 class Target(NamedTuple):
-    """What reads a block's features.
+    """A layer, transition or classifier that reads a block's features.
 
     Attributes:
       kernel: path of its kernel [..., in, out] in the parameters.
       scale: path of the scale [in] of the norm before it.
-      bounds: source s is the input channels bounds[s] ... bounds[s + 1] - 1.
+      bounds: source s has the input channels bounds[s] ... bounds[s + 1] - 1.
     """
 
     kernel: tuple[str, ...]
@@ -27,15 +27,19 @@ class Target(NamedTuple):
 
 
 def targets(params: Any) -> list[list[Target]]:
-    """Returns the readers of each dense block's features, in order.
+    """Returns the targets of each dense block, in order.
+
+    Args:
+      params: the parameters of a DenseNet, {"denseblock1": {"denselayer1": ..., ...}, ...}.
 
     Raises:
       ValueError: the parameters are not a DenseNet's.
     """
-    blocks = []
+    blocks: list[list[Target]] = []
     while (name := f"denseblock{len(blocks) + 1}") in params:
         number, block = len(blocks) + 1, params[name]
-        bounds, readers = (0, block["denselayer1"]["conv1"]["kernel"].shape[-2]), []
+        bounds: tuple[int, ...] = (0, block["denselayer1"]["conv1"]["kernel"].shape[-2])
+        readers: list[Target] = []
         for i in range(1, len(block) + 1):
             layer = f"denselayer{i}"
             path = (name, layer)
@@ -51,7 +55,7 @@ def targets(params: Any) -> list[list[Target]]:
     if not blocks:
         raise ValueError(
             "These are not the parameters of a DenseNet (there is no denseblock1); feature reuse "
-            "is defined for its dense blocks."
+            "is only defined for dense blocks."
         )
     return blocks
 
@@ -60,13 +64,16 @@ def reuse(variables: Any, *, scaled: bool = False, normalize: bool = True) -> li
     """Returns for each block the mean absolute weight by source and target (paper, figure 5).
 
     Args:
-      variables: of a DenseNet.
-      scaled: multiply the weights with the scale of the norm before them, which the paper leaves
-        out; without it a map that the norm has switched off still counts.
-      normalize: divide each block by its greatest value.
+      variables: {"params": ..., ...} of a DenseNet.
+      scaled: multiply the weights with the scale of the norm before them.  The paper does not, so
+        there a feature map counts even if the norm has scaled it to zero.
+      normalize: divide each block by its largest value.
 
     Returns:
-      float32 [sources, targets] for each block; NaN where the source comes after the target.
+      float32 [sources, targets] for each block; NaN where the target does not read the source.
+
+    Raises:
+      ValueError: the variables are not a DenseNet's.
     """
     params, matrices = variables["params"], []
     for readers in targets(params):
@@ -86,7 +93,7 @@ def reuse(variables: Any, *, scaled: bool = False, normalize: bool = True) -> li
 
 
 def connections(params: Any) -> Iterator[tuple[int, int, int]]:
-    """Yields every (block, source, target) of a DenseNet."""
+    """Yields every connection (block, source, target) of a DenseNet."""
     for block, readers in enumerate(targets(params), 1):
         for target, reader in enumerate(readers, 1):
             for source in range(len(reader.bounds) - 1):
@@ -94,10 +101,10 @@ def connections(params: Any) -> Iterator[tuple[int, int, int]]:
 
 
 def without(variables: Any, block: int, source: int, target: int) -> Any:
-    """Returns the variables with one connection removed: its part of the kernel is zero."""
+    """Returns a copy of the variables without one connection: its part of the kernel is zero."""
     reader = targets(variables["params"])[block - 1][target - 1]
     part = slice(reader.bounds[source], reader.bounds[source + 1])
-    # On the host: on the device, every shape of slice would be compiled.
+    # On the host, because on a device a program would be compiled for every shape of slice.
     kernel = np.array(_get(variables["params"], reader.kernel))
     kernel[..., part, :] = 0
     return {**variables, "params": _set(variables["params"], reader.kernel, kernel)}
@@ -108,16 +115,17 @@ def ablate(
     variables: Any,
     chosen: Sequence[tuple[int, int, int]] | None = None,
 ) -> list[np.ndarray]:
-    """Returns for each block how much a score falls when one connection is removed.
+    """Returns for each block how much a score falls if a single connection is removed.
 
     Args:
-      score: maps variables to a number such as the accuracy; compiled, as it is called for every
-        connection and always with the same shapes.
-      variables: of a DenseNet.
-      chosen: the connections to try; None: all of them.
+      score: maps variables to a number such as the accuracy.  It should be compiled, because it is
+        called once for each connection, always with the same shapes.
+      variables: {"params": ..., ...} of a DenseNet.
+      chosen: the connections to remove, one at a time; None: all of them.
 
     Returns:
-      float32 [sources, targets] for each block, as `reuse`; NaN where nothing was tried.
+      float32 [sources, targets] for each block, as from `reuse`; NaN where no connection was
+      removed.
     """
     falls = [np.full_like(matrix, np.nan) for matrix in reuse(variables)]
     whole = float(score(variables))
@@ -128,12 +136,14 @@ def ablate(
 
 
 def _get(tree: Any, path: Sequence[str]) -> jax.Array:
+    """Returns the leaf at a path of nested dicts."""
     for part in path:
         tree = tree[part]
     return tree
 
 
-def _set(tree: Any, path: Sequence[str], value: jax.Array) -> Any:
+def _set(tree: Any, path: Sequence[str], value: np.ndarray) -> Any:
+    """Returns nested dicts with another leaf at a path."""
     if not path:
         return value
     return {**tree, path[0]: _set(tree[path[0]], path[1:], value)}

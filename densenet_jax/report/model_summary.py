@@ -1,4 +1,4 @@
-"""A model's stages: output, parameters, multiply-adds; and what training keeps in memory."""
+"""A summary of a model: output shape, parameters and multiply-adds of each stage, and memory."""
 
 import math
 from collections.abc import Iterator
@@ -14,25 +14,30 @@ STEM = "stem"
 def summarize(
     model: nn.Module, image_shape: tuple[int, int, int], batch_size: int = 1
 ) -> dict[str, Any]:
-    """Returns what a model is made of; nothing is computed, only shapes are followed.
+    """Returns a summary of a model for one image; traces shapes only, without computing.
 
     Args:
+      model: a `DenseNet` or an `RDNet`.
       image_shape: (height, width, channels).
       batch_size: examples in a training step, for the estimate of memory.
 
     Returns:
-      "stages": a list of {"name", "layers", "shape", "parameters", "macs"} in order (shape: of the
-      stage's feature maps or logits, None where it is not known);
-      "parameters", "macs": their sums; "published_macs": with transitions that convolve before they
-      pool, as everybody else counts them; "weights_bytes", "activations_bytes": see `memory`.
+      A dict with the keys
+      "stages": [{"name", "layers" (number of kernels), "shape" (of the stage's feature maps or
+      logits for one image; None if unknown), "parameters", "macs" (multiply-adds)}, ...] in order;
+      "parameters", "macs": sums over the stages;
+      "published_macs": the sum if transitions convolved before they pool, as in published counts;
+      "weights_bytes", "activations_bytes": see `memory`.
     """
     if "implementation" in model.__dataclass_fields__:
-        model = model.clone(implementation="plain")  # fused kernels hide their products
+        # Matrix products inside fused kernels could not be counted.
+        model = model.clone(implementation="plain")
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     variables = jax.eval_shape(model.init, jax.random.key(0), images)
     program = jax.make_jaxpr(model.apply)(variables, images)
     maps = jax.eval_shape(lambda v, x: model.apply(v, x, method="features"), variables, images)
-    macs, shapes = {}, {}
+    macs: dict[str, int] = {}
+    shapes: dict[str, list[int]] = {}
     for stage, operation in products(program.jaxpr):
         macs[stage] = macs.get(stage, 0) + multiply_adds(operation)
         shapes[stage] = list(operation.outvars[0].aval.shape[1:])
@@ -62,14 +67,16 @@ def summarize(
 
 
 def memory(variables: Any, maps: dict[str, Any], batch_size: int) -> dict[str, int]:
-    """Returns what a training step keeps, in bytes.
+    """Returns the memory that a training step keeps, in bytes.
 
     Args:
-      maps: shapes of the blocks' outputs for one image.
+      variables: {"params": ..., "batch_stats": ...} as arrays or shapes.
+      maps: {block: output for one image} as arrays or shapes.
+      batch_size: examples in a step.
 
     Returns:
-      "weights_bytes": weights, gradients, momentum and running statistics;
-      "activations_bytes": the blocks' buffers, which wait for the backward pass, for one batch.
+      {"weights_bytes": weights, gradients, momentum and running statistics,
+      "activations_bytes": the blocks' buffers of a batch, which are kept for the backward pass}.
     """
     weights = 3 * _bytes(variables["params"]) + _bytes(variables.get("batch_stats", {}))
     blocks = [array for name, array in maps.items() if name != "final"]
@@ -77,7 +84,12 @@ def memory(variables: Any, maps: dict[str, Any], batch_size: int) -> dict[str, i
 
 
 def products(jaxpr: Any, scope: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields (stage, operation) for every convolution and matrix product of a traced model."""
+    """Yields (stage, equation) for every convolution and matrix product of a traced model.
+
+    Args:
+      jaxpr: the traced model.
+      scope: name stack of the equation that contains `jaxpr`; "" for a whole model.
+    """
     for operation in jaxpr.eqns:
         inner_scope = f"{scope}/{operation.source_info.name_stack}"
         if operation.primitive.name in ("dot_general", "conv_general_dilated"):
@@ -88,7 +100,7 @@ def products(jaxpr: Any, scope: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def multiply_adds(operation: Any) -> int:
-    """Returns the multiply-adds of a convolution or a matrix product."""
+    """Returns the multiply-adds of a jaxpr's equation, a convolution or a matrix product."""
     left, right = (v.aval.shape for v in operation.invars[:2])
     outputs = math.prod(operation.outvars[0].aval.shape)
     if operation.primitive.name == "dot_general":
@@ -99,6 +111,7 @@ def multiply_adds(operation: Any) -> int:
 
 
 def _is_program(value: Any) -> bool:
+    """Returns whether an equation's parameter is a jaxpr, such as the body of a loop."""
     return hasattr(value, "eqns") or hasattr(value, "jaxpr")
 
 
@@ -114,10 +127,11 @@ def _in_stem(name: str) -> bool:
 
 
 def _by_stage(params: Any, stages: list[str]) -> Iterator[tuple[str, Any]]:
-    """Yields (stage, its parameters) in order."""
+    """Yields (stage, its parameters) in the order of the stages."""
     yield STEM, {name: p for name, p in params.items() if _in_stem(name)}
     order = {name: i for i, name in enumerate(stages)}
-    # The norm before the classifier has no products, and is not among the stages.
+    # The norm before the classifier has no products, so it is not among the stages: it comes last
+    # but one.
     rest = [name for name in params if not _in_stem(name)]
     for name in sorted(rest, key=lambda n: order.get(n, len(order) - 1.5)):
         yield name, params[name]

@@ -1,4 +1,4 @@
-"""report.html: one file without links to anything, made from the files of a run, or of several."""
+"""report.html: a self-contained page without external links, made from the files of runs."""
 
 import os
 import pathlib
@@ -17,7 +17,7 @@ from densenet_jax.report.run_files import ReportError, Run
 PAGE = pathlib.Path(__file__).parent / "page"
 COMPARISON = "comparison.html"
 REFRESH_SECONDS = 30
-Workdir = str | os.PathLike
+Workdir = str | os.PathLike[str]
 
 
 def write_report(
@@ -26,24 +26,26 @@ def write_report(
     *,
     live: bool = False,
 ) -> pathlib.Path:
-    """Writes the page of a run, or of several side by side; reads files only, and no model.
+    """Writes the page of a run, or a page that compares several runs; reads files only.
 
     Args:
-      workdirs: the directory of a run, finished or running; or several, to compare them.
-      path: of the page; None: report.html in the run's directory, for several runs comparison.html
-        in the directory that all of them are in.
-      live: the page loads itself again every half minute, for as long as the run goes on.
+      workdirs: the directory of a run, finished or still running, or a sequence of directories.
+      path: of the page; None: report.html in the run's directory or, for several runs,
+        comparison.html in their closest common parent directory.
+      live: whether the page reloads itself every half minute.
 
     Returns:
-      the page's path.
+      The page's path.
 
     Raises:
-      ReportError: a directory holds no run, or the page cannot be written.
+      ReportError: a directory does not hold a run, or the page cannot be written.
     """
-    several = not isinstance(workdirs, str | os.PathLike)
-    directories = [pathlib.Path(w) for w in (workdirs if several else [workdirs])]
+    if isinstance(workdirs, str | os.PathLike):
+        directories = [pathlib.Path(workdirs)]
+    else:
+        directories = [pathlib.Path(workdir) for workdir in workdirs]
     if not directories:
-        raise ReportError("There is no run to report on; give the --workdir of a training.")
+        raise ReportError("There is no run to report on; give the --workdir of a training run.")
     found = [
         run_files.read(d, name) for d, name in zip(directories, names(directories), strict=True)
     ]
@@ -64,10 +66,15 @@ def write_report(
 
 
 def render(found: list[Run], *, live: bool = False) -> str:
-    """Returns the page as text."""
+    """Returns the page as HTML.
+
+    Args:
+      found: the runs; one run gets all sections, several get a comparison.
+      live: whether the page reloads itself every half minute.
+    """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(PAGE),
-        autoescape=True,  # names of classes and files are anybody's text
+        autoescape=True,  # names of classes and files can contain HTML
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -91,21 +98,23 @@ def render(found: list[Run], *, live: bool = False) -> str:
 
 
 def names(directories: list[pathlib.Path]) -> list[str]:
-    """Returns a short name for each directory, that no other has."""
+    """Returns a short, unique name for each directory: its last parts."""
     whole = [d.resolve().parts for d in directories]
     for depth in range(1, max(map(len, whole)) + 1):
         short_names = ["/".join(parts[-depth:]) for parts in whole]
         if len(set(short_names)) == len(short_names):
             return short_names
-    return [f"{name} ({i})" for i, name in enumerate(short_names, 1)]  # one run twice
+    # The same directory was given twice.
+    return [f"{name} ({i})" for i, name in enumerate(short_names, 1)]
 
 
 def config_rows(found: list[Run]) -> dict[str, Any]:
-    """Returns the configuration and what in it is worth a look.
+    """Returns the runs' configurations as rows of tables; values are in the order of the runs.
 
     Returns:
-      "all": every (key, values); "changed": those that differ from configs/default.py, as
-      (key, default, values); "different": those that differ between the runs.
+      {"all": [(key, values), ...], "changed": [(key, default, values), ...] for keys that differ
+      from configs/default.py, "different": [(key, values), ...] for keys that differ between the
+      runs}.
     """
     configs = [run.config for run in found]
     changed = run_files.differences([run_files.defaults(), *configs])
@@ -118,11 +127,12 @@ def config_rows(found: list[Run]) -> dict[str, Any]:
 
 
 def percent(value: float | None, digits: int = 2) -> str:
+    """Returns a share from 0 to 1 as a percentage."""
     return run_files.ABSENT if value is None else f"{value:.{digits}%}"
 
 
 def count(value: float | None) -> str:
-    """Returns 7,978,856 as it is, and what is greater than ten millions in short."""
+    """Returns a number with separators, or, from ten million on, with M, G or T: "33.34 M"."""
     if value is None:
         return run_files.ABSENT
     for limit, unit in ((1e12, "T"), (1e9, "G"), (1e7, "M")):
@@ -132,6 +142,7 @@ def count(value: float | None) -> str:
 
 
 def in_bytes(value: float) -> str:
+    """Returns a number of bytes with a binary unit: "3.0 MiB"."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if value < 1024:
             return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
@@ -140,7 +151,7 @@ def in_bytes(value: float) -> str:
 
 
 def short(value: Any) -> str:
-    """Returns a value of a configuration, or a number, as people write it."""
+    """Returns a configuration's value or a number as text for the page."""
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""What one run's predictions and weights say, in the shape that the page shows."""
+"""The data of one run in the structure that the page's templates use."""
 
 import math
 from typing import Any
@@ -10,12 +10,12 @@ from densenet_jax.report.predictions import Predictions
 from densenet_jax.report.run_files import Run, is_number
 from densenet_jax.tasks.calibration import calibration
 
-WHOLE = 30  # classes: up to so many, the confusion matrix is a table
-PAIRS = 40
+WHOLE = 30  # largest number of classes for which the confusion matrix is shown as a table
+PAIRS = 40  # number of pairs in the table of the most frequent mistakes
 
 
 def findings(run: Run) -> dict[str, Any]:
-    """Returns the page's variables for one run; None for sections that it cannot have yet."""
+    """Returns the templates' variables for a run; those of sections without data are None or []."""
     predictions, insight = run.predictions, run.insight
     return {
         "headline": headline(run),
@@ -34,7 +34,7 @@ def findings(run: Run) -> dict[str, Any]:
 
 
 def headline(run: Run) -> list[tuple[str, str, str]]:
-    """Returns (name, value, remark) of the numbers that come first."""
+    """Returns (name, value, remark) of each number at the top of the page."""
     rows, best, train = [], run.best(), run.of("train")
     if best:
         metric = run.task.best
@@ -47,18 +47,25 @@ def headline(run: Run) -> list[tuple[str, str, str]]:
         rows.append(("steps", f"{last['step']:,}", remark))
     speeds = [r["images_per_second"] for r in train if is_number(r.get("images_per_second"))]
     if speeds:
-        rows.append(("throughput", f"{np.median(speeds):,.0f}", "images a second, median"))
+        rows.append(("throughput", f"{np.median(speeds):,.0f}", "images/s (median)"))
     if run.seconds():
         rows.append(("time", duration(run.seconds()), "training and evaluation"))
     if model := run.insight.get("model"):
         macs = model["published_macs"]
         macs = f"{macs / 1e9:.3g} G" if macs > 1e8 else f"{macs / 1e6:.3g} M"
-        rows.append(("parameters", f"{model['parameters']:,}", f"{macs} multiply-adds an image"))
+        rows.append(("parameters", f"{model['parameters']:,}", f"{macs} multiply-adds per image"))
     return rows
 
 
 def about(found: Predictions) -> dict[str, Any]:
-    """Returns accuracy, calibration and the table of classes."""
+    """Returns accuracy, calibration and tables of classes and of mistakes.
+
+    Returns:
+      "data", "step", "examples" (their number), "accuracy" (None without examples), "names" (of
+      the classes), "classes" (see `statistics.per_class`), "top5_tells" (whether top-5 accuracy is
+      meaningful: there are more than five classes), "bins" and "ece" (see
+      `tasks.calibration`), "pairs" (see `statistics.worst_pairs`).
+    """
     matrix = _matrix(found)
     bins, error = calibration(found.probabilities[:, 0], found.correct)
     return {
@@ -76,7 +83,13 @@ def about(found: Predictions) -> dict[str, Any]:
 
 
 def confusion(found: Predictions) -> dict[str, Any]:
-    """Returns the matrix as rows for a table, or as cells for a picture to zoom into."""
+    """Returns the confusion matrix for a table or, with many classes, for a zoomable picture.
+
+    Returns:
+      {"rows": counts by label and prediction, "shares": the same relative to the label}, or
+      {"order": labels so that similar classes are neighbours, "cells": [[label, prediction,
+      count], ...], "names": of the classes}.
+    """
     matrix = _matrix(found)
     if len(matrix) <= WHOLE:
         totals = np.maximum(matrix.sum(1, keepdims=True), 1)
@@ -91,7 +104,16 @@ def confusion(found: Predictions) -> dict[str, Any]:
 
 
 def gallery(found: Predictions, correct: bool) -> list[dict[str, Any]]:
-    """Returns the kept pictures of hits or mistakes, with what the model says about them."""
+    """Returns the stored pictures of hits or of mistakes, with the model's predictions.
+
+    Args:
+      found: the predictions.
+      correct: True for hits, False for mistakes.
+
+    Returns:
+      [{"image", "overlay" (data URIs), "label", "predicted" (names), "probability" (of the
+      predicted class), "own" (of the label), "index" (of the example)}, ...].
+    """
     shown = []
     for row, image, heat in zip(found.shown, found.pictures, found.maps, strict=True):
         if found.correct[row] != correct:
@@ -113,19 +135,24 @@ def gallery(found: Predictions, correct: bool) -> list[dict[str, Any]]:
 def heat_maps(
     matrices: list[list[list[float | None]]] | None, *, one_scale: bool = False
 ) -> list[dict[str, Any]]:
-    """Returns for each block its cells as (source, target, value), and its greatest value.
+    """Returns the heat map of each block.
 
     Args:
-      one_scale: the greatest value of any block stands for all.
+      matrices: by block, source and target, see `feature_reuse`; None in cells without a value.
+      one_scale: whether all blocks share one colour scale.
+
+    Returns:
+      [{"sources", "targets" (their numbers), "cells": [(source, target, value), ...], "greatest"
+      (the largest absolute value, at full colour), "side" (of a cell in pixels)}, ...].
     """
-    maps = []
+    maps: list[dict[str, Any]] = []
     for matrix in matrices or []:
         sources, targets = len(matrix), len(matrix[0])
         cells = [
-            (source, target, matrix[source][target])
-            for source in range(sources)
-            for target in range(targets)
-            if matrix[source][target] is not None
+            (source, target, value)
+            for source, row in enumerate(matrix)
+            for target, value in enumerate(row)
+            if value is not None
         ]
         greatest = max((abs(value) for *_, value in cells), default=0) or 1.0
         side = max(5, min(36, math.floor(380 / max(sources, targets))))
@@ -145,10 +172,12 @@ def heat_maps(
 
 
 def duration(seconds: float) -> str:
+    """Returns a duration as text: "2 h 05 min" or "3 min 20 s"."""
     hours, rest = divmod(round(seconds), 3600)
     minutes, seconds = divmod(rest, 60)
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {seconds:02} s"
 
 
 def _matrix(found: Predictions) -> np.ndarray:
+    """Returns the confusion matrix: counts by label and prediction."""
     return statistics.confusion(found.labels, found.classes[:, 0], len(found.class_names))

@@ -1,4 +1,4 @@
-"""Arrays to pictures: overlays of heat on an image, and images as text inside a page."""
+"""Pictures from arrays: overlays of maps on images, thumbnails, and data URIs for the page."""
 
 import base64
 import io
@@ -13,24 +13,25 @@ def to_rgb(image: np.ndarray) -> np.ndarray:
 
 
 def scaled(heat: np.ndarray) -> np.ndarray:
-    """Returns what speaks for a class, from 0 to 1: negative values count as nothing."""
+    """Returns a map [h, w] scaled to the range 0 to 1; negative values and NaN become 0."""
     heat = np.nan_to_num(np.asarray(heat, np.float32)).clip(0)
     return heat / heat.max() if heat.max() > 0 else heat
 
 
 def overlay(image: np.ndarray, heat: np.ndarray, strength: float = 0.65) -> np.ndarray:
-    """Returns an image with a map on top, uint8 [H, W, 3].
+    """Returns an image with a coloured map on top, uint8 [H, W, 3].
 
     Args:
       image: uint8 [H, W, 1 or 3].
-      heat: [h, w], of any size and scale; where it is not positive, the image stays as it is.
-      strength: opacity of the greatest value.
+      heat: [h, w], of any size and scale; where it is not positive, the image is unchanged.
+      strength: opacity of the map's largest value.
     """
-    from matplotlib import colormaps  # a third of a second that others need not pay
+    # Imported here because it takes a third of a second, which other uses of the module save.
+    from matplotlib import colormaps
 
     height, width = image.shape[:2]
-    heat = Image.fromarray(scaled(heat)).resize((width, height), Image.Resampling.BICUBIC)
-    heat = np.asarray(heat).clip(0, 1)[..., None]
+    resized = Image.fromarray(scaled(heat)).resize((width, height), Image.Resampling.BICUBIC)
+    heat = np.asarray(resized).clip(0, 1)[..., None]
     colours = colormaps["turbo"](0.15 + 0.8 * heat[..., 0])[..., :3] * 255
     opacity = strength * np.sqrt(heat)
     mixed = to_rgb(image) * (1 - opacity) + colours * opacity
@@ -38,7 +39,7 @@ def overlay(image: np.ndarray, heat: np.ndarray, strength: float = 0.65) -> np.n
 
 
 def thumbnail(image: np.ndarray, side: int = 112) -> np.ndarray:
-    """Returns uint8 [H, W, C] with no side longer than `side`."""
+    """Returns an image uint8 [H, W, C], reduced if a side is longer than `side`."""
     longest = max(image.shape[:2])
     if longest <= side:
         return image
@@ -49,18 +50,19 @@ def thumbnail(image: np.ndarray, side: int = 112) -> np.ndarray:
 
 
 def enlarged(image: np.ndarray, side: int) -> np.ndarray:
-    """Returns an image whose pixels are larger squares, so that a map on top of it has room.
+    """Returns a small image with each pixel repeated, so that a map on top has a finer resolution.
 
     Args:
       image: uint8 [H, W, C].
-      side: what the longer side must not exceed, unless it does already.
+      side: the longer side is enlarged to at most this number of pixels; larger images are
+        unchanged.
     """
     factor = max(1, side // max(image.shape[:2]))
     return image.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
 def data_uri(image: np.ndarray) -> str:
-    """Returns uint8 [H, W, 1 or 3] as a data URI: PNG where it is small, JPEG otherwise."""
+    """Returns an image uint8 [H, W, 1 or 3] as a data URI: small ones as PNG, others as JPEG."""
     kind, options = ("png", {}) if image.size < 64 * 64 * 3 else ("jpeg", {"quality": 82})
     file = io.BytesIO()
     squeezed = image[..., 0] if image.shape[2] == 1 else image

@@ -1,4 +1,4 @@
-"""What a model predicts for every example of a split: made once, kept in predictions.npz."""
+"""A model's predictions for all examples of a split, stored in predictions.npz."""
 
 import dataclasses
 import os
@@ -17,20 +17,20 @@ FILE = "predictions.npz"
 
 @dataclasses.dataclass(frozen=True)
 class Predictions:
-    """Predictions for N examples, with the pictures of some.
+    """Predictions for N examples, with pictures of P of them.
 
     Attributes:
-      index: the examples' numbers in the split, int [N].
+      index: the examples' positions in the split, int [N].
       labels: int [N].
       classes: the likeliest classes, likeliest first, int [N, k].
-      probabilities: theirs, float32 [N, k].
+      probabilities: of `classes`, float32 [N, k].
       own: the probability of the label, float32 [N].
-      class_names: in label order.
+      class_names: in label order, [num_classes].
       step: of the checkpoint.
-      data: name of the data set and the split.
-      shown: rows whose pictures are kept, int [P].
-      pictures: uint8 [P, h, w, C].
-      maps: class activation maps of the predicted classes, float32 [P, h', w'].
+      data: name of the data set and the split, "digits/test".
+      shown: the examples with pictures, as positions in the arrays above, int [P].
+      pictures: of these examples, uint8 [P, h, w, C].
+      maps: class activation maps of their predicted classes, float32 [P, h', w'].
     """
 
     index: np.ndarray
@@ -54,15 +54,16 @@ class Predictions:
 
     @property
     def in_top5(self) -> np.ndarray:
+        """Whether the label is among the stored classes (the likeliest five), bool [N]."""
         return (self.classes == self.labels[:, None]).any(1)
 
     def surest_mistakes(self, count: int) -> np.ndarray:
-        """Returns rows, the surest first."""
+        """Returns the positions of the `count` mistakes with the highest probability, in order."""
         rows = np.flatnonzero(~self.correct)
         return rows[np.argsort(-self.probabilities[rows, 0], kind="stable")][:count]
 
     def least_sure_hits(self, count: int) -> np.ndarray:
-        """Returns rows, the least sure first."""
+        """Returns the positions of the `count` hits with the lowest probability, in order."""
         rows = np.flatnonzero(self.correct)
         return rows[np.argsort(self.probabilities[rows, 0], kind="stable")][:count]
 
@@ -78,19 +79,26 @@ def collect(
     step: int = 0,
     data: str = "",
 ) -> Predictions:
-    """Returns the predictions for all examples of `batches` whose mask is True.
+    """Returns the predictions of a model for all examples of `batches` whose mask is True.
 
     Args:
-      preprocess: maps uint8 images [B, H, W, C] to normalised ones, inside the compiled step.
-      batches: as `data.pipeline.eval_batches` makes them, from the first example on.
+      model: the network.
+      variables: {"params": ..., "batch_stats": ...} of the model.
+      preprocess: maps uint8 images [B, H, W, C] to normalised ones; part of the compiled step.
+      batches: {"image": [B, H, W, C], "label": [B], "mask": bool [B]} from
+        `training.batches.eval_batches`, from the first example of the split on.
+      class_names: in label order.
+      task: what the model was trained for.
+      step: of the checkpoint.
+      data: name of the data set and the split.
     """
 
     @jax.jit
-    def predict(variables, batch):
-        logits = model.apply(variables, preprocess(batch["image"]))
+    def predict(variables: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        logits: Any = model.apply(variables, preprocess(batch["image"]))
         return task.answers(logits, batch["label"], batch["mask"])
 
-    # Results stay on the device until the end: the loop never waits for them.
+    # Results stay on the device until the end, so that the loop does not wait for them.
     answers = [predict(variables, batch) for batch in batches]
     return merge(answers, class_names, step=step, data=data)
 
@@ -102,7 +110,15 @@ def merge(
     step: int = 0,
     data: str = "",
 ) -> Predictions:
-    """Returns the predictions of `Task.answers` of all batches of a split, in order."""
+    """Returns predictions from the results of `Task.answers` for all batches of a split, in order.
+
+    Args:
+      answers: {"mask": bool [B], "labels": [B], "classes": [B, k], "probabilities": [B, k], "own":
+        [B]} of each batch; examples whose mask is False are left out.
+      class_names: in label order.
+      step: of the checkpoint.
+      data: name of the data set and the split.
+    """
     parts = [_on_host(answer) for answer in answers]
     merged = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     mask = merged.pop("mask")
@@ -116,6 +132,7 @@ def merge(
 
 
 def _on_host(result: dict[str, jax.Array]) -> dict[str, np.ndarray]:
+    """Returns the arrays of all processes as NumPy arrays."""
     if jax.process_count() == 1:
         return jax.device_get(result)
     from jax.experimental import multihost_utils
@@ -124,7 +141,7 @@ def _on_host(result: dict[str, jax.Array]) -> dict[str, np.ndarray]:
 
 
 def save(predictions: Predictions, workdir: str | pathlib.Path) -> pathlib.Path:
-    """Writes predictions.npz into a run's directory, whole or not at all; returns its path."""
+    """Writes predictions.npz into a run's directory atomically; returns its path."""
     path = pathlib.Path(workdir) / FILE
     temporary = path.with_suffix(".tmp")
     with temporary.open("wb") as file:
@@ -134,11 +151,11 @@ def save(predictions: Predictions, workdir: str | pathlib.Path) -> pathlib.Path:
 
 
 def load(workdir: str | pathlib.Path) -> Predictions | None:
-    """Returns a run's predictions; None if there are none, or they cannot be read."""
+    """Returns a run's predictions; None if there are none or they cannot be read."""
     try:
         with np.load(pathlib.Path(workdir) / FILE, allow_pickle=False) as file:
             arrays = dict(file)
         arrays["step"], arrays["data"] = int(arrays["step"]), str(arrays["data"])
         return Predictions(**arrays)
-    except Exception:  # a damaged zip file makes NumPy raise nearly anything
+    except Exception:  # NumPy raises errors of many types for a damaged zip file
         return None

@@ -1,4 +1,4 @@
-"""A run's directory as a report needs it; what is missing, torn or still growing is left out."""
+"""Reads a run's directory for a report; missing and incomplete files are left out."""
 
 import dataclasses
 import json
@@ -12,25 +12,25 @@ from densenet_jax.tasks.by_name import find_task
 from densenet_jax.tasks.task import Task
 from densenet_jax.training.rundir import metrics_log
 
-ABSENT = "—"
+ABSENT = "—"  # stands for a missing value in the page
 
 
 class ReportError(ValueError):
-    """There is nothing to report on."""
+    """There is no run to report on, or the page cannot be written."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What a run's directory holds.
+    """The content of a run's directory.
 
     Attributes:
       path: of the directory.
-      name: to tell runs apart in a page.
-      config: key with dots -> value.
-      records: of metrics.jsonl, in order.
-      evaluation: of evaluation.json; {} if it was never evaluated.
-      environments: one for each start of the run.
-      insight: of insight.json, see `examine`; {} if the model was not examined.
+      name: of the run in the page.
+      config: the flattened configuration, {"data.name": value, ...}.
+      records: of metrics.jsonl, in order: [{"step", "split", "epoch", "seconds", ...}, ...].
+      evaluation: the content of evaluation.json; {} if the run was never evaluated.
+      environments: machine and versions, one dict for each start of the run.
+      insight: the content of insight.json, see `analysis.examine`; {} if there is none.
       predictions: None if there are none.
     """
 
@@ -44,18 +44,24 @@ class Run:
     predictions: Predictions | None
 
     def of(self, split: str) -> list[dict[str, Any]]:
-        """Returns the records of `train` or `eval`."""
+        """Returns the records of a split, "train" or "eval"."""
         return [record for record in self.records if record["split"] == split]
 
     def best(self) -> dict[str, Any] | None:
-        """Returns the best evaluation by the task's best metric; None before the first."""
+        """Returns the record of the best evaluation by the task's best metric; None without one."""
         best = self.task.best
         scored = [record for record in self.of("eval") if best.value(record) is not None]
         return max(scored, key=best.score, default=None)
 
     @property
     def task(self) -> Task:
-        """What the network was trained for; runs of earlier versions are classifications."""
+        """The task of the network; a configuration without one is a classification.
+
+        Configurations of earlier versions have no task.
+
+        Raises:
+          ReportError: the configuration names an unknown task or metric.
+        """
         try:
             return find_task(
                 self.config.get("task", "classification"), self.config.get("best_metric", "")
@@ -64,27 +70,31 @@ class Run:
             raise ReportError(f"{self.path / 'config.json'}: {e}") from None
 
     def seconds(self) -> float:
-        """Returns how long the run has taken, over all its starts."""
+        """Returns the duration of the run in seconds, summed over all its starts."""
         total, before = 0.0, 0.0
         for seconds in (r["seconds"] for r in self.records if is_number(r.get("seconds"))):
-            # A resumed run begins to count again.
+            # After a resume, the clock starts again at 0.
             total += seconds - before if seconds >= before else seconds
             before = seconds
         return total
 
 
 def read(workdir: str | pathlib.Path, name: str = "") -> Run:
-    """Returns a run, which may still be going on or have barely begun.
+    """Returns the content of a run's directory; the run may be at any point, even at its start.
+
+    Args:
+      workdir: the directory.
+      name: of the run in the page; "": the directory's name.
 
     Raises:
-      ReportError: the directory holds no run.
+      ReportError: the directory does not hold a run.
     """
     path = pathlib.Path(workdir)
     config = _json(path / "config.json", {})
     if not config:
         raise ReportError(
             f"{workdir} is not the directory of a run (it has no readable config.json); give the "
-            "--workdir of a training."
+            "--workdir of a training run."
         )
     environments = _json(path / "environment.json", [])
     return Run(
@@ -100,12 +110,18 @@ def read(workdir: str | pathlib.Path, name: str = "") -> Run:
 
 
 def is_number(value: Any) -> bool:
+    """Returns whether a value from JSON is a number; booleans are not."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Returns a nested configuration as {"data.name": ..., ...}, in order."""
-    flat = {}
+    """Returns a nested configuration as {"data.name": ..., ...}, in order.
+
+    Args:
+      tree: the configuration.
+      prefix: is put before all keys.
+    """
+    flat: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, dict):
             flat |= flatten(value, f"{prefix}{key}.")
@@ -121,13 +137,17 @@ def defaults() -> dict[str, Any]:
 
 
 def differences(configs: list[dict[str, Any]]) -> list[tuple[str, list[Any]]]:
-    """Returns the keys whose values are not the same in all configurations, with the values."""
+    """Returns (key, values) for each key whose values differ between flattened configurations.
+
+    Values are in the order of the configurations; a missing value is `ABSENT`.
+    """
     keys = dict.fromkeys(key for config in configs for key in config)
     rows = [(key, [config.get(key, ABSENT) for config in configs]) for key in keys]
     return [(key, values) for key, values in rows if any(v != values[0] for v in values)]
 
 
 def _json(path: pathlib.Path, otherwise: Any) -> Any:
+    """Returns the content of a JSON file, or `otherwise` if it is unreadable or of another type."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

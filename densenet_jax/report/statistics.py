@@ -1,4 +1,4 @@
-"""What predictions say about a model: confusion, and classes one by one."""
+"""Statistics of predictions: the confusion matrix and metrics of each class."""
 
 from typing import Any
 
@@ -8,14 +8,28 @@ from scipy.spatial.distance import squareform
 
 
 def confusion(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
-    """Returns counts, int [num_classes, num_classes], by label and prediction."""
+    """Returns the confusion matrix: counts by label and prediction, int [num_classes, num_classes].
+
+    Args:
+      labels: [N].
+      predicted: classes, [N].
+      num_classes: number of classes.
+    """
     matrix = np.zeros((num_classes, num_classes), np.int64)
     np.add.at(matrix, (labels, predicted), 1)
     return matrix
 
 
 def worst_pairs(matrix: np.ndarray, limit: int) -> list[dict[str, Any]]:
-    """Returns the most frequent mistakes: label, predicted, count, share of the label."""
+    """Returns the most frequent confusions, most frequent first.
+
+    Args:
+      matrix: counts by label and prediction.
+      limit: largest number of pairs.
+
+    Returns:
+      [{"label", "predicted", "count", "share" (of the label's examples)}, ...].
+    """
     wrong = matrix.copy()
     np.fill_diagonal(wrong, 0)
     order = np.argsort(-wrong, axis=None, kind="stable")[:limit]
@@ -33,7 +47,10 @@ def worst_pairs(matrix: np.ndarray, limit: int) -> list[dict[str, Any]]:
 
 
 def cluster_order(matrix: np.ndarray) -> np.ndarray:
-    """Returns an order of the classes in which those that are taken for each other are neighbours.
+    """Returns an order of the classes in which classes that are often confused are neighbours.
+
+    Hierarchical clustering with average linkage; classes are the closer, the larger the share of
+    examples confused between them.
 
     Args:
       matrix: counts by label and prediction.
@@ -48,12 +65,17 @@ def cluster_order(matrix: np.ndarray) -> np.ndarray:
 
 
 def per_class(matrix: np.ndarray, labels: np.ndarray, in_top5: np.ndarray) -> list[dict[str, Any]]:
-    """Returns a row for each class; None for what no example tells.
+    """Returns the metrics of each class, in label order.
 
     Args:
       matrix: counts by label and prediction.
       labels: [N].
       in_top5: whether the label is among the five likeliest classes, bool [N].
+
+    Returns:
+      [{"label", "examples" (their number), "recall", "precision", "f1", "top5", "confused" (the
+      class it is most often taken for), "confused_count"}, ...].  Metrics without examples and
+      "confused" without mistakes are None.
     """
     top5 = np.bincount(labels, in_top5, len(matrix))
     rows = []

@@ -35,7 +35,7 @@ def test_the_card_says_what_a_user_must_know(cifar, tmp_path):
     card = export.export(cifar, "onnx", tmp_path)[-1].read_text()
     for words in (
         *("license: ", "Weights: a test", "opset 17", "top-1: 12.50%", "mean 0.4, 0.5, 0.6"),
-        *("How long this file loads", "batch x 9 x 9 x 3", "differed from JAX's by at most"),
+        *("Format stability", "batch x 9 x 9 x 3", "differed from JAX's by at most"),
     ):
         assert words in card
     assert "six months" in export.export(cifar, "stablehlo", tmp_path)[-1].read_text()
@@ -44,9 +44,9 @@ def test_the_card_says_what_a_user_must_know(cifar, tmp_path):
 @pytest.mark.parametrize(
     ("format", "options", "message"),
     [
-        ("tflite", {}, "no format 'tflite'; there are stablehlo, onnx, safetensors, triton"),
-        ("safetensors", {"preprocess": True}, "safetensors does not take --preprocess; stablehlo"),
-        ("stablehlo", {"int8": "images"}, "stablehlo does not take --int8; onnx and triton can"),
+        ("tflite", {}, "no format 'tflite'; the formats are stablehlo, onnx, safetensors, triton"),
+        ("safetensors", {"preprocess": True}, "does not support --preprocess; stablehlo, onnx"),
+        ("stablehlo", {"int8": "images"}, "not support --int8; onnx and triton support it"),
     ],
 )
 def test_what_cannot_be_is_refused(cifar, tmp_path, format, options, message):
@@ -59,7 +59,7 @@ def test_a_file_in_the_way_is_named(cifar, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ExportError, match=r"file is a file; --output takes a folder"):
         export.export(cifar, "onnx", tmp_path / "file")
-    with pytest.raises(ExportError, match="cannot be made: Not a directory"):
+    with pytest.raises(ExportError, match="cannot be created: Not a directory"):
         export.export(cifar, "onnx", tmp_path / "file" / "x")
 
 

@@ -78,8 +78,8 @@ def test_the_card_has_front_matter_results_and_the_line_that_loads_it(workdir, h
 @pytest.mark.parametrize(
     ("repo_id", "invalid", "reason"),
     [
-        ("pets", None, "'pets' is no repository's name; say owner/name"),
-        ("me/a b", None, r"did not take me/a b \(Repo id must.*hf auth login"),
+        ("pets", None, "'pets' is not the name of a repository; write it as owner/name"),
+        ("me/a b", None, r"did not accept me/a b \(Repo id must.*hf auth login"),
         (
             "me/pets",
             '"license" is unknown',
@@ -97,5 +97,5 @@ def test_a_refusal_is_one_sentence(workdir, hub, repo_id, invalid, reason):
 
 def test_a_hub_that_cannot_be_reached_is_one_sentence(workdir, hub, monkeypatch):
     hub_server.point_client_to("http://127.0.0.1:9", monkeypatch)
-    with pytest.raises(export.ExportError, match=r"did not take me/pets \(.*refused"):
+    with pytest.raises(export.ExportError, match=r"did not accept me/pets \(.*refused"):
         densenet_jax.push_to_hub(workdir, "me/pets")

@@ -119,9 +119,9 @@ def test_what_would_block_or_fill_the_memory_is_named(tiny, folder, monkeypatch)
         file.truncate(2**42)
     monkeypatch.setattr("densenet_jax.prediction.predict.MAX_BYTES", 10_000)
     said = {pathlib.Path(a.path).name: a.error for a in ask(tiny, folder)}
-    assert said["pipe.png"] == "it is no regular file"
+    assert said["pipe.png"] == "it is not a regular file"
     assert said["gone.png"] == "No such file or directory"
-    assert said["huge.png"] == "more than 10,000 bytes are no image"
+    assert said["huge.png"] == "the file has more than 10,000 bytes, too many for an image"
     assert said["a.png"] is None
 
 
@@ -132,9 +132,9 @@ def test_errors(tiny, folder):
         predict(*tiny, PREPROCESSING, ["cat", "dog"], ["x"])
     with pytest.raises(PredictError, match="no classifier"):
         predict(create_model("densenet121", num_classes=0), {}, PREPROCESSING, None, ["x"])
-    with pytest.raises(PredictError, match=r"a\.png/maps cannot be made"):
+    with pytest.raises(PredictError, match=r"a\.png/maps cannot be created"):
         ask(tiny, folder / "a.png", cam=folder / "a.png" / "maps")
-    with pytest.raises(PredictError, match="no block 'block7'; there are block1"):
+    with pytest.raises(PredictError, match="no block 'block7'; the blocks are block1"):
         ask(tiny, folder / "a.png", cam=folder / "maps", block="block7")
 
 

@@ -63,7 +63,7 @@ def test_maps_change_with_the_weights(tiny, images, block):
 
 
 def test_a_block_that_is_not_there_is_named(tiny, images):
-    with pytest.raises(ValueError, match="no block 'block9'; there are block1, block2, final"):
+    with pytest.raises(ValueError, match="no block 'block9'; the blocks are block1, block2, final"):
         grad_cam(*tiny, images, CLASSES, "block9")
 
 

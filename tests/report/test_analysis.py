@@ -86,7 +86,7 @@ def test_figure_5_and_its_live_version(examined):
 
 def test_the_page_has_it_all(examined):
     text = write_report(examined[0]).read_text(encoding="utf-8")
-    assert "Live: accuracy without one connection" in text
+    assert "Ablation: accuracy without one connection" in text
     assert text.count("data:image/") >= 2 * 18
 
 

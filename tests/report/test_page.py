@@ -48,9 +48,15 @@ def test_a_finished_run(workdir):
     assert sorted(p.name for p in workdir.iterdir() if p.suffix == ".tmp") == []
     assert path.stat().st_size < 200_000
     page = read(path)
-    for part in ("Curves", "Confusion", "Classes", "Calibration", "Surest mistakes"):
+    for part in ("Curves", "Confusion", "Classes", "Calibration", "Most confident mistakes"):
         assert part in page.text
-    for part in ("Least sure hits", "Feature reuse", "Live: accuracy", "Model", "Environment"):
+    for part in (
+        "Least confident correct",
+        "Feature reuse",
+        "Ablation: accuracy",
+        "Model",
+        "Environment",
+    ):
         assert part in page.text
     assert "75.00%" in page.text  # the best evaluation
     keys = [chart["key"] for chart in page.data["charts"]]
@@ -83,7 +89,7 @@ def test_the_configuration_beside_the_default(workdir, monkeypatch):
     defaults = {"seed": 0, "batch_size": 8, "data.mean": [0.5, 0.25], "gone": 1}
     monkeypatch.setattr("densenet_jax.report.run_files.defaults", lambda: defaults)
     page = read(write_report(workdir))
-    changed = page.text.split("What differs from configs/default.py:")[1].split("All ")[0]
+    changed = page.text.split("Settings that differ from configs/default.py:")[1].split("All ")[0]
     assert "seed" in changed
     assert "batch_size" not in changed
     assert "gone" in changed
@@ -93,7 +99,7 @@ def test_a_run_that_barely_began(tmp_path):
     (tmp_path / "config.json").write_text('{"model": {"name": "m"}, "data": {"name": "d"}}')
     page = read(write_report(tmp_path, live=True))
     assert "the run has written no metrics" in page.text
-    assert "None are stored with this run yet" in page.text
+    assert "This run has no stored predictions yet" in page.text
     assert 'http-equiv="refresh"' in (tmp_path / "report.html").read_text()
     (tmp_path / "metrics.jsonl").write_text(
         '{"step": 1, "epoch": 0, "split": "train", "loss": 1}\n{'
@@ -112,8 +118,8 @@ def test_several_runs(workdir, tmp_path):
     path = write_report([workdir, other])
     assert path == tmp_path / "comparison.html"
     page = read(path)
-    assert "What differs between them" in page.text
-    differing = page.text.split("What differs between them")[1].split("Curves")[0].split()
+    assert "Differences in configuration" in page.text
+    differing = page.text.split("Differences in configuration")[1].split("Curves")[0].split()
     assert differing == ["key", "<b>run", "other", "seed", "7", "8"]
     assert {s["name"] for s in page.data["charts"][0]["series"]} == {"<b>run", "other"}
 

@@ -1,4 +1,4 @@
-"""Images for int8: some to calibrate with, others to measure accuracy on."""
+"""Images for int8 quantisation: some calibrate it, others measure its accuracy."""
 
 import dataclasses
 import pathlib
@@ -13,19 +13,21 @@ from densenet_jax.data.sources.folders import IMAGE_SUFFIXES
 from densenet_jax.export.bundle import Bundle, ExportError
 from densenet_jax.training import settings
 
-CALIBRATION_IMAGES = 256  # more moves the ranges little, and the time a lot
+CALIBRATION_IMAGES = 256  # more images change the ranges little and take much longer
 ACCURACY_IMAGES = 10_000
 BATCH = 32
 
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-    """Images as a model saw them in its evaluation.
+    """Images cropped as in the model's evaluation.
 
     Attributes:
-      calibration, images: batches of uint8 pixels [B, H, W, C].
-      labels: of `images`, in order; None: unknown.
-      about, on: what both are, for the card.
+      calibration: batches of uint8 pixels [B, H, W, C] that calibrate the ranges of activations.
+      images: batches of uint8 pixels [B, H, W, C] on which float32 and int8 are compared.
+      labels: of `images`, in order, [N]; None if unknown.
+      about: describes `calibration` on the model card: "256 images of digits/train".
+      on: describes `images` on the model card.
     """
 
     calibration: Sequence[np.ndarray]
@@ -36,17 +38,21 @@ class Calibration:
 
 
 def of_run(bundle: Bundle, config: ml_collections.ConfigDict) -> Calibration:
-    """Returns images of a run's own data: training images to calibrate, evaluation images to judge.
+    """Returns images of a run's data: training images to calibrate, evaluation images to compare.
+
+    Args:
+      bundle: the model, for its preprocessing.
+      config: the run's configuration.
 
     Raises:
-      DataError: the data are not at hand.
+      DataError: the data cannot be found or read.
     """
     data = config.data
     halves = []
     wanted = (settings.train_source, CALIBRATION_IMAGES), (settings.eval_source, ACCURACY_IMAGES)
     for open_source, most in wanted:
         source = open_source(config)
-        # Evenly spaced: a folder is sorted by class.
+        # Evenly spaced, because a folder is sorted by class: its first images have one class.
         chosen = np.linspace(0, len(source) - 1, min(most, len(source))).round().astype(int)
         halves.append(_cropped(bundle, (source.examples[int(i)] for i in chosen)))
     (calibration, seen), (images, labels) = halves
@@ -60,10 +66,14 @@ def of_run(bundle: Bundle, config: ml_collections.ConfigDict) -> Calibration:
 
 
 def of_folder(bundle: Bundle, folder: str) -> Calibration:
-    """Returns the images below a folder, all to compare on, the first ones of them to calibrate.
+    """Returns the images below a folder: all to compare on, every n-th of them to calibrate.
+
+    Args:
+      bundle: the model, for its preprocessing.
+      folder: searched recursively; images beyond the first `ACCURACY_IMAGES` are not used.
 
     Raises:
-      ExportError: there are none that can be read.
+      ExportError: the folder has no image that can be read.
     """
     files = [p for p in sorted(pathlib.Path(folder).rglob("*")) if p.is_file()]
     files = [p for p in files if p.suffix.lower() in IMAGE_SUFFIXES][:ACCURACY_IMAGES]
@@ -71,7 +81,8 @@ def of_folder(bundle: Bundle, folder: str) -> Calibration:
     images, _ = _cropped(bundle, examples)
     if not images:
         raise ExportError(
-            f"--calibration={folder}: no image there can be read ({', '.join(IMAGE_SUFFIXES)})."
+            f"--calibration={folder}: the folder has no image that can be read "
+            f"({', '.join(IMAGE_SUFFIXES)})."
         )
     some = images[:: -(-len(images) // CALIBRATION_IMAGES)]
     name = pathlib.Path(folder).name
@@ -82,8 +93,10 @@ def of_folder(bundle: Bundle, folder: str) -> Calibration:
 def _cropped(
     bundle: Bundle, examples: Iterable[dict[str, Any]]
 ) -> tuple[list[np.ndarray], list[int]]:
-    """Returns the images that can be read, cropped as for evaluation, and their labels."""
-    images, labels, given = [], [], bundle.preprocessing
+    """Returns the readable images, cropped as for evaluation, uint8 [H, W, C], and their labels."""
+    images: list[np.ndarray] = []
+    labels: list[int] = []
+    given = bundle.preprocessing
     for example in examples:
         try:
             image = host.eval_crop(

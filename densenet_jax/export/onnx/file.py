@@ -1,4 +1,4 @@
-"""ONNX: images [B, H, W, C] in, for any B, as everywhere in this project; compared with JAX."""
+"""ONNX files: their input is images [B, H, W, C] for any B; outputs are compared with JAX's."""
 
 import json
 import pathlib
@@ -14,30 +14,36 @@ from densenet_jax.export.onnx import networks
 from densenet_jax.export.onnx.graph import Graph
 
 INPUT = "images"
-METADATA = "densenet_jax"  # the key of the spec among the file's properties
-TOLERANCE = 1e-4  # of logits, relative to the largest where that is above 1
+METADATA = "densenet_jax"  # the metadata key that holds `Bundle.spec` as JSON
+TOLERANCE = 1e-4  # largest difference of outputs, relative to the largest output above 1
 MAX_BYTES = 2**31 - 1  # of a protobuf message
 
 
 def output_name(bundle: Bundle, preprocess: bool) -> str:
+    """Returns the name of the model's output: "features", "probabilities" or "logits"."""
     if not bundle.model.num_classes:
         return "features"
     return "probabilities" if preprocess else "logits"
 
 
 def to_onnx(bundle: Bundle, preprocess: bool = False) -> onnx.ModelProto:
-    """Returns a model with input `images` and output `logits`, `probabilities` or `features`.
+    """Returns an ONNX model with input `images` and output `logits`, `probabilities` or `features`.
 
     Args:
-      preprocess: uint8 pixels to probabilities; else normalised float32 images to logits.
+      bundle: the model; without a classifier, the output is its pooled features.
+      preprocess: the model maps uint8 pixels to probabilities; False: it maps normalised float32
+        images to logits.
 
     Raises:
-      ExportError: the weights are more than the file format can hold.
+      ExportError: the weights are larger than an ONNX file can be.
     """
     graph, given = Graph(), bundle.preprocessing
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(bundle.variables))
     if size > MAX_BYTES - 2**26:
-        raise ExportError(f"{size:,} bytes of weights are more than an ONNX file holds (2 GB).")
+        raise ExportError(
+            f"The weights have {size:,} bytes, but an ONNX file holds at most 2 GB; export as "
+            "StableHLO or safetensors."
+        )
     x = graph.channels_first(INPUT)
     if preprocess:
         x = graph.add("Cast", "pixels", x, to=onnx.TensorProto.FLOAT)
@@ -59,10 +65,14 @@ def to_onnx(bundle: Bundle, preprocess: bool = False) -> onnx.ModelProto:
 
 
 def session(path: str | pathlib.Path, threads: int = 0) -> Any:
-    """Returns ONNX Runtime's session of a file, on the CPU.
+    """Opens an ONNX file in ONNX Runtime on the CPU; returns the `onnxruntime.InferenceSession`.
 
     Args:
-      threads: of each run; 0: as many as there are cores.
+      path: of the file.
+      threads: number of threads of a call; 0: one for each core.
+
+    Raises:
+      ExportError: ONNX Runtime is not installed.
     """
     runtime = need("onnxruntime", "onnx")
     options = runtime.SessionOptions()
@@ -71,10 +81,15 @@ def session(path: str | pathlib.Path, threads: int = 0) -> Any:
 
 
 def difference(bundle: Bundle, path: str | pathlib.Path, preprocess: bool) -> float:
-    """Returns the largest difference between a file's outputs and JAX's, on random images.
+    """Returns the largest absolute difference between a file's outputs and JAX's, on random images.
+
+    Args:
+      bundle: the model that the file was made from.
+      path: of the ONNX file.
+      preprocess: whether the file takes uint8 pixels, see `to_onnx`.
 
     Raises:
-      ExportError: it is more than `TOLERANCE`.
+      ExportError: the difference exceeds `TOLERANCE` or is NaN.
     """
     run, dtype = stablehlo.program(bundle, preprocess)
     pixels = np.random.default_rng(0).integers(0, 256, (2, *bundle.image_shape))
@@ -84,13 +99,13 @@ def difference(bundle: Bundle, path: str | pathlib.Path, preprocess: bool) -> fl
     worst, scale = float(abs(found - expected).max()), max(1.0, float(abs(expected).max()))
     if not worst <= TOLERANCE * scale:  # so that NaN is refused as well
         raise ExportError(
-            f"{path}: ONNX Runtime's outputs differ from JAX's by {worst:.2g}, where they reach "
-            f"{scale:.2g}; please report this with the model's configuration."
+            f"{path}: ONNX Runtime's outputs differ from JAX's by {worst:.2g} (the largest output "
+            f"is {scale:.2g}); please report this with the model's configuration."
         )
     return worst
 
 
 def _width(bundle: Bundle) -> int:
-    """Returns how many pooled features there are; nothing is computed."""
+    """Returns the number of pooled features; traces shapes only, without computing."""
     images = jax.ShapeDtypeStruct((1, *bundle.image_shape), np.float32)
     return jax.eval_shape(bundle.model.apply, bundle.variables, images).shape[1]

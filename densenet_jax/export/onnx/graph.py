@@ -1,7 +1,7 @@
-"""A graph of ONNX operators, built node by node; maps are [B, C, H, W], as ONNX has them.
+"""A graph of ONNX operators, built node by node, with feature maps [B, C, H, W] as in ONNX.
 
-Every node has the name of the module that it computes, so that a profile of the graph reads like
-the network.  Kernels come in our layouts and are stored in ONNX's.
+Each node is named after the module that it computes, so that a profile of the graph reads like the
+network.  Kernels are passed in Flax's layout [h, w, in, out] and stored in ONNX's [out, in, h, w].
 """
 
 from typing import Any
@@ -10,25 +10,36 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-OPSET = 17  # LayerNormalization came with it; ONNX Runtime has it since 1.12 (2022)
-IR_VERSION = 8  # the file format of that time
+OPSET = 17  # the first with LayerNormalization; supported by ONNX Runtime 1.12 (2022) and later
+IR_VERSION = 8  # the version of the file format that belongs to this opset
 
 _TYPES = {np.dtype(np.float32): TensorProto.FLOAT, np.dtype(np.uint8): TensorProto.UINT8}
 
 
 class Graph:
-    """Nodes and constants; each method adds one and returns the name of its output."""
+    """A graph under construction: its nodes and constants.
 
-    def __init__(self):
-        self.nodes, self.constants = [], {}
+    Methods that build add nodes and return the name of the last node's output.
+    """
+
+    def __init__(self) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: dict[str, onnx.TensorProto] = {}
 
     def add(self, operator: str, name: str, *inputs: str, **attributes: Any) -> str:
-        """Adds a node; its only output has its name."""
+        """Adds a node whose single output has the node's name.
+
+        Args:
+          operator: the ONNX operator, such as "Conv".
+          name: of the node and its output; unique in the graph.
+          *inputs: names of its inputs.
+          **attributes: of the operator.
+        """
         self.nodes.append(helper.make_node(operator, inputs, [name], name, **attributes))
         return name
 
     def constant(self, name: str, value: Any) -> str:
-        """Adds a constant, in float32 unless it is of integers."""
+        """Adds a constant; integers keep their type, anything else is stored as float32."""
         value = np.asarray(value)
         if not np.issubdtype(value.dtype, np.integer):
             value = value.astype(np.float32)
@@ -46,7 +57,17 @@ class Graph:
         pad: int | None = None,
         groups: int = 1,
     ) -> str:
-        """Convolves x with a kernel [k, k, in / groups, out], padded by k // 2 unless told."""
+        """Convolves x.
+
+        Args:
+          name: of the node.
+          x: feature maps [B, in, H, W].
+          kernel: [k, k, in / groups, out].
+          bias: [out]; None: no bias.
+          stride: in both directions.
+          pad: zeros on each side; None: k // 2.
+          groups: number of groups of channels that are convolved separately.
+        """
         size = kernel.shape[0]
         pad = size // 2 if pad is None else pad
         kernel = np.asarray(kernel).transpose(3, 2, 0, 1)
@@ -57,24 +78,32 @@ class Graph:
         return self.add("Conv", name, *inputs, **window, group=groups)
 
     def batch_norm(self, name: str, x: str, params: dict, statistics: dict, epsilon: float) -> str:
-        """Normalises x with running statistics."""
+        """Normalises x [B, C, H, W] with running statistics.
+
+        Args:
+          name: of the node.
+          x: the input.
+          params: {"scale": [C], "bias": [C]}.
+          statistics: {"mean": [C], "var": [C]}.
+          epsilon: added to the variance.
+        """
         values = {**params, **statistics}
         keys = ("scale", "bias", "mean", "var")
         inputs = [self.constant(f"{name}/{key}", values[key]) for key in keys]
         return self.add("BatchNormalization", name, x, *inputs, epsilon=epsilon)
 
     def layer_norm(self, name: str, x: str, params: dict, epsilon: float) -> str:
-        """Normalises the last axis of x."""
+        """Normalises the last axis of x [..., C]; params are {"scale": [C], "bias": [C]}."""
         inputs = [self.constant(f"{name}/{key}", params[key]) for key in ("scale", "bias")]
         return self.add("LayerNormalization", name, x, *inputs, axis=-1, epsilon=epsilon)
 
     def dense(self, name: str, x: str, kernel: Any, bias: Any) -> str:
-        """Multiplies the last axis of x with a kernel [in, out] and adds a bias."""
+        """Multiplies the last axis of x [..., in] with a kernel [in, out] and adds a bias [out]."""
         y = self.add("MatMul", f"{name}/matmul", x, self.constant(f"{name}/kernel", kernel))
         return self.add("Add", name, y, self.constant(f"{name}/bias", bias))
 
     def pool(self, operator: str, name: str, x: str, size: int, stride: int, pad: int = 0) -> str:
-        """Pools x; `operator` is MaxPool or AveragePool."""
+        """Pools windows of size x size of x [B, C, H, W]; operator: MaxPool or AveragePool."""
         window = {"kernel_shape": [size] * 2, "strides": [stride] * 2, "pads": [pad] * 4}
         return self.add(operator, name, x, **window)
 
@@ -82,7 +111,7 @@ class Graph:
         """Applies an activation of `models.activation` to x.
 
         Raises:
-          TypeError: there is no form of it here.
+          TypeError: the activation has no ONNX export.
         """
         if name == "relu":
             return self.add("Relu", f"{x}/relu", x)
@@ -92,10 +121,13 @@ class Graph:
             return self.add("Mul", f"{x}/silu", x, self.add("Sigmoid", f"{x}/sigmoid", x))
         if name == "gelu":
             return self.gelu(f"{x}/gelu", x)
-        raise TypeError(f"activation {name!r} has no form in ONNX here.")
+        raise TypeError(
+            f"The activation {name!r} cannot be exported to ONNX; relu, leaky_relu, silu and gelu "
+            "can."
+        )
 
     def gelu(self, name: str, x: str) -> str:
-        """x (1 + erf(x / sqrt 2)) / 2 in the form that ONNX Runtime fuses to one kernel."""
+        """Adds x (1 + erf(x / sqrt 2)) / 2 in the form that ONNX Runtime fuses to one kernel."""
         y = self.add("Div", f"{name}/div", x, self.constant(f"{name}/root", np.sqrt(2.0)))
         y = self.add("Erf", f"{name}/erf", y)
         y = self.add("Add", f"{name}/add", y, self.constant(f"{name}/one", 1.0))
@@ -103,7 +135,12 @@ class Graph:
         return self.add("Mul", name, y, self.constant(f"{name}/half", 0.5))
 
     def global_pool(self, x: str, name: str) -> str:
-        """Pools maps x [B, C, H, W] over positions to [B, C] or [B, 2 C]; see `models.pooling`."""
+        """Pools x [B, C, H, W] over positions to [B, C] or, for "catavgmax", [B, 2 C].
+
+        Args:
+          x: feature maps.
+          name: of the pooling: "avg", "max", "avgmax" or "catavgmax", see `models.pooling`.
+        """
         pools = {"avg": ["Average"], "max": ["Max"]}.get(name, ["Average", "Max"])
         pooled = [self.add(f"Global{pool}Pool", f"pool/{pool.lower()}", x) for pool in pools]
         if name == "catavgmax":
@@ -114,25 +151,29 @@ class Graph:
         return self.add("Flatten", "pooled", *pooled)
 
     def channels_last(self, x: str) -> str:
+        """Transposes [B, C, H, W] to [B, H, W, C]."""
         return self.add("Transpose", f"{x}/nhwc", x, perm=[0, 2, 3, 1])
 
     def channels_first(self, x: str) -> str:
+        """Transposes [B, H, W, C] to [B, C, H, W]."""
         return self.add("Transpose", f"{x}/nchw", x, perm=[0, 3, 1, 2])
 
     def model(
         self, inputs: dict[str, tuple], outputs: dict[str, tuple], metadata: dict[str, str]
     ) -> onnx.ModelProto:
-        """Returns the whole as a checked model.
+        """Returns the graph as a model that passed ONNX's checker.
 
         Args:
-          inputs, outputs: name -> (element type, shape); a text is a dimension of any size.
-          metadata: texts to keep in the file.
+          inputs, outputs: {name: (element type, shape)}; a string in a shape names a dimension of
+            any size.
+          metadata: strings to store in the file.
         """
-        ends = [
+        sources, results = (
             [helper.make_tensor_value_info(n, _TYPES[np.dtype(t)], s) for n, (t, s) in side.items()]
             for side in (inputs, outputs)
-        ]
-        graph = helper.make_graph(self.nodes, "densenet_jax", *ends, [*self.constants.values()])
+        )
+        constants = [*self.constants.values()]
+        graph = helper.make_graph(self.nodes, "densenet_jax", sources, results, constants)
         model = helper.make_model(
             graph,
             producer_name="densenet_jax",

@@ -1,11 +1,13 @@
-"""The networks in evaluation as graphs of ONNX operators.
+"""DenseNet and RDNet in evaluation mode as graphs of ONNX operators.
 
-Written out, not traced: a block's buffer with updates in place, right for XLA, becomes hundreds of
-scatters in ONNX, and channels-last convolutions a transpose each (docs/export.md has figures).
-Here a norm behind a convolution is folded into its kernel, a norm before one is one node that
-runtimes fuse with its activation, transitions pool first, and layers concatenate.
+The graphs are written by hand rather than traced.  Tracing would turn a dense block's buffer, which
+XLA updates in place, into hundreds of scatters, and add a transpose to each channels-last
+convolution (figures in docs/export.md).  In the graphs here, a norm after a convolution is folded
+into its kernel, a norm before one is a node that runtimes fuse with its activation, transitions
+pool before they convolve, and layers are concatenated.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -21,24 +23,29 @@ def build(graph: Graph, model: nn.Module, variables: Any, x: str) -> str:
     """Adds a network; returns the name of its logits, or pooled features if it has no classifier.
 
     Args:
-      graph: that has `x`.
-      model, variables: a `DenseNet` or an `RDNet`.
-      x: normalised images [B, C, H, W].
+      graph: the graph to add to.
+      model: a `DenseNet` or an `RDNet`.
+      variables: {"params": ..., "batch_stats": ...} of the model.
+      x: name of the normalised images [B, C, H, W].
 
     Raises:
-      TypeError: another kind of model.
+      TypeError: the model is of another class.
     """
-    networks = {DenseNet: densenet, RDNet: rdnet}
-    if type(model) not in networks:
-        raise TypeError(f"{type(model).__name__} has no form in ONNX; DenseNet and RDNet have.")
-    pooled = networks[type(model)](graph, model, variables, x)
+    if type(model) is DenseNet:
+        pooled = densenet(graph, model, variables, x)
+    elif type(model) is RDNet:
+        pooled = rdnet(graph, model, variables, x)
+    else:
+        raise TypeError(
+            f"{type(model).__name__} cannot be exported to ONNX; DenseNet and RDNet can."
+        )
     if not model.num_classes:
         return pooled
     return graph.dense("classifier", pooled, **variables["params"]["classifier"])
 
 
 def densenet(graph: Graph, model: DenseNet, variables: Any, x: str) -> str:
-    """Adds a DenseNet up to its pooled features [B, C]."""
+    """Adds a DenseNet up to its pooled features [B, C]; see `build` for the arguments."""
     params, statistics = variables["params"], variables["batch_stats"]
     layers = _Layers(graph, model.norm_epsilon, model.activation)
     x = _stem(layers, model, params, statistics, x)
@@ -59,12 +66,17 @@ def densenet(graph: Graph, model: DenseNet, variables: Any, x: str) -> str:
 
 
 class _Layers:
-    """The parts of a DenseNet that norms and convolutions make."""
+    """Builds the norms, convolutions and dense layers of a DenseNet.
+
+    In all methods, params and statistics are those of the module of that name: of a norm,
+    {"scale": [C], "bias": [C]} and {"mean": [C], "var": [C]}.
+    """
 
     def __init__(self, graph: Graph, epsilon: float, activation: str):
         self.graph, self.epsilon, self.activation = graph, epsilon, activation
 
     def norm_act(self, name: str, x: str, params: dict, statistics: dict) -> str:
+        """Adds a norm and the activation."""
         return self.graph.activation(
             self.graph.batch_norm(name, x, params, statistics, self.epsilon), self.activation
         )
@@ -72,7 +84,10 @@ class _Layers:
     def conv_norm_act(
         self, name: str, x: str, kernel: Any, params: dict, statistics: dict, stride: int = 1
     ) -> str:
-        """A convolution with the norm behind it folded in, in float64, and the activation."""
+        """Adds a convolution with the norm that follows it folded in, and the activation.
+
+        Folding computes in float64.
+        """
         scale, bias, mean, var = (
             np.asarray(v, np.float64)
             for v in (params["scale"], params["bias"], statistics["mean"], statistics["var"])
@@ -83,6 +98,7 @@ class _Layers:
         return self.graph.activation(y, self.activation)
 
     def dense_layer(self, name: str, x: str, params: dict, statistics: dict) -> str:
+        """Adds a dense layer [B, C, H, W] -> [B, growth rate, H, W], with or without bottleneck."""
         y = self.norm_act(f"{name}/norm1", x, params["norm1"], statistics["norm1"])
         kernel = params["conv1"]["kernel"]
         if "conv2" not in params:
@@ -93,6 +109,7 @@ class _Layers:
 
 
 def _stem(layers: _Layers, model: DenseNet, params: dict, statistics: dict, x: str) -> str:
+    """Adds a DenseNet's layers before the first block."""
     graph, stem = layers.graph, find_stem(model.stem)
     for i, (_, stride, _) in enumerate(stem.convolutions):
         kernel = params[f"conv{i}"]["kernel"]
@@ -114,10 +131,11 @@ def _stem(layers: _Layers, model: DenseNet, params: dict, statistics: dict, x: s
 
 
 def rdnet(graph: Graph, model: RDNet, variables: Any, x: str) -> str:
-    """Adds an RDNet up to its pooled, normalised features [B, C]."""
+    """Adds an RDNet up to its pooled, normalised features [B, C]; see `build` for the arguments."""
     params, epsilon = variables["params"], model.norm_epsilon
 
     def normed(name: str, x: str, own: dict) -> str:
+        """Adds a layer norm of x [B, C, H, W]; its output is [B, H, W, C]."""
         return graph.layer_norm(name, graph.channels_last(x), own, epsilon)
 
     x = graph.conv("stem_conv", x, **params["stem_conv"], stride=PATCH, pad=0)
@@ -136,15 +154,25 @@ def rdnet(graph: Graph, model: RDNet, variables: Any, x: str) -> str:
     return graph.layer_norm("head_norm", x, params["head_norm"], epsilon)
 
 
-def _rdnet_layer(graph: Graph, name: str, x: str, params: dict, normed: Any) -> str:
-    """Adds a layer [B, C, H, W] -> [B, growth rate, H, W], channels last between its norms."""
+def _rdnet_layer(
+    graph: Graph, name: str, x: str, params: dict, normed: Callable[[str, str, dict], str]
+) -> str:
+    """Adds a layer [B, C, H, W] -> [B, growth rate, H, W]; channels are last from its norm on.
+
+    Args:
+      graph: the graph to add to.
+      name: of the layer.
+      x: its input.
+      params: {"depthwise", "norm", "expand", "project", "gamma"} and, in gated layers, "gate".
+      normed: adds a layer norm, see `rdnet`.
+    """
     depthwise = params["depthwise"]
     groups = depthwise["kernel"].shape[3]
     y = graph.conv(f"{name}/depthwise", x, **depthwise, groups=groups)
     y = normed(f"{name}/norm", y, params["norm"])
     y = graph.gelu(f"{name}/gelu", _pointwise(graph, f"{name}/expand", y, params["expand"]))
     gamma = np.asarray(params["gamma"])
-    if "gate" not in params:  # the layer's scale goes into the projection
+    if "gate" not in params:  # fold the layer's scale into the projection
         project = {key: np.asarray(value) * gamma for key, value in params["project"].items()}
         return graph.channels_first(_pointwise(graph, f"{name}/project", y, project))
     y = _pointwise(graph, f"{name}/project", y, params["project"])
@@ -156,4 +184,5 @@ def _rdnet_layer(graph: Graph, name: str, x: str, params: dict, normed: Any) -> 
 
 
 def _pointwise(graph: Graph, name: str, x: str, params: dict) -> str:
+    """Adds a 1x1 convolution of x [B, H, W, in] with a kernel [1, 1, in, out]."""
     return graph.dense(name, x, np.asarray(params["kernel"])[0, 0], params["bias"])

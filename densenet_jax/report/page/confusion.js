@@ -1,4 +1,4 @@
-// The confusion matrix of many classes: a picture to zoom into, similar classes side by side.
+// The confusion matrix of many classes as a zoomable picture, with similar classes side by side.
 (() => {
   const data = pageData("confusion");
   if (!data) return;
@@ -12,7 +12,7 @@
     totals[label] += count;
     counts.set(place[label] * size + place[predicted], count);
   }
-  let zoom = 1, left = 0, top = 0; // the window shows size / zoom classes from (left, top) on
+  let zoom = 1, left = 0, top = 0; // the picture shows size / zoom classes from (left, top) on
 
   function draw() {
     const pixels = Math.round(canvas.clientWidth * devicePixelRatio);
@@ -25,7 +25,7 @@
     for (const [label, predicted, count] of data.cells) {
       const x = (place[predicted] - left) * cell, y = (place[label] - top) * cell;
       if (x < -cell || y < -cell || x > pixels || y > pixels) continue;
-      // Mistakes are rare, and must still be seen: the root of the share.
+      // The square root of the share, so that rare mistakes are visible as well.
       const strength = Math.sqrt(count / totals[label]);
       context.fillStyle = `rgba(${label === predicted ? right : wrong}, ${0.12 + 0.88 * strength})`;
       const side = Math.max(cell * (cell > 8 ? 0.94 : 1), 1.6);
@@ -33,7 +33,7 @@
     }
   }
 
-  function look(newZoom, x, y) { // keeps the point (x, y), from 0 to 1, where it is
+  function look(newZoom, x, y) { // zooms around the point (x, y), which stays in place; 0 to 1
     const before = size / zoom, after = size / Math.min(Math.max(newZoom, 1), size / 6);
     left += x * (before - after);
     top += y * (before - after);
@@ -77,7 +77,8 @@
       if (kind === "pointerleave") tip.hide();
     });
   }
-  // A wheel scrolls the page; with the control key, as two fingers on a pad send it, it zooms.
+  // The wheel scrolls the page; with the control key it zooms.  Browsers also send a wheel event
+  // with the control key for a pinch on a touchpad.
   canvas.addEventListener("wheel", (event) => {
     if (!event.ctrlKey) return;
     event.preventDefault();

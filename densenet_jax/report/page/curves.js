@@ -1,4 +1,5 @@
-// Curves over epochs: training thin, evaluation with dots; the values at the pointer in a tip.
+// Curves over epochs: training as a thin line, evaluation with dots.  A tooltip shows the values at
+// the pointer.
 (() => {
   const charts = pageData("charts");
   if (!charts) return;
@@ -40,7 +41,7 @@
       return { low: Math.log(low), high: Math.log(high), map: Math.log,
         marks: marks.filter((m) => m >= low * 0.999 && m <= high * 1.001) };
     }
-    // One odd value (a step right after a pause) must not flatten all the others.
+    // A single outlier (a step right after a pause) must not flatten all other values.
     const usual = values.toSorted((a, b) => a - b)[Math.floor(values.length * 0.9)];
     if (chart.unit === "images/s" && high > 3 * usual) high = 1.5 * usual;
     if (low >= 0 && (low < high / 2 || ["images_per_second", "data_wait"].includes(chart.key))) low = 0;

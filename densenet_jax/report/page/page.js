@@ -1,5 +1,5 @@
 "use strict";
-// What several parts of the page share: reading its data, the tip, tables that sort.
+// Shared by the parts of the page: its data, the tooltip, sortable tables, toggle buttons.
 
 function pageData(id) {
   const element = document.getElementById(id);
@@ -20,7 +20,7 @@ const tip = {
   hide() { this.box.style.display = "none"; },
 };
 
-// Anything with data-tip explains itself under the pointer, or a finger.
+// An element with data-tip shows this text as a tooltip at the pointer or at a touch.
 for (const kind of ["pointermove", "pointerdown"]) {
   document.addEventListener(kind, (event) => {
     const owner = event.target.closest?.("[data-tip]");
