@@ -1,4 +1,4 @@
-"""What a type checker knows of the public functions; `make lint` checks this file, nobody runs it."""
+"""What a type checker knows of the public functions; mypy checks this file, nobody runs it."""
 
 from typing import Any, assert_type
 

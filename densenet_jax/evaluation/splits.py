@@ -1,6 +1,7 @@
 """A model over its evaluation split, and over the other data sets that judge the same classes."""
 
 import dataclasses
+import math
 from typing import Any
 
 from densenet_jax.data.sources import by_name
@@ -63,7 +64,8 @@ def assess(
 def with_margin(setup: Experiment) -> Experiment:
     """Returns the experiment whose evaluation images are still to be cropped."""
     config = setup.config.copy_and_resolve_references()
-    size = round(config.data.image_size / config.data.eval_crop)
+    # Rounded down as `data.reading.host.center_crop` does: the same image is resized for one crop.
+    size = math.floor(config.data.image_size / config.data.eval_crop)
     if size <= config.data.image_size:
         raise ConfigError(
             f"--crops=5 needs images with a margin, but config.data.eval_crop is "

@@ -77,10 +77,23 @@ class BatchNorm(nn.Module):
         return function(x, *self.affine(batch), self.activation)
 
     def update(self, batch: Moments, count: int) -> None:
-        """Moves the running statistics towards those of a batch with `count` values a channel."""
-        if not self.is_mutable_collection("batch_stats"):
+        """Moves the running statistics towards those of a batch with `count` values a channel.
+
+        Raises:
+          ValueError: there is one value a channel.
+          flax.errors.ModifyScopeVariableError: `apply` was called without
+            mutable=["batch_stats"].
+        """
+        if self.is_initializing():
             return
-        unbiased = batch.var * (count / max(count - 1, 1))
+        if count == 1:
+            raise ValueError(
+                "batch normalisation has one value per channel to train on (one example whose "
+                "feature maps have one position), so its variance is 0 and its output does not "
+                "depend on the image; use more examples per group (a larger batch_size, a smaller "
+                "optimizer.accumulate), larger images, or freeze_statistics."
+            )
+        unbiased = batch.var * (count / (count - 1))
         for variable, value in ((self.mean, batch.mean), (self.var, unbiased)):
             value = lax.stop_gradient(value)
             variable.value += self.momentum * (value - variable.value)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 import optax.contrib
 
@@ -161,6 +162,24 @@ def make_optimizer(
     if layer_decay != 1.0:
         optimizer = optax.chain(optimizer, _scale_by_depth(layer_decay))
     return optimizer
+
+
+def with_clock(state: optax.OptState, step: jax.Array) -> optax.OptState:
+    """Returns an optimiser's state in which every schedule is at a step of the run.
+
+    Optax counts the updates that a schedule has seen.  A step that is not finite makes none, so
+    that count would lag behind, and the rate would never reach its end.
+    """
+
+    def is_schedule(node: Any) -> bool:
+        return isinstance(node, optax.ScaleByScheduleState)
+
+    def at_step(node: Any) -> Any:
+        if not is_schedule(node):
+            return node
+        return optax.ScaleByScheduleState(count=jnp.asarray(step, node.count.dtype))
+
+    return jax.tree.map(at_step, state, is_leaf=is_schedule)
 
 
 def _scale_by_depth(decay: float) -> optax.GradientTransformation:

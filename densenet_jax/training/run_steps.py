@@ -62,6 +62,7 @@ def train_step(
         functools.partial(preprocess, setup),
         task=setup.task,
         ema_decay=setup.config.ema_decay,
+        nonfinite_limit=setup.config.nonfinite_limit,
         **step_options(setup),
     )
     sharding = state_sharding(setup, optimizer)
@@ -126,7 +127,8 @@ def check_training(setup: Experiment, source: Source) -> None:
     """Raises early what training would raise after the run's directory has been made.
 
     Raises:
-      ConfigError: the stored logits are of other data, or a model cannot take the images.
+      ConfigError: the stored logits are of other data, a model cannot take the images, or batch
+        normalisation has a single value per channel.
     """
     batches.stored_logits(setup, source)
     teacher = setup.teacher
@@ -138,3 +140,25 @@ def check_training(setup: Experiment, source: Source) -> None:
                     jax.eval_shape(model.init, jax.random.key(0), images)
             except ValueError as e:
                 raise ConfigError(f"For training images of {size} pixels: {e}") from None
+    if setup.config.batch_size == setup.groups.count:
+        _check_single_examples(setup)
+
+
+def _check_single_examples(setup: Experiment) -> None:
+    """Raises ConfigError if batch normalisation has one value a channel for groups of one."""
+    keys = {"params": jax.random.key(0), "dropout": jax.random.key(0)}
+    for size in setup.train_sizes:
+        images = jax.ShapeDtypeStruct((1, size, size, setup.config.data.channels), "float32")
+        variables = jax.eval_shape(setup.model.init, keys, images)
+
+        def train(variables, images):
+            options = {"train": True, "mutable": ["batch_stats"], "rngs": keys}
+            return setup.model.apply(variables, images, **options)
+
+        try:
+            jax.eval_shape(train, variables, images)
+        except ValueError as e:
+            raise ConfigError(
+                f"With one example at a time (config.batch_size {setup.config.batch_size} in "
+                f"{setup.groups.count} groups) of {size} pixels, {e}"
+            ) from None

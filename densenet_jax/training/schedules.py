@@ -139,7 +139,10 @@ def _one_cycle(shape: Shape) -> optax.Schedule:
             f"The schedule one_cycle rises for {shape.warmup} of {shape.total} steps; "
             "config.optimizer.warmup must leave some for both directions: '0.3' is usual."
         )
-    return optax.cosine_onecycle_schedule(shape.total, shape.peak, shape.warmup / shape.total)
+    # As optax.cosine_onecycle_schedule, whose warm-up is a step shorter where the share of the run
+    # that it takes is rounded down.
+    factors = {shape.warmup: 25.0, shape.total: 1 / (25.0 * 1e4)}
+    return optax.piecewise_interpolate_schedule("cosine", shape.peak / 25.0, factors)
 
 
 SCHEDULES: dict[str, Callable[[Shape], optax.Schedule]] = {

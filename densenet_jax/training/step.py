@@ -13,6 +13,7 @@ from densenet_jax.tasks.losses import Loss
 from densenet_jax.tasks.task import Metrics, Task
 from densenet_jax.training import state as states
 from densenet_jax.training.groups import ONE_GROUP, Groups, mean_over_groups
+from densenet_jax.training.optimizer import with_clock
 from densenet_jax.training.state import TrainState
 
 Batch = dict[str, jax.Array]
@@ -58,6 +59,7 @@ def make_train_step(
     seed: int = 0,
     guide: Guide | None = None,
     groups: Groups = ONE_GROUP,
+    nonfinite_limit: int | None = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """Returns the function that maps a state and a batch to the next state and its metrics.
 
@@ -71,6 +73,9 @@ def make_train_step(
       loss: maps logits and targets to the losses of the examples, see `losses.make_loss`.
       guide: of a student, see `distillation.distilling`, the loss that takes what it returns.
       ema_decay: of the state's moving averages, if it keeps any.
+      nonfinite_limit: steps in a row that are not finite after which no step changes anything any
+        more: the loop learns of them a few steps late, and the diagnosis needs the parameters that
+        they had.  None: no limit.
       groups: of examples that share batch statistics (`groups.plan`).  The running statistics move
         towards the mean over the groups of their means, and of their variances.
     """
@@ -108,8 +113,11 @@ def make_train_step(
             (state.variables, dropout_key),
             (images, targets, batch["label"]),
         )
-        changes, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        opt_state = with_clock(state.opt_state, state.step)
+        changes, opt_state = optimizer.update(gradients, opt_state, state.params)
         finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(optax.tree.norm(joined(gradients)))
+        if nonfinite_limit is not None:
+            finite &= state.nonfinite < nonfinite_limit
         stepped = state.replace(
             params=optax.apply_updates(state.params, changes),
             batch_stats=batch_stats,

@@ -144,7 +144,7 @@ def _backward(features, statistics, bottlenecks, layers, d_features, d_statistic
         # gradient until then) and the gradients of the kernels (and keeps their operands).
         d_features, gradients[i] = lax.optimization_barrier((d_source, d_layer))
         d_statistics = Moments(
-            *(d.at[:c].add(new) for d, new in zip(d_statistics, d_moments, strict=True))
+            *(d.at[:c].add(new.astype(d.dtype)) for d, new in zip(d_statistics, d_moments, strict=True))
         )
     return d_features, d_statistics, gradients
 

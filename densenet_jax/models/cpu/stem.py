@@ -50,7 +50,8 @@ def _convolution_backward(stride, residuals, cotangents):
 
     (d_kernel,) = over_devices(run, (x, d_y, y), (constant, slope), returns_maps=False)
     # Of images nobody wants it: the compiler leaves it out.
-    dx, _ = convolution.gradients(x, kernel, d_y + constant + slope * y, stride)
+    corrected = d_y + constant + slope * y
+    dx, _ = convolution.gradients(x, kernel.astype(x.dtype), corrected, stride)
     return dx, d_kernel.astype(kernel.dtype)
 
 

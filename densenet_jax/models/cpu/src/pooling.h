@@ -114,7 +114,12 @@ struct Window {
   int64_t top, bottom, left, right;
 };
 
-// Arrays: x, gain, shift.  The result: maxima of relu(x * gain + shift) over `Window`s.
+// Whether a value takes the place of the largest one so far: the first of equal values stays, and
+// NaN wins, so that what went wrong is seen.
+inline auto wins(Vec value, Vec largest) { return (value > largest) | (value != value); }
+
+// Arrays: x, gain, shift.  The result: maxima of relu(x * gain + shift) over `Window`s; NaN where a
+// window has NaN.
 inline void max_pool(Call& call) {
   Map x = call.array().map();
   Affine norm = call.affine();
@@ -131,7 +136,7 @@ inline void max_pool(Call& call) {
           Vec largest = Vec{} - 1;
           window.each([&](int64_t i, int64_t j) {
             Vec u = relu(load(from + (i * x.width + j) * x.channels + c, count) * g + s);
-            largest = u > largest ? u : largest;
+            largest = wins(u, largest) ? u : largest;
           });
           store(to + c, largest, count);
         }
@@ -164,8 +169,8 @@ inline void max_pool_backward(Call& call) {
           window.each([&](int64_t i, int64_t j) {
             Vec value = load(from + place(i, j) + c, count);
             Vec here = relu(value * g + s);
-            its_x = here > largest ? value : its_x;
-            largest = here > largest ? here : largest;
+            its_x = wins(here, largest) ? value : its_x;
+            largest = wins(here, largest) ? here : largest;
             u[taps++] = here;
           });
           Vec rest = largest > 0 ? load(d + c, count) : Vec{};
