@@ -13,7 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from densenet_jax.weights.readers.bounded_file import MAX_NAME, Budget, Source, WeightsError, shown
+from densenet_jax.weights.readers.bounded_file import (
+    MAX_NAME,
+    BoundedFile,
+    Budget,
+    WeightsError,
+    shown,
+)
 from densenet_jax.weights.readers.hdf5 import SIGNATURE
 from densenet_jax.weights.readers.keras import WEIGHTS_MEMBER, read_keras_hdf5, read_keras_zip
 from densenet_jax.weights.readers.mindspore import read_mindspore
@@ -38,7 +44,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     What data parallelism (`module.`), torch.compile (`_orig_mod.`) and PyTorch before 0.4
     (`norm.1`) do to names is undone. Apart from that PyTorch's, MindSpore's and NumPy's names are
     those in the file; Keras's are `layer/variable` in every version. Of a training checkpoint the
-    state dict is returned, the moving average where there is one (`torch_files.STATE_DICT_KEYS`).
+    state dict is returned, the moving average where there is one (`readers.torch.STATE_DICT_KEYS`).
 
     Args:
       path: a .safetensors, .pth, .pt, .bin, .h5, .keras, .ckpt or .npz file.
@@ -64,7 +70,7 @@ def locate(path: str | os.PathLike[str]) -> dict[str, tuple[np.dtype, tuple[int,
     return _with(path, locate_safetensors)
 
 
-def _with(path: str | os.PathLike[str], reader: Callable[[Source], dict[str, Any]]) -> Any:
+def _with(path: str | os.PathLike[str], reader: Callable[[BoundedFile], dict[str, Any]]) -> Any:
     """Returns what a reader makes of an opened file; every error is one about the file."""
     path = os.fspath(path)
     try:
@@ -74,10 +80,10 @@ def _with(path: str | os.PathLike[str], reader: Callable[[Source], dict[str, Any
             raise WeightsError(f"{path}: it is a folder; name a weight file in it")
         if not stat.S_ISREG(status.st_mode):
             raise WeightsError(f"{path}: it is not a regular file; copy it to one")
-        with open(path, "rb") as file:
+        with open(path, "rb") as stream:
             size = status.st_size
-            source = Source(path, file, 0, size, Budget.of_file(size))
-            return reader(source)
+            file = BoundedFile(path, stream, 0, size, Budget.of_file(size))
+            return reader(file)
     except FileNotFoundError:
         raise WeightsError(f"{path}: there is no such file; check the path") from None
     except OSError as error:
@@ -90,35 +96,35 @@ def _with(path: str | os.PathLike[str], reader: Callable[[Source], dict[str, Any
         raise WeightsError(f"{path}: it is damaged ({reason}); download it again") from error
 
 
-def _read_all(source: Source) -> dict[str, np.ndarray]:
-    arrays = _read_any(source)
+def _read_all(file: BoundedFile) -> dict[str, np.ndarray]:
+    arrays = _read_any(file)
     if not arrays:
-        raise source.fail("it holds no tensors; save the weights again")
-    return _unwrapped(source, arrays)
+        raise file.fail("it holds no tensors; save the weights again")
+    return _unwrapped(file, arrays)
 
 
-def _read_any(source: Source) -> dict[str, np.ndarray]:
-    head = source.read(0, min(source.size, 512))
+def _read_any(file: BoundedFile) -> dict[str, np.ndarray]:
+    head = file.read(0, min(file.size, 512))
     if reason := _not_weights(head):
-        raise source.fail(reason)
+        raise file.fail(reason)
     if head.startswith(b"PK"):
-        entries = members(source)
+        entries = members(file)
         if WEIGHTS_MEMBER in entries:
             return read_keras_zip(entries)
         if sum(map(is_torch_pickle, entries)) == 1:
-            return read_torch_zip(source, entries)
+            return read_torch_zip(file, entries)
         if entries and all(name.endswith(".npy") for name in entries):
-            return read_npz(source, entries)
-        raise source.fail("it is a zip archive, but not of PyTorch, Keras or NumPy; unpack it")
+            return read_npz(file, entries)
+        raise file.fail("it is a zip archive, but not of PyTorch, Keras or NumPy; unpack it")
     if head.startswith(SIGNATURE):
-        return read_keras_hdf5(source)
+        return read_keras_hdf5(file)
     if head[:1] == b"\x80" and head[1:2] in (b"\2", b"\3", b"\4", b"\5"):
-        return read_torch_stream(source)
+        return read_torch_stream(file)
     if head[8:9] == b"{":
-        return read_safetensors(source)
+        return read_safetensors(file)
     if head[:1] == b"\n":
-        return read_mindspore(source)
-    raise source.fail(f"it is in none of the formats that can be read: {FORMATS}")
+        return read_mindspore(file)
+    raise file.fail(f"it is in none of the formats that can be read: {FORMATS}")
 
 
 def _not_weights(head: bytes) -> str | None:
@@ -149,16 +155,16 @@ def _is_text(head: bytes) -> bool:
     return True
 
 
-def _unwrapped(source: Source, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _unwrapped(file: BoundedFile, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Returns the arrays under the names that the bare model of today gives them."""
     result: dict[str, np.ndarray] = {}
     for name, array in arrays.items():
         plain = ".".join(part for part in name.split(".") if part not in _WRAPPERS)
         plain = _OLD_NAME.sub(r"\1\2", plain)
         if not 0 < len(plain) <= MAX_NAME or not plain.isprintable():
-            raise source.fail(f"a tensor's name is empty, too long or not printable: {shown(name)}")
+            raise file.fail(f"a tensor's name is empty, too long or not printable: {shown(name)}")
         if plain in result:
-            raise source.fail(f"it is there twice, also as {shown(plain)}", name)
+            raise file.fail(f"it is there twice, also as {shown(plain)}", name)
         result[plain] = array
     result.pop("n_averaged", None)  # The step counter of PyTorch's AveragedModel.
     return result

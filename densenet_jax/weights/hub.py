@@ -12,6 +12,7 @@ from densenet_jax.weights.published import WEIGHTS_FILE
 from densenet_jax.weights.readers.bounded_file import WeightsError
 from densenet_jax.weights.timm_config import CONFIG_FILE
 
+HUB_PREFIXES = ("hf-hub:", "hf_hub:")  # of sources such as `hf-hub:owner/name`
 WEIGHTS_FILES = (WEIGHTS_FILE, "pytorch_model.bin")
 
 

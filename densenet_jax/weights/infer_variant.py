@@ -3,10 +3,9 @@
 import os
 
 from densenet_jax.models.variants import VARIANTS
+from densenet_jax.weights.hub import HUB_PREFIXES
 from densenet_jax.weights.published import model_of
 from densenet_jax.weights.timm_config import read_config
-
-HUB_PREFIXES = ("hf-hub:", "hf_hub:")
 
 
 def network_of(source: str) -> str | None:

@@ -16,7 +16,6 @@ from densenet_jax.weights.published import IMAGENET, PUBLISHED, Preprocessing, m
 from densenet_jax.weights.readers.bounded_file import WeightsError
 from densenet_jax.weights.timm_config import read_config
 
-HUB_PREFIXES = ("hf-hub:", "hf_hub:")
 CHECKPOINTS = "checkpoints"  # a folder that has it is the directory of a run
 
 logger = logging.getLogger(__name__)
@@ -111,7 +110,7 @@ def find(
     read_run: ReadRun | None = None,
 ) -> Found:
     """Returns the weights that a source stands for; see `load`."""
-    if source.startswith(HUB_PREFIXES):
+    if source.startswith(hub.HUB_PREFIXES):
         repository, _, pinned = source.partition(":")[2].partition("@")
         return _hub(repository, source, pinned or revision, sha256)
     name = next(iter(of_model(source)), source)

@@ -1,6 +1,6 @@
 """Bounded access to a file that nobody trusts.
 
-Every reader in this package sees a file only through `Source`: each offset and size is checked
+Every reader in this package sees a file only through `BoundedFile`: each offset and size is checked
 before a byte is read, and each tensor is charged to a budget before memory is taken for it.
 """
 
@@ -42,11 +42,11 @@ class Budget:
 
 
 @dataclass(slots=True)
-class Source:
+class BoundedFile:
     """The bytes `[start, start + size)` of an open file: a whole file or a member of an archive."""
 
     path: str
-    file: BinaryIO
+    stream: BinaryIO
     start: int
     size: int
     budget: Budget
@@ -67,16 +67,16 @@ class Source:
     def read(self, offset: int, size: int) -> bytes:
         """Returns exactly `size` bytes; for metadata, whose size the caller has bounded."""
         self.check(offset, size)
-        self.file.seek(self.start + offset)
-        data = self.file.read(size)
+        self.stream.seek(self.start + offset)
+        data = self.stream.read(size)
         if len(data) != size:
             raise self.fail("it became shorter while it was read")
         return data
 
-    def part(self, offset: int, size: int) -> "Source":
+    def part(self, offset: int, size: int) -> "BoundedFile":
         """Returns a source of some of these bytes, charged to the same budget."""
         self.check(offset, size)
-        return Source(self.path, self.file, self.start + offset, size, self.budget)
+        return BoundedFile(self.path, self.stream, self.start + offset, size, self.budget)
 
     def charge(self, size: int, tensor: object = None) -> None:
         """Takes `size` bytes from the budget; must come before the memory is allocated."""
@@ -112,7 +112,7 @@ class Source:
         Args:
           tensor: its name, for messages.
           dtype: element type.
-          shape: its shape, already checked by `Source.shape`.
+          shape: its shape, already checked by `BoundedFile.shape`.
           offset: bytes before its first element.
           strides: in elements, one per dimension; None if it is stored in row-major order.
           big_endian: whether each element's bytes are stored in that order.
@@ -137,8 +137,8 @@ class Source:
         # An expanded tensor has more elements than bytes, a sparse one spans more than it has.
         self.charge(max(span, count) * dtype.itemsize, tensor)
         raw = np.empty(span * dtype.itemsize, np.uint8)
-        self.file.seek(self.start + offset)
-        if self.file.readinto(raw) != raw.size:
+        self.stream.seek(self.start + offset)
+        if self.stream.readinto(raw) != raw.size:
             raise self.fail("the file became shorter while it was read", tensor)
         if big_endian:
             raw = raw.reshape(-1, dtype.itemsize)[:, ::-1].reshape(-1)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from densenet_jax.weights.readers.bounded_file import MAX_TENSORS, Source
+from densenet_jax.weights.readers.bounded_file import MAX_TENSORS, BoundedFile
 from densenet_jax.weights.readers.hdf5 import Dataset, Group, Hdf5
 from densenet_jax.weights.readers.zip_archive import Member
 
@@ -29,18 +29,18 @@ def read_keras_zip(entries: dict[str, Member]) -> dict[str, np.ndarray]:
     return read_keras_hdf5(entries[WEIGHTS_MEMBER].open())
 
 
-def read_keras_hdf5(source: Source) -> dict[str, np.ndarray]:
+def read_keras_hdf5(file: BoundedFile) -> dict[str, np.ndarray]:
     """Returns the variables of an `.h5` file of Keras 2 or 3 by `layer/variable`."""
-    file = Hdf5(source)
+    hdf5 = Hdf5(file)
     arrays: dict[str, np.ndarray] = {}
-    for groups, path, dataset in _datasets(file.root, (), ()):
+    for groups, path, dataset in _datasets(hdf5.root, (), ()):
         if any(_NO_WEIGHTS.match(part) for part in path):
             continue
-        name = _name(file, groups, path)
+        name = _name(hdf5, groups, path)
         if name in arrays:
-            raise source.fail("two variables have this name; give each layer its own", name)
+            raise file.fail("two variables have this name; give each layer its own", name)
         if len(arrays) == MAX_TENSORS:
-            raise source.fail(f"it holds more than {MAX_TENSORS} tensors")
+            raise file.fail(f"it holds more than {MAX_TENSORS} tensors")
         arrays[name] = dataset.read(name)
     return arrays
 
@@ -57,19 +57,19 @@ def _datasets(
             yield groups, (*path, name), member
 
 
-def _name(file: Hdf5, groups: tuple[Group, ...], path: tuple[str, ...]) -> str:
+def _name(hdf5: Hdf5, groups: tuple[Group, ...], path: tuple[str, ...]) -> str:
     is_keras_3 = path[-2:-1] == ("vars",)
-    layer, variable = _name_3(file, groups[-1], path) if is_keras_3 else _name_2(groups, path)
+    layer, variable = _name_3(hdf5, groups[-1], path) if is_keras_3 else _name_2(groups, path)
     layer = layer.replace("/", "_")
     variable = re.sub(r":\d+$", "", variable)
     return f"{layer}/{variable}" if layer else variable
 
 
-def _name_3(file: Hdf5, group: Group, path: tuple[str, ...]) -> tuple[str, str]:
+def _name_3(hdf5: Hdf5, group: Group, path: tuple[str, ...]) -> tuple[str, str]:
     """Names a variable by the layer's name that its group bears: .../dense_7/vars/1."""
     layer = _joined(path[:-2])
     if named := group.attributes.get("name"):
-        layer = file.text(named)
+        layer = hdf5.text(named)
     kind = re.sub(r"_\d+$", "", path[-3]) if len(path) > 2 else ""
     names = _VARIABLES.get(kind, {}).get(len(group.members), ())
     index = int(path[-1]) if path[-1] in ("0", "1", "2", "3") else len(names)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from densenet_jax.weights.readers.bounded_file import MAX_NAME, Source, WeightsError, shown
+from densenet_jax.weights.readers.bounded_file import MAX_NAME, BoundedFile, WeightsError, shown
 
 MAX_PICKLE = 32 << 20  # bytes; a DenseNet-201 with optimizer state takes 1 MB
 MAX_OPERATIONS = 1_000_000
@@ -82,12 +82,12 @@ class Pickles:
 
     def __init__(
         self,
-        source: Source,
+        file: BoundedFile,
         call: Callable[[str, object], object] = lambda name, args: Opaque(Global(name), args),
         resolve: Callable[[object], object] = lambda pid: Opaque(None, pid),
     ):
-        self.source = source
-        self.data = source.read(0, min(source.size, MAX_PICKLE))
+        self.file = file
+        self.data = file.read(0, min(file.size, MAX_PICKLE))
         self.position = 0
         self.operations = 0
         self._call = call
@@ -112,13 +112,13 @@ class Pickles:
             raise self._damaged() from None
 
     def _damaged(self) -> WeightsError:
-        return self.source.fail("its pickle is damaged; download or save the file again")
+        return self.file.fail("its pickle is damaged; download or save the file again")
 
     def _take(self, size: int) -> bytes:
         if not 0 <= size <= len(self.data) - self.position:
             if len(self.data) == MAX_PICKLE:
-                raise self.source.fail(f"its pickle exceeds the limit of {MAX_PICKLE} bytes")
-            raise self.source.fail(
+                raise self.file.fail(f"its pickle exceeds the limit of {MAX_PICKLE} bytes")
+            raise self.file.fail(
                 "its pickle ends too early; the file is cut short, download or save it again"
             )
         self.position += size
@@ -136,7 +136,7 @@ class Pickles:
     def _spend(self, count: int) -> None:
         self.operations += count
         if self.operations > MAX_OPERATIONS:
-            raise self.source.fail(
+            raise self.file.fail(
                 "its pickle holds too many objects; save the state dict alone, without the rest"
             )
 
@@ -213,7 +213,7 @@ class Pickles:
             case pickle.FRAME:
                 self._number(_LONG_COUNT)  # A hint for buffering.
             case _:
-                raise self.source.fail(
+                raise self.file.fail(
                     f"its pickle has the opcode {opcode!r}, which torch.save never writes; "
                     "save the weights again with torch.save or as safetensors"
                 )
@@ -224,7 +224,7 @@ class Pickles:
             raise self._damaged()
         builtin = module in ("builtins", "__builtin__") and name.split(".")[0] in _ATTACK_BUILTINS
         if builtin or module.split(".")[0] in _ATTACK_MODULES:
-            raise self.source.fail(
+            raise self.file.fail(
                 f"it would have {shown(module + '.' + name)} called, which has no place among "
                 "weights: the file is malicious, so delete it and load it with no other program"
             )
@@ -260,5 +260,5 @@ class Pickles:
         # Other keys are of no interest, and hashing a nest of tuples takes forever.
         if isinstance(key, str) or (isinstance(key, int) and -1 << 63 <= key < 1 << 63):
             if key in result:
-                raise self.source.fail(f"its pickle sets the name {shown(key)} twice")
+                raise self.file.fail(f"its pickle sets the name {shown(key)} twice")
             result[key] = value

@@ -15,7 +15,7 @@ import numpy as np
 from densenet_jax.weights.readers.bounded_file import (
     MAX_NAME,
     MAX_TENSORS,
-    Source,
+    BoundedFile,
     WeightsError,
     shown,
 )
@@ -42,50 +42,52 @@ _DTYPES = {
 _CODES = {dtype: code for code, dtype in _DTYPES.items()}
 
 
-def read_safetensors(source: Source) -> dict[str, np.ndarray]:
+def read_safetensors(file: BoundedFile) -> dict[str, np.ndarray]:
     """Returns the tensors in the header's order."""
-    data, entries = _layout(source)
+    data, entries = _layout(file)
     return {
         name: data.array(name, dtype, shape, begin)
         for name, (dtype, shape, begin, _) in entries.items()
     }
 
 
-def locate_safetensors(source: Source) -> dict[str, tuple[np.dtype, tuple[int, ...], int]]:
+def locate_safetensors(file: BoundedFile) -> dict[str, tuple[np.dtype, tuple[int, ...], int]]:
     """Returns each tensor's element type, shape and first byte in the file; reads the header."""
-    data, entries = _layout(source)
+    data, entries = _layout(file)
     return {
         name: (dtype, shape, data.start + begin)
         for name, (dtype, shape, begin, _) in entries.items()
     }
 
 
-def _layout(source: Source) -> tuple[Source, dict[str, tuple[np.dtype, tuple[int, ...], int, int]]]:
+def _layout(
+    file: BoundedFile,
+) -> tuple[BoundedFile, dict[str, tuple[np.dtype, tuple[int, ...], int, int]]]:
     """Returns the data, and each tensor's element type, shape, first byte and size in it."""
-    (length,) = struct.unpack("<Q", source.read(0, 8))
+    (length,) = struct.unpack("<Q", file.read(0, 8))
     if length > MAX_HEADER:
-        raise source.fail(f"its header of {length} bytes exceeds the limit of {MAX_HEADER}")
-    header = _parse_header(source, source.read(8, length))
+        raise file.fail(f"its header of {length} bytes exceeds the limit of {MAX_HEADER}")
+    header = _parse_header(file, file.read(8, length))
     header.pop("__metadata__", None)
     if len(header) > MAX_TENSORS:
-        raise source.fail(f"it holds more than {MAX_TENSORS} tensors")
-    data = source.part(8 + length, source.size - 8 - length)
+        raise file.fail(f"it holds more than {MAX_TENSORS} tensors")
+    data = file.part(8 + length, file.size - 8 - length)
     entries = {name: _check_entry(data, name, entry) for name, entry in header.items()}
     # The tensors must tile the data: an overlap or a hole is how a file hides something.
     end = 0
     for name, (_, _, begin, size) in sorted(entries.items(), key=lambda item: item[1][2:]):
         if begin != end:
-            raise source.fail("its data overlaps another tensor's or leaves a gap", name)
+            raise file.fail("its data overlaps another tensor's or leaves a gap", name)
         end = begin + size
     if end != data.size:
-        raise source.fail(
+        raise file.fail(
             f"its tensors take {end} bytes but {data.size} follow the header; "
             "it is cut short or damaged, download or save it again"
         )
     return data, entries
 
 
-def _parse_header(source: Source, text: bytes) -> dict[str, Any]:
+def _parse_header(file: BoundedFile, text: bytes) -> dict[str, Any]:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len(result := dict(pairs)) < len(pairs):
             raise ValueError("a repeated name")
@@ -98,14 +100,14 @@ def _parse_header(source: Source, text: bytes) -> dict[str, Any]:
         header = json.loads(text.decode(), object_pairs_hook=unique, parse_constant=refuse)
     except (ValueError, RecursionError) as error:
         reason = str(error) if len(str(error)) < 100 else "damaged"
-        raise source.fail(f"its header is not valid JSON ({reason})") from None
+        raise file.fail(f"its header is not valid JSON ({reason})") from None
     if not isinstance(header, dict):
-        raise source.fail("its header is not a JSON object")
+        raise file.fail("its header is not a JSON object")
     return header
 
 
 def _check_entry(
-    data: Source, name: str, entry: object
+    data: BoundedFile, name: str, entry: object
 ) -> tuple[np.dtype, tuple[int, ...], int, int]:
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
         raise data.fail("its header entry must be dtype, shape and data_offsets", name)

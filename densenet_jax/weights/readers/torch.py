@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
-from densenet_jax.weights.readers.bounded_file import MAX_TENSORS, Source, shown
+from densenet_jax.weights.readers.bounded_file import MAX_TENSORS, BoundedFile, shown
 from densenet_jax.weights.readers.pickles import Global, Opaque, Pickles
 from densenet_jax.weights.readers.zip_archive import Member
 
@@ -65,12 +65,12 @@ class Tensor(NamedTuple):
     dtype: object = None
 
 
-def read_torch_zip(source: Source, entries: dict[str, Member]) -> dict[str, np.ndarray]:
+def read_torch_zip(file: BoundedFile, entries: dict[str, Member]) -> dict[str, np.ndarray]:
     """Returns the state dict in the archive, of which `entries` are the members."""
     (pickled,) = [name for name in entries if is_torch_pickle(name)]
     folder = pickled[: -len("data.pkl")]
     if f"{folder}constants.pkl" in entries:
-        raise source.fail(
+        raise file.fail(
             "it is a TorchScript program, not weights; save it again with "
             "torch.save(torch.jit.load(path).state_dict(), new_path)"
         )
@@ -79,15 +79,15 @@ def read_torch_zip(source: Source, entries: dict[str, Member]) -> dict[str, np.n
         big_endian = order.open().read(0, min(order.size, 8)) == b"big"
     content = Pickles(entries[pickled].open(), _rebuild, _storage).load()
 
-    opened: dict[str, Source] = {}
+    opened: dict[str, BoundedFile] = {}
 
-    def storage_data(name: str, storage: Storage) -> Source:
+    def storage_data(name: str, storage: Storage) -> BoundedFile:
         if storage.key not in opened:
             member = entries.get(f"{folder}data/{storage.key}")
             if member is None:
-                raise source.fail(f"the data of its storage {shown(storage.key)} are missing", name)
+                raise file.fail(f"the data of its storage {shown(storage.key)} are missing", name)
             if member.size != storage.count * storage.dtype.itemsize:
-                raise source.fail(
+                raise file.fail(
                     f"its storage has {member.size} bytes where {storage.count} elements of "
                     f"{storage.dtype} are announced; download or save the file again",
                     name,
@@ -95,14 +95,14 @@ def read_torch_zip(source: Source, entries: dict[str, Member]) -> dict[str, np.n
             opened[storage.key] = member.open()
         return opened[storage.key]
 
-    return _arrays(source, content, storage_data, big_endian)
+    return _arrays(file, content, storage_data, big_endian)
 
 
 def is_torch_pickle(name: str) -> bool:
     return name.count("/") <= 1 and name.rpartition("/")[2] == "data.pkl"
 
 
-def read_torch_stream(source: Source) -> dict[str, np.ndarray]:
+def read_torch_stream(file: BoundedFile) -> dict[str, np.ndarray]:
     """Returns the state dict in a legacy file: five pickles, then the storages in a row."""
     storages: dict[str, Storage] = {}
 
@@ -112,33 +112,33 @@ def read_torch_stream(source: Source) -> dict[str, np.ndarray]:
             storages.setdefault(storage.key, storage)
         return storage
 
-    pickles = Pickles(source, _rebuild, resolve)
+    pickles = Pickles(file, _rebuild, resolve)
     if pickles.load() != MAGIC_NUMBER or pickles.load() != PROTOCOL_VERSION:
-        raise source.fail(
+        raise file.fail(
             "it is a pickle that torch.save did not write; "
             "save the weights with torch.save or as safetensors"
         )
     pickles.load()  # Sizes of C types on the machine that wrote it; the data are little-endian.
     content, keys = pickles.load(), pickles.load()
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
-        raise source.fail("its list of storages is damaged; download or save the file again")
+        raise file.fail("its list of storages is damaged; download or save the file again")
 
-    data: dict[str, Source] = {}
+    data: dict[str, BoundedFile] = {}
     position = pickles.position
     for key in keys:
         if key not in storages or key in data:
-            raise source.fail(f"its list of storages is damaged at {shown(key)}")
-        count = int.from_bytes(source.read(position, 8), "little")
+            raise file.fail(f"its list of storages is damaged at {shown(key)}")
+        count = int.from_bytes(file.read(position, 8), "little")
         size = count * storages[key].dtype.itemsize
-        data[key] = source.part(position + 8, size)
+        data[key] = file.part(position + 8, size)
         position += 8 + size
 
-    def storage_data(name: str, storage: Storage) -> Source:
+    def storage_data(name: str, storage: Storage) -> BoundedFile:
         if storage.key not in data:
-            raise source.fail(f"the data of its storage {shown(storage.key)} are missing", name)
+            raise file.fail(f"the data of its storage {shown(storage.key)} are missing", name)
         return data[storage.key]
 
-    return _arrays(source, content, storage_data, big_endian=False)
+    return _arrays(file, content, storage_data, big_endian=False)
 
 
 def _rebuild(callee: str, args: Any) -> object:
@@ -187,35 +187,35 @@ def _is_weight(name: object, value: object) -> bool:
 
 
 def _arrays(
-    source: Source,
+    file: BoundedFile,
     content: Any,
-    storage_data: Callable[[str, Storage], Source],
+    storage_data: Callable[[str, Storage], BoundedFile],
     big_endian: bool,
 ) -> dict[str, np.ndarray]:
     """Returns the tensors of the state dict that is found in an unpickled file."""
     state_dict = _find_state_dict(content, set())
     if not state_dict:
-        raise source.fail(_what_it_holds(content))
+        raise file.fail(_what_it_holds(content))
     if len(state_dict) > MAX_TENSORS:
-        raise source.fail(f"it holds more than {MAX_TENSORS} tensors")
+        raise file.fail(f"it holds more than {MAX_TENSORS} tensors")
     arrays = {}
     for name, tensor in state_dict.items():
         storage = getattr(tensor, "storage", None)
         dtype = getattr(tensor, "dtype", None)
         known = _DTYPES.get(dtype.name) if isinstance(dtype, Global) else None
         if not isinstance(storage, Storage) or (dtype is not None and known is None):
-            raise source.fail(
+            raise file.fail(
                 "it is sparse, quantized or of an unusual element type; "
                 "make it a dense float32 tensor and save it again",
                 name,
             )
         if type(tensor.offset) is not int or not isinstance(tensor.strides, tuple):
-            raise source.fail("its place in its storage is damaged", name)
+            raise file.fail("its place in its storage is damaged", name)
         if not 0 <= tensor.offset < 1 << 48:
-            raise source.fail("its place in its storage is damaged", name)
+            raise file.fail("its place in its storage is damaged", name)
         dtype = known or storage.dtype
         offset = (storage.begin + tensor.offset) * dtype.itemsize
-        shape = source.shape(name, tensor.shape)
+        shape = file.shape(name, tensor.shape)
         arrays[name] = storage_data(name, storage).array(
             name, dtype, shape, offset, tensor.strides, big_endian
         )

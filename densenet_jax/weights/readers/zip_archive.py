@@ -9,7 +9,7 @@ import struct
 import zlib
 from dataclasses import dataclass
 
-from densenet_jax.weights.readers.bounded_file import Source, WeightsError
+from densenet_jax.weights.readers.bounded_file import BoundedFile, WeightsError
 
 MAX_DIRECTORY = 4 << 20  # bytes of the table of contents; a training checkpoint takes 0.2 MB
 STORED, DEFLATED = 0, 8
@@ -20,7 +20,7 @@ _CHUNK = 1 << 20
 class Member:
     """One entry of the archive, as its table of contents describes it."""
 
-    archive: Source
+    archive: BoundedFile
     name: str
     method: int
     crc: int
@@ -29,7 +29,7 @@ class Member:
     header: int  # offset of its local header
     begin: int  # offset of its data
 
-    def open(self) -> Source:
+    def open(self) -> BoundedFile:
         """Returns its contents as a source, decompressed where needed and checked by its CRC."""
         archive = self.archive
         data = archive.part(self.begin, self.stored_size)
@@ -42,7 +42,7 @@ class Member:
                 content = b""
             if len(content) != self.size:
                 raise self._damaged()
-            data = Source(archive.path, io.BytesIO(content), 0, self.size, archive.budget)
+            data = BoundedFile(archive.path, io.BytesIO(content), 0, self.size, archive.budget)
         crc = 0
         for offset in range(0, data.size, _CHUNK):
             crc = zlib.crc32(data.read(offset, min(_CHUNK, data.size - offset)), crc)
@@ -56,71 +56,71 @@ class Member:
         )
 
 
-def members(source: Source) -> dict[str, Member]:
+def members(file: BoundedFile) -> dict[str, Member]:
     """Returns the archive's files by name.
 
     Raises:
       WeightsError: it is damaged, encrypted, compressed by other means than deflate, or its
         entries overlap, repeat a name or leave the archive's folder.
     """
-    begin, size = _directory(source)
-    table = source.read(begin, size)
+    begin, size = _directory(file)
+    table = file.read(begin, size)
     entries: dict[str, Member] = {}
     position = 0
     while position < size:
         if table[position : position + 4] != b"PK\1\2" or position + 46 > size:
-            raise _damaged_table(source)
+            raise _damaged_table(file)
         flags, method, crc, stored, full, *lengths, header = struct.unpack_from(
             "<HH4x3L3H8xL", table, position + 8
         )
         name_end = position + 46 + lengths[0]
         position = name_end + lengths[1] + lengths[2]
         if position > size:
-            raise _damaged_table(source)
+            raise _damaged_table(file)
         extra = table[name_end : name_end + lengths[1]]
-        full, stored, header = _zip64(source, extra, [full, stored, header])
+        full, stored, header = _zip64(file, extra, [full, stored, header])
         name = table[name_end - lengths[0] : name_end].decode("utf-8", "replace")
         if name.endswith("/"):
             continue
         if name in entries or name.startswith("/") or ".." in name.split("/"):
-            raise source.fail(f"its member {name[:80]!r} is repeated or has an illegal name")
+            raise file.fail(f"its member {name[:80]!r} is repeated or has an illegal name")
         unpackable = method == DEFLATED or (method == STORED and stored == full)
         if flags & 1 or not unpackable:
-            raise source.fail(f"its member {name[:80]!r} is encrypted, damaged or oddly compressed")
-        local = source.read(header, 30)
+            raise file.fail(f"its member {name[:80]!r} is encrypted, damaged or oddly compressed")
+        local = file.read(header, 30)
         if local[:4] != b"PK\3\4":
-            raise source.fail(f"its member {name[:80]!r} is not where the table of contents says")
+            raise file.fail(f"its member {name[:80]!r} is not where the table of contents says")
         data = header + 30 + sum(struct.unpack_from("<HH", local, 26))
-        entries[name] = Member(source, name, method, crc, stored, full, header, data)
+        entries[name] = Member(file, name, method, crc, stored, full, header, data)
     end = 0
     for entry in sorted(entries.values(), key=lambda entry: entry.header):
         if entry.header < end:
-            raise source.fail(f"its member {entry.name[:80]!r} overlaps another: a zip bomb")
+            raise file.fail(f"its member {entry.name[:80]!r} overlaps another: a zip bomb")
         end = entry.begin + entry.stored_size
     if end > begin:
-        raise source.fail("a member reaches into the table of contents; it is damaged")
+        raise file.fail("a member reaches into the table of contents; it is damaged")
     return entries
 
 
-def _directory(source: Source) -> tuple[int, int]:
+def _directory(file: BoundedFile) -> tuple[int, int]:
     """Returns offset and size of the table of contents, from the record at the archive's end."""
-    tail_begin = max(0, source.size - 65_557)
-    tail = source.read(tail_begin, source.size - tail_begin)
+    tail_begin = max(0, file.size - 65_557)
+    tail = file.read(tail_begin, file.size - tail_begin)
     found = tail.rfind(b"PK\5\6")
     if found < 0 or found + 22 > len(tail):
-        raise source.fail("the end of the archive is missing; download or save it again")
+        raise file.fail("the end of the archive is missing; download or save it again")
     size, begin = struct.unpack_from("<LL", tail, found + 12)
     end = tail_begin + found
     if 0xFFFFFFFF in (size, begin) and tail[max(0, found - 20) :][:4] == b"PK\6\7":
         (end,) = struct.unpack_from("<Q", tail, found - 12)
-        record = source.read(end, 56)
+        record = file.read(end, 56)
         size, begin = struct.unpack_from("<QQ", record, 40)
     if size > MAX_DIRECTORY or begin + size > end:
-        raise source.fail("its table of contents is too large or damaged")
+        raise file.fail("its table of contents is too large or damaged")
     return begin, size
 
 
-def _zip64(source: Source, extra: bytes, fields: list[int]) -> list[int]:
+def _zip64(file: BoundedFile, extra: bytes, fields: list[int]) -> list[int]:
     """Replaces the fields (size, stored size, offset) that are too large for 32 bits."""
     missing = fields.count(0xFFFFFFFF)
     position = 0
@@ -131,9 +131,9 @@ def _zip64(source: Source, extra: bytes, fields: list[int]) -> list[int]:
             return [next(values) if field == 0xFFFFFFFF else field for field in fields]
         position += 4 + length
     if missing:
-        raise _damaged_table(source)
+        raise _damaged_table(file)
     return fields
 
 
-def _damaged_table(source: Source) -> WeightsError:
-    return source.fail("its table of contents is damaged; download or save it again")
+def _damaged_table(file: BoundedFile) -> WeightsError:
+    return file.fail("its table of contents is damaged; download or save it again")
