@@ -139,7 +139,7 @@ def test_names_of_wrappers_are_undone(tmp_path):
 def test_two_names_for_one_tensor_are_refused(tmp_path):
     path = tmp_path / "both.npz"
     np.savez(path, **{"module.a": np.ones(1), "a": np.ones(1)})
-    with pytest.raises(weights.WeightsError, match=r"both\.npz: tensor 'a': it is there twice"):
+    with pytest.raises(weights.WeightsError, match=r"both\.npz: tensor 'a': it appears twice"):
         weights.read(path)
 
 
@@ -182,7 +182,7 @@ def test_a_reader_that_stumbles_still_names_the_file(golden_weights, monkeypatch
         raise KeyError("secret")
 
     monkeypatch.setattr("densenet_jax.weights.files.read_safetensors", stumble)
-    with pytest.raises(weights.WeightsError, match=r"half\.safetensors: it is damaged") as caught:
+    with pytest.raises(weights.WeightsError, match=r"half\.safetensors: the file is damaged") as caught:
         weights.read(golden_weights / "half.safetensors")
     assert isinstance(caught.value.__cause__, KeyError)
 

@@ -1,4 +1,4 @@
-"""MindSpore's checkpoints: a protocol buffer message of named tensors.
+"""A reader for MindSpore's checkpoints: a protocol buffer message of named tensors.
 
 message Checkpoint { repeated Value value = 1; }
 message Value { string tag = 1; TensorProto tensor = 2; }
@@ -28,29 +28,30 @@ _DTYPES = {
     "Bool": np.dtype("?"),
 }
 _VARINT, _BYTES = 0, 2
-MAX_FIELDS = 64  # of one tensor's entry
+MAX_FIELDS = 64  # in the entry of one tensor
 
 
 def read_mindspore(file: BoundedFile) -> dict[str, np.ndarray]:
-    """Returns the tensors in the file's order, under the names that they have there."""
+    """Returns {name: array} of all tensors, with the names and the order in the file."""
     if file.size > 17 and file.read(file.size - 17, 7) == b"crc_num":
-        file = file.part(0, file.size - 17)  # save_checkpoint(crc_check=True)
+        file = file.part(0, file.size - 17)  # The end that save_checkpoint(crc_check=True) adds.
     arrays: dict[str, np.ndarray] = {}
     for field, value in _fields(file, MAX_TENSORS):
         if field != 1 or not isinstance(value, BoundedFile):
-            raise file.fail("it is no MindSpore checkpoint, or a damaged one; save it again")
+            raise file.fail("the file is not a MindSpore checkpoint or is damaged; save it again")
         parts = dict(_fields(value, MAX_FIELDS))
         tag, tensor = parts.get(1), parts.get(2)
         if not isinstance(tag, BoundedFile) or not isinstance(tensor, BoundedFile):
-            raise file.fail("one of its entries is no tensor; save the parameters alone")
+            raise file.fail("one of its entries is not a tensor; save the parameters alone")
         name = _text(tag)
         if name in arrays:
-            raise file.fail("it is there twice; save the checkpoint again", name)
+            raise file.fail("it appears twice; save the checkpoint again", name)
         arrays[name] = _tensor(tensor, name)
     return arrays
 
 
 def _tensor(file: BoundedFile, name: str) -> np.ndarray:
+    """Returns the array in a TensorProto message; error messages call it `name`."""
     shape: list[int] = []
     dtype = content = None
     for field, value in _fields(file, MAX_FIELDS):
@@ -66,26 +67,34 @@ def _tensor(file: BoundedFile, name: str) -> np.ndarray:
         elif field == 3 and isinstance(value, BoundedFile):
             content = value
     if dtype is None or content is None:
-        raise file.fail("its element type is unknown or its data are missing", name)
+        raise file.fail(
+            "its element type is unknown or its data are missing; save it again as float32", name
+        )
     if shape == [0] and content.size == dtype.itemsize:
-        shape = []  # MindSpore's way to write a scalar.
+        shape = []  # MindSpore writes the shape of a scalar as [0].
     checked = file.shape(name, shape)
     if int(np.prod(checked, dtype=object)) * dtype.itemsize != content.size:
         raise file.fail(
             f"its shape {checked} does not fit its {content.size} bytes; "
-            "the file is damaged, save it again",
+            "the file is damaged, so save it again",
             name,
         )
     return content.array(name, dtype, checked)
 
 
 def _fields(file: BoundedFile, limit: int) -> Iterator[tuple[int, int | BoundedFile]]:
-    """Yields number and value of each field of a message, which may have `limit` of them."""
+    """Yields (number, value) of each field of a message: an integer, or the bytes of the field.
+
+    Raises:
+      WeightsError: the message is damaged or has more than `limit` fields.
+    """
     position = count = 0
     while position < file.size:
         count += 1
         if count > limit:
-            raise file.fail(f"one of its messages has more than {limit} fields")
+            raise file.fail(
+                f"one of its messages has more than {limit} fields; save the parameters alone"
+            )
         key, position = _varint(file, position)
         number, position = _varint(file, position)
         if key & 7 == _VARINT:
@@ -94,20 +103,21 @@ def _fields(file: BoundedFile, limit: int) -> Iterator[tuple[int, int | BoundedF
             yield key >> 3, file.part(position, number)
             position += number
         else:
-            raise file.fail("it is no MindSpore checkpoint, or a damaged one; save it again")
+            raise file.fail("the file is not a MindSpore checkpoint or is damaged; save it again")
 
 
 def _varint(file: BoundedFile, position: int) -> tuple[int, int]:
-    """Returns an integer of seven bits a byte, and the position after it."""
+    """Returns the integer at `position`, of seven bits per byte, and the position after it."""
     result = 0
     for i, byte in enumerate(file.read(position, min(10, file.size - position))):
         result |= (byte & 0x7F) << (7 * i)
         if byte < 0x80:
             return result, position + i + 1
-    raise file.fail("it is no MindSpore checkpoint, or a damaged one; save it again")
+    raise file.fail("the file is not a MindSpore checkpoint or is damaged; save it again")
 
 
 def _text(file: BoundedFile) -> str:
+    """Returns the text in a field."""
     if file.size > MAX_NAME:
-        raise file.fail(f"it has a name of {file.size} bytes, the limit is {MAX_NAME}")
+        raise file.fail(f"it has a name of {file.size} bytes, but the limit is {MAX_NAME}")
     return file.read(0, file.size).decode("utf-8", "backslashreplace")

@@ -1,7 +1,7 @@
-"""The members of a zip archive, for the PyTorch, Keras and NumPy files that are one.
+"""A reader for zip archives, the container of PyTorch's, Keras's and NumPy's files.
 
-The standard library's reader takes memory for as many entries as an archive claims and lets
-entries share bytes, which is what zip bombs are made of; this one refuses both.
+The standard library's reader allocates memory for as many entries as an archive claims to have, and
+lets entries share bytes, as zip bombs do. This reader refuses both.
 """
 
 import io
@@ -11,14 +11,25 @@ from dataclasses import dataclass
 
 from densenet_jax.weights.readers.bounded_file import BoundedFile, WeightsError
 
-MAX_DIRECTORY = 4 << 20  # bytes of the table of contents; a training checkpoint takes 0.2 MB
+MAX_DIRECTORY = 4 << 20  # bytes of the table of contents; 0.2 MB in a training checkpoint
 STORED, DEFLATED = 0, 8
 _CHUNK = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One entry of the archive, as its table of contents describes it."""
+    """One file of the archive, as the table of contents describes it.
+
+    Attributes:
+      archive: the whole archive.
+      name: path in the archive.
+      method: `STORED` or `DEFLATED`.
+      crc: CRC-32 of the contents; 0: not computed.
+      stored_size: bytes in the archive.
+      size: bytes of the contents after decompression.
+      header: offset of the member's local header.
+      begin: offset of the member's data.
+    """
 
     archive: BoundedFile
     name: str
@@ -26,11 +37,15 @@ class Member:
     crc: int
     stored_size: int
     size: int
-    header: int  # offset of its local header
-    begin: int  # offset of its data
+    header: int
+    begin: int
 
     def open(self) -> BoundedFile:
-        """Returns its contents as a source, decompressed where needed and checked by its CRC."""
+        """Returns the contents, decompressed if needed.
+
+        Raises:
+          WeightsError: the contents are damaged (wrong size or CRC) or exceed the memory budget.
+        """
         archive = self.archive
         data = archive.part(self.begin, self.stored_size)
         if self.method == DEFLATED:
@@ -46,7 +61,7 @@ class Member:
         crc = 0
         for offset in range(0, data.size, _CHUNK):
             crc = zlib.crc32(data.read(offset, min(_CHUNK, data.size - offset)), crc)
-        if self.crc not in (crc, 0):  # PyTorch writes 0 where it was told to save the time.
+        if self.crc not in (crc, 0):  # PyTorch writes 0 when it skips the CRC to save time.
             raise self._damaged()
         return data
 
@@ -57,11 +72,11 @@ class Member:
 
 
 def members(file: BoundedFile) -> dict[str, Member]:
-    """Returns the archive's files by name.
+    """Returns {name: member} of all files in the archive.
 
     Raises:
-      WeightsError: it is damaged, encrypted, compressed by other means than deflate, or its
-        entries overlap, repeat a name or leave the archive's folder.
+      WeightsError: the archive is damaged or encrypted, a member is compressed by another method
+        than deflate, members overlap or repeat a name, or a name leads out of the archive's folder.
     """
     begin, size = _directory(file)
     table = file.read(begin, size)
@@ -83,32 +98,46 @@ def members(file: BoundedFile) -> dict[str, Member]:
         if name.endswith("/"):
             continue
         if name in entries or name.startswith("/") or ".." in name.split("/"):
-            raise file.fail(f"its member {name[:80]!r} is repeated or has an illegal name")
+            raise file.fail(
+                f"its member {name[:80]!r} is repeated or has an illegal name; save the file again"
+            )
         unpackable = method == DEFLATED or (method == STORED and stored == full)
         if flags & 1 or not unpackable:
-            raise file.fail(f"its member {name[:80]!r} is encrypted, damaged or oddly compressed")
+            raise file.fail(
+                f"its member {name[:80]!r} is encrypted, damaged or compressed by an unsupported "
+                "method; save the file again"
+            )
         local = file.read(header, 30)
         if local[:4] != b"PK\3\4":
-            raise file.fail(f"its member {name[:80]!r} is not where the table of contents says")
+            raise file.fail(
+                f"its member {name[:80]!r} is not where the table of contents says; "
+                "the file is damaged, so download or save it again"
+            )
         data = header + 30 + sum(struct.unpack_from("<HH", local, 26))
         entries[name] = Member(file, name, method, crc, stored, full, header, data)
     end = 0
     for entry in sorted(entries.values(), key=lambda entry: entry.header):
         if entry.header < end:
-            raise file.fail(f"its member {entry.name[:80]!r} overlaps another: a zip bomb")
+            raise file.fail(
+                f"its member {entry.name[:80]!r} overlaps another one, as in a zip bomb; "
+                "delete the file"
+            )
         end = entry.begin + entry.stored_size
     if end > begin:
-        raise file.fail("a member reaches into the table of contents; it is damaged")
+        raise file.fail(
+            "a member reaches into the table of contents; the file is damaged, so download or save "
+            "it again"
+        )
     return entries
 
 
 def _directory(file: BoundedFile) -> tuple[int, int]:
-    """Returns offset and size of the table of contents, from the record at the archive's end."""
+    """Returns the offset and size of the table of contents, from the record at the end."""
     tail_begin = max(0, file.size - 65_557)
     tail = file.read(tail_begin, file.size - tail_begin)
     found = tail.rfind(b"PK\5\6")
     if found < 0 or found + 22 > len(tail):
-        raise file.fail("the end of the archive is missing; download or save it again")
+        raise file.fail("the end of the archive is missing; download or save the file again")
     size, begin = struct.unpack_from("<LL", tail, found + 12)
     end = tail_begin + found
     if 0xFFFFFFFF in (size, begin) and tail[max(0, found - 20) :][:4] == b"PK\6\7":
@@ -116,12 +145,17 @@ def _directory(file: BoundedFile) -> tuple[int, int]:
         record = file.read(end, 56)
         size, begin = struct.unpack_from("<QQ", record, 40)
     if size > MAX_DIRECTORY or begin + size > end:
-        raise file.fail("its table of contents is too large or damaged")
+        raise file.fail(
+            "its table of contents is too large or damaged; download or save the file again"
+        )
     return begin, size
 
 
 def _zip64(file: BoundedFile, extra: bytes, fields: list[int]) -> list[int]:
-    """Replaces the fields (size, stored size, offset) that are too large for 32 bits."""
+    """Returns the fields [size, stored size, offset], with 64-bit values from the extra data.
+
+    The table of contents holds 0xFFFFFFFF for values that are too large for 32 bits.
+    """
     missing = fields.count(0xFFFFFFFF)
     position = 0
     while missing and position + 4 <= len(extra):
@@ -136,4 +170,4 @@ def _zip64(file: BoundedFile, extra: bytes, fields: list[int]) -> list[int]:
 
 
 def _damaged_table(file: BoundedFile) -> WeightsError:
-    return file.fail("its table of contents is damaged; download or save it again")
+    return file.fail("its table of contents is damaged; download or save the file again")
