@@ -1,4 +1,4 @@
-"""MindSpore's checkpoints: messages that lie about their lengths and shapes."""
+"""MindSpore's checkpoints: element types, and messages with invalid lengths and shapes."""
 
 import ml_dtypes
 import numpy as np
@@ -86,5 +86,5 @@ GOOD = entry("weight", (2, 2), "Float32", bytes(16))
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_messages_that_lie(refused, content, words):
+def test_invalid_messages_are_refused(refused, content, words):
     refused(content, words)

@@ -1,4 +1,4 @@
-"""safetensors: agreement with the reference library both ways, and headers that lie."""
+"""safetensors: agreement with the reference library in both directions, and invalid headers."""
 
 import json
 import os
@@ -47,7 +47,7 @@ def test_the_reference_library_reads_what_is_written(tmp_path):
     path = tmp_path / "weights.safetensors"
     arrays = arrays_of_every_type()
     for name in ("float8_e4m3fn", "float8_e5m2"):
-        del arrays[name]  # It can write them only.
+        del arrays[name]  # The reference library writes them, but cannot read them.
     weights.write_safetensors(path, arrays, metadata={"made": "by us"})
     assert_same(safetensors.numpy.load_file(path), arrays)
     with safetensors.safe_open(path, "np") as file:
@@ -100,7 +100,7 @@ def test_writing_is_all_or_nothing(tmp_path, monkeypatch):
         ({"x": np.ones(1)}, {"epoch": 3}, "metadata"),
     ],
 )
-def test_what_cannot_be_written(tmp_path, tensors, metadata, words):
+def test_invalid_tensors_are_not_written(tmp_path, tensors, metadata, words):
     with pytest.raises(weights.WeightsError, match=words):
         weights.write_safetensors(tmp_path / "weights.safetensors", tensors, metadata)
     assert os.listdir(tmp_path) == []
@@ -161,5 +161,5 @@ def entry(begin=0, end=16, shape=(4,), dtype="F32", **more):
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_headers_that_lie(refused, content, words):
+def test_invalid_headers_are_refused(refused, content, words):
     refused(content, words)
