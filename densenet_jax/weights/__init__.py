@@ -1,4 +1,4 @@
-"""Weights of any framework: files, names, published checkpoints."""
+"""Pretrained weights: reading files of several frameworks, converting names, downloading."""
 
 from densenet_jax.weights.conventions import CONVENTIONS
 from densenet_jax.weights.files import locate, read

@@ -1,4 +1,4 @@
-"""Weights of one network for another: a new head, other input channels, all else as it is."""
+"""Adapts weights to a model with another number of classes or of input channels."""
 
 import re
 from dataclasses import dataclass
@@ -17,13 +17,13 @@ STEM = re.compile(r"^params/(conv0|stem_conv)/kernel$")
 
 @dataclass(frozen=True)
 class Report:
-    """What became of the tensors.
+    """How the variables of a model were filled from a file.
 
     Attributes:
-      loaded: how many variables have the file's values.
-      fresh: paths of variables that were initialised.
-      adapted: path of the stem's kernel where it was made for other input channels.
-      dropped: names of tensors that were not used.
+      loaded: number of variables with values from the file.
+      fresh: paths of the variables that were newly initialised.
+      adapted: path of the stem's kernel if it was adapted to other input channels, else None.
+      dropped: names of the tensors in the file that were not used.
     """
 
     loaded: int
@@ -43,18 +43,29 @@ class Report:
 
 
 def sizes(matching: Matching) -> tuple[int, int | None]:
-    """Returns the file's number of classes (0: no classifier) and of input channels (if known)."""
+    """Returns the number of classes and of input channels of the network in a file.
+
+    Zero classes mean that the file has no classifier; None channels mean that they are unknown.
+    """
     bias = matching.tensors.get(f"{HEAD}bias")
     kernels = [k for path, k in matching.tensors.items() if STEM.match(path) and k.ndim == 4]
     return 0 if bias is None else bias.size, kernels[0].shape[2] if kernels else None
 
 
 def merge(model: nn.Module, state_dict: dict[str, np.ndarray], seed: int) -> tuple[Any, Report]:
-    """Returns the model's variables with a state dict's values wherever they can serve.
+    """Returns the variables of a model, filled from a state dict, and a report.
 
-    A classifier for another number of classes is initialised (from `seed`), one that the model
-    lacks is dropped, the stem's kernel is adapted to the model's input channels.  Nothing else
-    is forgiven.
+    If the number of classes differs, the classifier is initialised from `seed`; if the model has no
+    classifier, that of the file is dropped. The stem's kernel is adapted to the input channels of
+    the model. Every other difference is an error.
+
+    Args:
+      model: the model.
+      state_dict: {name: array}, with the names and layouts of any known framework.
+      seed: for the initialisation of a classifier.
+
+    Returns:
+      ({"params": ..., "batch_stats": ...}, report).
 
     Raises:
       WeightsError: see `names.from_state_dict`.
@@ -82,7 +93,7 @@ def merge(model: nn.Module, state_dict: dict[str, np.ndarray], seed: int) -> tup
 
 
 def initialise(model: nn.Module, paths: list[str], seed: int) -> dict[str, np.ndarray]:
-    """Returns fresh values of some variables; the others are never computed."""
+    """Returns {path: initial value} of the variables at `paths`, without computing the others."""
     images = np.zeros((1, 64, 64, model.in_channels), np.float32)
 
     def init(key: jax.Array) -> dict[str, jax.Array]:
@@ -93,10 +104,12 @@ def initialise(model: nn.Module, paths: list[str], seed: int) -> dict[str, np.nd
 
 
 def adapt_channels(kernel: np.ndarray, channels: int) -> np.ndarray:
-    """Returns a stem's kernel [H, W, in, out] for another number of input channels, as timm does.
+    """Returns a kernel [H, W, in, out] adapted to another number of input channels, as timm does.
 
-    One channel: the sum over the old ones, so that a grey image in all of them gives the same.
-    More: the old ones repeated in order, scaled so that activations keep their size.
+    For one channel, the kernel is summed over its input channels. A grey image then gives the same
+    activations as before, when it was repeated in all channels. For other numbers, the input
+    channels are repeated in order and scaled by `in / channels`, which keeps the size of
+    activations.
     """
     old, dtype = kernel.shape[2], kernel.dtype
     kernel = kernel.astype(np.promote_types(dtype, np.float32))

@@ -1,8 +1,8 @@
-"""How each framework names and lays out the tensors of our networks: one table for each.
+"""Conventions: the names and layouts that each framework gives to the tensors of our networks.
 
-A *convention* rewrites the path of one of our variables, `collection/module/.../leaf`, to the
-tensor's name there.  Every conversion reads the table in this one direction, whichever way the
-tensors go, so reading and writing agree.  Another source of weights is another table.
+A `Convention` is a table of rules that rewrite the path of one of our variables,
+`collection/module/.../leaf`, to the name of the tensor in the framework. Reading and writing both
+apply the rules in this direction, so that they agree. To support another framework, add a table.
 """
 
 import dataclasses
@@ -14,23 +14,23 @@ from flax import linen as nn
 from densenet_jax.models.densenet import DenseNet
 from densenet_jax.models.rdnet import RDNet
 
-Rules = tuple[tuple[str, str | Callable[[re.Match], str]], ...]
+Rules = tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class Convention:
-    """How a framework names and lays out the tensors of a network.
+    """The names and layouts that a framework gives to the tensors of a network.
 
     Attributes:
-      title: for messages.
-      modules: the models it knows.
+      title: name of the framework, for messages.
+      modules: classes of the models that the framework has.
       rules: (pattern, replacement) pairs, applied in order to `collection/module/.../leaf`.
-      conv_axes: transposes our convolution kernels [H, W, in, out] to theirs.
-      dense_axes: transposes our dense kernels [in, out] to theirs.
-      spellings: (pattern, replacement) pairs that bring other spellings of a name, such as those of
-        older versions, to the one that the rules give.
-      ignored: pattern of tensors that carry no weight.
-      norm_epsilon: what the framework adds to variances, where that is not our default.
+      conv_axes: transposes our convolution kernels [H, W, in, out] to the framework's layout.
+      dense_axes: transposes our dense kernels [in, out] to the framework's layout.
+      spellings: (pattern, replacement) pairs that turn other spellings of a name, such as those of
+        older versions, into the name that `rules` give.
+      ignored: pattern for the names of tensors that are not weights.
+      norm_epsilon: the number that the framework adds to variances; None: the default of our model.
     """
 
     title: str
@@ -43,29 +43,33 @@ class Convention:
     norm_epsilon: float | None = None
 
     def name(self, path: str) -> str:
-        """Returns the framework's name of one of our variables."""
+        """Returns the framework's name for the variable at `path`."""
         return rewrite(self.rules, path)
 
     def axes(self, path: str, ndim: int) -> tuple[int, ...]:
-        """Returns how to transpose one of our variables to the framework's layout."""
+        """Returns the axes that transpose the variable at `path` to the framework's layout."""
         if not path.endswith("/kernel"):
             return tuple(range(ndim))
         return self.conv_axes if ndim == 4 else self.dense_axes
 
     def spell(self, name: str) -> str | None:
-        """Returns a tensor's name as the rules spell it; None: the tensor carries no weight."""
+        """Returns the name of a tensor as `rules` spell it; None: the tensor is not a weight."""
         name = rewrite(self.spellings, name)
         return None if re.search(self.ignored, name) else name
 
 
 def rewrite(rules: Rules, text: str) -> str:
+    """Returns the text after all rules were applied in order."""
     for pattern, replacement in rules:
         text = re.sub(pattern, replacement, text)
     return text
 
 
-def _following(form: str) -> Callable[[re.Match], str]:
-    """Returns a replacement that counts the first group one further: Keras's blocks begin at 2."""
+def _increment_first(form: str) -> Callable[[re.Match[str]], str]:
+    """Returns a replacement that formats the groups of a match, with the first one increased by 1.
+
+    Keras counts the convolution of the stem as 1, so its dense blocks begin at 2.
+    """
     return lambda match: form.format(int(match[1]) + 1, *match.groups()[1:])
 
 
@@ -118,11 +122,11 @@ TORCH_RDNET = Convention(
         (r"(/dense_block\d+)/gate/", r"\1/layers/layers/5/fc/"),
         (r"/", "."),
     ),
-    spellings=(*_TORCH_SPELLINGS, (r"^stem\.stem\.", "stem.")),  # the authors' files
+    spellings=(*_TORCH_SPELLINGS, (r"^stem\.stem\.", "stem.")),  # in the files of RDNet's authors
 )
 
-# Batch normalisation as Keras and MindSpore name it.
-_GAMMA_BETA = (
+# Names of batch normalisation in Keras and MindSpore.
+_GAMMA_BETA: Rules = (
     (r"^params/(.*norm[^/]*)/scale$", r"\1/gamma"),
     (r"^params/(.*norm[^/]*)/bias$", r"\1/beta"),
     (r"^batch_stats/(.*)/mean$", r"\1/moving_mean"),
@@ -137,18 +141,18 @@ KERAS = Convention(
         *_GAMMA_BETA,
         (r"^conv0/", "conv1_conv/"),
         (r"^norm0/", "conv1_bn/"),
-        (r"^denseblock(\d+)/denselayer(\d+)/norm1/", _following("conv{}_block{}_0_bn/")),
-        (r"^denseblock(\d+)/denselayer(\d+)/conv1/", _following("conv{}_block{}_1_conv/")),
-        (r"^denseblock(\d+)/denselayer(\d+)/norm2/", _following("conv{}_block{}_1_bn/")),
-        (r"^denseblock(\d+)/denselayer(\d+)/conv2/", _following("conv{}_block{}_2_conv/")),
-        (r"^transition(\d+)/norm/", _following("pool{}_bn/")),
-        (r"^transition(\d+)/conv/", _following("pool{}_conv/")),
+        (r"^denseblock(\d+)/denselayer(\d+)/norm1/", _increment_first("conv{}_block{}_0_bn/")),
+        (r"^denseblock(\d+)/denselayer(\d+)/conv1/", _increment_first("conv{}_block{}_1_conv/")),
+        (r"^denseblock(\d+)/denselayer(\d+)/norm2/", _increment_first("conv{}_block{}_1_bn/")),
+        (r"^denseblock(\d+)/denselayer(\d+)/conv2/", _increment_first("conv{}_block{}_2_conv/")),
+        (r"^transition(\d+)/norm/", _increment_first("pool{}_bn/")),
+        (r"^transition(\d+)/conv/", _increment_first("pool{}_conv/")),
         (r"^norm_final/", "bn/"),
         (r"^classifier/", "predictions/"),
     ),
     conv_axes=(0, 1, 2, 3),
     dense_axes=(0, 1),
-    spellings=((r"^fc\d+/", "predictions/"),),  # the published files: fc1000
+    spellings=((r"^fc\d+/", "predictions/"),),  # fc1000 in the published files
     norm_epsilon=1.001e-5,
 )
 
@@ -165,7 +169,7 @@ MINDCV = Convention(
         (r"/", "."),
     ),
     spellings=((r"^(?=denseblock|transition|conv0|norm[05])", "features."),),
-    # What MindSpore stores of the optimizer and the loop.
+    # The state of the optimizer and of the training loop, which MindSpore stores along.
     ignored=r"^(moments|momentum|accum|global_step|learning_rate|epoch_num|step_num|scale_sense)\b",
 )
 
@@ -188,7 +192,7 @@ CONVENTIONS = {
 
 
 def of_model(model: nn.Module) -> Convention:
-    """Returns the convention in which PyTorch users know the model."""
+    """Returns the convention of the PyTorch implementation of a model."""
     if isinstance(model, RDNet):
         return TORCH_RDNET
     return TORCH_CIFAR if model.stem == "cifar" else TORCH

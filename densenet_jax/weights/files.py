@@ -1,8 +1,8 @@
-"""Reads weight files of every framework into NumPy arrays, and trusts none of them.
+"""Reads weight files of several frameworks into NumPy arrays, safely even if a file is malicious.
 
-No reader calls anything that a file names, and none takes memory on the word of a file. PyTorch,
-Keras, MindSpore and h5py need not be installed. The format is told from the content: extensions
-are too often wrong.
+The readers never call anything that a file names, and they check every size before they allocate
+memory. PyTorch, Keras, MindSpore and h5py need not be installed. The format is detected from the
+content, because extensions are often wrong.
 """
 
 import os
@@ -13,7 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from densenet_jax.weights.readers.bounded_file import MAX_NAME, Budget, Source, WeightsError, shown
+from densenet_jax.weights.readers.bounded_file import (
+    MAX_NAME,
+    BoundedFile,
+    Budget,
+    WeightsError,
+    shown,
+)
 from densenet_jax.weights.readers.hdf5 import SIGNATURE
 from densenet_jax.weights.readers.keras import WEIGHTS_MEMBER, read_keras_hdf5, read_keras_zip
 from densenet_jax.weights.readers.mindspore import read_mindspore
@@ -26,103 +32,122 @@ FORMATS = (
     "safetensors, PyTorch (.pth, .pt, .bin), Keras (.h5, .keras), MindSpore (.ckpt), NumPy (.npz)"
 )
 
-# What data parallelism and torch.compile put into names.
+# Modules that data parallelism and torch.compile add to names.
 _WRAPPERS = ("module", "_orig_mod")
-# PyTorch could not have dots in module names any more from 0.4 on.
+# Names from before PyTorch 0.4, which forbids dots in the names of modules.
 _OLD_NAME = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12])(?=\.)")
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """Reads the tensors of a weight file, whoever wrote it.
+    """Reads all tensors of a weight file.
 
-    What data parallelism (`module.`), torch.compile (`_orig_mod.`) and PyTorch before 0.4
-    (`norm.1`) do to names is undone. Apart from that PyTorch's, MindSpore's and NumPy's names are
-    those in the file; Keras's are `layer/variable` in every version. Of a training checkpoint the
-    state dict is returned, the moving average where there is one (`torch_files.STATE_DICT_KEYS`).
+    The names are those in the file, with these exceptions. The modules that data parallelism
+    (`module.`) and torch.compile (`_orig_mod.`) add are removed; `norm.1`, as PyTorch named it
+    before 0.4, becomes `norm1`; Keras's names are `layer/variable` for every version of Keras.
+    From a training checkpoint, only the state dict is returned: the moving average of the weights
+    if there is one (the order is that of `readers.torch.STATE_DICT_KEYS`).
 
     Args:
       path: a .safetensors, .pth, .pt, .bin, .h5, .keras, .ckpt or .npz file.
 
     Returns:
-      Name -> array in the file's element type and layout, in the file's order; no array shares
-      memory with another.
+      {name: array} in the order of the file, with the file's element types and layouts. Arrays
+      share no memory.
 
     Raises:
-      WeightsError: whatever is wrong with the file, in one sentence.
+      WeightsError: the file cannot be read; the message names the file and the remedy.
     """
-    return _with(path, _read_all)
+    return _read_with(path, _read_all)
 
 
 def locate(path: str | os.PathLike[str]) -> dict[str, tuple[np.dtype, tuple[int, ...], int]]:
-    """Returns each tensor of a safetensors file as (element type, shape, first byte).
+    """Returns the positions of the tensors in a safetensors file, to map it into memory.
 
-    Only the header is read: for files to be mapped into memory, of any size.
+    Only the header is read, so the file may have any size.
+
+    Args:
+      path: a safetensors file.
+
+    Returns:
+      {name: (element type, shape, first byte in the file)}.
 
     Raises:
-      WeightsError: whatever is wrong with the file, in one sentence.
+      WeightsError: the file cannot be read; the message names the file and the remedy.
     """
-    return _with(path, locate_safetensors)
+    return _read_with(path, locate_safetensors)
 
 
-def _with(path: str | os.PathLike[str], reader: Callable[[Source], dict[str, Any]]) -> Any:
-    """Returns what a reader makes of an opened file; every error is one about the file."""
+def _read_with(
+    path: str | os.PathLike[str], reader: Callable[[BoundedFile], dict[str, Any]]
+) -> Any:
+    """Returns the result of `reader` for the file at `path`; every error is a `WeightsError`."""
     path = os.fspath(path)
     try:
-        # Asked before opening: a named pipe would never open.
+        # Check the type before opening the file: opening a named pipe would block for ever.
         status = os.stat(path)
         if stat.S_ISDIR(status.st_mode):
-            raise WeightsError(f"{path}: it is a folder; name a weight file in it")
+            raise WeightsError(f"{path}: it is a folder; pass the path of a weight file in it")
         if not stat.S_ISREG(status.st_mode):
-            raise WeightsError(f"{path}: it is not a regular file; copy it to one")
-        with open(path, "rb") as file:
+            raise WeightsError(f"{path}: it is not a regular file; copy its content to one")
+        with open(path, "rb") as stream:
             size = status.st_size
-            source = Source(path, file, 0, size, Budget.of_file(size))
-            return reader(source)
+            file = BoundedFile(path, stream, 0, size, Budget.of_file(size))
+            return reader(file)
     except FileNotFoundError:
         raise WeightsError(f"{path}: there is no such file; check the path") from None
     except OSError as error:
-        raise WeightsError(f"{path}: it cannot be read: {error.strerror or error}") from error
+        raise WeightsError(f"{path}: the file cannot be read: {error.strerror or error}") from error
     except WeightsError:
         raise
     except Exception as error:
-        # Should a reader stumble over what it did not check, the culprit is still the file.
+        # If a reader fails at something that it did not check, the file is still the culprit.
         reason = type(error).__name__
-        raise WeightsError(f"{path}: it is damaged ({reason}); download it again") from error
+        raise WeightsError(
+            f"{path}: the file is damaged ({reason}); download or save it again"
+        ) from error
 
 
-def _read_all(source: Source) -> dict[str, np.ndarray]:
-    arrays = _read_any(source)
+def _read_all(file: BoundedFile) -> dict[str, np.ndarray]:
+    """Returns {name: array} of all tensors in a file, under their normalised names."""
+    arrays = _read_any(file)
     if not arrays:
-        raise source.fail("it holds no tensors; save the weights again")
-    return _unwrapped(source, arrays)
+        raise file.fail("it holds no tensors; save the weights again")
+    return _with_plain_names(file, arrays)
 
 
-def _read_any(source: Source) -> dict[str, np.ndarray]:
-    head = source.read(0, min(source.size, 512))
-    if reason := _not_weights(head):
-        raise source.fail(reason)
+def _read_any(file: BoundedFile) -> dict[str, np.ndarray]:
+    """Returns {name: array} of all tensors in a file of any of the formats."""
+    head = file.read(0, min(file.size, 512))
+    if reason := _mistaken_for_weights(head):
+        raise file.fail(reason)
     if head.startswith(b"PK"):
-        entries = members(source)
+        entries = members(file)
         if WEIGHTS_MEMBER in entries:
             return read_keras_zip(entries)
         if sum(map(is_torch_pickle, entries)) == 1:
-            return read_torch_zip(source, entries)
+            return read_torch_zip(file, entries)
         if entries and all(name.endswith(".npy") for name in entries):
-            return read_npz(source, entries)
-        raise source.fail("it is a zip archive, but not of PyTorch, Keras or NumPy; unpack it")
+            return read_npz(file, entries)
+        raise file.fail(
+            "it is a zip archive, but PyTorch, Keras or NumPy did not write it; unpack it"
+        )
     if head.startswith(SIGNATURE):
-        return read_keras_hdf5(source)
+        return read_keras_hdf5(file)
     if head[:1] == b"\x80" and head[1:2] in (b"\2", b"\3", b"\4", b"\5"):
-        return read_torch_stream(source)
+        return read_torch_stream(file)
     if head[8:9] == b"{":
-        return read_safetensors(source)
+        return read_safetensors(file)
     if head[:1] == b"\n":
-        return read_mindspore(source)
-    raise source.fail(f"it is in none of the formats that can be read: {FORMATS}")
+        return read_mindspore(file)
+    raise file.fail(f"it has none of the formats that can be read: {FORMATS}")
 
 
-def _not_weights(head: bytes) -> str | None:
-    """Returns what a file is that people mistake for weights, and what to do about it."""
+def _mistaken_for_weights(head: bytes) -> str | None:
+    """Returns the error message for files that are often mistaken for weights, else None.
+
+    Args:
+      head: the first 512 bytes of the file.
+    """
     start = head.lstrip().lower()
     if not start:
         return "it is empty; download it again"
@@ -137,11 +162,12 @@ def _not_weights(head: bytes) -> str | None:
     if start.startswith(b"\x93numpy"):
         return "it is a single array without a name; save the weights with numpy.savez"
     if not re.search(rb"[^\t\n\f\r -\x7e\x80-\xff]", head) and _is_text(head):
-        return f"it is a text file, not weights; what can be read is {FORMATS}"
+        return f"it is a text file, not weights; the formats that can be read are {FORMATS}"
     return None
 
 
 def _is_text(head: bytes) -> bool:
+    """Returns whether the bytes are UTF-8; a character may be cut off at their end."""
     try:
         head[: len(head) - 3 if len(head) == 512 else len(head)].decode()
     except UnicodeDecodeError as error:
@@ -149,16 +175,16 @@ def _is_text(head: bytes) -> bool:
     return True
 
 
-def _unwrapped(source: Source, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Returns the arrays under the names that the bare model of today gives them."""
+def _with_plain_names(file: BoundedFile, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns the arrays under the names that an unwrapped model in a current PyTorch has."""
     result: dict[str, np.ndarray] = {}
     for name, array in arrays.items():
         plain = ".".join(part for part in name.split(".") if part not in _WRAPPERS)
         plain = _OLD_NAME.sub(r"\1\2", plain)
         if not 0 < len(plain) <= MAX_NAME or not plain.isprintable():
-            raise source.fail(f"a tensor's name is empty, too long or not printable: {shown(name)}")
+            raise file.fail(f"a tensor's name is empty, too long or not printable: {shown(name)}")
         if plain in result:
-            raise source.fail(f"it is there twice, also as {shown(plain)}", name)
+            raise file.fail(f"it appears twice, also as {shown(plain)}; save it once", name)
         result[plain] = array
-    result.pop("n_averaged", None)  # The step counter of PyTorch's AveragedModel.
+    result.pop("n_averaged", None)  # The step counter of PyTorch's AveragedModel is not a weight.
     return result

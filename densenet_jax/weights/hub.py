@@ -1,4 +1,4 @@
-"""Downloads from the Hugging Face hub, through its own client: cache, revisions, hashes."""
+"""Downloads from the Hugging Face hub with its own client, which has a cache and revisions."""
 
 import functools
 import hashlib
@@ -12,13 +12,15 @@ from densenet_jax.weights.published import WEIGHTS_FILE
 from densenet_jax.weights.readers.bounded_file import WeightsError
 from densenet_jax.weights.timm_config import CONFIG_FILE
 
+HUB_PREFIXES = ("hf-hub:", "hf_hub:")  # of sources such as `hf-hub:owner/name`
 WEIGHTS_FILES = (WEIGHTS_FILE, "pytorch_model.bin")
 
 
 def placed_folder(name: str, revision: str | None = None) -> str:
-    """Returns where a user without network puts the files of `name`, found before the hub is asked.
+    """Returns the folder for files of `name` that the user downloads by hand, without a network.
 
-    `$DENSENET_JAX_CACHE` (default: `densenet_jax` in the user's cache folder) names the parent.
+    If the folder exists, it is used instead of the hub. Its parent is `$DENSENET_JAX_CACHE`, by
+    default `densenet_jax` in the user's cache folder.
     """
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     parent = os.environ.get("DENSENET_JAX_CACHE") or os.path.join(cache, "densenet_jax")
@@ -30,25 +32,26 @@ def download(repository: str, name: str, revision: str | None, config: bool) -> 
 
     Args:
       repository: `owner/name`.
-      name: what the user asked for.
+      name: the name that the user asked for, for messages and for `placed_folder`.
       revision: branch, tag or commit; None: the main branch.
-      config: fetch `config.json` too.
+      config: whether to download `config.json` too.
 
     Raises:
-      WeightsError: no client, network, repository, revision or file; what to do instead.
+      WeightsError: the client is not installed, the hub cannot be reached, it lacks the repository,
+        revision or file, or the file is damaged; the message says what to do.
     """
     try:
         from huggingface_hub import constants, errors, hf_hub_download
     except ImportError:
         raise WeightsError(
-            f"{name} comes from the Hugging Face hub: pip install huggingface_hub, or "
+            f"{name} is on the Hugging Face hub: pip install huggingface_hub, or "
             f"{_by_hand(repository, name, revision, config)}"
         ) from None
 
     def fetch(file: str) -> str:
         get = functools.partial(hf_hub_download, repository, file)
         try:
-            # What was downloaded once is what later runs use, without asking the hub again.
+            # Later runs use the file that was downloaded once, without a request to the hub.
             return get(revision=revision, local_files_only=True)
         except errors.LocalEntryNotFoundError:
             if not _reachable(constants.ENDPOINT):
@@ -74,7 +77,9 @@ def download(repository: str, name: str, revision: str | None, config: bool) -> 
             f"{_by_hand(repository, name, revision, config)}"
         ) from error
     except errors.RevisionNotFoundError as error:
-        raise WeightsError(f"{repository} has no revision {revision!r} on the hub.") from error
+        raise WeightsError(
+            f"{repository} has no revision {revision!r} on the hub; check its spelling."
+        ) from error
     except errors.RepositoryNotFoundError as error:
         raise WeightsError(
             f"The hub has no public repository {repository!r}; check its spelling, or log in "
@@ -82,7 +87,9 @@ def download(repository: str, name: str, revision: str | None, config: bool) -> 
         ) from error
     except errors.EntryNotFoundError as error:
         files = f"{CONFIG_FILE} and one of {', '.join(WEIGHTS_FILES)}"
-        raise WeightsError(f"{repository} lacks {files} on the hub.") from error
+        raise WeightsError(
+            f"{repository} lacks {files} on the hub; choose a repository that has them."
+        ) from error
     except (errors.HTTPError, errors.HFValidationError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise WeightsError(
@@ -94,7 +101,10 @@ def download(repository: str, name: str, revision: str | None, config: bool) -> 
 
 
 def _reachable(endpoint: str) -> bool:
-    """Says at once what the client would find out in half a minute of retries: no name server."""
+    """Returns whether the name of the hub can be resolved.
+
+    Without a name server, the client would retry for half a minute before it fails.
+    """
     address = urllib.parse.urlsplit(endpoint)
     if urllib.request.getproxies():
         return True  # The proxy resolves names.
@@ -106,10 +116,16 @@ def _reachable(endpoint: str) -> bool:
 
 
 def check_hash(path: str, sha256: str | None = None) -> None:
-    """Raises WeightsError when a file is not the one of this SHA-256 (in hexadecimal digits).
+    """Checks the SHA-256 of a file.
 
-    Without a hash, the name of the blob that a file in the hub's cache links to is taken: large
-    files are stored under their own.
+    Args:
+      path: the file.
+      sha256: the expected SHA-256, in hexadecimal digits. None: the name of the file to which
+        `path` links, if it is a SHA-256, as for large files in the hub's cache; otherwise nothing
+        is checked.
+
+    Raises:
+      WeightsError: the file has another SHA-256.
     """
     blob = os.path.basename(os.path.realpath(path))
     expected = sha256 or (blob if re.fullmatch(r"[0-9a-f]{64}", blob) else None)
@@ -124,6 +140,7 @@ def check_hash(path: str, sha256: str | None = None) -> None:
 
 
 def _by_hand(repository: str, name: str, revision: str | None, config: bool) -> str:
+    """Returns the instruction to download the files by hand, for messages."""
     url = f"https://huggingface.co/{repository}/resolve/{revision or 'main'}"
     files = " and ".join(f"{url}/{file}" for file in [WEIGHTS_FILE] + [CONFIG_FILE] * config)
     return f"download {files} and put it into {placed_folder(name, revision)}{os.sep}"

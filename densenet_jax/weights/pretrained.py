@@ -1,10 +1,10 @@
-"""Finds weights by name, hub repository, file or folder, and makes them a model's variables."""
+"""Finds weights by name, hub repository, file or folder, and loads them into a model."""
 
 import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from flax import linen as nn
@@ -16,24 +16,25 @@ from densenet_jax.weights.published import IMAGENET, PUBLISHED, Preprocessing, m
 from densenet_jax.weights.readers.bounded_file import WeightsError
 from densenet_jax.weights.timm_config import read_config
 
-HUB_PREFIXES = ("hf-hub:", "hf_hub:")
-CHECKPOINTS = "checkpoints"  # a folder that has it is the directory of a run
+CHECKPOINTS = "checkpoints"  # a folder with this subfolder is the directory of a run
 
 logger = logging.getLogger(__name__)
 
-# Maps the directory of a run to its model, the variables of its best checkpoint, and preprocessing.
+# Maps the directory of a run to (model, variables of its best checkpoint, preprocessing).
 ReadRun = Callable[[str], tuple[nn.Module, Any, Preprocessing]]
 
 
 @dataclass(frozen=True)
 class Found:
-    """Weights before they meet a model.
+    """Weights that were read, but not yet loaded into a model.
 
     Attributes:
-      origin: where they are, for messages.
-      state_dict: as the file names them.
-      model: the variant or the very model they were trained with; None: unknown.
-      fields: of the variant, where they differ from it.
+      origin: name, repository or path of the weights, for messages.
+      state_dict: {name: array}, with the names and layouts of the file.
+      model: name of the variant, or the model itself, that the weights belong to; None: unknown.
+      fields: fields of the model that differ from the variant.
+      preprocessing: how the images were prepared.
+      licence: licence of the weights; None: unknown.
     """
 
     origin: str
@@ -46,7 +47,15 @@ class Found:
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A model with weights, and what a user of it has to know."""
+    """A model with weights.
+
+    Attributes:
+      model: the Flax Linen module.
+      variables: {"params": ..., "batch_stats": ...} with NumPy arrays.
+      preprocessing: how to prepare the images.
+      licence: licence of the weights; None: unknown.
+      report: which variables were loaded, adapted and newly initialised.
+    """
 
     model: nn.Module
     variables: Any
@@ -67,32 +76,40 @@ def load(
     read_run: ReadRun | None = None,
     **overrides: Any,
 ) -> Pretrained:
-    """Loads published weights, a weight file or a checkpoint.
+    """Loads published weights, a weight file or a checkpoint into a model.
 
     Args:
-      source: a name such as `densenet121.ra_in1k` (a bare variant: its first published weights), a
-        hub repository `hf-hub:owner/name` or `hf-hub:owner/name@revision`, a weight file, a folder
-        with one (and timm's `config.json`, where it has it), or the directory of a run.
-      model: the variant or the model that the weights belong to, where the source does not say.
-      num_classes: None: as in the weights.  0: pooled features.  Another number than there: a
-        classifier initialised from `seed`.
-      in_channels: None: as in the weights (of a model: as there); see `adapt.adapt_channels`.
+      source: a published name such as `densenet121.ra_in1k` (the name of a variant stands for its
+        first published weights), a hub repository `hf-hub:owner/name` or
+        `hf-hub:owner/name@revision`, a weight file, a folder with a weight file (and optionally
+        timm's `config.json`), or the directory of a run.
+      model: the variant or the model that the weights belong to. None: the source says it.
+      num_classes: number of classes; 0 gives a model without a classifier, which returns pooled
+        features. If the weights have another number of classes, the classifier is initialised from
+        `seed`. None: as in the weights, or as in `model` if that is a module.
+      in_channels: number of input channels; the stem's kernel is adapted, see
+        `adapt.adapt_channels`. None: as in the weights, or as in `model` if that is a module.
       revision: branch, tag or commit on the hub.
-      sha256: what the weight file must have, in hexadecimal digits.
-      seed: of fresh values.
-      read_run: reads the directory of a run, which belongs to training and not to this package;
-        `training.rundir.run_weights.load` has it.  None: such directories are refused.
+      sha256: the expected SHA-256 of the weight file, in hexadecimal digits. None: only large files
+        in the hub's cache are checked.
+      seed: seed for the initialisation of a classifier.
+      read_run: function that reads the directory of a run; `training.rundir.run_weights.load`
+        passes it, because this package does not import the training code. None: such directories
+        are refused.
       **overrides: fields of the module, see `create_model`.
 
+    Returns:
+      The model, its variables, the preprocessing, the licence and a report.
+
     Raises:
-      WeightsError: nothing is found, or it does not fit; what to do about it.
-      ValueError: an unknown model or field.
+      WeightsError: the weights are not found or do not fit; the message says what to do.
+      ValueError: a model or field is unknown, or `overrides` are given along with a module.
     """
     found = find(os.fspath(source), revision, sha256, read_run)
     base = _base(found, model, overrides)
     matching = names.match(base, found.state_dict)
     classes, channels = adapt.sizes(matching)
-    fields = {"num_classes": num_classes, "in_channels": in_channels}
+    fields: dict[str, Any] = {"num_classes": num_classes, "in_channels": in_channels}
     if not isinstance(model, nn.Module):
         given = {"num_classes": classes, "in_channels": channels} | overrides
         fields = {k: given.get(k) if v is None else v for k, v in fields.items()}
@@ -110,8 +127,8 @@ def find(
     sha256: str | None = None,
     read_run: ReadRun | None = None,
 ) -> Found:
-    """Returns the weights that a source stands for; see `load`."""
-    if source.startswith(HUB_PREFIXES):
+    """Reads the weights of a source; see `load` for the arguments and errors."""
+    if source.startswith(hub.HUB_PREFIXES):
         repository, _, pinned = source.partition(":")[2].partition("@")
         return _hub(repository, source, pinned or revision, sha256)
     name = next(iter(of_model(source)), source)
@@ -123,7 +140,7 @@ def find(
         return _file(source, sha256)
     if name in VARIANTS:
         raise WeightsError(
-            f"No weights of {name} are published; these have some: "
+            f"No weights of {name} are published; use one of the models that have some: "
             f"{', '.join(dict.fromkeys(map(model_of, PUBLISHED)))}."
         )
     if os.sep in source or os.path.splitext(source)[1] in (".pth", ".safetensors", ".h5", ".npz"):
@@ -132,6 +149,7 @@ def find(
 
 
 def _published(name: str, revision: str | None, sha256: str | None) -> Found:
+    """Reads published weights from the folder for files downloaded by hand, else from the hub."""
     row, folder = PUBLISHED[name], hub.placed_folder(name, revision)
     if not os.path.isdir(folder):
         folder = hub.download(row.repository, name, revision, config=False)
@@ -140,6 +158,7 @@ def _published(name: str, revision: str | None, sha256: str | None) -> Found:
 
 
 def _hub(repository: str, source: str, revision: str | None, sha256: str | None) -> Found:
+    """Reads a hub repository from the folder for files downloaded by hand, else from the hub."""
     folder = hub.placed_folder(repository, revision)
     if not os.path.isdir(folder):
         folder = hub.download(repository, repository, revision, config=True)
@@ -147,45 +166,50 @@ def _hub(repository: str, source: str, revision: str | None, sha256: str | None)
 
 
 def _folder(folder: str, sha256: str | None, origin: str | None = None) -> Found:
+    """Reads the weight file in a folder."""
     return _file(_weights_in(folder), sha256, origin)
 
 
 def _weights_in(folder: str) -> str:
+    """Returns the path of the weight file in a folder."""
     files = sorted(os.listdir(folder))
     for name in hub.WEIGHTS_FILES:
         if name in files:
             return os.path.join(folder, name)
     raise WeightsError(
-        f"{folder}: it has neither {' nor '.join(hub.WEIGHTS_FILES)} nor {CHECKPOINTS}/; name the "
-        f"weight file itself (in it: {', '.join(files[:5]) or 'nothing'})."
+        f"{folder}: the folder has neither {' nor '.join(hub.WEIGHTS_FILES)} nor {CHECKPOINTS}/; "
+        f"pass the weight file itself (the folder has {', '.join(files[:5]) or 'no files'})."
     )
 
 
 def _file(path: str, sha256: str | None, origin: str | None = None) -> Found:
+    """Reads a weight file, and timm's `config.json` beside it if there is one."""
     state_dict, origin = _read(path, sha256), origin or path
     if config := read_config(os.path.dirname(path) or "."):
         return Found(origin, state_dict, *config)
-    # Published files are called densenet121-a639ec97.pth, densenet121_weights_tf_dim_....h5
+    # The names of published files begin with the variant, such as densenet121-a639ec97.pth and
+    # densenet121_weights_tf_dim_....h5.
     stem = os.path.basename(path)
     variants = [name for name in list_models() if stem.startswith(name)]
     return Found(origin, state_dict, max(variants, key=len, default=None))
 
 
 def _read(path: str, sha256: str | None) -> dict[str, np.ndarray]:
+    """Checks the SHA-256 of a weight file and returns its tensors {name: array}."""
     hub.check_hash(path, sha256)
     return read(path)
 
 
 def is_run(source: str | os.PathLike[str]) -> bool:
-    """Returns whether a source is the directory of a run: a folder with checkpoints."""
+    """Returns whether a source is the directory of a run, that is a folder with checkpoints."""
     return os.path.isdir(os.path.join(source, CHECKPOINTS))
 
 
 def _run(folder: str, read_run: ReadRun | None) -> Found:
+    """Reads the best checkpoint in the directory of a run."""
     if read_run is None:
         raise WeightsError(
-            f"{folder}: it is the directory of a run; densenet_jax.load_pretrained reads its "
-            "checkpoints."
+            f"{folder}: it is the directory of a run; load it with densenet_jax.load_pretrained."
         )
     model, variables, preprocessing = read_run(folder)
     state_dict = names.to_state_dict(model, variables, "densenet_jax")
@@ -193,17 +217,19 @@ def _run(folder: str, read_run: ReadRun | None) -> Found:
 
 
 def _base(found: Found, model: str | nn.Module | None, overrides: dict[str, Any]) -> nn.Module:
-    """Returns the model that the weights belong to, before its head and stem are decided."""
+    """Returns the model that the weights belong to, before its head and stem are adapted."""
     if isinstance(model, nn.Module) and overrides:
-        raise ValueError(f"{', '.join(overrides)} must be fields of the model that was given.")
+        raise ValueError(
+            f"{', '.join(overrides)} must be fields of the model that was given; set them there."
+        )
     if isinstance(model, nn.Module):
         return model
     if model is None and isinstance(found.model, nn.Module):
         return found.model.clone(**overrides)
     if model is None and found.model is None:
         raise WeightsError(
-            f"{found.origin}: it does not say which network it belongs to; pass model=, one of "
-            f"{', '.join(list_models())}."
+            f"{found.origin}: the weights do not say which network they belong to; pass model=, "
+            f"one of {', '.join(list_models())}."
         )
     fields = found.fields if model is None else {}
-    return create_model(model or found.model, **{**fields, **overrides})
+    return create_model(cast(str, model or found.model), **{**fields, **overrides})

@@ -1,7 +1,7 @@
-"""The published weights that are known by name, and how images were prepared for each.
+"""The table of published weights, with the preprocessing and accuracy of each.
 
-A name is `model.tag`, as timm writes it.  Accuracies are on ImageNet-1k's validation split, in
-per cent, measured by timm at the sizes given here.
+A name is `model.tag`, as in timm. Accuracies are in per cent on the validation split of
+ImageNet-1k, as measured by timm at the image sizes given here.
 """
 
 from dataclasses import dataclass
@@ -14,10 +14,11 @@ class Preprocessing:
     """How an image becomes the input of a network.
 
     Attributes:
-      image_size: height and width of the input.
-      crop_fraction: share of the resized image that the central crop keeps along each axis.
-      interpolation: "bicubic" or "bilinear", with antialiasing.
-      mean, std: of each channel, for images from 0 to 1.
+      image_size: height and width of the input, in pixels.
+      crop_fraction: fraction of the resized image that the central crop keeps along each axis.
+      interpolation: "bicubic" or "bilinear", both with antialiasing.
+      mean: mean of each channel, for images in the range [0, 1].
+      std: standard deviation of each channel, for images in the range [0, 1].
     """
 
     image_size: int = 224
@@ -32,7 +33,7 @@ IMAGENET = Preprocessing()
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Top-1 and top-5 in per cent (None: not published) of one evaluation."""
+    """Top-1 and top-5 accuracy of one evaluation, in per cent; None: not published."""
 
     top1: float
     top5: float | None = None
@@ -40,14 +41,15 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Published:
-    """Weights on the hub.
+    """Published weights on the Hugging Face hub.
 
     Attributes:
-      repository: `owner/name` there; the file is `WEIGHTS_FILE`.
-      accuracy: with `preprocessing`.
-      preprocessing: as in training.
-      larger: preprocessing at a larger size with which the weights do better, and the accuracy.
-      licence: as the weights' own configuration states it.
+      repository: `owner/name` on the hub; its weight file is `WEIGHTS_FILE`.
+      accuracy: accuracy with `preprocessing`.
+      preprocessing: preprocessing at the image size of training.
+      larger: (preprocessing, accuracy) at a larger image size, at which the weights are more
+        accurate; None: unknown.
+      licence: licence that the configuration file of the weights states.
     """
 
     repository: str
@@ -58,7 +60,8 @@ class Published:
 
 
 def _timm(name: str, top1: float, top5: float, at_288: Accuracy | None = None) -> Published:
-    larger = at_288 and (Preprocessing(image_size=288, crop_fraction=0.95), at_288)
+    at_size_288 = Preprocessing(image_size=288, crop_fraction=0.95)
+    larger = None if at_288 is None else (at_size_288, at_288)
     return Published(f"timm/{name}", Accuracy(top1, top5), larger=larger)
 
 
@@ -66,7 +69,7 @@ def _naver(name: str, top1: float, size: int = 224, crop: float = 0.9) -> Publis
     return Published(f"naver-ai/{name}", Accuracy(top1), Preprocessing(size, crop))
 
 
-# The first row of a model is the one that its bare name stands for.
+# The name of a variant stands for its first row.
 PUBLISHED: dict[str, Published] = {
     "densenet121.ra_in1k": _timm("densenet121.ra_in1k", 75.57, 92.65, Accuracy(76.49, 93.38)),
     "densenet121.tv_in1k": _timm("densenet121.tv_in1k", 74.75, 92.16),
@@ -87,10 +90,10 @@ PUBLISHED: dict[str, Published] = {
 
 
 def model_of(name: str) -> str:
-    """Returns the variant of published weights: the name without its tag."""
+    """Returns the variant of published weights, which is the name without its tag."""
     return name.partition(".")[0]
 
 
 def of_model(model: str) -> dict[str, Published]:
-    """Returns the published weights of a variant, by name."""
+    """Returns {name: published weights} of a variant."""
     return {name: row for name, row in PUBLISHED.items() if model_of(name) == model}

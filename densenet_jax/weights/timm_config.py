@@ -1,7 +1,7 @@
-"""The `config.json` that timm puts beside weights: which network, and how images were prepared.
+"""Reads and writes timm's `config.json`, which stores the network and preprocessing of weights.
 
-Read and written.  What timm's arguments cannot say (networks for 32x32 images) stands under a key
-of our own, which timm passes over.
+Networks that timm's arguments cannot describe, such as those for 32x32 images, are described under
+an additional key of our own, which timm ignores.
 """
 
 import json
@@ -18,8 +18,8 @@ from densenet_jax.weights.readers.bounded_file import WeightsError
 CONFIG_FILE = "config.json"
 MAX_BYTES = 1 << 20
 OWN = "densenet_jax"
-MAX_LIST = 64  # numbers in a field: blocks of a network
-MAX_LAYERS = 4096  # that a field may ask for
+MAX_LIST = 64  # numbers in a field, one for each block of the network
+MAX_LAYERS = 4096  # in a block; no number in a field may exceed its square
 TIMM_MODELS = (
     *("densenet121", "densenet161", "densenet169", "densenet201", "densenet264d"),
     *("densenetblur121d", "rdnet_tiny", "rdnet_small", "rdnet_base", "rdnet_large"),
@@ -43,7 +43,14 @@ _FIELDS = {
 
 
 class Config(NamedTuple):
-    """What timm's file says: the variant, fields that differ from it, preprocessing, licence."""
+    """The contents of timm's file.
+
+    Attributes:
+      model: name of the variant.
+      fields: fields of the model that differ from the variant.
+      preprocessing: how the images were prepared.
+      licence: licence of the weights; None: unknown.
+    """
 
     model: str
     fields: dict[str, Any]
@@ -52,16 +59,18 @@ class Config(NamedTuple):
 
 
 def read_config(folder: str) -> Config | None:
-    """Returns the configuration of a folder; None where there is none, or it is not timm's.
+    """Returns the configuration in a folder; None: the folder has none, or it is not timm's.
 
     Raises:
-      WeightsError: the file is broken.
+      WeightsError: the file is damaged.
     """
     path = os.path.join(folder, CONFIG_FILE)
     if not os.path.isfile(path):
         return None
     if os.path.getsize(path) > MAX_BYTES:
-        raise WeightsError(f"{path}: over {MAX_BYTES} bytes is no configuration; remove it.")
+        raise WeightsError(
+            f"{path}: it has over {MAX_BYTES} bytes, so it is not a configuration; remove it."
+        )
     try:
         with open(path, encoding="utf-8") as file:
             config = json.load(file)
@@ -69,7 +78,9 @@ def read_config(folder: str) -> Config | None:
             return None
         return _parse(config)
     except (LookupError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise WeightsError(f"{path}: it is not timm's ({error}); download it again.") from error
+        raise WeightsError(
+            f"{path}: it is not timm's configuration ({error}); download it again."
+        ) from error
 
 
 def to_config(
@@ -78,16 +89,29 @@ def to_config(
     class_names: Sequence[str] = (),
     licence: str | None = None,
 ) -> dict[str, Any]:
-    """Returns the configuration of a model, as `config.json` has it; see `read_config`."""
+    """Returns the contents of `config.json` for a model; `read_config` reads them.
+
+    Args:
+      model: the model.
+      preprocessing: how to prepare the images.
+      class_names: names of the classes in label order; may be empty.
+      licence: licence of the weights; None: unknown.
+
+    Returns:
+      {"architecture": ..., "num_classes": ..., "model_args": {...}, "pretrained_cfg": {...},
+      "densenet_jax": {"model": name of the variant, "fields": {...}}}, ready for JSON.
+    """
     name, fields = identify(model)
     theirs = {ours: key for key, ours in _FIELDS.items()}
     if name.startswith("densenet"):
         theirs["block_sizes"] = "block_config"
     size, channels = preprocessing.image_size, model.in_channels
-    unsaid = {"num_classes", "dropout_rate", "drop_path_rate"}  # the last two are for training
+    # The number of classes has its own key, and the other two affect only training.
+    left_out = {"num_classes", "dropout_rate", "drop_path_rate"}
     if fits_timm(model):
-        unsaid.add("stem_features")  # no argument there: it follows from the growth rate
-    args = {theirs[k]: v for k, v in fields.items() if k in theirs and k not in unsaid}
+        # timm has no such argument and derives the features from the growth rate.
+        left_out.add("stem_features")
+    args = {theirs[k]: v for k, v in fields.items() if k in theirs and k not in left_out}
     rdnet = name.startswith("rdnet")
     return {
         "architecture": name,
@@ -112,7 +136,7 @@ def to_config(
 
 
 def fits_timm(model: nn.Module) -> bool:
-    """Returns whether timm has a model of this shape."""
+    """Returns whether timm can create a model of this architecture."""
     name, fields = identify(model)
     free = {"num_classes", "in_channels", "dropout_rate", "drop_path_rate", "freeze_statistics"}
     timms = set()
@@ -124,7 +148,7 @@ def fits_timm(model: nn.Module) -> bool:
 
 
 def _parse_own(own: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Returns the variant and its fields; ValueError for what no network has."""
+    """Returns the variant and its fields; raises ValueError for fields that no network has."""
     fields = {}
     for key, value in own["fields"].items():
         numbers = value if isinstance(value, list) else [value]
@@ -142,7 +166,8 @@ def _parse_own(own: dict[str, Any]) -> tuple[str, dict[str, Any]]:
 
 
 def _parse(config: dict[str, Any]) -> Config:
-    # Older files have the contents of `pretrained_cfg` at the top.
+    """Returns the contents of a parsed `config.json`."""
+    # In older files, the contents of `pretrained_cfg` are at the top level.
     weights = config.get("pretrained_cfg", config)
     arguments = config.get("model_args") or {}
     fields = {
@@ -151,7 +176,7 @@ def _parse(config: dict[str, Any]) -> Config:
         if (value := arguments.get(theirs)) is not None
     }
     if "growth_rate" in fields and "stem_features" not in fields:
-        fields["stem_features"] = 2 * fields["growth_rate"]  # timm has no other stem
+        fields["stem_features"] = 2 * fields["growth_rate"]  # as timm derives them
     known = {key: value for key, value in weights.items() if value is not None}
     interpolation = known.get("interpolation")
     preprocessing = Preprocessing(

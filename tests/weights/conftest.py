@@ -14,13 +14,13 @@ GOLDEN = Path(__file__).parent.parent / "golden"
 
 @pytest.fixture(scope="session")
 def golden_weights():
-    """The folder of small checkpoints that each framework wrote itself."""
+    """The folder of small checkpoints, each written by its own framework."""
     return GOLDEN / "weights"
 
 
 @pytest.fixture(scope="session")
 def recipe():
-    """The module that makes every golden tensor from its name and shape."""
+    """The module that computes every golden tensor from its name and shape."""
     spec = importlib.util.spec_from_file_location("recipe", GOLDEN / "recipe.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -29,10 +29,10 @@ def recipe():
 
 @pytest.fixture
 def refused(tmp_path):
-    """A function that asserts that bytes are refused: by name, in bounded memory and time.
+    """A function that asserts that a file is refused in bounded memory and time.
 
-    Its arguments are the file's content and words that the message must have; it returns the
-    message.
+    Its arguments are the content of the file and words that the error message must contain. It
+    asserts that the message begins with the path of the file, and returns the message.
     """
 
     def check(content, *words, name="weights.bin", memory=100e6, seconds=5.0):
@@ -52,7 +52,7 @@ def refused(tmp_path):
         assert len(message) < len(str(path)) + 400
         for word in words:
             assert word in message
-        # A cause would mean that a reader stumbled instead of checking.
+        # A cause would mean that a reader failed with another exception instead of checking.
         assert caught.value.__cause__ is None
         assert peak < memory
         assert time.monotonic() - begin < seconds

@@ -1,4 +1,4 @@
-"""Every golden file is read as its framework wrote it; what is no weight file is named."""
+"""Golden files are read exactly; files that are not weights are refused with their format named."""
 
 import hashlib
 import json
@@ -67,7 +67,7 @@ def test_pytorch_tensors_are_exact(golden_weights, recipe, name):
 def test_keras_names_are_the_same_in_every_version(golden_weights):
     legacy, weights_only, archive = (weights.read(golden_weights / name) for name in KERAS)
     assert weights_only.keys() == archive.keys()
-    # Only the classifier was called otherwise by Keras 2.
+    # Only the classifier had another name in Keras 2.
     assert {name.replace("fc1000", "predictions") for name in legacy} == archive.keys()
     for name, array in legacy.items():
         name = name.replace("fc1000", "predictions")
@@ -105,7 +105,7 @@ def test_golden_files_are_the_ones_in_the_manifest(golden_weights):
         assert digest == manifest[name]["sha256"]
 
 
-def test_format_is_told_from_the_content(golden_weights, tmp_path):
+def test_format_is_detected_from_the_content(golden_weights, tmp_path):
     for name in ALL:
         shutil.copy(golden_weights / name, tmp_path / "weights.txt")
         assert weights.read(tmp_path / "weights.txt").keys() == (
@@ -121,7 +121,7 @@ def test_arrays_are_contiguous_and_writable(golden_weights):
             assert array.dtype.isnative
 
 
-def test_names_of_wrappers_are_undone(tmp_path):
+def test_modules_that_wrappers_add_are_removed_from_names(tmp_path):
     path = tmp_path / "wrapped.npz"
     names = {
         "module.features.conv0.weight": "features.conv0.weight",
@@ -139,7 +139,7 @@ def test_names_of_wrappers_are_undone(tmp_path):
 def test_two_names_for_one_tensor_are_refused(tmp_path):
     path = tmp_path / "both.npz"
     np.savez(path, **{"module.a": np.ones(1), "a": np.ones(1)})
-    with pytest.raises(weights.WeightsError, match=r"both\.npz: tensor 'a': it is there twice"):
+    with pytest.raises(weights.WeightsError, match=r"both\.npz: tensor 'a': it appears twice"):
         weights.read(path)
 
 
@@ -163,11 +163,11 @@ def test_two_names_for_one_tensor_are_refused(tmp_path):
     ],
     ids=lambda value: value[:12] if isinstance(value, str) else None,
 )
-def test_what_is_no_weight_file_is_named(refused, content, words):
+def test_files_that_are_not_weights_are_refused(refused, content, words):
     refused(content, words)
 
 
-def test_paths_that_are_no_files(tmp_path):
+def test_paths_that_are_not_files_are_refused(tmp_path):
     with pytest.raises(weights.WeightsError, match="there is no such file"):
         weights.read(tmp_path / "nothing.pth")
     with pytest.raises(weights.WeightsError, match="it is a folder"):
@@ -177,23 +177,25 @@ def test_paths_that_are_no_files(tmp_path):
         weights.read(tmp_path / "pipe")
 
 
-def test_a_reader_that_stumbles_still_names_the_file(golden_weights, monkeypatch):
-    def stumble(*_):
+def test_an_unexpected_error_in_a_reader_names_the_file(golden_weights, monkeypatch):
+    def fail(*_):
         raise KeyError("secret")
 
-    monkeypatch.setattr("densenet_jax.weights.files.read_safetensors", stumble)
-    with pytest.raises(weights.WeightsError, match=r"half\.safetensors: it is damaged") as caught:
+    monkeypatch.setattr("densenet_jax.weights.files.read_safetensors", fail)
+    with pytest.raises(
+        weights.WeightsError, match=r"half\.safetensors: the file is damaged"
+    ) as caught:
         weights.read(golden_weights / "half.safetensors")
     assert isinstance(caught.value.__cause__, KeyError)
 
 
 @pytest.mark.parametrize("name", ["", "a\nb", "x" * 600, "\u202e"])
-def test_names_that_would_spoil_a_message(refused, name):
+def test_names_that_cannot_be_printed_are_refused(refused, name):
     refused(torch_zip({name: tensor((1,), count=1)}, {"0": bytes(4)}), "name is empty, too long")
 
 
 def test_reading_needs_no_other_framework():
-    """Neither importing nor reading brings in a framework, a format's library or the pickler."""
+    """Importing the readers imports neither a framework nor the library of a format."""
     program = (
         "import sys, densenet_jax.weights.files\n"
         "print([m for m in ('torch', 'keras', 'h5py', 'safetensors', 'mindspore', 'tensorflow')"

@@ -1,7 +1,7 @@
-"""Golden files with random damage: each is read or refused, in bounded memory.
+"""Golden files with random damage are either read or refused, in bounded memory.
 
-The damage goes where the structure is, not into the tensors, and into the pickle inside of an
-archive as well, behind the checksum that would otherwise catch it. For a longer run:
+The damage is applied to the structure, not to the tensors. In archives, it is also applied to the
+pickle with a correct checksum, because the checksum would otherwise detect it. For a longer run:
 
     FUZZ_EXAMPLES=100000 pytest tests/weights/test_fuzz.py
 """
@@ -25,7 +25,9 @@ NAMES = (
     *("variants_legacy.pth", "variants_trainer.pth", "expected.npz"),
 )
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "25"))
-MEMORY = 2 * (64 << 20)  # What even a small file may unfold to, and as much for its sources.
+MEMORY = 2 * (
+    64 << 20
+)  # What a small file may expand to, and the same again for the data it is read from.
 
 NUMBERS = st.sampled_from([0, 1, 255, 1 << 31, 1 << 32, 1 << 40, (1 << 63) - 1, (1 << 64) - 1])
 PLACES = st.integers(0, 1 << 30)
@@ -61,7 +63,7 @@ def damaged(content, places, damage):
             case "number":
                 number, size = values
                 content[at : at + size] = (number % (1 << 8 * size)).to_bytes(size, "little")
-            case "point":  # an address or length that is plausible
+            case "point":  # a plausible address or length
                 content[at : at + 8] = int(places[values[0] % len(places)]).to_bytes(8, "little")
             case "cut":
                 del content[at:]
@@ -75,7 +77,7 @@ def damaged(content, places, damage):
 
 @pytest.fixture(scope="module")
 def subjects(golden_weights):
-    """Returns a function that gives, for a name, the content and where it has structure."""
+    """A function that maps a file name to its content and the offsets of its structure."""
     known = {}
 
     def subject(name):

@@ -1,4 +1,4 @@
-"""Every framework's files become the same network, and go back bit for bit."""
+"""Files of every framework give the framework's logits, and convert back bit for bit."""
 
 import json
 from pathlib import Path
@@ -48,12 +48,12 @@ def flat(variables):
 
 @pytest.fixture(scope="module")
 def apply():
-    """One compilation for each architecture."""
+    """A function that applies a model, compiled once for each architecture."""
     return jax.jit(lambda model, variables, x: model.apply(variables, x), static_argnums=0)
 
 
 @pytest.mark.parametrize("file", MANIFEST)
-def test_file_gives_its_framework_s_logits(file, apply):
+def test_file_gives_the_logits_of_its_framework(file, apply):
     model = model_of(file)
     variables = weights.from_state_dict(model, weights.read(FILES / file))
     if f"{file}/input" in EXPECTED:
@@ -72,7 +72,7 @@ def test_file_gives_its_framework_s_logits(file, apply):
         ("mindcv.ckpt", "mindcv"),
     ],
 )
-def test_file_goes_back_bit_for_bit(file, key):
+def test_file_converts_back_bit_for_bit(file, key):
     model, state_dict = model_of(file), weights.read(FILES / file)
     convention = conventions.CONVENTIONS[key]
     assert names.detect(model, state_dict, names.shapes(model)) is convention
@@ -98,7 +98,7 @@ ROUND_TRIPS = [
 
 
 @pytest.mark.parametrize(("make", "key"), ROUND_TRIPS)
-def test_variables_go_out_and_back_bit_for_bit(make, key):
+def test_variables_convert_there_and_back_bit_for_bit(make, key):
     model = make()
     variables = random_variables(model)
     state_dict = weights.to_state_dict(model, variables, key)
@@ -122,7 +122,7 @@ def test_default_names_are_those_of_timm_and_efficient_densenet_pytorch():
     )
 
 
-def test_other_spellings():
+def test_names_of_data_parallelism_and_old_pytorch():
     model = tiny()
     variables = random_variables(model)
     old = {
@@ -134,7 +134,7 @@ def test_other_spellings():
     assert all(np.array_equal(back[path], value) for path, value in flat(variables).items())
 
 
-def test_rdnet_as_its_authors_name_it():
+def test_names_in_the_files_of_rdnet_s_authors():
     model = tiny_rdnet()
     variables = random_variables(model)
     theirs = {
@@ -174,7 +174,7 @@ def test_mismatch_lists_both_sides():
         assert name in str(error.value)
 
 
-def test_names_of_nobody():
+def test_unknown_names_are_refused():
     with pytest.raises(weights.WeightsError, match=r"resnet\.conv1.*Keras applications"):
         weights.from_state_dict(tiny(), {"resnet.conv1": np.zeros(3)})
     other = weights.to_state_dict(tiny(), random_variables(tiny()))
@@ -182,13 +182,13 @@ def test_names_of_nobody():
         weights.from_state_dict(tiny_rdnet(), other)
 
 
-def test_convention_that_does_not_exist():
+def test_unknown_convention_is_refused():
     for key in ("tensorflow", "keras"):
         with pytest.raises(ValueError, match=f"'{key}' has no names for this model.*torch_rdnet"):
             weights.to_state_dict(tiny_rdnet(), {}, key)
 
 
-def test_gradients_have_names_too():
+def test_gradients_can_be_converted():
     model = tiny()
     gradients = random_variables(model)["params"]
     state_dict = weights.to_state_dict(model, {"params": gradients})

@@ -1,4 +1,4 @@
-"""Published weights without the network: a folder and a server with the hub's layout."""
+"""Loading of weights, offline: from folders, and from a local server with the hub's layout."""
 
 import hashlib
 import json
@@ -38,7 +38,7 @@ def state_dict():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, state_dict):
-    """A folder as timm's `save_for_hf` writes it."""
+    """A folder with the files that timm's `save_for_hf` writes."""
     folder = tmp_path_factory.mktemp("timm")
     weights.write_safetensors(folder / "model.safetensors", state_dict)
     config = {
@@ -60,7 +60,7 @@ def folder(tmp_path_factory, state_dict):
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
-    """Nothing on the machine is seen, and nothing outside it is asked."""
+    """Hides the caches of this machine, and prevents requests to the hub."""
     monkeypatch.setenv("DENSENET_JAX_CACHE", str(tmp_path / "placed"))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     hub_server.point_client_to("http://nowhere.invalid", monkeypatch)
@@ -68,7 +68,7 @@ def own_cache(tmp_path, monkeypatch):
 
 
 def cached(cache, repository, folder, revision="main"):
-    """Lays a folder's files out as the hub's client does in its cache."""
+    """Copies the files of a folder into a cache with the layout of the hub's client."""
     root = cache / "hub" / f"models--{repository.replace('/', '--')}"
     (root / "refs").mkdir(parents=True)
     (root / "blobs").mkdir()
@@ -83,8 +83,7 @@ def cached(cache, repository, folder, revision="main"):
 
 @pytest.fixture
 def server(folder, monkeypatch):
-    """The part of the hub's protocol that a download needs, on this machine."""
-
+    """A local server with the part of the hub's protocol that a download needs."""
     with hub_server.serve(folder, "someone/small") as (hub, address):
         hub_server.point_client_to(address, monkeypatch)
         yield hub
@@ -96,7 +95,7 @@ def assert_same(model, variables, state_dict):
     assert all(np.array_equal(back[name], tensor) for name, tensor in state_dict.items())
 
 
-def test_table_is_of_variants_and_says_how_to_prepare_images():
+def test_published_weights_belong_to_variants_and_have_preprocessing():
     assert {model_of(name) for name in PUBLISHED} <= set(list_models())
     assert PUBLISHED["densenet121.ra_in1k"].larger[0].image_size == 288
     assert PUBLISHED["rdnet_large.nv_in1k_ft_in1k_384"].preprocessing.crop_fraction == 1.0
@@ -113,7 +112,7 @@ def test_folder_with_timm_s_config(folder, state_dict):
     assert loaded.licence == "mit"
 
 
-def test_file_needs_the_model_unless_its_name_tells(tmp_path, folder, state_dict):
+def test_file_needs_the_model_unless_its_name_contains_it(tmp_path, folder, state_dict):
     file = tmp_path / "weights.safetensors"
     weights.write_safetensors(file, state_dict)
     with pytest.raises(weights.WeightsError, match=r"weights.safetensors.*pass model="):
@@ -238,7 +237,7 @@ def test_broken_config(tmp_path, state_dict, text):
 
 def test_the_directory_of_a_run(tmp_path, state_dict):
     (tmp_path / "checkpoints").mkdir()
-    with pytest.raises(weights.WeightsError, match=r"densenet_jax\.load_pretrained reads"):
+    with pytest.raises(weights.WeightsError, match=r"load it with densenet_jax\.load_pretrained"):
         weights.load(tmp_path)
     trained = tiny(dropout_rate=0.2)
     variables = weights.from_state_dict(trained, state_dict)
@@ -285,7 +284,7 @@ def test_weights_without_a_head(tmp_path, state_dict):
     assert loaded.report.fresh == ("params/classifier/bias", "params/classifier/kernel")
 
 
-def test_nothing_else_is_forgiven(folder):
+def test_other_differences_are_errors(folder):
     with pytest.raises(weights.MismatchError, match=r"Missing in the weights.*denselayer2"):
         load_pretrained(folder, "densenet121", **{**TINY, "block_sizes": (1, 2, 1, 1)})
 

@@ -1,4 +1,4 @@
-"""Writes PyTorch's files opcode by opcode, the impossible ones included, without PyTorch."""
+"""Writes PyTorch's files opcode by opcode, including invalid ones, without PyTorch."""
 
 import io
 import math
@@ -37,7 +37,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Persistent:
-    """What a persistent id refers to."""
+    """The object that a persistent id refers to."""
 
     pid: object
 
@@ -82,7 +82,7 @@ def dump(value):
 
 
 def tensor(shape, strides=None, *, count, key="0", offset=0, kind="FloatStorage"):
-    """Returns what stands for a view into a storage of `count` elements."""
+    """Returns the value that represents a view into a storage of `count` elements."""
     if strides is None:
         strides = tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
     storage = Persistent(("storage", Name("torch", kind), key, "cpu", count))
@@ -91,7 +91,7 @@ def tensor(shape, strides=None, *, count, key="0", offset=0, kind="FloatStorage"
 
 
 def torch_zip(content, storages=None, *, byteorder=b"little", compression=zipfile.ZIP_STORED):
-    """Returns an archive with a pickle (of `content`, or raw bytes) and storages by key."""
+    """Returns an archive with a pickle (of `content`, or `content` itself) and {key: storage}."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", compression) as archive:
         pickled = content if isinstance(content, bytes) else dump(content)
@@ -103,7 +103,7 @@ def torch_zip(content, storages=None, *, byteorder=b"little", compression=zipfil
 
 
 def torch_stream(content, storages=None, *, element_size=4):
-    """Returns the same as a legacy file."""
+    """Returns the same content as a legacy file."""
     storages = storages or {}
     pickled = content if isinstance(content, bytes) else dump(content)
     data = b"".join(

@@ -1,4 +1,4 @@
-"""Writes NumPy's archives, with members and headers that NumPy would not write."""
+"""Writes NumPy's archives, including members and headers that NumPy never writes."""
 
 import io
 import struct

@@ -1,9 +1,9 @@
-"""The part of HDF5 that Keras writes: groups, plain arrays and text attributes.
+"""A reader for the part of HDF5 that Keras writes: groups, plain arrays and text attributes.
 
-The HDF5 library crashes or hangs on some damaged files, and can be led to other files on the disk
-by links and external data. Keras needs little of it: the oldest layout (superblock 0, symbol
-tables) with contiguous arrays. That little is read here; anything else is refused. Numbers of
-sections are those of "HDF5 File Format Specification, Version 3.0".
+The HDF5 library crashes or hangs on some damaged files, and links and external data can make it
+open other files on the disk. Keras uses only a small part of HDF5: the oldest layout (superblock 0,
+symbol tables) with contiguous arrays. This module reads that part and refuses everything else.
+Section numbers refer to "HDF5 File Format Specification, Version 3.0".
 """
 
 from collections.abc import Iterator
@@ -11,19 +11,19 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from densenet_jax.weights.readers.bounded_file import BFLOAT16, MAX_NAME, Source, WeightsError
+from densenet_jax.weights.readers.bounded_file import BFLOAT16, MAX_NAME, BoundedFile, WeightsError
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
-MAX_STEPS = 200_000  # messages, links and heap objects; a DenseNet-201 takes 10,000
-MAX_DEPTH = 32  # of groups in groups
-MAX_BLOCKS = 64  # of one object's header
+MAX_STEPS = 200_000  # messages, links and heap objects; a DenseNet-201 has 10,000
+MAX_DEPTH = 32  # of nested groups
+MAX_BLOCKS = 64  # in the header of one object
 
 # Object header messages (IV.A.2).
 _DATASPACE, _DATATYPE, _EXTERNAL, _LAYOUT, _FILTERS = 0x01, 0x03, 0x07, 0x08, 0x0B
 _ATTRIBUTE, _CONTINUATION, _SYMBOL_TABLE = 0x0C, 0x10, 0x11
 # Datatype classes (IV.A.2.d).
 _INTEGER, _FLOAT, _STRING, _OPAQUE, _VARIABLE_LENGTH = 0, 1, 3, 5, 9
-# Bits of exponent and mantissa -> float type.
+# (bits of the exponent, bits of the mantissa) -> float type.
 _FLOATS = {
     (5, 10): np.dtype("f2"),
     (8, 23): np.dtype("f4"),
@@ -34,61 +34,71 @@ _FLOATS = {
 
 @dataclass(frozen=True)
 class Dataset:
-    """An array in the file."""
+    """An array in the file.
 
-    source: Source
-    messages: dict[int, Source]
+    Attributes:
+      file: the whole file.
+      messages: type -> data of the messages in the object header.
+    """
+
+    file: BoundedFile
+    messages: dict[int, BoundedFile]
 
     def read(self, name: str) -> np.ndarray:
-        """Returns its values; `name` is for messages."""
+        """Returns the values of the array; error messages call it `name`."""
         if _FILTERS in self.messages or _EXTERNAL in self.messages:
-            raise _unsupported(self.source, "compressed or external data", name)
+            raise _unsupported(self.file, "compressed or external data", name)
         dtype, big_endian = _dtype(self.messages[_DATATYPE], name)
         shape = _shape(self.messages[_DATASPACE], name)
         layout = self.messages[_LAYOUT]
         version, kind = layout.read(0, 2)
         if version not in (3, 4) or kind > 1:
-            raise _unsupported(self.source, "data in chunks or in other files", name)
+            raise _unsupported(self.file, "data in chunks or in other files", name)
         if 0 in shape:
             data = layout.part(0, 0)
         elif kind == 0:
             data = layout.part(4, _number(layout, 2, 2))
         else:
-            data = self.source.part(_number(layout, 2), _number(layout, 10))
+            data = self.file.part(_number(layout, 2), _number(layout, 10))
         return data.array(name, dtype, shape, big_endian=big_endian)
 
 
 @dataclass(frozen=True)
 class Group:
-    """A folder in the file; attributes are (type, value)."""
+    """A folder in the file.
 
-    attributes: dict[str, tuple[Source, Source]]
+    Attributes:
+      attributes: name -> (datatype message, value), for `Hdf5.text`.
+      members: name -> group or array in this group.
+    """
+
+    attributes: dict[str, tuple[BoundedFile, BoundedFile]]
     members: dict[str, "Group | Dataset"] = field(default_factory=dict)
 
 
 class Hdf5:
-    """A file, read as a tree of groups and datasets.
+    """A file, read as a tree of groups and datasets that begins at `root`.
 
     Raises:
-      WeightsError: the file is damaged, or uses what Keras never writes: links to names or other
-        files, compression, chunks, the layout of newer versions.
+      WeightsError: the file is damaged, or uses features that Keras never writes: links to names
+        or other files, compression, chunks, the layout of newer versions.
     """
 
-    def __init__(self, source: Source):
-        self.source = source
+    def __init__(self, file: BoundedFile) -> None:
+        self.file = file
         self._steps = 0
         self._seen: set[int] = set()
-        self._heaps: dict[int, dict[int, Source]] = {}
-        head = source.read(0, 96) if source.size >= 96 else b""
+        self._heaps: dict[int, dict[int, BoundedFile]] = {}
+        head = file.read(0, 96) if file.size >= 96 else b""
         if head[:8] != SIGNATURE or head[8] > 0 or head[13:15] != b"\x08\x08" or any(head[24:32]):
-            raise _unsupported(source, "the layout of newer HDF5 versions")
-        root = self._node(_number(source, 64), 0)
+            raise _unsupported(file, "the layout of newer HDF5 versions")
+        root = self._node(_number(file, 64), 0)
         if not isinstance(root, Group):
-            raise source.fail("its root is not a group; download or save it again")
+            raise file.fail("its root is not a group; download or save the file again")
         self.root = root
 
-    def text(self, attribute: tuple[Source, Source]) -> str:
-        """Returns the value of a text attribute."""
+    def text(self, attribute: tuple[BoundedFile, BoundedFile]) -> str:
+        """Returns the value of a text attribute, given as (datatype message, value)."""
         datatype, value = attribute
         kind = datatype.read(0, 1)[0] & 0x0F
         if kind == _VARIABLE_LENGTH:
@@ -100,53 +110,59 @@ class Hdf5:
         elif kind != _STRING:
             raise self._damaged()
         if value.size > MAX_NAME:
-            raise self.source.fail(f"it has a name of {value.size} bytes, the limit is {MAX_NAME}")
+            raise self.file.fail(
+                f"it has a name of {value.size} bytes, but the limit is {MAX_NAME}"
+            )
         return value.read(0, value.size).rstrip(b"\0").decode("utf-8", "backslashreplace")
 
     def _damaged(self) -> WeightsError:
-        return self.source.fail("its HDF5 structure is damaged; download or save the file again")
+        return self.file.fail("its HDF5 structure is damaged; download or save the file again")
 
     def _step(self) -> None:
+        """Counts one part of the file, so that cyclic structures cannot be read for ever."""
         self._steps += 1
         if self._steps > MAX_STEPS:
-            raise self.source.fail(f"it has more than {MAX_STEPS} parts, so it holds no weights")
+            raise self.file.fail(
+                f"it has more than {MAX_STEPS} parts, too many for a file of weights"
+            )
 
     def _node(self, address: int, depth: int) -> Group | Dataset:
+        """Returns the object with the header at `address`, and everything inside it."""
         if address in self._seen or depth > MAX_DEPTH:
-            raise self.source.fail("its groups contain each other or are nested too deeply")
+            raise self.file.fail("its groups contain each other or are nested too deeply")
         self._seen.add(address)
-        messages: dict[int, Source] = {}
-        attributes = {}
+        messages: dict[int, BoundedFile] = {}
+        attributes: dict[str, tuple[BoundedFile, BoundedFile]] = {}
         for kind, message in self._messages(address):
             if kind == _ATTRIBUTE:
-                name, *attribute = self._attribute(message)
-                attributes[name] = tuple(attribute)
+                name, datatype, value = self._attribute(message)
+                attributes[name] = datatype, value
             else:
                 messages[kind] = message
         if _LAYOUT in messages and _DATATYPE in messages and _DATASPACE in messages:
-            return Dataset(self.source, messages)
+            return Dataset(self.file, messages)
         if _SYMBOL_TABLE not in messages:
-            raise _unsupported(self.source, "the layout of newer HDF5 versions")
+            raise _unsupported(self.file, "the layout of newer HDF5 versions")
         group = Group(attributes)
         table = messages[_SYMBOL_TABLE]
-        names = self._signed(_number(table, 8), b"HEAP", 32)
-        names = self.source.part(_number(names, 24), _number(names, 8))
+        heap = self._signed(_number(table, 8), b"HEAP", 32)
+        names = self.file.part(_number(heap, 24), _number(heap, 8))
         for name_offset, header, cache in self._entries(_number(table, 0), None):
             if cache not in (0, 1):
-                raise _unsupported(self.source, "links to other names")
+                raise _unsupported(self.file, "links to other names")
             text = names.read(name_offset, min(MAX_NAME, max(0, names.size - name_offset)))
-            name, end, _ = text.partition(b"\0")
-            child = name.decode("utf-8", "backslashreplace")
-            if not end or not child or child in group.members:
+            before_end, end, _ = text.partition(b"\0")
+            name = before_end.decode("utf-8", "backslashreplace")
+            if not end or not name or name in group.members:
                 raise self._damaged()
-            group.members[child] = self._node(header, depth + 1)
+            group.members[name] = self._node(header, depth + 1)
         return group
 
-    def _messages(self, address: int) -> Iterator[tuple[int, Source]]:
-        """Yields type and data of an object header's messages (IV.A.1.a)."""
-        if self.source.read(address, 1) != b"\1":
-            raise _unsupported(self.source, "the layout of newer HDF5 versions")
-        blocks = [self.source.part(address + 16, _number(self.source, address + 8, 4))]
+    def _messages(self, address: int) -> Iterator[tuple[int, BoundedFile]]:
+        """Yields the type and data of each message in an object header (IV.A.1.a)."""
+        if self.file.read(address, 1) != b"\1":
+            raise _unsupported(self.file, "the layout of newer HDF5 versions")
+        blocks = [self.file.part(address + 16, _number(self.file, address + 8, 4))]
         for block in blocks:
             if len(blocks) > MAX_BLOCKS:
                 raise self._damaged()
@@ -156,15 +172,15 @@ class Hdf5:
                 kind, size = _number(block, position, 2), _number(block, position + 2, 2)
                 message = block.part(position + 8, size)
                 if kind == _CONTINUATION:
-                    blocks.append(self.source.part(_number(message, 0), _number(message, 8)))
+                    blocks.append(self.file.part(_number(message, 0), _number(message, 8)))
                 elif block.read(position + 4, 1)[0] & 2:
-                    raise _unsupported(self.source, "shared messages")
+                    raise _unsupported(self.file, "shared messages")
                 else:
                     yield kind, message
                 position += 8 + size
 
-    def _attribute(self, message: Source) -> tuple[str, Source, Source]:
-        """Returns name, datatype and value of an attribute message (IV.A.2.m)."""
+    def _attribute(self, message: BoundedFile) -> tuple[str, BoundedFile, BoundedFile]:
+        """Returns the name, datatype and value of an attribute message (IV.A.2.m)."""
         version = message.read(0, 1)[0]
         position = 9 if version == 3 else 8
         parts = []
@@ -177,13 +193,18 @@ class Hdf5:
         return name.decode("utf-8", "backslashreplace"), parts[1], value
 
     def _entries(self, address: int, level: int | None) -> Iterator[tuple[int, int, int]]:
-        """Yields name offset, header address and cache type of a group's members (III.A.1)."""
+        """Yields (name offset, header address, cache type) of each member of a group (III.A.1).
+
+        Args:
+          address: address of a node of the group's tree.
+          level: the level that the node must have, 0 for a leaf; None for the root: any.
+        """
         node = self._signed(address, b"TREE", 24)
         kind, depth = node.read(4, 2)
         if kind != 0 or depth > 8 or (level is not None and depth != level):
             raise self._damaged()
         count = _number(node, 6, 2)
-        children = self.source.part(address + 24, 16 * count)
+        children = self.file.part(address + 24, 16 * count)
         for i in range(count):
             self._step()
             child = _number(children, 16 * i + 8)
@@ -191,17 +212,17 @@ class Hdf5:
                 yield from self._entries(child, depth - 1)
                 continue
             used = _number(self._signed(child, b"SNOD", 8), 6, 2)
-            symbols = self.source.part(child + 8, 40 * used)
+            symbols = self.file.part(child + 8, 40 * used)
             for at in range(0, symbols.size, 40):
                 self._step()
                 yield _number(symbols, at), _number(symbols, at + 8), _number(symbols, at + 16, 4)
 
-    def _heap(self, address: int) -> dict[int, Source]:
-        """Returns the objects of a global heap collection (III.E)."""
+    def _heap(self, address: int) -> dict[int, BoundedFile]:
+        """Returns index -> data of the objects in a global heap collection (III.E)."""
         if address not in self._heaps:
             heap = self._signed(address, b"GCOL", 16)
-            heap = self.source.part(address, _number(heap, 8))
-            objects: dict[int, Source] = {}
+            heap = self.file.part(address, _number(heap, 8))
+            objects: dict[int, BoundedFile] = {}
             position = 16
             while position + 16 <= heap.size and (index := _number(heap, position, 2)):
                 self._step()
@@ -211,27 +232,29 @@ class Hdf5:
             self._heaps[address] = objects
         return self._heaps[address]
 
-    def _signed(self, address: int, signature: bytes, size: int) -> Source:
-        part = self.source.part(address, size)
+    def _signed(self, address: int, signature: bytes, size: int) -> BoundedFile:
+        """Returns `size` bytes at `address`, which must begin with `signature`."""
+        part = self.file.part(address, size)
         if part.read(0, 4) != signature:
             raise self._damaged()
         return part
 
 
-def _unsupported(source: Source, what: str, tensor: str | None = None) -> WeightsError:
-    return source.fail(
-        f"it is damaged or uses {what}, which Keras does not write; "
+def _unsupported(file: BoundedFile, what: str, tensor: str | None = None) -> WeightsError:
+    return file.fail(
+        f"the file is damaged or uses {what}, which Keras does not write; "
         "download it again or save it with model.save_weights",
         tensor,
     )
 
 
-def _number(source: Source, offset: int, size: int = 8) -> int:
-    return int.from_bytes(source.read(offset, size), "little")
+def _number(file: BoundedFile, offset: int, size: int = 8) -> int:
+    """Returns the unsigned little-endian integer of `size` bytes at `offset`."""
+    return int.from_bytes(file.read(offset, size), "little")
 
 
-def _shape(space: Source, name: str) -> tuple[int, ...]:
-    """Returns the shape that a dataspace message gives (IV.A.2.b)."""
+def _shape(space: BoundedFile, name: str) -> tuple[int, ...]:
+    """Returns the shape in a dataspace message (IV.A.2.b)."""
     version, rank, _, kind = space.read(0, 4)
     if version not in (1, 2) or (version == 2 and kind == 2) or rank > 32:
         raise _unsupported(space, "an unusual shape", name)
@@ -239,8 +262,8 @@ def _shape(space: Source, name: str) -> tuple[int, ...]:
     return space.shape(name, [_number(space, begin + 8 * i) for i in range(rank)])
 
 
-def _dtype(datatype: Source, name: str) -> tuple[np.dtype, bool]:
-    """Returns the element type that a datatype message gives, and whether it is big-endian."""
+def _dtype(datatype: BoundedFile, name: str) -> tuple[np.dtype, bool]:
+    """Returns the element type in a datatype message, and whether it is big-endian."""
     kind, bits = datatype.read(0, 1)[0] & 0x0F, datatype.read(1, 1)[0]
     size = _number(datatype, 4, 4)
     if kind == _INTEGER and size in (1, 2, 4, 8) and _number(datatype, 10, 2) == 8 * size:
@@ -250,5 +273,5 @@ def _dtype(datatype: Source, name: str) -> tuple[np.dtype, bool]:
         if dtype is not None and dtype.itemsize == size and _number(datatype, 10, 2) == 8 * size:
             return dtype, bool(bits & 1)
     if kind == _OPAQUE and size == 2:
-        return BFLOAT16, False  # That is how h5py stores it.
+        return BFLOAT16, False  # h5py stores bfloat16 as opaque elements of two bytes.
     raise _unsupported(datatype, "an unusual element type", name)

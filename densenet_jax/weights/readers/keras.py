@@ -1,7 +1,8 @@
-"""Names for the variables in Keras's files, the same for every version's layout.
+"""A reader for Keras's files, which gives variables the same names for every version of Keras.
 
-A name is `layer/variable`, as in `conv2_block1_0_bn/gamma`. Keras 2 allowed slashes in a layer's
-name, Keras 3 turned them into underscores, and so does this module: `conv1/conv` is `conv1_conv`.
+A name is `layer/variable`, as in `conv2_block1_0_bn/gamma`. Keras 2 allowed slashes in the name of
+a layer and Keras 3 replaces them by underscores. This module does the same: `conv1/conv` becomes
+`conv1_conv`.
 """
 
 import re
@@ -9,14 +10,15 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from densenet_jax.weights.readers.bounded_file import MAX_TENSORS, Source
+from densenet_jax.weights.readers.bounded_file import MAX_TENSORS, BoundedFile
 from densenet_jax.weights.readers.hdf5 import Dataset, Group, Hdf5
 from densenet_jax.weights.readers.zip_archive import Member
 
 WEIGHTS_MEMBER = "model.weights.h5"
 
-# Keras 3 numbers a layer's variables; layer class in the file -> their names, by their number.
-_VARIABLES = {
+# Keras 3 numbers the variables of a layer: {layer class in the file: {number of variables:
+# (name of variable 0, ...)}}.
+_VARIABLES: dict[str, dict[int, tuple[str, ...]]] = {
     "batch_normalization": {4: ("gamma", "beta", "moving_mean", "moving_variance")},
     "conv2d": {1: ("kernel",), 2: ("kernel", "bias")},
     "dense": {1: ("kernel",), 2: ("kernel", "bias")},
@@ -25,22 +27,24 @@ _NO_WEIGHTS = re.compile(r"(optimizer|optimizer_weights|seed_generator.*)$")
 
 
 def read_keras_zip(entries: dict[str, Member]) -> dict[str, np.ndarray]:
-    """Returns the variables of a `.keras` archive, of which `entries` are the members."""
+    """Returns {"layer/variable": array} of a `.keras` archive with the members `entries`."""
     return read_keras_hdf5(entries[WEIGHTS_MEMBER].open())
 
 
-def read_keras_hdf5(source: Source) -> dict[str, np.ndarray]:
-    """Returns the variables of an `.h5` file of Keras 2 or 3 by `layer/variable`."""
-    file = Hdf5(source)
+def read_keras_hdf5(file: BoundedFile) -> dict[str, np.ndarray]:
+    """Returns {"layer/variable": array} of an `.h5` file of Keras 2 or 3."""
+    hdf5 = Hdf5(file)
     arrays: dict[str, np.ndarray] = {}
-    for groups, path, dataset in _datasets(file.root, (), ()):
+    for groups, path, dataset in _datasets(hdf5.root, (), ()):
         if any(_NO_WEIGHTS.match(part) for part in path):
             continue
-        name = _name(file, groups, path)
+        name = _name(hdf5, groups, path)
         if name in arrays:
-            raise source.fail("two variables have this name; give each layer its own", name)
+            raise file.fail(
+                "two variables have this name; give every layer a name of its own", name
+            )
         if len(arrays) == MAX_TENSORS:
-            raise source.fail(f"it holds more than {MAX_TENSORS} tensors")
+            raise file.fail(f"it holds more than {MAX_TENSORS} tensors; save the weights alone")
         arrays[name] = dataset.read(name)
     return arrays
 
@@ -48,7 +52,11 @@ def read_keras_hdf5(source: Source) -> dict[str, np.ndarray]:
 def _datasets(
     group: Group, groups: tuple[Group, ...], path: tuple[str, ...]
 ) -> Iterator[tuple[tuple[Group, ...], tuple[str, ...], Dataset]]:
-    """Yields every dataset with its path and the groups on it, the root's included."""
+    """Yields (groups, path, dataset) of every dataset at and below `group`.
+
+    `groups` are the groups from the root to the dataset, both ends of the chain included; `path`
+    holds the names below the root.
+    """
     groups = (*groups, group)
     for name, member in group.members.items():
         if isinstance(member, Group):
@@ -57,34 +65,46 @@ def _datasets(
             yield groups, (*path, name), member
 
 
-def _name(file: Hdf5, groups: tuple[Group, ...], path: tuple[str, ...]) -> str:
+def _name(hdf5: Hdf5, groups: tuple[Group, ...], path: tuple[str, ...]) -> str:
+    """Returns the name `layer/variable` of the dataset at `path`."""
     is_keras_3 = path[-2:-1] == ("vars",)
-    layer, variable = _name_3(file, groups[-1], path) if is_keras_3 else _name_2(groups, path)
+    layer, variable = (
+        _keras_3_name(hdf5, groups[-1], path) if is_keras_3 else _keras_2_name(groups, path)
+    )
     layer = layer.replace("/", "_")
     variable = re.sub(r":\d+$", "", variable)
     return f"{layer}/{variable}" if layer else variable
 
 
-def _name_3(file: Hdf5, group: Group, path: tuple[str, ...]) -> tuple[str, str]:
-    """Names a variable by the layer's name that its group bears: .../dense_7/vars/1."""
+def _keras_3_name(hdf5: Hdf5, group: Group, path: tuple[str, ...]) -> tuple[str, str]:
+    """Returns (layer, variable) of a path in Keras 3's layout, such as `layers/dense_7/vars/1`.
+
+    The attribute `name` of the group `vars`, here `group`, holds the name of the layer.
+    """
     layer = _joined(path[:-2])
     if named := group.attributes.get("name"):
-        layer = file.text(named)
+        layer = hdf5.text(named)
     kind = re.sub(r"_\d+$", "", path[-3]) if len(path) > 2 else ""
     names = _VARIABLES.get(kind, {}).get(len(group.members), ())
     index = int(path[-1]) if path[-1] in ("0", "1", "2", "3") else len(names)
     return layer, names[index] if index < len(names) else path[-1]
 
 
-def _name_2(groups: tuple[Group, ...], path: tuple[str, ...]) -> tuple[str, str]:
-    """Names a variable by its path below the layer's group, the one that has `weight_names`."""
+def _keras_2_name(groups: tuple[Group, ...], path: tuple[str, ...]) -> tuple[str, str]:
+    """Returns (layer, variable) of a path in Keras 2's layout, such as `fc/fc/kernel:0`.
+
+    The group of a layer is the first one on the path that has the attribute `weight_names`. Below
+    it, the path usually repeats the name of the layer.
+    """
     layers = [i for i, group in enumerate(groups) if "weight_names" in group.attributes]
     begin = layers[0] if layers and len(path) - layers[0] > 1 else 0
     layer, below = _joined(path[:begin]), _joined(path[begin:-1])
-    # In `sequential/fc/kernel` of the group `fc`, Keras 3 put the model's name before the layer's;
-    # otherwise the group may be that of a whole model, whose layers' names are below.
+    # Keras 3 writes `sequential/fc/kernel` into the group `fc`, with the name of the model before
+    # that of the layer. If the path below does not end in the name of the group, the group may
+    # belong to a whole nested model, and the path below names the layer.
     return layer if begin and f"_{below}".endswith(f"_{layer}") else below, path[-1]
 
 
 def _joined(path: tuple[str, ...]) -> str:
+    """Returns the name of a layer: the groups on its path, without those that Keras adds."""
     return "_".join(part for part in path if part not in ("layers", "model_weights"))

@@ -1,4 +1,4 @@
-"""MindSpore's checkpoints: a protocol buffer message of named tensors.
+"""A reader for MindSpore's checkpoints: a protocol buffer message of named tensors.
 
 message Checkpoint { repeated Value value = 1; }
 message Value { string tag = 1; TensorProto tensor = 2; }
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import ml_dtypes
 import numpy as np
 
-from densenet_jax.weights.readers.bounded_file import MAX_NAME, MAX_RANK, MAX_TENSORS, Source
+from densenet_jax.weights.readers.bounded_file import MAX_NAME, MAX_RANK, MAX_TENSORS, BoundedFile
 
 _DTYPES = {
     "Float64": np.dtype("<f8"),
@@ -28,86 +28,96 @@ _DTYPES = {
     "Bool": np.dtype("?"),
 }
 _VARINT, _BYTES = 0, 2
-MAX_FIELDS = 64  # of one tensor's entry
+MAX_FIELDS = 64  # in the entry of one tensor
 
 
-def read_mindspore(source: Source) -> dict[str, np.ndarray]:
-    """Returns the tensors in the file's order, under the names that they have there."""
-    if source.size > 17 and source.read(source.size - 17, 7) == b"crc_num":
-        source = source.part(0, source.size - 17)  # save_checkpoint(crc_check=True)
+def read_mindspore(file: BoundedFile) -> dict[str, np.ndarray]:
+    """Returns {name: array} of all tensors, with the names and the order in the file."""
+    if file.size > 17 and file.read(file.size - 17, 7) == b"crc_num":
+        file = file.part(0, file.size - 17)  # The end that save_checkpoint(crc_check=True) adds.
     arrays: dict[str, np.ndarray] = {}
-    for field, value in _fields(source, MAX_TENSORS):
-        if field != 1 or not isinstance(value, Source):
-            raise source.fail("it is no MindSpore checkpoint, or a damaged one; save it again")
+    for field, value in _fields(file, MAX_TENSORS):
+        if field != 1 or not isinstance(value, BoundedFile):
+            raise file.fail("the file is not a MindSpore checkpoint or is damaged; save it again")
         parts = dict(_fields(value, MAX_FIELDS))
         tag, tensor = parts.get(1), parts.get(2)
-        if not isinstance(tag, Source) or not isinstance(tensor, Source):
-            raise source.fail("one of its entries is no tensor; save the parameters alone")
+        if not isinstance(tag, BoundedFile) or not isinstance(tensor, BoundedFile):
+            raise file.fail("one of its entries is not a tensor; save the parameters alone")
         name = _text(tag)
         if name in arrays:
-            raise source.fail("it is there twice; save the checkpoint again", name)
+            raise file.fail("it appears twice; save the checkpoint again", name)
         arrays[name] = _tensor(tensor, name)
     return arrays
 
 
-def _tensor(source: Source, name: str) -> np.ndarray:
+def _tensor(file: BoundedFile, name: str) -> np.ndarray:
+    """Returns the array in a TensorProto message; error messages call it `name`."""
     shape: list[int] = []
     dtype = content = None
-    for field, value in _fields(source, MAX_FIELDS):
+    for field, value in _fields(file, MAX_FIELDS):
         if field == 1 and isinstance(value, int):
             shape.append(value)
-        elif field == 1 and isinstance(value, Source):
+        elif field == 1 and isinstance(value, BoundedFile):
             position = 0
             while position < value.size and len(shape) <= MAX_RANK:
                 size, position = _varint(value, position)
                 shape.append(size)
-        elif field == 2 and isinstance(value, Source):
+        elif field == 2 and isinstance(value, BoundedFile):
             dtype = _DTYPES.get(_text(value))
-        elif field == 3 and isinstance(value, Source):
+        elif field == 3 and isinstance(value, BoundedFile):
             content = value
     if dtype is None or content is None:
-        raise source.fail("its element type is unknown or its data are missing", name)
+        raise file.fail(
+            "its element type is unknown or its data are missing; save it again as float32", name
+        )
     if shape == [0] and content.size == dtype.itemsize:
-        shape = []  # MindSpore's way to write a scalar.
-    checked = source.shape(name, shape)
+        shape = []  # MindSpore writes the shape of a scalar as [0].
+    checked = file.shape(name, shape)
     if int(np.prod(checked, dtype=object)) * dtype.itemsize != content.size:
-        raise source.fail(
+        raise file.fail(
             f"its shape {checked} does not fit its {content.size} bytes; "
-            "the file is damaged, save it again",
+            "the file is damaged, so save it again",
             name,
         )
     return content.array(name, dtype, checked)
 
 
-def _fields(source: Source, limit: int) -> Iterator[tuple[int, int | Source]]:
-    """Yields number and value of each field of a message, which may have `limit` of them."""
+def _fields(file: BoundedFile, limit: int) -> Iterator[tuple[int, int | BoundedFile]]:
+    """Yields (number, value) of each field of a message: an integer, or the bytes of the field.
+
+    Raises:
+      WeightsError: the message is damaged or has more than `limit` fields.
+    """
     position = count = 0
-    while position < source.size:
+    while position < file.size:
         count += 1
         if count > limit:
-            raise source.fail(f"one of its messages has more than {limit} fields")
-        key, position = _varint(source, position)
-        number, position = _varint(source, position)
+            raise file.fail(
+                f"one of its messages has more than {limit} fields; save the parameters alone"
+            )
+        key, position = _varint(file, position)
+        number, position = _varint(file, position)
         if key & 7 == _VARINT:
             yield key >> 3, number
         elif key & 7 == _BYTES:
-            yield key >> 3, source.part(position, number)
+            yield key >> 3, file.part(position, number)
             position += number
         else:
-            raise source.fail("it is no MindSpore checkpoint, or a damaged one; save it again")
+            raise file.fail("the file is not a MindSpore checkpoint or is damaged; save it again")
 
 
-def _varint(source: Source, position: int) -> tuple[int, int]:
-    """Returns an integer of seven bits a byte, and the position after it."""
+def _varint(file: BoundedFile, position: int) -> tuple[int, int]:
+    """Returns the integer at `position`, of seven bits per byte, and the position after it."""
     result = 0
-    for i, byte in enumerate(source.read(position, min(10, source.size - position))):
+    for i, byte in enumerate(file.read(position, min(10, file.size - position))):
         result |= (byte & 0x7F) << (7 * i)
         if byte < 0x80:
             return result, position + i + 1
-    raise source.fail("it is no MindSpore checkpoint, or a damaged one; save it again")
+    raise file.fail("the file is not a MindSpore checkpoint or is damaged; save it again")
 
 
-def _text(source: Source) -> str:
-    if source.size > MAX_NAME:
-        raise source.fail(f"it has a name of {source.size} bytes, the limit is {MAX_NAME}")
-    return source.read(0, source.size).decode("utf-8", "backslashreplace")
+def _text(file: BoundedFile) -> str:
+    """Returns the text in a field."""
+    if file.size > MAX_NAME:
+        raise file.fail(f"it has a name of {file.size} bytes, but the limit is {MAX_NAME}")
+    return file.read(0, file.size).decode("utf-8", "backslashreplace")

@@ -1,9 +1,9 @@
-"""A reader of pickles that can call nothing, because it has nothing to call.
+"""A reader for pickles that never imports or calls anything that a pickle names.
 
-The standard library's unpickler is a machine for running programs; restricting it leaves bombs of
-nesting, hashing and memo indices to think of. The opcodes that `torch.save` writes are few, so they
-are interpreted here: classes and functions become names, their calls become records, and whoever
-reads the result picks out the ones that it knows.
+The standard library's unpickler runs programs. Restricting it would still leave bombs of nesting,
+hashing and memo indices. `torch.save` writes few opcodes, so this module interprets them itself:
+classes and functions become names (`Global`), their calls become records (`Opaque`), and the caller
+replaces the calls that it knows.
 """
 
 import pickle  # Only for the names of the opcodes.
@@ -12,13 +12,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from densenet_jax.weights.readers.bounded_file import MAX_NAME, Source, WeightsError, shown
+from densenet_jax.weights.readers.bounded_file import MAX_NAME, BoundedFile, WeightsError, shown
 
 MAX_PICKLE = 32 << 20  # bytes; a DenseNet-201 with optimizer state takes 1 MB
 MAX_OPERATIONS = 1_000_000
 
-# Names that only an attack has a use for. Nothing would happen here, but other programs would run
-# them, so the file is refused loudly.
+# Names that only an attack uses. They do nothing here, but other programs would run them, so the
+# file is refused.
 _ATTACK_MODULES = {
     *("os", "posix", "nt", "sys", "subprocess", "popen2", "pty", "socket", "shutil", "ctypes"),
     *("importlib", "runpy", "webbrowser"),
@@ -58,47 +58,56 @@ _BYTE, _COUNT, _LONG_COUNT = struct.Struct("<B"), struct.Struct("<I"), struct.St
 
 @dataclass(frozen=True, slots=True)
 class Global:
-    """The name of a class or function, never the thing itself."""
+    """The name of a class or function, which is never imported."""
 
     name: str
 
 
 @dataclass(eq=False, slots=True)
 class Opaque:
-    """An object that was not made: what was to be called, with what."""
+    """A call that was not made, with its callee (None: a persistent id) and its arguments."""
 
     callee: object
     args: object
 
 
 class Pickles:
-    """Reads the pickles that stand one after another at the beginning of a source.
+    """Reads consecutive pickles from the beginning of a file.
 
     Args:
-      call: gets the name of a class or function, and its arguments; returns what stands for the
-        result.
-      resolve: the same for a persistent id, which is how `torch.save` refers to a storage.
+      file: the bytes to read.
+      call: maps the name of a class or function and its arguments to the object that replaces
+        the result of the call.
+      resolve: maps a persistent id, by which `torch.save` refers to a storage, to the object that
+        replaces it.
+
+    Attributes:
+      position: the first byte after the pickles that were read.
+      operations: the number of opcodes and copied items so far, at most `MAX_OPERATIONS`.
     """
 
     def __init__(
         self,
-        source: Source,
+        file: BoundedFile,
         call: Callable[[str, object], object] = lambda name, args: Opaque(Global(name), args),
         resolve: Callable[[object], object] = lambda pid: Opaque(None, pid),
-    ):
-        self.source = source
-        self.data = source.read(0, min(source.size, MAX_PICKLE))
+    ) -> None:
+        self.file = file
+        self.data = file.read(0, min(file.size, MAX_PICKLE))
         self.position = 0
         self.operations = 0
         self._call = call
         self._resolve = resolve
 
     def load(self) -> Any:
-        """Returns the next object: plain Python data, `Global`, `Opaque` and what `call` returned.
+        """Returns the object in the next pickle.
+
+        It consists of plain Python data (a set becomes a list), `Global`, `Opaque` and the results
+        of `call` and `resolve`.
 
         Raises:
-          WeightsError: it is damaged or too large, has an opcode that `torch.save` never writes,
-            or names a function that has no place among weights.
+          WeightsError: the pickle is damaged or too large, has an opcode that `torch.save` never
+            writes, or names a function that only an attack uses.
         """
         self.stack: list[Any] = []
         self.marks: list[int] = []
@@ -112,14 +121,17 @@ class Pickles:
             raise self._damaged() from None
 
     def _damaged(self) -> WeightsError:
-        return self.source.fail("its pickle is damaged; download or save the file again")
+        return self.file.fail("its pickle is damaged; download or save the file again")
 
     def _take(self, size: int) -> bytes:
+        """Returns the next `size` bytes and moves `position` past them."""
         if not 0 <= size <= len(self.data) - self.position:
             if len(self.data) == MAX_PICKLE:
-                raise self.source.fail(f"its pickle exceeds the limit of {MAX_PICKLE} bytes")
-            raise self.source.fail(
-                "its pickle ends too early; the file is cut short, download or save it again"
+                raise self.file.fail(
+                    f"its pickle exceeds the limit of {MAX_PICKLE} bytes; save the state dict alone"
+                )
+            raise self.file.fail(
+                "its pickle ends too early; the file is cut short, so download or save it again"
             )
         self.position += size
         return self.data[self.position - size : self.position]
@@ -128,26 +140,27 @@ class Pickles:
         return form.unpack(self._take(form.size))[0]
 
     def _line(self) -> str:
+        """Returns the text up to the next newline, of at most 511 bytes."""
         end = self.data.find(b"\n", self.position, self.position + 512)
         if end < 0:
             raise self._damaged()
         return self._take(end + 1 - self.position)[:-1].decode()
 
     def _spend(self, count: int) -> None:
+        """Counts operations, so that a small pickle cannot keep the reader busy for ever."""
         self.operations += count
         if self.operations > MAX_OPERATIONS:
-            raise self.source.fail(
-                "its pickle holds too many objects; save the state dict alone, without the rest"
-            )
+            raise self.file.fail("its pickle holds too many objects; save the state dict alone")
 
     def _pop_mark(self) -> list[Any]:
+        """Removes the items above the topmost mark from the stack, and returns them."""
         begin = self.marks.pop()
         items = self.stack[begin:]
         del self.stack[begin:]
         return items
 
     def _step(self, opcode: bytes) -> None:
-        """Does what one opcode says, on the stack."""
+        """Executes one opcode on the stack."""
         push, pop = self.stack.append, self.stack.pop
         if form := _NUMBERS.get(opcode):
             return push(self._number(form))
@@ -185,7 +198,7 @@ class Pickles:
                 args = pop(), pop()
                 push(Opaque(pop(), args))
             case pickle.BUILD:
-                pop()  # Attributes, such as the `_metadata` of a state dict.
+                pop()  # Drops attributes, such as the `_metadata` of a state dict.
             case pickle.GLOBAL:
                 push(self._global(self._line(), self._line()))
             case pickle.STACK_GLOBAL:
@@ -211,26 +224,30 @@ class Pickles:
             case pickle.PROTO:
                 self._take(1)
             case pickle.FRAME:
-                self._number(_LONG_COUNT)  # A hint for buffering.
+                self._number(_LONG_COUNT)  # The size of a frame only helps buffering.
             case _:
-                raise self.source.fail(
+                raise self.file.fail(
                     f"its pickle has the opcode {opcode!r}, which torch.save never writes; "
                     "save the weights again with torch.save or as safetensors"
                 )
 
     def _global(self, module: object, name: object) -> Global:
-        # Joining two long texts again and again would take more memory than the pickle has.
-        if any(not isinstance(text, str) or len(text) > MAX_NAME for text in (module, name)):
+        """Returns the name of a class or function, unless only an attack uses it."""
+        if not isinstance(module, str) or not isinstance(name, str):
+            raise self._damaged()
+        # Repeatedly joining two long texts could take far more memory than the size of the pickle.
+        if max(len(module), len(name)) > MAX_NAME:
             raise self._damaged()
         builtin = module in ("builtins", "__builtin__") and name.split(".")[0] in _ATTACK_BUILTINS
         if builtin or module.split(".")[0] in _ATTACK_MODULES:
-            raise self.source.fail(
-                f"it would have {shown(module + '.' + name)} called, which has no place among "
-                "weights: the file is malicious, so delete it and load it with no other program"
+            raise self.file.fail(
+                f"it asks to call {shown(module + '.' + name)}, which weights never need; the "
+                "file is malicious, so delete it and do not load it with any other program"
             )
         return Global(f"{module}.{name}")
 
     def _called(self, callee: object, args: object) -> object:
+        """Returns the object that replaces the result of a call."""
         if not isinstance(callee, Global):
             return Opaque(callee, args)
         if callee.name != "collections.OrderedDict" or not isinstance(args, tuple):
@@ -246,10 +263,12 @@ class Pickles:
         return result
 
     def _extend(self, items: list[Any]) -> None:
+        """Appends to the list on the stack; ignores other objects, such as an `Opaque`."""
         if isinstance(self.stack[-1], list):
             self.stack[-1].extend(items)
 
     def _update(self, items: list[Any]) -> None:
+        """Adds alternating keys and values to the dict on the stack; ignores other objects."""
         if isinstance(self.stack[-1], dict):
             if len(items) % 2:
                 raise self._damaged()
@@ -257,8 +276,11 @@ class Pickles:
                 self._insert(self.stack[-1], key, value)
 
     def _insert(self, result: dict[Any, Any], key: object, value: object) -> None:
-        # Other keys are of no interest, and hashing a nest of tuples takes forever.
+        # Other keys are dropped: no weights have them, and hashing deeply nested tuples could take
+        # for ever.
         if isinstance(key, str) or (isinstance(key, int) and -1 << 63 <= key < 1 << 63):
             if key in result:
-                raise self.source.fail(f"its pickle sets the name {shown(key)} twice")
+                raise self.file.fail(
+                    f"its pickle sets the name {shown(key)} twice; save the weights again"
+                )
             result[key] = value

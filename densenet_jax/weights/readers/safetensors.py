@@ -1,4 +1,4 @@
-"""The safetensors format: eight bytes of header size, a JSON header, the tensors end to end."""
+"""Reads and writes safetensors: eight bytes of header size, a JSON header, then the tensors."""
 
 import json
 import math
@@ -15,7 +15,7 @@ import numpy as np
 from densenet_jax.weights.readers.bounded_file import (
     MAX_NAME,
     MAX_TENSORS,
-    Source,
+    BoundedFile,
     WeightsError,
     shown,
 )
@@ -42,50 +42,58 @@ _DTYPES = {
 _CODES = {dtype: code for code, dtype in _DTYPES.items()}
 
 
-def read_safetensors(source: Source) -> dict[str, np.ndarray]:
-    """Returns the tensors in the header's order."""
-    data, entries = _layout(source)
+def read_safetensors(file: BoundedFile) -> dict[str, np.ndarray]:
+    """Returns {name: array} of all tensors, in the order of the header."""
+    data, entries = _layout(file)
     return {
         name: data.array(name, dtype, shape, begin)
         for name, (dtype, shape, begin, _) in entries.items()
     }
 
 
-def locate_safetensors(source: Source) -> dict[str, tuple[np.dtype, tuple[int, ...], int]]:
-    """Returns each tensor's element type, shape and first byte in the file; reads the header."""
-    data, entries = _layout(source)
+def locate_safetensors(file: BoundedFile) -> dict[str, tuple[np.dtype, tuple[int, ...], int]]:
+    """Returns {name: (element type, shape, first byte in the file)}, from the header alone."""
+    data, entries = _layout(file)
     return {
         name: (dtype, shape, data.start + begin)
         for name, (dtype, shape, begin, _) in entries.items()
     }
 
 
-def _layout(source: Source) -> tuple[Source, dict[str, tuple[np.dtype, tuple[int, ...], int, int]]]:
-    """Returns the data, and each tensor's element type, shape, first byte and size in it."""
-    (length,) = struct.unpack("<Q", source.read(0, 8))
+def _layout(
+    file: BoundedFile,
+) -> tuple[BoundedFile, dict[str, tuple[np.dtype, tuple[int, ...], int, int]]]:
+    """Returns the data and {name: (element type, shape, first byte in the data, bytes)}."""
+    (length,) = struct.unpack("<Q", file.read(0, 8))
     if length > MAX_HEADER:
-        raise source.fail(f"its header of {length} bytes exceeds the limit of {MAX_HEADER}")
-    header = _parse_header(source, source.read(8, length))
+        raise file.fail(
+            f"its header of {length} bytes exceeds the limit of {MAX_HEADER}; save it again"
+        )
+    header = _parse_header(file, file.read(8, length))
     header.pop("__metadata__", None)
     if len(header) > MAX_TENSORS:
-        raise source.fail(f"it holds more than {MAX_TENSORS} tensors")
-    data = source.part(8 + length, source.size - 8 - length)
+        raise file.fail(f"it holds more than {MAX_TENSORS} tensors; save the weights alone")
+    data = file.part(8 + length, file.size - 8 - length)
     entries = {name: _check_entry(data, name, entry) for name, entry in header.items()}
-    # The tensors must tile the data: an overlap or a hole is how a file hides something.
+    # The tensors must cover the data exactly: overlaps and gaps could hide other content.
     end = 0
     for name, (_, _, begin, size) in sorted(entries.items(), key=lambda item: item[1][2:]):
         if begin != end:
-            raise source.fail("its data overlaps another tensor's or leaves a gap", name)
+            raise file.fail(
+                "its data overlap those of another tensor or leave a gap; save the file again", name
+            )
         end = begin + size
     if end != data.size:
-        raise source.fail(
-            f"its tensors take {end} bytes but {data.size} follow the header; "
-            "it is cut short or damaged, download or save it again"
+        raise file.fail(
+            f"its tensors take {end} bytes, but {data.size} follow the header; "
+            "the file is cut short or damaged, so download or save it again"
         )
     return data, entries
 
 
-def _parse_header(source: Source, text: bytes) -> dict[str, Any]:
+def _parse_header(file: BoundedFile, text: bytes) -> dict[str, Any]:
+    """Returns the JSON object in the header; NaN, infinity and repeated names are errors."""
+
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len(result := dict(pairs)) < len(pairs):
             raise ValueError("a repeated name")
@@ -98,27 +106,30 @@ def _parse_header(source: Source, text: bytes) -> dict[str, Any]:
         header = json.loads(text.decode(), object_pairs_hook=unique, parse_constant=refuse)
     except (ValueError, RecursionError) as error:
         reason = str(error) if len(str(error)) < 100 else "damaged"
-        raise source.fail(f"its header is not valid JSON ({reason})") from None
+        raise file.fail(f"its header is not valid JSON ({reason}); save it again") from None
     if not isinstance(header, dict):
-        raise source.fail("its header is not a JSON object")
+        raise file.fail("its header is not a JSON object; save the file again")
     return header
 
 
 def _check_entry(
-    data: Source, name: str, entry: object
+    data: BoundedFile, name: str, entry: object
 ) -> tuple[np.dtype, tuple[int, ...], int, int]:
+    """Returns the element type, shape, first byte and size that a header entry gives."""
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
-        raise data.fail("its header entry must be dtype, shape and data_offsets", name)
+        raise data.fail(
+            "its header entry must consist of dtype, shape and data_offsets; save it again", name
+        )
     code = entry["dtype"]
     if not isinstance(code, str) or code not in _DTYPES:
-        raise data.fail(f"unknown element type {shown(code)}; save it as float32", name)
+        raise data.fail(f"it has the unknown element type {shown(code)}; save it as float32", name)
     dtype, shape = _DTYPES[code], data.shape(name, entry["shape"])
     offsets = entry["data_offsets"]
     if not isinstance(offsets, list) or [type(n) for n in offsets] != [int, int]:
-        raise data.fail("its data_offsets must be two integers", name)
+        raise data.fail("its data_offsets must be two integers; save it again", name)
     size = math.prod(shape) * dtype.itemsize
     if not 0 <= offsets[0] <= data.size or offsets[1] - offsets[0] != size:
-        raise data.fail("its data_offsets do not fit its shape and the file", name)
+        raise data.fail("its data_offsets do not fit its shape and the file; save it again", name)
     return dtype, shape, offsets[0], size
 
 
@@ -127,25 +138,27 @@ def write_safetensors(
     tensors: Mapping[str, np.ndarray],
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Writes tensors so that `path` holds either all of them or what it held before.
+    """Writes tensors to a safetensors file; if that fails, an existing file stays unchanged.
 
     Args:
       path: the file; its folder must exist.
-      tensors: name -> array, NumPy's or JAX's, of any shape, strides and byte order.
-      metadata: texts to keep in the header.
+      tensors: {name: array}, with NumPy or JAX arrays of any shape, strides and byte order.
+      metadata: {key: text} to store in the header.
 
     Raises:
-      WeightsError: a name or element type that safetensors cannot hold, or the file cannot be
-        written.
+      WeightsError: safetensors cannot hold one of the names or element types, or the file cannot
+        be written.
     """
     path = Path(path)
     arrays = {name: np.asarray(tensor) for name, tensor in tensors.items()}
     header: dict[str, Any] = {}
     if metadata:
         if not all(isinstance(text, str) for pair in metadata.items() for text in pair):
-            raise WeightsError(f"{path}: metadata must map text to text")
+            raise WeightsError(
+                f"{path}: metadata must map text to text; convert the values with str()"
+            )
         header["__metadata__"] = dict(metadata)
-    # Wide elements first, so that every tensor starts at a multiple of its element size.
+    # Wide elements come first, so that every tensor starts at a multiple of its element size.
     order = sorted(arrays, key=lambda name: -arrays[name].dtype.itemsize)
     end = 0
     for name in order:
@@ -153,10 +166,14 @@ def write_safetensors(
         code = _CODES.get(array.dtype.newbyteorder("<"))
         if code is None:
             raise WeightsError(
-                f"{path}: tensor {shown(name)}: safetensors has no element type {array.dtype}"
+                f"{path}: tensor {shown(name)}: safetensors has no element type {array.dtype}; "
+                "convert it to float32"
             )
         if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME or name == "__metadata__":
-            raise WeightsError(f"{path}: {shown(name)} cannot be the name of a tensor")
+            raise WeightsError(
+                f"{path}: {shown(name)} cannot be the name of a tensor; use a text of at most "
+                f"{MAX_NAME} characters other than __metadata__"
+            )
         offsets = [end, end + array.nbytes]
         header[name] = {"dtype": code, "shape": list(array.shape), "data_offsets": offsets}
         end = offsets[1]
@@ -176,4 +193,6 @@ def write_safetensors(
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise WeightsError(f"{path}: it cannot be written: {error.strerror or error}") from error
+        raise WeightsError(
+            f"{path}: the file cannot be written: {error.strerror or error}"
+        ) from error

@@ -1,7 +1,7 @@
-"""PyTorch's files: the zip archive of today and the pickle stream of before 1.6.
+"""A reader for PyTorch's files: zip archives, and the pickle streams written before 1.6.
 
-Either way a pickle describes the tensors as views into storages, and the storages' bytes lie
-elsewhere in the file. The state dict is searched among what a trainer saved along with it.
+In both, a pickle describes the tensors as views into storages, and the bytes of the storages are
+elsewhere in the file. In a training checkpoint, the reader searches for the state dict.
 """
 
 import re
@@ -11,21 +11,21 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
-from densenet_jax.weights.readers.bounded_file import MAX_TENSORS, Source, shown
+from densenet_jax.weights.readers.bounded_file import MAX_TENSORS, BoundedFile, shown
 from densenet_jax.weights.readers.pickles import Global, Opaque, Pickles
 from densenet_jax.weights.readers.zip_archive import Member
 
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 PROTOCOL_VERSION = 1001
 
-# Where trainers keep the weights, the best first: an exponential moving average is what was
-# evaluated, so it goes before the raw weights, as in timm.
+# Keys under which trainers store the weights, in order of preference. An exponential moving average
+# comes before the raw weights, as in timm, because the trainer evaluated the average.
 STATE_DICT_KEYS = (
     *("state_dict_ema", "model_ema_state_dict", "ema_state_dict", "model_ema", "ema_model", "ema"),
     *("state_dict", "model_state_dict", "model", "module", "net", "network", "weights", "params"),
 )
 
-# Storage class or dtype -> element type.
+# Name of a storage class or dtype -> element type.
 _DTYPES = {
     "torch.DoubleStorage": np.dtype("f8"),
     "torch.FloatStorage": np.dtype("f4"),
@@ -47,30 +47,37 @@ _DTYPES = {
 
 
 class Storage(NamedTuple):
-    """A run of `count` elements that tensors are views of; `begin` is that of a legacy view."""
+    """A sequence of elements that tensors are views of.
+
+    Attributes:
+      dtype: element type.
+      key: name of the storage in the file.
+      size: number of elements.
+      begin: first element, if the storage is itself a view, as it could be before PyTorch 0.4.
+    """
 
     dtype: np.dtype
     key: str
-    count: int
+    size: int
     begin: int
 
 
 class Tensor(NamedTuple):
-    """A tensor as the pickle describes it, nothing of which has been checked."""
+    """A tensor as the pickle describes it; no field has been checked."""
 
-    storage: object
-    offset: object
-    shape: object
-    strides: object
-    dtype: object = None
+    storage: Any
+    offset: Any
+    shape: Any
+    strides: Any
+    dtype: Any = None
 
 
-def read_torch_zip(source: Source, entries: dict[str, Member]) -> dict[str, np.ndarray]:
-    """Returns the state dict in the archive, of which `entries` are the members."""
+def read_torch_zip(file: BoundedFile, entries: dict[str, Member]) -> dict[str, np.ndarray]:
+    """Returns {name: array} of the state dict in an archive with the members `entries`."""
     (pickled,) = [name for name in entries if is_torch_pickle(name)]
     folder = pickled[: -len("data.pkl")]
     if f"{folder}constants.pkl" in entries:
-        raise source.fail(
+        raise file.fail(
             "it is a TorchScript program, not weights; save it again with "
             "torch.save(torch.jit.load(path).state_dict(), new_path)"
         )
@@ -79,31 +86,36 @@ def read_torch_zip(source: Source, entries: dict[str, Member]) -> dict[str, np.n
         big_endian = order.open().read(0, min(order.size, 8)) == b"big"
     content = Pickles(entries[pickled].open(), _rebuild, _storage).load()
 
-    opened: dict[str, Source] = {}
+    opened: dict[str, BoundedFile] = {}
 
-    def storage_data(name: str, storage: Storage) -> Source:
+    def storage_data(name: str, storage: Storage) -> BoundedFile:
         if storage.key not in opened:
             member = entries.get(f"{folder}data/{storage.key}")
             if member is None:
-                raise source.fail(f"the data of its storage {shown(storage.key)} are missing", name)
-            if member.size != storage.count * storage.dtype.itemsize:
-                raise source.fail(
-                    f"its storage has {member.size} bytes where {storage.count} elements of "
-                    f"{storage.dtype} are announced; download or save the file again",
+                raise file.fail(
+                    f"the data of its storage {shown(storage.key)} are missing; "
+                    "save the file again",
+                    name,
+                )
+            if member.size != storage.size * storage.dtype.itemsize:
+                raise file.fail(
+                    f"its storage has {member.size} bytes instead of {storage.size} elements of "
+                    f"{storage.dtype}; download or save the file again",
                     name,
                 )
             opened[storage.key] = member.open()
         return opened[storage.key]
 
-    return _arrays(source, content, storage_data, big_endian)
+    return _arrays(file, content, storage_data, big_endian)
 
 
 def is_torch_pickle(name: str) -> bool:
+    """Returns whether a member of an archive is the pickle that describes PyTorch's tensors."""
     return name.count("/") <= 1 and name.rpartition("/")[2] == "data.pkl"
 
 
-def read_torch_stream(source: Source) -> dict[str, np.ndarray]:
-    """Returns the state dict in a legacy file: five pickles, then the storages in a row."""
+def read_torch_stream(file: BoundedFile) -> dict[str, np.ndarray]:
+    """Returns {name: array} of a legacy file's state dict: five pickles, then the storages."""
     storages: dict[str, Storage] = {}
 
     def resolve(pid: object) -> object:
@@ -112,63 +124,85 @@ def read_torch_stream(source: Source) -> dict[str, np.ndarray]:
             storages.setdefault(storage.key, storage)
         return storage
 
-    pickles = Pickles(source, _rebuild, resolve)
+    pickles = Pickles(file, _rebuild, resolve)
     if pickles.load() != MAGIC_NUMBER or pickles.load() != PROTOCOL_VERSION:
-        raise source.fail(
-            "it is a pickle that torch.save did not write; "
+        raise file.fail(
+            "it is a pickle, but torch.save did not write it; "
             "save the weights with torch.save or as safetensors"
         )
-    pickles.load()  # Sizes of C types on the machine that wrote it; the data are little-endian.
+    # The sizes of C types on the machine that wrote the file. The data are always little-endian.
+    pickles.load()
     content, keys = pickles.load(), pickles.load()
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
-        raise source.fail("its list of storages is damaged; download or save the file again")
+        raise file.fail("its list of storages is damaged; download or save the file again")
 
-    data: dict[str, Source] = {}
+    data: dict[str, BoundedFile] = {}
     position = pickles.position
     for key in keys:
         if key not in storages or key in data:
-            raise source.fail(f"its list of storages is damaged at {shown(key)}")
-        count = int.from_bytes(source.read(position, 8), "little")
+            raise file.fail(
+                f"its list of storages is damaged at {shown(key)}; download or save the file again"
+            )
+        count = int.from_bytes(file.read(position, 8), "little")
         size = count * storages[key].dtype.itemsize
-        data[key] = source.part(position + 8, size)
+        data[key] = file.part(position + 8, size)
         position += 8 + size
 
-    def storage_data(name: str, storage: Storage) -> Source:
+    def storage_data(name: str, storage: Storage) -> BoundedFile:
         if storage.key not in data:
-            raise source.fail(f"the data of its storage {shown(storage.key)} are missing", name)
+            raise file.fail(
+                f"the data of its storage {shown(storage.key)} are missing; save the file again",
+                name,
+            )
         return data[storage.key]
 
-    return _arrays(source, content, storage_data, big_endian=False)
+    return _arrays(file, content, storage_data, big_endian=False)
 
 
 def _rebuild(callee: str, args: Any) -> object:
-    """Stands in for the functions by which `torch.save` rebuilds objects."""
+    """Returns the object that replaces a call of one of PyTorch's functions in a pickle.
+
+    `torch._utils._rebuild_tensor` and similar functions give a `Tensor`; a parameter is replaced by
+    its tensor and a `torch.Size` by its tuple; other calls become `Opaque`.
+    """
     kind = callee.removeprefix("torch._utils._rebuild_")
     size = len(args) if isinstance(args, tuple) else 0
     if kind in ("tensor", "tensor_v2") and size >= 4:
         return Tensor(*args[:4])
     if kind == "tensor_v3" and size >= 7:
-        return Tensor(*args[:4], dtype=args[6])
+        return Tensor(args[0], args[1], args[2], args[3], dtype=args[6])
     if kind in ("parameter", "parameter_with_state") or callee == "torch.Size":
         return args[0] if size else None
     return Opaque(Global(callee), args)
 
 
 def _storage(pid: object) -> object:
-    """Reads a persistent id: ("storage", class, key, device, elements[, legacy view])."""
+    """Returns the storage that a persistent id stands for; other ids give `Opaque`.
+
+    An id is ("storage", class, key, device, number of elements[, legacy view]), where a legacy view
+    is (key, first element, number of elements).
+    """
     if isinstance(pid, tuple) and 4 <= len(pid) <= 6:
         match (*pid, None, None)[:6]:
-            case ("storage", Global(name), str(key), _, int(count), view) if name in _DTYPES:
+            case ("storage", Global(name), str(key), _, int(size), view) if name in _DTYPES:
                 begin = view[1] if isinstance(view, tuple) and len(view) == 3 else 0
-                if isinstance(begin, int) and 0 <= count < 1 << 48 and 0 <= begin < 1 << 48:
-                    return Storage(_DTYPES[name], key, count, begin)
-            case ("module", Global(), *_):  # A class whose source code was saved along.
+                if isinstance(begin, int) and 0 <= size < 1 << 48 and 0 <= begin < 1 << 48:
+                    return Storage(_DTYPES[name], key, size, begin)
+            case ("module", Global(), *_):  # A class, saved together with its source code.
                 return pid[1]
     return Opaque(None, pid)
 
 
-def _find_state_dict(content: object, seen: set[int]) -> dict[str, Tensor]:
-    """Returns the named tensors of the first of `STATE_DICT_KEYS` that has any, else its own."""
+def _find_state_dict(content: object, seen: set[int]) -> dict[str, Any]:
+    """Returns {name: `Tensor` or `Opaque`} of the state dict in an unpickled object.
+
+    The first of `STATE_DICT_KEYS` under which tensors are found is taken, at any depth; without
+    one, the tensors of `content` itself are taken.
+
+    Args:
+      content: the object.
+      seen: ids of the objects that were searched, which prevents endless recursion.
+    """
     if not isinstance(content, dict) or id(content) in seen:
         return {}
     seen.add(id(content))
@@ -180,42 +214,49 @@ def _find_state_dict(content: object, seen: set[int]) -> dict[str, Tensor]:
 
 
 def _is_weight(name: object, value: object) -> bool:
-    # A tensor of a kind that cannot be read must not pass for one that is not there.
+    """Returns whether a named value is a tensor, including the kinds that cannot be read."""
+    # An unreadable tensor must cause an error later. Skipping it here would drop it silently.
     callee = value.callee if isinstance(value, Opaque) else None
-    odd = isinstance(callee, Global) and callee.name.startswith("torch._utils._rebuild")
-    return isinstance(name, str) and (isinstance(value, Tensor) or odd)
+    unreadable = isinstance(callee, Global) and callee.name.startswith("torch._utils._rebuild")
+    return isinstance(name, str) and (isinstance(value, Tensor) or unreadable)
 
 
 def _arrays(
-    source: Source,
+    file: BoundedFile,
     content: Any,
-    storage_data: Callable[[str, Storage], Source],
+    storage_data: Callable[[str, Storage], BoundedFile],
     big_endian: bool,
 ) -> dict[str, np.ndarray]:
-    """Returns the tensors of the state dict that is found in an unpickled file."""
+    """Returns {name: array} of the state dict in an unpickled object.
+
+    Args:
+      file: the file, for error messages.
+      content: the object.
+      storage_data: maps the name of a tensor and its storage to the bytes of the storage.
+      big_endian: whether elements are stored with the most significant byte first.
+    """
     state_dict = _find_state_dict(content, set())
     if not state_dict:
-        raise source.fail(_what_it_holds(content))
+        raise file.fail(_what_it_holds(content))
     if len(state_dict) > MAX_TENSORS:
-        raise source.fail(f"it holds more than {MAX_TENSORS} tensors")
+        raise file.fail(f"it holds more than {MAX_TENSORS} tensors; save the state dict alone")
     arrays = {}
     for name, tensor in state_dict.items():
         storage = getattr(tensor, "storage", None)
         dtype = getattr(tensor, "dtype", None)
         known = _DTYPES.get(dtype.name) if isinstance(dtype, Global) else None
         if not isinstance(storage, Storage) or (dtype is not None and known is None):
-            raise source.fail(
-                "it is sparse, quantized or of an unusual element type; "
+            raise file.fail(
+                "it is sparse, quantized or has an unusual element type; "
                 "make it a dense float32 tensor and save it again",
                 name,
             )
-        if type(tensor.offset) is not int or not isinstance(tensor.strides, tuple):
-            raise source.fail("its place in its storage is damaged", name)
-        if not 0 <= tensor.offset < 1 << 48:
-            raise source.fail("its place in its storage is damaged", name)
+        intact = type(tensor.offset) is int and isinstance(tensor.strides, tuple)
+        if not intact or not 0 <= tensor.offset < 1 << 48:
+            raise file.fail("its position in its storage is damaged; save the file again", name)
         dtype = known or storage.dtype
         offset = (storage.begin + tensor.offset) * dtype.itemsize
-        shape = source.shape(name, tensor.shape)
+        shape = file.shape(name, tensor.shape)
         arrays[name] = storage_data(name, storage).array(
             name, dtype, shape, offset, tensor.strides, big_endian
         )
@@ -223,13 +264,14 @@ def _arrays(
 
 
 def _what_it_holds(content: object) -> str:
+    """Returns the error message for an unpickled object without a state dict."""
     if isinstance(content, Opaque) and isinstance(content.callee, Global):
         return (
             f"it holds a whole {shown(content.callee.name)} instead of weights; "
-            "load it where its code is and save model.state_dict()"
+            "load it where its code is installed and save model.state_dict()"
         )
     if isinstance(content, dict):
         keys = ", ".join(re.sub(r"\W", "?", str(key)[:30]) for key in list(content)[:8])
-        return f"no state dict is found among its entries ({keys or 'none'}); save one alone"
+        return f"none of its entries ({keys or 'none'}) is a state dict; save model.state_dict()"
     kind = type(content).__name__.replace(Opaque.__name__, "unknown object")
     return f"it holds one {kind} instead of a state dict; save model.state_dict()"

@@ -1,4 +1,4 @@
-"""Keras's files: both layouts and their names, and structures that lead astray."""
+"""Keras's files: names in both layouts, and invalid or malicious structures."""
 
 import io
 import struct
@@ -13,7 +13,7 @@ from densenet_jax import weights
 
 
 def hdf5(fill, **options):
-    """Returns a file that `fill` has put something into."""
+    """Returns the content of an HDF5 file that `fill(file)` has filled."""
     buffer = io.BytesIO()
     with h5py.File(buffer, "w", **options) as file:
         fill(file)
@@ -138,7 +138,7 @@ def test_a_keras_archive_may_be_compressed(tmp_path):
 
     path = tmp_path / "model.keras"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("config.json", "{" * 100)  # Not looked at: it may name code to run.
+        archive.writestr("config.json", "{" * 100)  # Not read, because it may name code to run.
         archive.writestr("model.weights.h5", hdf5(fill))
     np.testing.assert_array_equal(weights.read(path)["dense/kernel"], np.ones((2, 2)))
 
@@ -217,7 +217,7 @@ def chunks(**options):
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_what_keras_does_not_write(refused, fill, words):
+def test_features_that_keras_does_not_write_are_refused(refused, fill, words):
     refused(hdf5(fill), words)
 
 
@@ -255,7 +255,7 @@ def keras_3():
         (b"GCOL", 8),  # size of a heap of texts
     ],
 )
-def test_addresses_that_lead_astray(refused, keras_3, signature, offset, value):
+def test_invalid_addresses_are_refused(refused, keras_3, signature, offset, value):
     refused(patched(keras_3, signature, offset, value))
 
 

@@ -1,4 +1,4 @@
-"""MindSpore's checkpoints: messages that lie about their lengths and shapes."""
+"""MindSpore's checkpoints: element types, and messages with invalid lengths and shapes."""
 
 import ml_dtypes
 import numpy as np
@@ -65,11 +65,11 @@ GOOD = entry("weight", (2, 2), "Float32", bytes(16))
         (b"\x0b\x00", "none of the formats"),
         (GOOD + b"\x0d\0\0\0\0", "MindSpore"),
         (GOOD + field(1, 5), "MindSpore"),
-        (field(1, field(1, b"weight")), "no tensor"),
-        (field(1, field(1, 7) + field(2, b"")), "no tensor"),
+        (field(1, field(1, b"weight")), "not a tensor"),
+        (field(1, field(1, 7) + field(2, b"")), "not a tensor"),
         (field(1, field(1, b"weight") + field(2, b"")), "'weight'"),
         (entry("weight", (2, 3), "Float32", bytes(16)), "does not fit"),
-        (entry("weight", (1 << 40, 1 << 40), "Float32", bytes(16)), "beyond any memory"),
+        (entry("weight", (1 << 40, 1 << 40), "Float32", bytes(16)), "too large for any memory"),
         (entry("weight", ((1 << 64) - 4,), "Float32", bytes(16)), "sizes that are negative"),
         (entry("weight", (1,) * 65, "Float32", bytes(4)), "more than 64 fields"),
         (entry("weight", (1,) * 9, "Float32", bytes(4)), "dimensions"),
@@ -86,5 +86,5 @@ GOOD = entry("weight", (2, 2), "Float32", bytes(16))
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_messages_that_lie(refused, content, words):
+def test_invalid_messages_are_refused(refused, content, words):
     refused(content, words)

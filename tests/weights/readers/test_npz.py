@@ -1,4 +1,4 @@
-"""NumPy's archives: what `numpy.savez` writes of numbers is read, and no header is evaluated."""
+"""NumPy's archives: arrays of numbers are read, and no header is evaluated."""
 
 import ml_dtypes
 import numpy as np
@@ -57,5 +57,5 @@ def test_objects_are_refused(refused):
         "",
     ],
 )
-def test_headers(refused, header):
+def test_invalid_headers_are_refused(refused, header):
     refused(npz({"x.npy": npy(np.zeros(2), header.encode())}), "tensor 'x'")

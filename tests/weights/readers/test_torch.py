@@ -1,4 +1,4 @@
-"""PyTorch's files: every kind of view and wrapper is read, and no pickle runs anything."""
+"""PyTorch's files: all kinds of views and checkpoints are read, and no pickle runs code."""
 
 import io
 import os
@@ -56,7 +56,7 @@ def test_views_into_one_storage(tmp_path, container):
         assert arrays[name].flags.c_contiguous
         np.testing.assert_array_equal(arrays[name], expected, strict=False)
         assert arrays[name].shape == expected.shape
-    arrays["whole"][:] = 0  # Tied tensors do not share memory, so nobody is surprised.
+    arrays["whole"][:] = 0  # Tied tensors must not share memory.
     np.testing.assert_array_equal(arrays["tied"], base)
 
 
@@ -105,7 +105,7 @@ def test_a_compressed_archive(tmp_path):
 
 
 def test_legacy_views(tmp_path):
-    """Before PyTorch 0.4 a storage could itself be a view, given by its first element."""
+    """Before PyTorch 0.4, a storage could itself be a view of another storage."""
     pid = ("storage", Name("torch", "FloatStorage"), "0", "cpu", 24, ("1", 6, 3))
     rebuild = Name("torch._utils", "_rebuild_tensor")
     content = {"x": Call(rebuild, (Persistent(pid), 1, (2,), (1,)))}
@@ -115,7 +115,7 @@ def test_legacy_views(tmp_path):
 
 @pytest.mark.parametrize("name", ["variants_zip.pth", "variants_legacy.pth"])
 def test_files_that_pytorch_wrote(golden_weights, name):
-    """Those of `variants.py`, which says what they hold."""
+    """`tests/golden/weights/variants.py` wrote the files and documents their contents."""
     arrays = weights.read(golden_weights / name)
     base = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
     np.testing.assert_array_equal(arrays["transposed"], base.transpose(2, 0, 1))
@@ -131,7 +131,7 @@ def test_files_that_pytorch_wrote(golden_weights, name):
 
 
 @pytest.mark.parametrize("name", ["variants_trainer.pth", "variants_trainer_legacy.pth"])
-def test_what_a_trainer_saved_along_does_not_matter(golden_weights, name):
+def test_other_contents_of_a_checkpoint_are_ignored(golden_weights, name):
     arrays = weights.read(golden_weights / name)
     assert list(arrays) == ["weight", "bias"]
     np.testing.assert_array_equal(arrays["weight"], [[2, 2, 2]])
@@ -162,7 +162,7 @@ def test_where_the_state_dict_is_found(tmp_path, content, expected):
 
 
 def harmless_objects(payload):
-    """Objects around which trainers save weights, with a payload in their midst."""
+    """Returns a checkpoint with objects that trainers save, and with `payload` among them."""
     return {
         "epoch": Call(Name("numpy.core.multiarray", "scalar"), (Name("numpy", "dtype"), "8")),
         "args": Call(Name("argparse", "Namespace"), (payload,)),
@@ -175,7 +175,7 @@ def harmless_objects(payload):
 
 
 @pytest.mark.parametrize("container", CONTAINERS)
-def test_unknown_objects_are_passed_over(tmp_path, container):
+def test_unknown_objects_are_ignored(tmp_path, container):
     content = container(harmless_objects(7), {"0": bytes(8)})
     assert list(read(tmp_path, content)) == ["x"]
 
@@ -223,7 +223,7 @@ def test_payloads_do_not_run(refused, tmp_path, monkeypatch, payload, nested, co
 
 
 def test_calls_of_unknown_functions_do_nothing(refused, tmp_path):
-    """Not only the names of known attacks are inert: nothing at all can be called."""
+    """No function can be called, not only those known from attacks."""
     target = tmp_path / "ran"
     attack = Call(Name("pathlib", "Path.touch"), (Call(Name("pathlib", "Path"), (str(target),)),))
     built = Raw(code(attack) + code({"x": attack}) + pickle.BUILD)
@@ -238,7 +238,7 @@ def memo_bomb():
 
 
 def doubling(levels=100):
-    """A tuple of two of the last one, a hundred times: 2**100 elements to whoever walks it."""
+    """Returns a pickle of nested pairs of the same tuple: 2**levels elements when traversed."""
     return b"".join([b"\x80\x02)", *[b"q\0h\0h\0\x86"] * levels])
 
 
@@ -306,12 +306,12 @@ def test_a_pickle_that_is_too_large(refused, monkeypatch):
         (tensor((1,), offset=-1, count=24), "damaged"),
         (tensor((1,), offset=1 << 80, count=24), "damaged"),
         (tensor((-1,), count=24), "sizes that are negative"),
-        (tensor((1 << 40, 1 << 40), (0, 0), count=24), "beyond any memory"),
+        (tensor((1 << 40, 1 << 40), (0, 0), count=24), "too large for any memory"),
         (tensor((1 << 30, 1 << 10), (0, 0), count=24), "far more memory"),
         (tensor((1 << 80,), (0,), count=24), "sizes that are negative"),
         (tensor((True,), count=24), "sizes that are negative"),
         (tensor((1,) * 70, count=24), "dimensions"),
-        (tensor((24,), count=25), "bytes where"),
+        (tensor((24,), count=25), "bytes instead of"),
         (tensor((24,), count=24, key="7"), "missing"),
         (tensor((24,), count=24, key="../../etc/passwd"), "missing"),
         (tensor((24,), count=24, kind="ComplexFloatStorage"), "unusual element type"),
@@ -320,12 +320,12 @@ def test_a_pickle_that_is_too_large(refused, monkeypatch):
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_tensors_that_cannot_be(refused, view, words):
+def test_impossible_tensors_are_refused(refused, view, words):
     refused(torch_zip({"x": view}, {"0": STORAGE.tobytes()}), "tensor 'x'", words)
 
 
 def test_many_expanded_tensors(refused):
-    """Each passes alone; all together they would take 400 MB."""
+    """Each is small enough alone, but all together would take 400 MB."""
     content = {f"x{i}": tensor((1 << 20, 1), (0, 0), count=1) for i in range(100)}
     refused(torch_zip(content, {"0": bytes(4)}), "far more memory", memory=180e6)
 

@@ -1,4 +1,4 @@
-"""Archives that lie about what is in them, as PyTorch's, Keras's and NumPy's files may be."""
+"""Invalid and malicious zip archives, the container of PyTorch's, Keras's and NumPy's files."""
 
 import struct
 import zipfile
@@ -31,10 +31,10 @@ DIRECTORY, LOCAL, END = b"PK\1\2", b"PK\3\4", b"PK\5\6"
         (GOOD[:60], "end of the archive"),
         (patched(GOOD, DIRECTORY, 0, "<L", 0), "table of contents"),
         (patched(GOOD, DIRECTORY, 8, "<H", 1), "encrypted"),
-        (patched(GOOD, DIRECTORY, 10, "<H", 14), "oddly compressed"),
+        (patched(GOOD, DIRECTORY, 10, "<H", 14), "unsupported method"),
         (patched(GOOD, DIRECTORY, 16, "<L", 1234), "damaged"),
         (patched(GOOD, DIRECTORY, 20, "<LL", 1 << 30, 1 << 30), "table of contents"),
-        (patched(GOOD, DIRECTORY, 20, "<L", 1), "oddly compressed"),
+        (patched(GOOD, DIRECTORY, 20, "<L", 1), "unsupported method"),
         (patched(GOOD, DIRECTORY, 24, "<L", 0xFFFFFFFF), "table of contents"),
         (patched(GOOD, DIRECTORY, 28, "<H", 60_000), "table of contents"),
         (patched(GOOD, DIRECTORY, 42, "<L", 1 << 30), "cut short"),
@@ -51,13 +51,13 @@ DIRECTORY, LOCAL, END = b"PK\1\2", b"PK\3\4", b"PK\5\6"
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_archives_that_lie(refused, content, words):
+def test_invalid_archives_are_refused(refused, content, words):
     refused(content, words)
 
 
 @pytest.mark.parametrize("size", [1 << 30, 100_000])
 def test_deflated_members_that_lie_about_their_size(refused, size):
-    """A bomb of 200 MB in 200 KB, which says so, or which claims to be small."""
+    """A bomb of 200 MB in 200 KB, which claims to expand to 1 GB or to 100 KB."""
     deflate = zlib.compressobj(9, zlib.DEFLATED, -15)
     chunk = bytes(1 << 20)
     packed = b"".join(deflate.compress(chunk) for _ in range(200)) + deflate.flush()
@@ -68,7 +68,7 @@ def test_deflated_members_that_lie_about_their_size(refused, size):
 
 
 def test_members_that_share_bytes(refused):
-    """As in the bombs that unfold one kernel of data many times."""
+    """Zip bombs expand the same bytes many times."""
     good = npz({"a.npy": npy(np.ones(64)), "b.npy": npy(np.ones(64))})
     second = good.index(DIRECTORY, good.index(DIRECTORY) + 4)
     content = bytearray(good)
@@ -87,7 +87,7 @@ def test_a_table_of_contents_that_is_too_large(refused, monkeypatch):
 
 
 def test_archives_beyond_four_gigabytes_are_understood(tmp_path):
-    """Their sizes stand elsewhere; `force_zip64` writes them so for a small member, too."""
+    """Their sizes are in extra fields; `force_zip64` writes these for small members, too."""
     path = tmp_path / "large.npz"
     with (
         zipfile.ZipFile(path, "w") as archive,
