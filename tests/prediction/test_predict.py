@@ -83,7 +83,7 @@ def test_what_paths_stand_for(folder, monkeypatch):
         ("gone.png", "there is no such file"),
     ]
     ((path, error),) = find(["https://example.org/a.png"])
-    assert "download it first" in error
+    assert "download the file first" in error
     (folder / "[1].png").touch()  # a file, although it reads as a pattern
     assert list(find(["[1].png"])) == [("[1].png", None)]
     (folder / "empty").mkdir()
