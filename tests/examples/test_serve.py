@@ -118,8 +118,8 @@ def bomb() -> bytes:
     ("body", "status", "words"),
     [
         (b"", 400, "The body is empty"),
-        (b"GIF89a but no image", 415, "no image that can be read"),
-        (b"%PDF-1.7 " * 100, 415, "no image that can be read"),
+        (b"GIF89a but no image", 415, "not a readable image"),
+        (b"%PDF-1.7 " * 100, 415, "not a readable image"),
         (bytes(10_485_761), 413, "more than 10,485,760 bytes"),
     ],
 )
