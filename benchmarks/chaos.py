@@ -139,10 +139,10 @@ def left(workdir: pathlib.Path) -> str:
     steps = sorted((f for f in folders if f.name.isdigit()), key=lambda f: int(f.name))
     torn = [f for f in steps if not complete(f)]
     if any(f != steps[-1] or (f / CHECKSUMS).exists() for f in torn):
-        return "a checkpoint half deleted"
+        return "a partly deleted checkpoint"
     if len(steps) < len(folders):
-        return "a checkpoint half written"
-    return "a checkpoint without its checksums" if torn else "nothing incomplete"
+        return "a partly written checkpoint"
+    return "a checkpoint without its checksums" if torn else "no incomplete file"
 
 
 def complete(folder: pathlib.Path) -> bool:
@@ -253,7 +253,7 @@ def main() -> int:
     print("\n| fault injected | times | survived |\n|---|---:|---:|")
     for fault, times in sorted(faults.items()):
         print(f"| {fault} | {times} | {times if not lost else '?'} |")
-    print("\n| left on disk by a kill | times |\n|---|---:|")
+    print("\n| state on disk after a kill | times |\n|---|---:|")
     for what, times in sorted(remains.items()):
         print(f"| {what} | {times} |")
     print(f"\n{finished + 1} runs, {sum(faults.values())} faults, runs with data lost: {lost}")

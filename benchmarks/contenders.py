@@ -117,6 +117,8 @@ def densenet_jax(options: dict, implementation: str = "auto") -> Contender:
     sys.path.insert(0, str(HERE.parent))
     import densenet_jax as package
     from densenet_jax.benchmark import limits
+    from densenet_jax.tasks.classification import Classification
+    from densenet_jax.tasks.losses import make_loss
     from densenet_jax.training import state, step
 
     model = package.create_model(
@@ -127,7 +129,15 @@ def densenet_jax(options: dict, implementation: str = "auto") -> Contender:
     )
     optimizer = _optimizer()
     start = jax.jit(lambda: state.initial_state(model, optimizer, 0, (64, 64, 3)))()
-    train = step.make_train_step(model, optimizer, lambda _: 0.1, lambda _, images, y: (images, y))
+    task = Classification()
+    train = step.make_train_step(
+        model,
+        optimizer,
+        lambda _: 0.1,
+        lambda _, images, labels: (images, task.targets(labels, model.num_classes)),
+        task=task,
+        loss=make_loss("cross_entropy"),
+    )
     inference = jax.jit(lambda state, batch: model.apply(state.variables, batch["image"]))
 
     def machine():

@@ -222,6 +222,8 @@ def lower(model_name: str, batch: int, size: int, mode: str, implementation: str
 
     sys.path.insert(0, str(HERE.parent))
     import densenet_jax
+    from densenet_jax.tasks.classification import Classification
+    from densenet_jax.tasks.losses import make_loss
     from densenet_jax.training.state import from_variables
     from densenet_jax.training.step import make_train_step
 
@@ -253,7 +255,15 @@ def lower(model_name: str, batch: int, size: int, mode: str, implementation: str
         (state, {"image": images, "label": labels}),
     )
     if mode == "train":
-        step = make_train_step(model, optimizer, lambda _: 0.1, lambda _, images, y: (images, y))
+        task = Classification()
+        step = make_train_step(
+            model,
+            optimizer,
+            lambda _: 0.1,
+            lambda _, images, labels: (images, task.targets(labels, model.num_classes)),
+            task=task,
+            loss=make_loss("cross_entropy"),
+        )
         return step.lower(*arguments)
     return jax.jit(lambda state, batch: model.apply(state.variables, batch["image"])).lower(
         *arguments

@@ -145,6 +145,8 @@ def lower(devices: Any, model: Any, args: argparse.Namespace) -> Any:
     import jax.numpy as jnp
     import optax
 
+    from densenet_jax.tasks.classification import Classification
+    from densenet_jax.tasks.losses import make_loss
     from densenet_jax.training import groups, state, step
     from densenet_jax.training import mesh as meshes
 
@@ -167,11 +169,14 @@ def lower(devices: Any, model: Any, args: argparse.Namespace) -> Any:
         like = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)  # noqa: E731
         return jax.tree.map(like, tree)
 
+    task = Classification()
     train_step = step.make_train_step(
         model,
         optimizer,
         lambda _: 0.1,
-        lambda key, images, labels: (images, labels),
+        lambda key, images, labels: (images, task.targets(labels, model.num_classes)),
+        task=task,
+        loss=make_loss("cross_entropy"),
         groups=plan,
     )
     with jax.set_mesh(mesh):

@@ -1,6 +1,6 @@
-"""Recipes for ImageNet-1k: what the configurations of its networks share.
+"""The recipes for ImageNet-1k, shared by the configurations of its networks.
 
-docs/recipes.md has the source of every number here, and who published which result with it.
+docs/recipes.md has the source of every number here, and the published results.
 """
 
 from ml_collections import ConfigDict
@@ -12,13 +12,13 @@ def configure(network: str, arguments: str, recipes: dict) -> ConfigDict:
     """Returns the configuration of a network.
 
     Args:
-      network: name of the variant.
-      arguments: names of `recipes` and `tiny`, separated by commas; the first recipe is the
-        default.
-      recipes: name -> function that changes a configuration.
+      network: name of the variant, such as "densenet121".
+      arguments: a name in `recipes`, `tiny`, or both, separated by commas; without a recipe the
+        first one is used.
+      recipes: for each name a function that changes a configuration in place.
 
     Raises:
-      ValueError: unknown arguments, or more than one recipe.
+      ValueError: an argument is unknown, or there is more than one recipe.
     """
     given = [word for word in arguments.split(",") if word]
     chosen = [word for word in given if word in recipes] or [next(iter(recipes))]
@@ -37,7 +37,7 @@ def configure(network: str, arguments: str, recipes: dict) -> ConfigDict:
 
 
 def paper(config: ConfigDict) -> None:
-    """Huang et al., 2017, section 4.2; the defaults, written out."""
+    """Sets the recipe of Huang et al., 2017, section 4.2; it equals the defaults."""
     config.batch_size = 256
     config.total_epochs = 90.0
     config.optimizer.update(
@@ -53,7 +53,7 @@ def paper(config: ConfigDict) -> None:
 
 
 def mindcv(config: ConfigDict) -> None:
-    """MindCV's: batch 32 on each of 8 devices, 120 epochs, no warm-up."""
+    """Sets MindCV's recipe: batch 32 on each of 8 devices, 120 epochs, no warm-up."""
     config.batch_size = 256
     config.total_epochs = 120.0
     config.label_smoothing = 0.1
@@ -70,9 +70,9 @@ def mindcv(config: ConfigDict) -> None:
 
 
 def large_batch(config: ConfigDict) -> None:
-    """The paper's recipe for 8,192 images a step: Goyal et al., 2017, section 2 and 5.1.
+    """Sets the paper's recipe for 8,192 images a step: Goyal et al., 2017, sections 2 and 5.1.
 
-    The rate grows with the batch, after a warm-up of 5 epochs; statistics are of 32 images.
+    The rate grows with the batch, after a warm-up of 5 epochs; 32 images share statistics.
     """
     paper(config)
     config.batch_size = 8192
@@ -81,11 +81,11 @@ def large_batch(config: ConfigDict) -> None:
 
 
 def lars(config: ConfigDict) -> None:
-    """What Google's TPU code trains ResNet-50 with at 32,768 images a step.
+    """Sets the recipe of Google's TPU code for ResNet-50 with 32,768 images a step.
 
     github.com/tensorflow/tpu, models/official/resnet: lars_util.py (rate, warm-up, schedule),
     configs/cloud/v3-512.yaml (batch, length, smoothing), configs/resnet_config.py (decay,
-    momentum).  Statistics of 32 images: Goyal et al., 2017.
+    momentum).  32 images share statistics, as in Goyal et al., 2017.
     """
     config.batch_size = 32768
     config.batch_norm.group_size = 32
@@ -104,13 +104,13 @@ def lars(config: ConfigDict) -> None:
 
 
 def strong(config: ConfigDict) -> None:
-    """That of torchvision's second weights (Vryniotis, 2021), at half the epochs."""
+    """Sets the recipe of torchvision's second weights (Vryniotis, 2021), at half the epochs."""
     config.batch_size = 1024
     config.total_epochs = 300.0
     config.label_smoothing = 0.1
     config.ema_decay = 0.9999
     config.data.train_sizes = (176,)
-    config.data.eval_crop = 0.965  # the shorter side to 232 pixels
+    config.data.eval_crop = 0.965  # resizes the shorter side to 232 pixels
     config.augment.policy = "trivialaugment"
     config.augment.erase = 0.1
     config.augment.mixup = 0.2
@@ -127,7 +127,7 @@ def strong(config: ConfigDict) -> None:
 
 
 def rdnet(config: ConfigDict) -> None:
-    """Kim et al., 2024, appendix; drop path has the variant's own rate."""
+    """Sets the recipe of Kim et al., 2024, appendix; the variant sets the rate of drop path."""
     config.batch_size = 512
     config.total_epochs = 300.0
     config.label_smoothing = 0.1
@@ -148,7 +148,7 @@ def rdnet(config: ConfigDict) -> None:
 
 
 def tiny(config: ConfigDict) -> None:
-    """Shrinks a configuration to a minute on two cores."""
+    """Shrinks a configuration so that it runs in a minute on two cores."""
     config.model.dtype = "float32"
     config.batch_size = config.eval_batch_size = 8
     config.batch_norm.group_size = None

@@ -2,19 +2,20 @@
 
   python main.py --config=configs/cifar10.py --workdir=runs/cifar10
 
-Expect 95.5 % top-1 (the paper: 4.51 % error; on pixels that were never JPEG).  TFDS's `cifar10`
-must be prepared as ArrayRecord; the command says how if it is not.
+Expect 95.5 % top-1 (the paper: 4.51 % error; with pixels that were never stored as JPEG).  TFDS's
+`cifar10` must be prepared as ArrayRecord; if it is not, the command says how.
 
-Arguments, after a colon, separated by commas; a network, BC or plain, by depth and growth rate:
+Arguments follow a colon and are separated by commas.  A network, BC or plain, with depth and growth
+rate:
   densenet_bc_190_40    the paper's largest: 96.5 %
   densenet_40_12        plain, 94.8 %
   densenet_bc_22_12     learns within minutes on a laptop
-and a recipe:
+A recipe:
   modern   the same network with TrivialAugment and its training (Müller and Hutter, 2021), random
-           erasing (Zhong et al., 2020) and averaged parameters; meant to beat the paper's 95.5 %,
+           erasing (Zhong et al., 2020) and averaged parameters; meant to exceed the paper's 95.5 %,
            not yet run to its end
-  speed    a wide, shallow network, one cycle (Smith and Topin, 2018): 94 % within a minute or so on
-           a GPU is what it is meant for; not yet run on one
+  speed    a wide, shallow network, one cycle (Smith and Topin, 2018); meant to reach 94 % within a
+           minute or so on a GPU, not yet run on one
   cpu30    28 minutes of training on two CPU cores: 88.2 and 87.9 % (docs/results.md)
 CIFAR-100: --config.data.name=cifar100
 """
@@ -68,7 +69,7 @@ def set_network(config: ConfigDict, network: str) -> None:
 
 
 def modern(config: ConfigDict) -> None:
-    """The network stays; what was learned since 2017 about training one goes in."""
+    """Keeps the network and sets a recipe with advances in training since 2017."""
     config.batch_size = 128
     config.model.dtype = "bfloat16"
     config.augment.policy = "trivialaugment"
@@ -82,7 +83,7 @@ def modern(config: ConfigDict) -> None:
 
 
 def speed(config: ConfigDict) -> None:
-    """Half the resolution from the start, and products large enough for tensor cores."""
+    """Halves the resolution in the stem, and makes products large enough for tensor cores."""
     config.batch_size = 512
     config.eval_batch_size = 1000
     config.total_epochs = 20.0
@@ -91,15 +92,15 @@ def speed(config: ConfigDict) -> None:
     config.model.update(stem="cifar_half", stem_features=64, block_sizes=(6, 12, 8), growth_rate=48)
     config.augment.pad = 2
     one_cycle(config, learning_rate=0.4)
-    config.steps_per_dispatch = 49  # two dispatches an epoch
+    config.steps_per_dispatch = 49  # two dispatches per epoch
 
 
 def cpu30(config: ConfigDict) -> None:
-    """What two cores can do in 30 minutes.
+    """Sets a network and a recipe for 30 minutes of training on two cores.
 
-    Half the resolution from the start, few but wide layers with narrow bottlenecks: 52 million
-    multiplications an image for 14 epochs.  Muon gains more in an epoch than momentum does: 1.1
-    points over the whole run, 3.9 over three epochs (docs/results.md).
+    The stem halves the resolution, and the few layers are wide with narrow bottlenecks: 52 million
+    multiplications an image, for 14 epochs.  Muon learns more in an epoch than momentum does: 1.1
+    points more over the whole run, 3.9 over three epochs (docs/results.md).
     """
     config.batch_size = 128
     config.eval_batch_size = 500

@@ -1,212 +1,465 @@
-"""Every hyper-parameter once; the other configurations change some of them.
+"""Every hyper-parameter once: its key, its default, what it does, and the range of its values.
 
-Any of them can be set on the command line: --config.optimizer.learning_rate=0.05
+Each can be set on the command line, --config.optimizer.learning_rate=0.05, or in a configuration,
+config.optimizer.learning_rate = 0.05.  The other configurations change some of them.
+
+A duration is '5 epochs', '500 steps', '1e6 examples', or a share of the run from 0 to 1.
 """
 
 from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
+
+from densenet_jax.configs._options import ABOVE_0, Option, to_config
+
+COUNT = 2**31 - 1
+RUN = (
+    Option(
+        *("seed", 0, "Seed of initialisation, order, crops, augmentation and dropout."),
+        range=(0, 2**32 - 1),
+    ),
+    Option("batch_size", 256, "Examples in a training step, over all devices.", (1, 2**20)),
+    Option("eval_batch_size", 256, "Examples in an evaluation step, over all devices.", (1, 2**20)),
+    Option("total_epochs", 90.0, "Length of the run in epochs.", (ABOVE_0, 1e6)),
+    Option("total_steps", None, "Length in steps, instead of total_epochs.", (1, COUNT), int),
+    Option(
+        "steps_per_dispatch",
+        1,
+        "Steps in one call of the device, for small networks on fast devices; the results are the "
+        "same. Metrics are written and signals handled when the call ends; it also ends where an "
+        "evaluation or a checkpoint is due. More than 1 needs data.in_memory.",
+        range=(1, 10**5),
+    ),
+    Option(
+        "task",
+        "classification",
+        "What the network is trained for: `classification`, one label for each example.",
+    ),
+    Option(
+        "loss",
+        "cross_entropy",
+        "`cross_entropy`, or `binary_cross_entropy`: a separate loss for each class, summed; '': "
+        "the task's own.",
+    ),
+    Option(
+        "best_metric",
+        "",
+        "The metric that chooses the best checkpoint: `top1`, `top5` or `loss`; '': the task's "
+        "own, top1.",
+    ),
+    Option("label_smoothing", 0.0, "Share of the target spread over all classes.", (0, 0.999)),
+    Option(
+        "bce_threshold",
+        0.0,
+        "For binary_cross_entropy: a class with a greater share of a mixed image counts as fully "
+        "present; 0: shares count as they are.",
+        range=(0, 0.999),
+    ),
+    Option(
+        "ema_decay",
+        0.0,
+        "Decay per step of moving averages of parameters and running statistics; 0: no averages. "
+        "A run with averages uses them for evaluation, predictions and exports.",
+        range=(0, 0.9999999),
+    ),
+    Option(
+        "init_from",
+        "",
+        "Weights to start from: a published name (densenet121.ra_in1k), hf-hub:owner/name, a file "
+        "of PyTorch, Keras, MindSpore or safetensors, or another run's directory.",
+    ),
+)
+
+# None: the variant's own value.
+MODEL = (
+    Option("model.name", "densenet121", "The variant; `python main.py models` lists them."),
+    Option("model.num_classes", None, "Outputs; None: the data's number.", (1, 10**6), int),
+    Option(
+        "model.dropout_rate",
+        None,
+        "Probability to drop a value after each convolution but the first.",
+        range=(0, 0.999),
+        kind=float,
+    ),
+    Option(
+        "model.drop_path_rate",
+        None,
+        "Probability, per image, that the network's last layer adds zeros (stochastic depth); it "
+        "is lower for earlier layers, in proportion to their position.",
+        range=(0, 0.999),
+        kind=float,
+    ),
+    Option("model.dtype", "float32", "Type of the computation."),
+    Option("model.param_dtype", "float32", "Type of parameters and statistics."),
+    Option(
+        "model.growth_rate",
+        None,
+        "Feature maps that a layer adds: one number, or one for each block.",
+        range=(1, 4096),
+        kind=object,
+        whole=True,
+    ),
+    Option(
+        "model.block_sizes",
+        None,
+        "Number of layers of each block.",
+        range=(1, 512),
+        kind=tuple,
+        whole=True,
+    ),
+    Option(
+        "model.bottleneck_width",
+        None,
+        "Width of the layers' 1x1 convolutions in growth rates; 0: layers without bottleneck.",
+        range=(0, 64),
+        kind=int,
+    ),
+    Option(
+        "model.stem",
+        None,
+        "What precedes the blocks: `imagenet`, `deep`, `deep_blur`, `cifar` or `cifar_half`.",
+        kind=str,
+    ),
+    Option("model.stem_features", None, "Feature maps of the stem.", (1, 8192), int),
+    Option(
+        "model.compression",
+        None,
+        "Share of the feature maps that a transition keeps.",
+        range=(0.01, 1),
+        kind=float,
+    ),
+    Option(
+        "model.freeze_statistics",
+        None,
+        "For fine-tuning: normalise with the statistics of the loaded weights, and do not update "
+        "them.",
+        kind=bool,
+    ),
+    Option(
+        "model.activation",
+        None,
+        "The function after every norm: `relu`, `silu`, `gelu` or `leaky_relu`.",
+        kind=str,
+    ),
+    Option(
+        "model.global_pool",
+        None,
+        "The pooling of the last feature maps: `avg`, `max`, `avgmax` or `catavgmax`.",
+        kind=str,
+    ),
+    Option(
+        "model.implementation",
+        None,
+        "What computes dense blocks: `reference` (plain JAX, differentiated by JAX), `plain` (JAX "
+        "with the gradient written by hand), `cpu` (kernels in C++), `gpu` (fused kernels for "
+        "NVIDIA GPUs); None: the fastest that runs here.",
+        kind=str,
+    ),
+    Option(
+        "model.depth",
+        None,
+        "Only for the family densenet_cifar: its number of layers.",
+        range=(5, 2000),
+        kind=int,
+    ),
+    Option(
+        "model.bottleneck",
+        None,
+        "Only for the family densenet_cifar: whether its layers have bottlenecks.",
+        kind=bool,
+    ),
+)
+
+# None: as the weights of init_from need it, or else as is usual for ImageNet.
+DATA = (
+    Option(
+        "data.name",
+        "imagenet2012",
+        "A TFDS data set; `folder` for images in data_dir/SPLIT/CLASS/* or data_dir/CLASS/*; "
+        "`digits`; `hf:OWNER/NAME` (Hugging Face); `synthetic[:SIZE[:CLASSES]]`, for benchmarks.",
+    ),
+    Option("data.data_dir", "", "TFDS's data directory, or the folder of images; '': TFDS's own."),
+    Option("data.train_split", "train", "Name of the training split."),
+    Option("data.eval_split", "validation", "Name of the split that evaluations are made on."),
+    Option(
+        "data.holdout",
+        0.1,
+        "Share of a folder without splits that becomes its validation split.",
+        range=(ABOVE_0, 0.999),
+    ),
+    Option("data.classes", (), "Classes to use, which become labels 0, 1, ...; (): all."),
+    Option(
+        "data.examples_per_class",
+        0,
+        "Number of training examples of each class, the first of the split, for few-shot "
+        "learning; 0: all.",
+        range=(0, 10**9),
+    ),
+    Option(
+        "data.image_size",
+        None,
+        "Height and width of the model's input images, in pixels.",
+        range=(1, 8192),
+        kind=int,
+    ),
+    Option(
+        "data.train_sizes",
+        (),
+        "Another size for training images: one, or several for equal parts of the run one after "
+        "another, (128, 160, 192, 224); (): image_size.",
+        range=(1, 8192),
+        whole=True,
+    ),
+    Option("data.channels", 3, "Channels of the images.", (1, 1024)),
+    Option("data.random_crop", True, "Train on random crops; False: on whole images."),
+    Option(
+        "data.crop_scale",
+        (0.08, 1.0),
+        "Smallest and largest share of the area that a random crop has.",
+        range=(ABOVE_0, 1),
+    ),
+    Option(
+        "data.eval_crop",
+        None,
+        "For evaluation the shorter side is resized to image_size / eval_crop, and the central "
+        "square is cut out.",
+        range=(0.01, 1),
+        kind=float,
+    ),
+    Option("data.interpolation", None, "`bicubic` or `bilinear`.", kind=str),
+    Option(
+        "data.mean",
+        None,
+        "Mean of each channel, for images scaled to 0..1.",
+        range=(-1e6, 1e6),
+        kind=tuple,
+    ),
+    Option(
+        "data.std",
+        None,
+        "Standard deviation of each channel, for images scaled to 0..1.",
+        range=(ABOVE_0, 1e6),
+        kind=tuple,
+    ),
+    Option(
+        "data.workers",
+        0,
+        "Number of processes that decode; 0: threads of the training process decode.",
+        range=(0, 1024),
+    ),
+    Option(
+        "data.in_memory",
+        False,
+        "Read and decode a small data set once and hold it as one array; on every device, if it "
+        "fits.",
+    ),
+    Option("data.strict", False, "Stop at an unreadable image instead of using another one."),
+)
+
+DISTILL = (
+    Option(
+        "distill.teacher",
+        "",
+        "Knowledge distillation: a teacher, given as in init_from, that sees the same images.",
+    ),
+    Option(
+        "distill.logits",
+        "",
+        "Instead of a teacher: a file with its logits, which the command `logits` writes.",
+    ),
+    Option(
+        "distill.weight",
+        0.5,
+        "Weight of the teacher in the loss; the labels have the rest.",
+        range=(0, 1),
+    ),
+    Option(
+        "distill.temperature",
+        1.0,
+        "Divides the logits before student and teacher are compared.",
+        range=(1e-3, 1e3),
+    ),
+)
+
+# Augmentation inside the training step, in this order.
+AUGMENT = (
+    Option("augment.flip", True, "Mirror left to right with probability 1/2."),
+    Option(
+        "augment.pad",
+        0,
+        "Pad by this many pixels of zeros and crop a random window of the original size.",
+        range=(0, 4096),
+    ),
+    Option(
+        "augment.jitter",
+        (0.0, 0.0, 0.0, 0.0),
+        "Strengths of random brightness, contrast, saturation and hue (torchvision's ColorJitter).",
+        range=(0, 100),
+    ),
+    Option("augment.policy", "", "`randaugment` or `trivialaugment`; '': neither."),
+    Option("augment.policy_ops", 2, "Operations per image of randaugment.", (1, 16)),
+    Option("augment.policy_magnitude", 9, "Strength of randaugment.", (0, 30)),
+    Option("augment.erase", 0.0, "Probability that a random rectangle is painted over.", (0, 1)),
+    Option("augment.mixup", 0.0, "Alpha of mixup's Beta distribution; 0: off.", (0, 1e6)),
+    Option("augment.cutmix", 0.0, "Alpha of CutMix's Beta distribution; 0: off.", (0, 1e6)),
+    Option("augment.mix_probability", 1.0, "Share of the images that are mixed.", (0, 1)),
+)
+
+OPTIMIZER = (
+    Option(
+        "optimizer.name",
+        "sgd",
+        "`sgd` with momentum, `adamw`, `lamb`, `lars`, `lion` or `muon`.",
+    ),
+    Option(
+        "optimizer.learning_rate",
+        0.1,
+        "The peak, for the whole batch; or for reference_batch_size, if it is set.",
+        range=(0, 1e30),
+    ),
+    Option(
+        "optimizer.reference_batch_size",
+        None,
+        "The batch size that learning_rate is for: the peak grows in proportion to batch_size "
+        "(Goyal et al., 2017).",
+        range=(1, 2**20),
+        kind=int,
+    ),
+    Option(
+        "optimizer.schedule",
+        "step",
+        "`cosine`: to 0; `step`: times step_factor at the boundaries; `polynomial` of power 2 to "
+        "0; `constant`; `one_cycle`: up for `warmup`, down for the rest; `warmup_stable_decay`: "
+        "constant, then linear to 0 over `decay`.",
+    ),
+    Option(
+        "optimizer.step_boundaries",
+        (1 / 3, 2 / 3),
+        "Durations from the start of the run after which the schedule `step` drops.",
+    ),
+    Option("optimizer.step_factor", 0.1, "Factor of each drop of `step`.", (0, 1e6)),
+    Option("optimizer.warmup", "0 epochs", "Duration of the linear warm-up from 0."),
+    Option("optimizer.decay", "0.2", "Duration of the last phase of `warmup_stable_decay`."),
+    Option("optimizer.momentum", 0.9, "Momentum of sgd, lars and muon.", (0, 1)),
+    Option("optimizer.nesterov", True, "Whether sgd, lars and muon use Nesterov's momentum."),
+    Option(
+        "optimizer.betas",
+        None,
+        "Decays of the moments of adamw, lamb, lion and the adamw in muon; None: the usual ones.",
+        range=(0, 0.9999999),
+        kind=tuple,
+    ),
+    Option(
+        "optimizer.epsilon",
+        None,
+        "Added to the root of the second moment by adamw, lamb and the adamw in muon; None: the "
+        "usual number.",
+        range=(0, 1e6),
+        kind=float,
+    ),
+    Option(
+        "optimizer.weight_decay",
+        1e-4,
+        "Decay of kernels; scales and biases do not decay.",
+        range=(0, 1e6),
+    ),
+    Option(
+        "optimizer.clip_norm",
+        0.0,
+        "Largest L2 norm of all gradients of a step together; 0: no limit.",
+        range=(0, 1e30),
+    ),
+    Option(
+        "optimizer.layer_decay",
+        1.0,
+        "Factor of the learning rate from each part of the network (head and last norm, last "
+        "block, ..., first block, stem) to the one before it, for fine-tuning.",
+        range=(ABOVE_0, 1),
+    ),
+    Option(
+        "optimizer.accumulate",
+        1,
+        "Micro-batches of a step, one after another: memory for one, gradients averaged over all.",
+        range=(1, 2**20),
+    ),
+    Option(
+        "optimizer.frozen",
+        (),
+        "Parts that do not train, for fine-tuning: ('stem', 'block1', ..., 'norm', 'head').",
+    ),
+)
+
+DEVICES = (
+    Option(
+        "batch_norm.group_size",
+        None,
+        "Number of examples that share batch statistics; None: all that are processed at the same "
+        "time, on any number of devices. See docs/large_batches.md.",
+        range=(1, 2**20),
+        kind=int,
+    ),
+    Option(
+        "mesh.preset",
+        "",
+        "`gpu` or `tpu`: all devices, the state on each; `gpu_fsdp` or `tpu_fsdp`: the state split "
+        "over all devices; '': mesh.data and mesh.model say it.",
+    ),
+    Option(
+        "mesh.data",
+        -1,
+        "Devices along the axis that examples are split over; -1: all remaining.",
+        range=(-1, 2**20),
+    ),
+    Option(
+        "mesh.model",
+        1,
+        "Devices along the axis that examples and the state are split over; -1: all remaining.",
+        range=(-1, 2**20),
+    ),
+    Option(
+        "mesh.split_from",
+        16384,
+        "Smallest number of elements for which an array of the state is split.",
+        range=(1, COUNT),
+    ),
+)
+
+RECORDS = (
+    Option(
+        "loggers",
+        (),
+        "Loggers that also get metrics.jsonl: ('tensorboard', 'wandb'); each needs its package.",
+    ),
+    Option("log_every", 10, "Steps between lines of metrics.jsonl.", (1, COUNT)),
+    Option(
+        "eval_every_epochs",
+        1.0,
+        "Epochs between evaluations; each is followed by a checkpoint.",
+        range=(ABOVE_0, 1e6),
+    ),
+    Option("checkpoint_every_steps", 1000, "Steps between further checkpoints.", (1, COUNT)),
+    Option(
+        "checkpoints_to_keep",
+        2,
+        "Latest checkpoints to keep, besides the best one.",
+        range=(1, 10**4),
+    ),
+    Option(
+        "nonfinite_limit",
+        10,
+        "A step whose loss or gradients are not finite changes nothing; after this many in a row "
+        "the run stops and writes nonfinite.json, which says where the first such value arises.",
+        range=(1, COUNT),
+    ),
+    Option(
+        "nonfinite_rollbacks",
+        0,
+        "How often to go back to the last checkpoint instead, and continue with the data in "
+        "another order.",
+        range=(0, COUNT),
+    ),
+)
+
+OPTIONS = (*RUN, *MODEL, *DATA, *DISTILL, *AUGMENT, *OPTIMIZER, *DEVICES, *RECORDS)
 
 
 def get_config() -> ConfigDict:
-    config = ConfigDict()
-    # Seed of initialisation, order, crops, augmentation and dropout.
-    config.seed = 0
-    # Examples in a training step and in an evaluation step, over all devices.
-    config.batch_size = 256
-    config.eval_batch_size = 256
-    # Length of the run: epochs, or steps if they are set.
-    config.total_epochs = 90.0
-    config.total_steps = placeholder(int)
-    # Steps made in one call of the device, for small networks on fast devices; the results are the
-    # same. Metrics are seen, and signals obeyed, when it ends; it also ends where an evaluation or
-    # a checkpoint is due. More than 1 needs `data.in_memory`.
-    config.steps_per_dispatch = 1
-    # What the network is trained for: `classification`, one label for each example.
-    config.task = "classification"
-    # `cross_entropy`, or `binary_cross_entropy`: each class by itself, summed; "": the task's own.
-    config.loss = "cross_entropy"
-    # The metric that chooses the best checkpoint: `top1`, `top5` or `loss`; "": the task's own.
-    config.best_metric = ""
-    # Share of the target spread evenly over all classes.
-    config.label_smoothing = 0.0
-    # Of binary_cross_entropy: a class with a greater share of a mixed image counts as wholly there;
-    # 0: shares count as they are.
-    config.bce_threshold = 0.0
-    # Decay, each step, of moving averages of parameters and running statistics; 0: none are kept.
-    # Where they are, the run is judged by them, and they are what it predicts with and exports.
-    config.ema_decay = 0.0
-
-    # The model: its name, and fields of its module; None: the variant's own value.
-    config.model = model = ConfigDict()
-    model.name = "densenet121"
-    # None: the number of classes of the data.
-    model.num_classes = placeholder(int)
-    # Probability to drop a value after each convolution but the first.
-    model.dropout_rate = placeholder(float)
-    # Probability, per image, that the last layer of all adds zeros (stochastic depth); those before
-    # have it in proportion to their position.
-    model.drop_path_rate = placeholder(float)
-    # Type of the computation; parameters and statistics have `param_dtype`.
-    model.dtype = "float32"
-    model.param_dtype = "float32"
-    # Fields of any DenseNet: feature maps a layer adds, layers of each block, width of bottlenecks
-    # in growth rates (0: none), the stem (`imagenet`, `deep`, `deep_blur`, `cifar`, `cifar_half`)
-    # and its feature maps, share of feature maps that a transition keeps.
-    model.growth_rate = placeholder(object)
-    model.block_sizes = placeholder(tuple)
-    model.bottleneck_width = placeholder(int)
-    model.stem = placeholder(str)
-    model.stem_features = placeholder(int)
-    model.compression = placeholder(float)
-    # For fine-tuning: normalise with the statistics that the weights came with, and keep them.
-    model.freeze_statistics = placeholder(bool)
-    # The function after every norm (`relu`, `silu`, `gelu`, `leaky_relu`), and what becomes of the
-    # last feature maps (`avg`, `max`, `avgmax`, `catavgmax`).
-    model.activation = placeholder(str)
-    model.global_pool = placeholder(str)
-    # What computes dense blocks: `reference` (plain JAX, differentiated by JAX), `plain` (JAX with
-    # the gradient written by hand), `cpu` (kernels in C++), `gpu` (fused kernels for NVIDIA GPUs);
-    # None: the fastest that runs here.
-    model.implementation = placeholder(str)
-    # Only for the family `densenet_cifar`: number of layers, and whether they have bottlenecks.
-    model.depth = placeholder(int)
-    model.bottleneck = placeholder(bool)
-
-    # Weights to start from: a published name (densenet121.ra_in1k), hf-hub:owner/name, a file of
-    # PyTorch, Keras, MindSpore or safetensors, or another run's directory.
-    config.init_from = ""
-
-    # The data.  image_size, eval_crop, interpolation, mean and std are those of the weights in
-    # `init_from`, or ImageNet's usual ones, where they are None.
-    config.data = data = ConfigDict()
-    # A TFDS data set; `folder` for images in data_dir/SPLIT/CLASS/* or data_dir/CLASS/*; `digits`;
-    # `hf:OWNER/NAME` (Hugging Face); `synthetic[:SIZE[:CLASSES]]`, for benchmarks.
-    data.name = "imagenet2012"
-    # TFDS's data directory, or the folder of images; "": TFDS's default.
-    data.data_dir = ""
-    data.train_split = "train"
-    data.eval_split = "validation"
-    # Share of a folder without splits that becomes its validation split.
-    data.holdout = 0.1
-    # Names of the classes to take, which become labels 0, 1, ...; (): all.
-    data.classes = ()
-    # Training examples of each class, the first of the split, for few-shot learning; 0: all.
-    data.examples_per_class = 0
-    # Height and width of the images that the model sees, in pixels.
-    data.image_size = placeholder(int)
-    # The same of training images alone, where it differs: one size, or several, for equal parts of
-    # the run one after another, (128, 160, 192, 224).  (): image_size.
-    data.train_sizes = ()
-    data.channels = 3
-    # Training images: a random region of this share of the area, or (False) the whole image.
-    data.random_crop = True
-    data.crop_scale = (0.08, 1.0)
-    # Evaluation images: shorter side resized to image_size / eval_crop, then the central square.
-    data.eval_crop = placeholder(float)
-    # `bicubic` or `bilinear`.
-    data.interpolation = placeholder(str)
-    # Per channel, of images scaled to 0..1.
-    data.mean = placeholder(tuple)
-    data.std = placeholder(tuple)
-    # Decoding processes; 0: threads of the training process.
-    data.workers = 0
-    # Read and decode a small data set once and hold it as one array; on the device, if it fits.
-    data.in_memory = False
-    # Stop at an image that cannot be read, instead of counting it and taking another.
-    data.strict = False
-
-    # Knowledge distillation: a teacher, named like `init_from`, that sees the same images; or a
-    # file of its logits, which the command `logits` writes.
-    config.distill = distill = ConfigDict()
-    distill.teacher = ""
-    distill.logits = ""
-    # Of the teacher in the loss; the rest is the labels'.
-    distill.weight = 0.5
-    # What logits are divided by before student and teacher are compared.
-    distill.temperature = 1.0
-
-    # Augmentation inside the training step, in this order.
-    config.augment = augment = ConfigDict()
-    # Mirror left to right with probability 1/2.
-    augment.flip = True
-    # Pad by so many pixels of zeros and crop a random window of the old size.
-    augment.pad = 0
-    # Strengths of random brightness, contrast, saturation and hue (torchvision's ColorJitter).
-    augment.jitter = (0.0, 0.0, 0.0, 0.0)
-    # `randaugment` (so many operations an image, strength 0 to 30) or `trivialaugment`.
-    augment.policy = ""
-    augment.policy_ops = 2
-    augment.policy_magnitude = 9
-    # Probability that a random rectangle is painted over.
-    augment.erase = 0.0
-    # Alpha of mixup's and of CutMix's Beta distribution; 0: off. Share of the images they mix.
-    augment.mixup = 0.0
-    augment.cutmix = 0.0
-    augment.mix_probability = 1.0
-
-    # `sgd` with momentum, `adamw`, `lamb`, `lars`, `lion` or `muon`.
-    config.optimizer = optimizer = ConfigDict()
-    optimizer.name = "sgd"
-    # The peak, for the whole batch; or for the reference batch size, if there is one: the peak then
-    # grows in proportion to batch_size (Goyal et al., 2017).
-    optimizer.learning_rate = 0.1
-    optimizer.reference_batch_size = placeholder(int)
-    # `cosine` to 0; `step`: times step_factor at the boundaries; `polynomial` of power 2 to 0;
-    # `constant`; `one_cycle`: up for `warmup`, down for the rest; `warmup_stable_decay`: constant,
-    # then linear to 0 over `decay`.
-    # A duration is '5 epochs', '500 steps', '1e6 examples', or a share of the run from 0 to 1.
-    optimizer.schedule = "step"
-    optimizer.step_boundaries = (1 / 3, 2 / 3)
-    optimizer.step_factor = 0.1
-    # Duration of the linear warm-up from 0.
-    optimizer.warmup = "0 epochs"
-    # Duration of the last phase of `warmup_stable_decay`.
-    optimizer.decay = "0.2"
-    # Of sgd, lars and muon.
-    optimizer.momentum = 0.9
-    optimizer.nesterov = True
-    # Of adamw, lamb, lion and muon's adamw: decays of the moments, and what is added to a root;
-    # None: usual ones.
-    optimizer.betas = placeholder(tuple)
-    optimizer.epsilon = placeholder(float)
-    # On kernels only, not on scales and biases.
-    optimizer.weight_decay = 1e-4
-    # Largest L2 norm of a step's gradients, all together; 0: any.
-    optimizer.clip_norm = 0.0
-    # Factor of the learning rate from each part of the network (head and last norm, last block,
-    # ..., first block, stem) to the one before it, for fine-tuning.
-    optimizer.layer_decay = 1.0
-    # Micro-batches of a step, one after another: memory for one, gradients averaged over all.
-    optimizer.accumulate = 1
-    # Parts that do not train, for fine-tuning: ("stem", "block1", ..., "norm", "head").
-    optimizer.frozen = ()
-
-    # Examples that share batch statistics; None: all that are processed at the same time, on any
-    # number of devices.  See docs/large_batches.md.
-    config.batch_norm = ConfigDict({"group_size": placeholder(int)})
-
-    # The mesh of devices.  A preset (`gpu` or `tpu`: all of them, the state on each; `gpu_fsdp` or
-    # `tpu_fsdp`: the state split over all of them) or the number of devices along each axis; -1:
-    # as many as there are. Examples are split over both axes, the state over `model`.
-    config.mesh = mesh = ConfigDict()
-    mesh.preset = ""
-    mesh.data = -1
-    mesh.model = 1
-    # Elements from which on an array of the state is split over `model`.
-    mesh.split_from = 16384
-
-    # Where metrics.jsonl is shown as well: ("tensorboard", "wandb"), each needs its package.
-    config.loggers = ()
-    # How often: steps between lines of metrics.jsonl, epochs between evaluations (each is followed
-    # by a checkpoint), steps between further checkpoints.
-    config.log_every = 10
-    config.eval_every_epochs = 1.0
-    config.checkpoint_every_steps = 1000
-    # Latest checkpoints to keep, besides the best by top-1.
-    config.checkpoints_to_keep = 2
-    # A step whose loss or gradients are not finite changes nothing; after so many in a row the run
-    # stops and writes nonfinite.json, which says where the first such value arises.  1: at once.
-    config.nonfinite_limit = 10
-    # Times to go back to the last checkpoint instead, and on with the data in another order.
-    config.nonfinite_rollbacks = 0
-    return config
+    return to_config(OPTIONS)

@@ -2,18 +2,19 @@
 
   python main.py --config=configs/densenet121.py --workdir=runs/densenet121
 
-Arguments, after a colon, separated by commas: one recipe, and `tiny`.
+Arguments follow a colon and are separated by commas: one recipe, and `tiny`.
 
   paper    (the default) 90 epochs, batch 256: 75.0 % top-1 (the authors' own network)
   mindcv   120 epochs, batch 256, cosine: 75.6 % (MindCV)
-  strong   300 epochs, batch 1024, made to beat 76.5 %; nobody has run it yet.  docs/recipes.md
-           justifies it.  With a teacher: --config.distill.teacher=rdnet_tiny.nv_in1k
-  large_batch   the paper's with batch 8,192 and the rate to match, for a pod
-  lars     91 epochs, batch 32,768 with LARS, for a large pod; nobody has run either to its end
+  strong   300 epochs, batch 1024, meant to exceed 76.5 %; nobody has run it yet.  docs/recipes.md
+           gives the reasons.  With a teacher: --config.distill.teacher=rdnet_tiny.nv_in1k
+  large_batch   the paper's with batch 8,192 and a matching rate, for a pod
+  lars     91 epochs, batch 32,768 with LARS, for a large pod; nobody has run this one or
+           large_batch to its end
   tiny     20 steps of 8 small images, to see that everything works before the long run
 
 Accuracies are on the 50,000 validation images at 224 pixels.  ImageNet must be prepared for TFDS as
-ArrayRecord; the command says how if it is not.
+ArrayRecord; if it is not, the command says how.
 """
 
 from ml_collections import ConfigDict

@@ -2,8 +2,8 @@
 
   python main.py --config=configs/densenet161.py --workdir=runs/densenet161
 
-Arguments are those of configs/densenet121.py.  Expect, on the 50,000 validation images at 224
-pixels:
+The arguments are those of configs/densenet121.py.  Expected accuracy on the 50,000 validation
+images at 224 pixels:
 
   paper    (the default) 90 epochs, batch 256: 77.8 % top-1 (the authors' own network)
   mindcv   120 epochs, batch 256, cosine: 79.1 % (MindCV)

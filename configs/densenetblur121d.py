@@ -2,8 +2,9 @@
 
   python main.py --config=configs/densenetblur121d.py --workdir=runs/densenetblur121d
 
-Arguments are those of configs/densenet121.py.  The published weights, of a recipe of timm's with
-RandAugment, have 76.6 % top-1 at 224 pixels; with the recipes here nobody has published any.
+The arguments are those of configs/densenet121.py.  The published weights, trained with a recipe of
+timm with RandAugment, reach 76.6 % top-1 at 224 pixels; there are no published results of the
+recipes here.
 """
 
 from ml_collections import ConfigDict

@@ -2,7 +2,8 @@
 
   python main.py --config=configs/digits.py --workdir=runs/digits
 
-Expect at least 98.5 % of the 360 test digits right, in under two minutes on two cores.
+It classifies at least 98.5 % of the 360 test digits correctly, after under two minutes on two
+cores.
 """
 
 from ml_collections import ConfigDict
@@ -29,7 +30,7 @@ def get_config() -> ConfigDict:
         mean=(0.3,),
         std=(0.37,),
     )
-    config.augment.flip = False  # a mirrored digit is another one
+    config.augment.flip = False  # a mirrored digit is a different shape
     config.augment.pad = 2
     config.augment.mixup = 0.2
     config.optimizer.schedule = "cosine"

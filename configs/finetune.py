@@ -1,8 +1,8 @@
-"""Published weights, a weight file or a run of this project, on to another data set.
+"""Fine-tunes published weights, a weight file or a run of this project on another data set.
 
   python main.py --config=configs/finetune.py:densenet121.ra_in1k,cifar10 --workdir=runs/tuned
 
-The argument: where the weights are from, and the name of the data set.
+The argument names the weights and the data set.
 
   :densenet161.tv_in1k,oxford_flowers102    published weights, see `python main.py models`
   :hf-hub:owner/name,food101                a repository on the hub
@@ -10,21 +10,22 @@ The argument: where the weights are from, and the name of the data set.
   :runs/cifar10,digits                      another run
   :densenet121.ra_in1k,folder               images in --config.data.data_dir=DIR
 
-A file that is not named after its network needs --config.model.name=densenet121.  The run says what
-was loaded and what starts fresh: the head, where the number of classes differs.
+If the name of a file does not contain the network, pass --config.model.name=densenet121.  The run
+prints which variables were loaded and which are newly initialised: the head, if the number of
+classes differs.
 
-MindCV's rates: momentum 0.9, learning rate 0.001, here with batch 64 and a cosine for 10 epochs.
+Momentum 0.9 and learning rate 0.001 are MindCV's, here with batch 64 and a cosine for 10 epochs.
 Usual changes:
 
   --config.optimizer.layer_decay=0.7                   lower rates towards the stem
-  --config.optimizer.frozen='("stem","block1")'        parts that stay as they are
+  --config.optimizer.frozen='("stem","block1")'        parts that do not train
   --config.optimizer.frozen='("stem","block1","block2","block3","block4","norm")'   a linear probe
-  --config.model.freeze_statistics=True                statistics too: for few images, small batches
+  --config.model.freeze_statistics=True                keeps statistics: few images, small batches
   --config.data.image_size=96                          default: the weights' own, 224
 
-Images are resized to the weights' size, however small they are: the features were learnt at it.  In
-training a random region of at least half of the area is; --config.data.random_crop=False takes
-whole images, distorted to squares.
+Images are resized to the size of the weights, however small they are, because the features were
+learned at that size.  In training a random region of at least half of the area is resized;
+--config.data.random_crop=False uses whole images, distorted to squares.
 """
 
 import json
@@ -35,7 +36,7 @@ from ml_collections import ConfigDict
 from densenet_jax.configs import default
 from densenet_jax.weights.infer_variant import network_of
 
-# Where the split to evaluate on is not called validation.
+# Data sets whose evaluation split is not called validation.
 EVAL_SPLITS = dict.fromkeys(
     ("cifar10", "cifar100", "digits", "stanford_dogs", "oxford_iiit_pet", "mnist"), "test"
 )
@@ -65,7 +66,7 @@ def get_config(arguments: str = "densenet121.ra_in1k,cifar10") -> ConfigDict:
 
 
 def set_network(config: ConfigDict, weights: str) -> None:
-    """Sets the network that weights are of; "" where they do not say, to be set by hand."""
+    """Sets the network that `weights` belong to; "" if they do not name it: the user sets it."""
     stored = pathlib.Path(weights) / "config.json"
     run = json.loads(stored.read_text(encoding="utf-8")) if stored.is_file() else {}
     if isinstance(run.get("model"), dict) and "init_from" in run:  # a run of this project

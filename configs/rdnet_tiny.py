@@ -1,4 +1,4 @@
-"""RDNet-T ("DenseNets Reloaded") on ImageNet: its authors' recipe, 300 epochs of AdamW.
+"""RDNet-T ("DenseNets Reloaded") on ImageNet with its authors' recipe, 300 epochs of AdamW.
 
   python main.py --config=configs/rdnet_tiny.py --workdir=runs/rdnet_tiny
 

@@ -28,19 +28,23 @@ def load_pretrained(
     Args:
       source: a published name, a hub repository, a weight file, a folder with one, or the
         directory of a run, whose best checkpoint is read.
-      model, num_classes, in_channels, revision, **options: see `weights.load`.
+      model: the variant, or the module, that the weights belong to, if the source does not say.
+      num_classes: None: as in the weights; see `weights.load`.
+      in_channels: None: as in the weights; see `weights.load`.
+      revision: branch, tag or commit on the hub.
+      **options: see `weights.load`.
 
     Raises:
       WeightsError: nothing is found, or it does not fit; the message says what to do.
       ValueError: an unknown model or field.
     """
-    sizes = {"num_classes": num_classes, "in_channels": in_channels}
+    options |= {"num_classes": num_classes, "in_channels": in_channels, "revision": revision}
     load = weights.load
     if weights.is_run(source):  # training is imported only when a run is read
         from densenet_jax.training.rundir import run_weights
 
         load = run_weights.load
-    pretrained = load(source, model, revision=revision, **sizes, **options)
+    pretrained = load(source, model, **options)
     return pretrained.model, pretrained.variables
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from densenet_jax.configs import default
 from densenet_jax.training import checks, settings
 from densenet_jax.training.errors import ConfigError
 from densenet_jax.training.masks import decay_mask
@@ -42,10 +43,22 @@ def test_a_configuration_sets_known_keys_and_valid_numbers(name):
     assert name == "default" or f"--config=configs/{name}.py" in docstring
 
 
-def test_every_default_is_explained():
-    source = (FOLDER / "default.py").read_text(encoding="utf-8")
-    body = source.split("config = ConfigDict()")[1]
-    assert body.count("#") >= 30  # a sentence for each group of keys
+@pytest.mark.parametrize("option", default.OPTIONS, ids=lambda option: option.key)
+def test_every_option_is_explained_and_its_default_is_in_its_range(option):
+    assert len(option.about.split()) >= 2
+    assert option.about.endswith(".")
+    assert (option.default is None) == (option.kind is not None)
+    values = option.default if isinstance(option.default, tuple) else (option.default,)
+    numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
+    durations = option.key == "optimizer.step_boundaries"
+    assert not numbers or durations or option.range is not None
+    assert all(option.range[0] <= number <= option.range[1] for number in numbers if option.range)
+
+
+def test_no_option_is_there_twice():
+    names = [option.key for option in default.OPTIONS]
+    assert len(names) == len(set(names))
+    assert set(names) == keys(default.get_config())
 
 
 EXAMPLES = 1_281_167  # ImageNet's training images

@@ -192,14 +192,13 @@ class DenseNet(nn.Module):
         Raises:
           ValueError: `growth_rate` has neither one number nor one for each block.
         """
-        last, features, blocks = len(self.block_sizes) - 1, self.stem_features, []
+        features, blocks = self.stem_features, []
         growth_rates = per_block(self.growth_rate, len(self.block_sizes), "growth_rate")
-        for i, (depth, growth) in enumerate(zip(self.block_sizes, growth_rates, strict=True)):
+        for depth, growth in zip(self.block_sizes, growth_rates, strict=True):
             block = BlockPlan(features, depth, growth, self.bottleneck_width * growth, None)
-            kept = int(block.out_features * self.compression) if i < last else None
-            blocks.append(block._replace(kept=kept))
-            features = kept
-        return blocks
+            features = int(block.out_features * self.compression)
+            blocks.append(block._replace(kept=features))
+        return [*blocks[:-1], blocks[-1]._replace(kept=None)]
 
     def setup(self):
         find_activation(self.activation)
@@ -280,8 +279,9 @@ class DenseNet(nn.Module):
             x, batch = convolution(x, getattr(self, f"conv{i}")(), stride)
             if stem.norm:
                 last = i + 1 == len(stem.convolutions)
+                function = stem.pool if last and stem.pool is not None else norm_act
                 function = implementations.around_blocks(
-                    stem.pool if last else norm_act, self.implementation, x, self.activation
+                    function, self.implementation, x, self.activation
                 )
                 batch = batch if batch_statistics else None
                 x = getattr(self, f"norm{i}")(x, batch, function)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from flax import linen as nn
@@ -69,15 +69,15 @@ def table() -> Iterator[tuple[str, int, Size]]:
 def _multiply_adds(jaxpr: core.Jaxpr) -> int:
     total = 0
     for equation in jaxpr.eqns:
-        output = equation.outvars[0].aval
+        output = _array(equation.outvars[0])
         name, inner = equation.primitive.name, _inner(equation)
         if name == "conv_general_dilated":
-            kernel = equation.invars[1].aval
+            kernel = _array(equation.invars[1])
             features = kernel.shape[equation.params["dimension_numbers"].rhs_spec[0]]
             total += output.size * kernel.size // features
         elif name == "dot_general":
             (contracted, _), _ = equation.params["dimension_numbers"]
-            left = equation.invars[0].aval
+            left = _array(equation.invars[0])
             total += output.size * math.prod(left.shape[axis] for axis in contracted)
         elif name == "cond":  # one branch for each platform; only some spell convolutions out
             total += max(map(_multiply_adds, inner))
@@ -86,7 +86,12 @@ def _multiply_adds(jaxpr: core.Jaxpr) -> int:
     return total
 
 
-def _inner(equation) -> list[core.Jaxpr]:
+def _array(variable: Any) -> jax.ShapeDtypeStruct:
+    """Returns the shape and type of a variable of a program."""
+    return variable.aval
+
+
+def _inner(equation: Any) -> list[core.Jaxpr]:
     """Returns the programs that an equation calls."""
     values = [
         value

@@ -1,7 +1,7 @@
 """The table of variants, and how a name becomes a model."""
 
 import difflib
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, overload
 
 from flax import linen as nn
 
@@ -19,7 +19,7 @@ class Variant(NamedTuple):
       image_size: height and width that the published numbers of the variant belong to.
     """
 
-    module: type[nn.Module]
+    module: type[DenseNet] | type[RDNet]
     fields: dict[str, Any]
     parameters: int
     image_size: int
@@ -103,13 +103,44 @@ VARIANTS: dict[str, Variant] = {
 }
 FAMILY = "densenet_cifar"
 
+# For type checkers, which learn from them what `create_model` returns; a test compares.
+DenseNetName = Literal[
+    "densenet121",
+    "densenet161",
+    "densenet169",
+    "densenet201",
+    "densenet264",
+    "densenet264d",
+    "densenetblur121d",
+    "densenet_40_12",
+    "densenet_100_12",
+    "densenet_100_24",
+    "densenet_bc_100_12",
+    "densenet_bc_190_40",
+    "densenet_bc_250_24",
+    "densenet_cifar",
+]
+RDNetName = Literal["rdnet_tiny", "rdnet_small", "rdnet_base", "rdnet_large"]
+
 
 def list_models() -> list[str]:
     """Returns the names that `create_model` knows, but for `densenet_cifar`, a family."""
     return list(VARIANTS)
 
 
-def create_model(name: str, **overrides: Any) -> nn.Module:
+@overload
+def create_model(name: DenseNetName, **overrides: Any) -> DenseNet: ...
+
+
+@overload
+def create_model(name: RDNetName, **overrides: Any) -> RDNet: ...
+
+
+@overload
+def create_model(name: str, **overrides: Any) -> DenseNet | RDNet: ...
+
+
+def create_model(name: str, **overrides: Any) -> DenseNet | RDNet:
     """Returns a variant as a Flax Linen module.
 
     Args:
@@ -120,7 +151,9 @@ def create_model(name: str, **overrides: Any) -> nn.Module:
     Raises:
       ValueError: an unknown name or field, with the nearest that exists.
     """
-    module, fields, family = DenseNet, {}, {}
+    module: type[DenseNet] | type[RDNet] = DenseNet
+    fields: dict[str, Any] = {}
+    family: dict[str, Any] = {}
     if name == FAMILY:
         family = {"depth": 100, "growth_rate": 12, "bottleneck": True}
         family.update({k: overrides.pop(k) for k in family if k in overrides})
@@ -142,7 +175,7 @@ def create_model(name: str, **overrides: Any) -> nn.Module:
 
 
 def identify(model: nn.Module) -> tuple[str, dict[str, Any]]:
-    """Returns the name and the overrides of which `create_model` makes this model.
+    """Returns the name and the overrides from which `create_model` makes this model.
 
     Of several variants the one with the fewest overrides; fields that say how and not what is
     computed (types, implementation) are left out.

@@ -129,7 +129,8 @@ class Task(abc.ABC):
         """Returns what an evaluation keeps of each example for the report, arrays [B, ...].
 
         Args:
-          logits, labels: as of `measure`.
+          logits: [B, C].
+          labels: of the same examples, as the data have them.
           mask: whether an example counts, bool [B]; it is returned under "mask".
         """
 

@@ -1,8 +1,11 @@
-"""The Optax chain: what becomes of the gradients."""
+"""The optimisers, as chains of Optax.
+
+A new optimiser is one function and one entry of `OPTIMIZERS`.
+"""
 
 import functools
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import optax
@@ -11,7 +14,102 @@ import optax.contrib
 from densenet_jax.training.errors import ConfigError
 from densenet_jax.training.masks import decay_mask, depth_factors, matrices, trained_mask
 
-OPTIMIZERS = ("sgd", "adamw", "lamb", "lars", "lion", "muon")
+
+class Method(NamedTuple):
+    """What an optimiser is made from; each uses the fields that it knows.
+
+    Attributes:
+      rate: the learning rate by step.
+      momentum: of the gradients.
+      nesterov: whether the momentum is Nesterov's.
+      moments: what was given of {"b1", "b2", "eps"}, the decays of the moments and the number added
+        to the root of the second one; a missing one has the optimiser's own default.
+      weight_decay: of kernels.
+    """
+
+    rate: optax.Schedule
+    momentum: float
+    nesterov: bool
+    moments: dict[str, float]
+    weight_decay: float
+
+    @property
+    def decay(self) -> optax.GradientTransformation:
+        """Adds the weight decay of kernels to the updates."""
+        return optax.add_decayed_weights(self.weight_decay, mask=decay_mask)
+
+
+def _sgd(method: Method) -> optax.GradientTransformation:
+    """Weight decay is added to the gradient, as in the paper's code."""
+    sgd = optax.sgd(method.rate, momentum=method.momentum, nesterov=method.nesterov)
+    return optax.chain(method.decay, sgd)
+
+
+def _lars(method: Method) -> optax.GradientTransformation:
+    """You et al., 2017; the rates of kernels alone are adapted."""
+    return optax.lars(
+        method.rate,
+        method.weight_decay,
+        weight_decay_mask=decay_mask,
+        trust_ratio_mask=decay_mask,
+        momentum=method.momentum,
+        nesterov=method.nesterov,
+    )
+
+
+def _adamw(method: Method) -> optax.GradientTransformation:
+    """Loshchilov and Hutter, 2019; decoupled weight decay, times the learning rate."""
+    decay = {"weight_decay": method.weight_decay, "mask": decay_mask}
+    return optax.adamw(method.rate, **decay, **method.moments)
+
+
+def _lion(method: Method) -> optax.GradientTransformation:
+    """Chen et al., 2023; decoupled weight decay, times the learning rate; it has no epsilon."""
+    betas = {key: value for key, value in method.moments.items() if key != "eps"}
+    return optax.lion(method.rate, weight_decay=method.weight_decay, mask=decay_mask, **betas)
+
+
+def _lamb(method: Method) -> optax.GradientTransformation:
+    """You et al., 2020; decoupled weight decay, times the learning rate.
+
+    The rates of kernels alone are adapted, as by its authors; optax.lamb adapts scales and biases,
+    too.
+    """
+    return optax.chain(
+        optax.scale_by_adam(**{"eps": 1e-6, **method.moments}),
+        method.decay,
+        optax.masked(optax.scale_by_trust_ratio(), decay_mask),
+        optax.scale_by_learning_rate(method.rate),
+    )
+
+
+def _muon(method: Method) -> optax.GradientTransformation:
+    """Jordan et al., 2024; scaled to the rates of adamw as by Liu et al., 2025, eq. 4.
+
+    Muon updates kernels of convolutions; all else trains with adamw, Nesterov's if set.  Weight
+    decay is decoupled and applies to all kernels: optax's own would decay every scale and bias, or
+    no classifier.
+    """
+    names = {"b1": "adam_b1", "b2": "adam_b2", "eps": "eps"}
+    direction = optax.contrib.muon(
+        -1.0,  # upwards: the rate, and the sign, come last
+        beta=method.momentum,
+        nesterov=method.nesterov,
+        consistent_rms=0.2,  # of the elements, as adamw's usually are (Liu et al., 2025)
+        muon_weight_dimension_numbers=matrices,
+        **{names[key]: value for key, value in method.moments.items()},
+    )
+    return optax.chain(direction, method.decay, optax.scale_by_learning_rate(method.rate))
+
+
+OPTIMIZERS: dict[str, Callable[[Method], optax.GradientTransformation]] = {
+    "sgd": _sgd,
+    "adamw": _adamw,
+    "lamb": _lamb,
+    "lars": _lars,
+    "lion": _lion,
+    "muon": _muon,
+}
 
 
 def make_optimizer(
@@ -27,25 +125,32 @@ def make_optimizer(
     layer_decay: float = 1.0,
     frozen: Sequence[str] = (),
 ) -> optax.GradientTransformation:
-    """Returns an optimiser; what is off leaves no trace in its state.
+    """Returns an optimiser; a feature that is off adds nothing to its state.
 
     Args:
-      schedule: the learning rate.
-      name: `sgd` (weight decay is added to the gradient, as in the paper's code), `lars` (You et
-        al., 2017), `adamw` (Loshchilov and Hutter, 2019), `lamb` (You et al., 2020), `lion` (Chen
-        et al., 2023) or `muon` (Jordan et al., 2024; scaled to rates of adamw as by Liu et al.,
-        2025, eq. 4), the last four with decoupled weight decay, times the learning rate.  Muon is
-        for kernels of convolutions; what is no such matrix trains with adamw, Nesterov's if set.
-      momentum, nesterov: of sgd, lars and muon.
-      betas, epsilon: of adamw, lamb, lion (which has no epsilon) and muon's adamw; None: the
-        method's own.
-      weight_decay: of kernels alone; lars and lamb also adapt the rates of kernels alone.
-      clip_norm: the largest L2 norm of all gradients together; 0: any.
-      layer_decay: the factor of the learning rate from each part of the network to the one before
-        it (see `masks.depth_factors`), of the decay's too.
+      schedule: the learning rate by step.
+      name: a key of `OPTIMIZERS`.
+      momentum: of sgd, lars and muon.
+      nesterov: whether their momentum is Nesterov's.
+      betas: decays of the moments of adamw, lamb, lion and muon's adamw; None: their own.
+      epsilon: of adamw, lamb and muon's adamw; None: their own.
+      weight_decay: of kernels alone.
+      clip_norm: the largest L2 norm of all gradients together; 0: no limit.
+      layer_decay: the factor of the learning rate, and of the decay, from each part of the network
+        to the one before it (see `masks.depth_factors`).
       frozen: parts of the network that do not train: `stem`, `block1`, ..., `norm`, `head`.
+
+    Raises:
+      ConfigError: there is no optimiser of this name.
     """
-    optimizer = _method(name, schedule, momentum, nesterov, betas, epsilon, weight_decay)
+    if name not in OPTIMIZERS:
+        raise ConfigError(
+            f"config.optimizer.name is {name!r}; it must be one of {', '.join(OPTIMIZERS)}."
+        )
+    moments = {} if betas is None else {"b1": betas[0], "b2": betas[1]}
+    moments |= {} if epsilon is None else {"eps": epsilon}
+    method = Method(schedule, momentum, nesterov, moments, weight_decay)
+    optimizer = OPTIMIZERS[name](method)
     if clip_norm:
         optimizer = optax.chain(optax.clip_by_global_norm(clip_norm), optimizer)
     if frozen:
@@ -56,56 +161,6 @@ def make_optimizer(
     if layer_decay != 1.0:
         optimizer = optax.chain(optimizer, _scale_by_depth(layer_decay))
     return optimizer
-
-
-def _method(
-    name: str,
-    schedule: optax.Schedule,
-    momentum: float,
-    nesterov: bool,
-    betas: Sequence[float] | None,
-    epsilon: float | None,
-    weight_decay: float,
-) -> optax.GradientTransformation:
-    given: dict[str, Any] = {} if betas is None else {"b1": betas[0], "b2": betas[1]}
-    given |= {} if epsilon is None or name == "lion" else {"eps": epsilon}
-    decay = optax.add_decayed_weights(weight_decay, mask=decay_mask)
-    if name == "sgd":
-        return optax.chain(decay, optax.sgd(schedule, momentum=momentum, nesterov=nesterov))
-    if name == "lars":
-        return optax.lars(
-            schedule,
-            weight_decay,
-            weight_decay_mask=decay_mask,
-            trust_ratio_mask=decay_mask,
-            momentum=momentum,
-            nesterov=nesterov,
-        )
-    if name == "adamw":
-        return optax.adamw(schedule, weight_decay=weight_decay, mask=decay_mask, **given)
-    if name == "lion":
-        return optax.lion(schedule, weight_decay=weight_decay, mask=decay_mask, **given)
-    if name == "lamb":  # optax.lamb adapts scales and biases, too, which its authors leave out
-        return optax.chain(
-            optax.scale_by_adam(**{"eps": 1e-6, **given}),
-            decay,
-            optax.masked(optax.scale_by_trust_ratio(), decay_mask),
-            optax.scale_by_learning_rate(schedule),
-        )
-    if name == "muon":  # by itself it decays every scale and bias or no classifier
-        names = {"b1": "adam_b1", "b2": "adam_b2", "eps": "eps"}
-        direction = optax.contrib.muon(
-            -1.0,  # upwards: the rate, and the sign, come last
-            beta=momentum,
-            nesterov=nesterov,
-            consistent_rms=0.2,  # of the elements, as adamw's usually are (Liu et al., 2025)
-            muon_weight_dimension_numbers=matrices,
-            **{names[key]: value for key, value in given.items()},
-        )
-        return optax.chain(direction, decay, optax.scale_by_learning_rate(schedule))
-    raise ConfigError(
-        f"config.optimizer.name is {name!r}; it must be one of {', '.join(OPTIMIZERS)}."
-    )
 
 
 def _scale_by_depth(decay: float) -> optax.GradientTransformation:

@@ -1,14 +1,17 @@
-"""The learning rate as a function of the step, and how a length of training is written."""
+"""The learning rate as a function of the step, and how a length of training is written.
+
+A new schedule is one function and one entry of `SCHEDULES`.
+"""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import optax
 
 from densenet_jax.training.errors import ConfigError
 
-SCHEDULES = ("constant", "cosine", "step", "polynomial", "one_cycle", "warmup_stable_decay")
 _DURATION = re.compile(r"\s*(\d+(?:\.\d*)?(?:[eE]\+?\d+)?|\.\d+)\s*(epochs?|steps?|examples?)?\s*")
 
 
@@ -60,6 +63,95 @@ def parse_duration(duration: str | float, key: str) -> tuple[float, str]:
     return number, unit
 
 
+class Shape(NamedTuple):
+    """What a schedule is made from; each uses the fields that it knows.  Lengths are in steps.
+
+    Attributes:
+      peak: the largest learning rate.
+      total: length of the run.
+      warmup: length of the warm-up.
+      boundaries: from the start of the run, where `step` multiplies the rate by `factor`.
+      factor: see `boundaries`.
+      decay: length of the last phase of `warmup_stable_decay`.
+    """
+
+    peak: float
+    total: int
+    warmup: int
+    boundaries: Sequence[int]
+    factor: float
+    decay: int
+
+    @property
+    def rest(self) -> int:
+        """Steps after the warm-up."""
+        return max(self.total - self.warmup, 1)
+
+
+def _after_warmup(then: Callable[[Shape], optax.Schedule]) -> Callable[[Shape], optax.Schedule]:
+    """Puts a linear warm-up from 0 before a schedule that starts at the peak."""
+
+    def schedule(shape: Shape) -> optax.Schedule:
+        if not shape.warmup:
+            return then(shape)
+        warmup = optax.linear_schedule(0.0, shape.peak, shape.warmup)
+        return optax.join_schedules([warmup, then(shape)], [shape.warmup])
+
+    return schedule
+
+
+def _constant(shape: Shape) -> optax.Schedule:
+    return optax.constant_schedule(shape.peak)
+
+
+def _cosine(shape: Shape) -> optax.Schedule:
+    """To 0 along half a cosine (Loshchilov and Hutter, 2017)."""
+    return optax.cosine_decay_schedule(shape.peak, shape.rest)
+
+
+def _polynomial(shape: Shape) -> optax.Schedule:
+    """To 0 with power 2 (You et al., 2017)."""
+    return optax.polynomial_schedule(shape.peak, 0.0, 2, shape.rest)
+
+
+def _step(shape: Shape) -> optax.Schedule:
+    """Drops at the boundaries; one during the warm-up lowers the peak that the warm-up ends at."""
+    drops: dict[int, float] = {}
+    for boundary in shape.boundaries:
+        at = max(boundary - shape.warmup, 0)
+        drops[at] = drops.get(at, 1.0) * shape.factor
+    return optax.piecewise_constant_schedule(shape.peak, drops)
+
+
+def _warmup_stable_decay(shape: Shape) -> optax.Schedule:
+    """Constant, then linear to 0 (Zhai et al., 2022)."""
+    falling, stable = min(shape.decay, shape.rest), optax.constant_schedule(shape.peak)
+    if not falling:
+        return stable
+    fall = optax.linear_schedule(shape.peak, 0.0, falling)
+    return optax.join_schedules([stable, fall], [shape.rest - falling])
+
+
+def _one_cycle(shape: Shape) -> optax.Schedule:
+    """From 1/25 of the peak up to it and down to nothing, by half cosines (Smith, Topin, 2018)."""
+    if not 0 < shape.warmup < shape.total:
+        raise ConfigError(
+            f"The schedule one_cycle rises for {shape.warmup} of {shape.total} steps; "
+            "config.optimizer.warmup must leave some for both directions: '0.3' is usual."
+        )
+    return optax.cosine_onecycle_schedule(shape.total, shape.peak, shape.warmup / shape.total)
+
+
+SCHEDULES: dict[str, Callable[[Shape], optax.Schedule]] = {
+    "constant": _after_warmup(_constant),
+    "cosine": _after_warmup(_cosine),
+    "step": _after_warmup(_step),
+    "polynomial": _after_warmup(_polynomial),
+    "one_cycle": _one_cycle,
+    "warmup_stable_decay": _after_warmup(_warmup_stable_decay),
+}
+
+
 def make_schedule(
     name: str,
     *,
@@ -73,47 +165,21 @@ def make_schedule(
     """Returns the learning rate as a function of the step.
 
     Args:
-      name: `constant`; `cosine` to 0 (Loshchilov and Hutter, 2017); `step`; `polynomial` of
-        power 2 to 0 (You et al., 2017); `one_cycle` (Smith and Topin, 2018: from 1/25 of the peak
-        up to it and down to nothing, by half cosines);
-        `warmup_stable_decay` (Zhai et al., 2022: constant, and linear to 0 at the end).
+      name: a key of `SCHEDULES`.
       learning_rate: the peak.
+      total_steps: length of the run.
       warmup_steps: of the linear rise from 0; of the rise of `one_cycle`.
       boundaries: of `step`: the steps at which the rate is multiplied by `factor`.
+      factor: of `step`.
       decay_steps: of `warmup_stable_decay`: how long before the end the rate starts to fall.
+
+    Raises:
+      ConfigError: there is no schedule of this name, or `one_cycle` has no room for both its
+        directions.
     """
     if name not in SCHEDULES:
         raise ConfigError(
             f"config.optimizer.schedule is {name!r}; it must be one of {', '.join(SCHEDULES)}."
         )
-    if name == "one_cycle":
-        if not 0 < warmup_steps < total_steps:
-            raise ConfigError(
-                f"The schedule one_cycle rises for {warmup_steps} of {total_steps} steps; "
-                "config.optimizer.warmup must leave some for either way: '0.3' is usual."
-            )
-        share = warmup_steps / total_steps
-        return optax.cosine_onecycle_schedule(total_steps, learning_rate, share)
-    rest = max(total_steps - warmup_steps, 1)
-    if name == "cosine":
-        schedule = optax.cosine_decay_schedule(learning_rate, rest)
-    elif name == "polynomial":
-        schedule = optax.polynomial_schedule(learning_rate, 0.0, 2, rest)
-    elif name == "step":
-        # A drop during the warm-up is one of the peak that the warm-up ends at.
-        drops: dict[int, float] = {}
-        for boundary in boundaries:
-            at = max(boundary - warmup_steps, 0)
-            drops[at] = drops.get(at, 1.0) * factor
-        schedule = optax.piecewise_constant_schedule(learning_rate, drops)
-    elif name == "warmup_stable_decay":
-        falling = min(decay_steps, rest)
-        fall = optax.linear_schedule(learning_rate, 0.0, max(falling, 1))
-        stable = optax.constant_schedule(learning_rate)
-        schedule = optax.join_schedules([stable, fall], [rest - falling]) if falling else stable
-    else:
-        schedule = optax.constant_schedule(learning_rate)
-    if not warmup_steps:
-        return schedule
-    warmup = optax.linear_schedule(0.0, learning_rate, warmup_steps)
-    return optax.join_schedules([warmup, schedule], [warmup_steps])
+    shape = (learning_rate, total_steps, warmup_steps, boundaries, factor, decay_steps)
+    return SCHEDULES[name](Shape(*shape))

@@ -24,6 +24,13 @@ NETWORKS = {
     "cifar": ("densenet_bc_100_12", SMALL, 9),
     "plain": ("densenet_40_12", SMALL, 8),
     "features": ("densenet_bc_100_12", {**SMALL, "num_classes": 0}, 8),
+    "silu": ("densenet121", {**SMALL, "activation": "silu", "global_pool": "catavgmax"}, 32),
+    "gelu": ("densenetblur121d", {**SMALL, "activation": "gelu", "global_pool": "max"}, 32),
+    "leaky": (
+        "densenet_bc_100_12",
+        {**SMALL, "activation": "leaky_relu", "global_pool": "avgmax", "growth_rate": (4, 6)},
+        9,
+    ),
     "rdnet": ("rdnet_tiny", RDNET, 16),
 }
 

@@ -1,5 +1,7 @@
 """The table of variants: sizes, names, fields, and what every model can do."""
 
+from typing import get_args
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,14 @@ import pytest
 from densenet_jax.models import summary
 from densenet_jax.models.densenet import DenseNet
 from densenet_jax.models.rdnet import RDNet
-from densenet_jax.models.variants import VARIANTS, create_model, list_models
+from densenet_jax.models.variants import (
+    FAMILY,
+    VARIANTS,
+    DenseNetName,
+    RDNetName,
+    create_model,
+    list_models,
+)
 from tests.random_variables import random_variables
 
 # From the papers, torchvision and timm; counted there, not here.
@@ -60,6 +69,14 @@ def test_parameters_and_multiply_adds(name):
     if name in MULTIPLY_ADDS:
         digits = len(str(MULTIPLY_ADDS[name]).partition(".")[2])
         assert round(size.multiply_adds / 1e9, digits) == MULTIPLY_ADDS[name]
+
+
+def test_type_checkers_know_every_name():
+    names = {DenseNet: set(), RDNet: set()}
+    for name, row in VARIANTS.items():
+        names[row.module].add(name)
+    assert set(get_args(DenseNetName)) == names[DenseNet] | {FAMILY}
+    assert set(get_args(RDNetName)) == names[RDNet]
 
 
 def test_every_count_belongs_to_a_variant():

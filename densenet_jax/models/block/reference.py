@@ -36,7 +36,8 @@ def train(
       The block's features [B, H, W, C + sum of all D of last convolutions], and for each
       layer, for each of its convolutions, the (mean [C], variance [C]) that normalised its input.
     """
-    f, statistics = find_activation(activation), []
+    f = find_activation(activation)
+    statistics: list[list[tuple[jax.Array, jax.Array]]] = []
     for i, layer in enumerate(layers):
         y = x
         statistics.append([])

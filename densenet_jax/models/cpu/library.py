@@ -26,7 +26,6 @@ STAGES = ("Forward1x1", "Forward3x3", "Backward1x1", "Backward3x3")
 BLOCKS = ("BlockForward", "BlockBackward", "BlockEvaluate")
 POOLING = ("MaxPool", "MaxPoolBackward", "AveragePool", "AveragePoolBackward")
 FUNCTIONS = (*STAGES, *BLOCKS, "Convolve", "ConvolveBackward", *POOLING)
-_NUMBERS = {int: np.int64, float: np.float64}  # as the library expects them
 OPTIONS = ("-std=c++20", "-O3", "-march=native", "-fPIC", "-shared")
 
 
@@ -84,14 +83,21 @@ def call(
     """Runs one of `FUNCTIONS`, on arrays as float32.
 
     Args:
+      function: one of `FUNCTIONS`.
+      arrays: its arguments.
       results: the types of what it returns, see `array`.
       aliases: {number of an array: number of the result that takes its place in memory}.
+      **numbers: further arguments that do not depend on data.
     """
     run = jax.ffi.ffi_call(
         target(function), results, vmap_method="sequential", input_output_aliases=aliases
     )
-    numbers = {name: _NUMBERS[type(number)](number) for name, number in numbers.items()}
-    return run(*(array.astype(jnp.float32) for array in arrays), **numbers)
+    # As the library expects them: whole numbers have 64 bits, others are doubles.
+    attributes = {
+        name: np.int64(number) if isinstance(number, int) else np.float64(number)
+        for name, number in numbers.items()
+    }
+    return list(run(*(array.astype(jnp.float32) for array in arrays), **attributes))
 
 
 def forget() -> None:
@@ -103,7 +109,7 @@ def forget() -> None:
 def cache_directory() -> pathlib.Path:
     """Returns where libraries are kept: $XDG_CACHE_HOME or ~/.cache, densenet_jax/native."""
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return pathlib.Path(cache) / "densenet_jax" / "src"
+    return pathlib.Path(cache) / "densenet_jax" / "native"
 
 
 def build(directory: pathlib.Path) -> pathlib.Path:
