@@ -1,12 +1,12 @@
-"""Breaks runs for real, and shows that nothing is lost.
+"""Kills runs and damages their checkpoints, and checks that no training progress is lost.
 
   python benchmarks/chaos.py [--kills=50] [--seed=0] [--work=DIR]
 
-A small DenseNet is trained on the digits once undisturbed, and once with the whole process group
-killed (SIGKILL) again and again: at random times, while a checkpoint is written, and while one is
-deleted; between kills the newest checkpoint is sometimes damaged.  Then the final parameters must
-be the same to the bit, and metrics.jsonl must have every step exactly once.  Prints tables of the
-faults and of what the kills left on disk; exits with 1 if anything was lost.
+A small DenseNet is trained on the digits once without disturbance, and once while its whole process
+group is killed (SIGKILL) repeatedly: at random times, while a checkpoint is written, and while one
+is deleted; between kills the newest checkpoint is sometimes damaged.  At the end, the final
+parameters must be bit-identical, and metrics.jsonl must have every step exactly once.  Prints
+tables of the injected faults and of what the kills left on disk; exits with 1 if anything was lost.
 """
 
 import argparse
@@ -20,10 +20,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from typing import TextIO
 
 ROOT = pathlib.Path(__file__).parent.parent
-SEAL = "SHA256SUMS"
-CLOCK = ("seconds", "images_per_second", "data_wait")
+CHECKSUMS = "SHA256SUMS"
+CLOCK = ("seconds", "images_per_second", "data_wait")  # metrics that differ between equal runs
 COMMAND = (
     sys.executable,
     str(ROOT / "main.py"),
@@ -43,10 +44,10 @@ MOMENTS = (
     "while a checkpoint is written",
     "while a checkpoint is deleted",
 )
-START_SECONDS = 8.0  # about what it takes, resuming included
+START_SECONDS = 8.0  # about the time that a start takes, including the resume
 DAMAGES = ("a flipped bit", "a truncated file", "half of it deleted")
-# A run that kills itself amid the Nth removal of a folder of checkpoints, after so many files: that
-# takes a millisecond, which no other process hits.
+# Makes a run kill itself during the removal of a checkpoint's folder: in the Nth removal, after a
+# given number of files.  A removal takes a millisecond, too short to be hit by another process.
 DIES_DELETING = """
 import os, runpy, signal, sys
 folders, files = int(sys.argv.pop(1)), int(sys.argv.pop(1))
@@ -64,40 +65,47 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-def start(workdir: pathlib.Path, log, dies: tuple[int, int] | None = None) -> subprocess.Popen:
+def start(
+    workdir: pathlib.Path, log: TextIO, dies: tuple[int, int] | None = None
+) -> subprocess.Popen:
     """Starts the run in a process group of its own.
 
     Args:
-      dies: after so many removed folders of checkpoints, and so many files of the next one.
+      workdir: the run's directory.
+      log: gets the run's output.
+      dies: (folders, files): the run kills itself after it has removed this many checkpoint
+        folders, and this many files of the next one; None: it does not.
     """
     command = [*COMMAND, f"--workdir={workdir}"]
     if dies:
         command[1:1] = ["-c", DIES_DELETING, *map(str, dies)]
-    # Compiled once for all starts, which then take seconds.
+    # Every program goes into the compilation cache, so that later starts take only seconds.
     environ = {**os.environ, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     return subprocess.Popen(
         command, cwd=ROOT, stdout=log, stderr=log, env=environ, start_new_session=True
     )
 
 
-def kill(moment: str, workdir: pathlib.Path, log, rng) -> int:
-    """Starts the run and kills it at a moment; returns its exit code, 0 if it got to its end."""
+def kill(moment: str, workdir: pathlib.Path, log: TextIO, rng: random.Random) -> int:
+    """Starts the run and kills it at a moment; returns its exit code, 0 if it finished before."""
     if moment == MOMENTS[3]:
         return start(workdir, log, (rng.randrange(8), rng.randrange(20))).wait()
     process = start(workdir, log)
-    if comes(moment, process, workdir, rng):
+    if wait_for(moment, process, workdir, rng):
         os.killpg(process.pid, signal.SIGKILL)
     return process.wait()
 
 
-def comes(moment: str, process: subprocess.Popen, workdir: pathlib.Path, rng) -> bool:
-    """Waits for a moment to kill; False: the run ended before it came."""
+def wait_for(
+    moment: str, process: subprocess.Popen, workdir: pathlib.Path, rng: random.Random
+) -> bool:
+    """Waits for the moment to kill a run; returns False if the run ended before."""
     if moment == MOMENTS[0]:
         time.sleep(rng.uniform(0, START_SECONDS))
         return process.poll() is None
     metrics = workdir / "metrics.jsonl"
     before, size = inode_and_size(metrics)[0], None
-    while True:  # until the resumed run has made the file anew, and it grows
+    while True:  # until the resumed run has rewritten the file and appends to it
         inode, now = inode_and_size(metrics)
         if inode != before:
             size = now if size is None else size
@@ -117,6 +125,7 @@ def comes(moment: str, process: subprocess.Popen, workdir: pathlib.Path, rng) ->
 
 
 def inode_and_size(path: pathlib.Path) -> tuple[int, int]:
+    """Returns a file's inode and size in bytes; (0, 0) if it does not exist."""
     try:
         status = path.stat()
     except OSError:
@@ -125,32 +134,32 @@ def inode_and_size(path: pathlib.Path) -> tuple[int, int]:
 
 
 def left(workdir: pathlib.Path) -> str:
-    """Returns what a kill left on disk."""
+    """Returns what a kill left on disk, in words."""
     folders = list((workdir / "checkpoints").glob("*"))
     steps = sorted((f for f in folders if f.name.isdigit()), key=lambda f: int(f.name))
     torn = [f for f in steps if not complete(f)]
-    if any(f != steps[-1] or (f / SEAL).exists() for f in torn):
-        return "a checkpoint half deleted"
+    if any(f != steps[-1] or (f / CHECKSUMS).exists() for f in torn):
+        return "a partly deleted checkpoint"
     if len(steps) < len(folders):
-        return "a checkpoint half written"
-    return "a checkpoint without its seal" if torn else "nothing torn"
+        return "a partly written checkpoint"
+    return "a checkpoint without its checksums" if torn else "no incomplete file"
 
 
 def complete(folder: pathlib.Path) -> bool:
-    """Whether a checkpoint has its seal, and every file that the seal names."""
+    """Returns whether a checkpoint has its list of checksums and every file in the list."""
     try:
-        lines = (folder / SEAL).read_text().splitlines()
+        lines = (folder / CHECKSUMS).read_text().splitlines()
     except OSError:
         return False
     return all((folder / line.partition("  ")[2]).exists() for line in lines)
 
 
-def damage(workdir: pathlib.Path, kind: str, rng) -> None:
-    """Damages the newest checkpoint."""
+def damage(workdir: pathlib.Path, kind: str, rng: random.Random) -> None:
+    """Damages the newest checkpoint; `kind` is one of `DAMAGES`."""
     steps = [f for f in (workdir / "checkpoints").iterdir() if f.name.isdigit()]
     newest = max(steps, key=lambda f: int(f.name))
     files = sorted(p for p in newest.rglob("*") if p.is_file() and p.stat().st_size)
-    if not files:  # the kill came just before the folder itself went
+    if not files:  # the kill came just before the empty folder itself was removed
         return
     victim = rng.choice(files)
     if kind == DAMAGES[0]:
@@ -164,22 +173,28 @@ def damage(workdir: pathlib.Path, kind: str, rng) -> None:
             path.unlink()
 
 
-def run_to_end(workdir: pathlib.Path, log) -> None:
+def run_to_end(workdir: pathlib.Path, log: TextIO) -> None:
+    """Starts or resumes the run and waits for its end.
+
+    Raises:
+      RuntimeError: the run failed.
+    """
     if start(workdir, log).wait() != 0:
-        raise RuntimeError(f"the run in {workdir} failed; see {log.name}")
+        raise RuntimeError(f"The run in {workdir} failed; see {log.name}.")
 
 
 def records(workdir: pathlib.Path) -> list[dict]:
+    """Returns the records of metrics.jsonl without metrics that depend on the clock."""
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
     return [{k: v for k, v in json.loads(line).items() if k not in CLOCK} for line in lines]
 
 
 def parameters(workdir: pathlib.Path) -> bytes:
-    """Returns every bit of the variables of the last checkpoint."""
+    """Returns a hash of all bits of the last checkpoint's variables."""
     script = (
         "import sys, hashlib, jax, numpy as np\n"
-        "from densenet_jax.training import runs\n"
-        f"v = runs.read({str(workdir)!r}, runs.read_config({str(workdir)!r}), 'latest')[1]\n"
+        "from densenet_jax.training.rundir import run_weights as r\n"
+        f"v = r.read({str(workdir)!r}, r.read_config({str(workdir)!r}), 'latest')[1]\n"
         "d = [np.asarray(x).tobytes() for x in jax.tree.leaves(v)]\n"
         "print(hashlib.sha256(b''.join(d)).hexdigest())\n"
     )
@@ -194,9 +209,9 @@ def parameters(workdir: pathlib.Path) -> bytes:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--work", type=pathlib.Path)
+    parser.add_argument("--kills", type=int, default=50, help="number of kills")
+    parser.add_argument("--seed", type=int, default=0, help="of moments and damages")
+    parser.add_argument("--work", type=pathlib.Path, help="folder of the runs; default: a new one")
     options = parser.parse_args()
     rng = random.Random(options.seed)
     work = options.work or pathlib.Path(tempfile.mkdtemp(prefix="chaos_"))
@@ -214,8 +229,8 @@ def main() -> int:
                 remains[left(disturbed)] += 1
                 kills += 1
             elif code != 0:
-                raise RuntimeError(f"the run in {disturbed} failed; see {log.name}")
-            if code == 0:  # it got to its end: another one goes on being killed
+                raise RuntimeError(f"The run in {disturbed} failed; see {log.name}.")
+            if code == 0:  # it finished before the kill: the kills continue with a new run
                 finished += 1
                 disturbed = work / f"disturbed{finished}"
             elif rng.random() < 0.3 and len(list((disturbed / "checkpoints").glob("[0-9]*"))) > 1:
@@ -226,7 +241,7 @@ def main() -> int:
     expected = records(work / "undisturbed")
     steps = [r["step"] for r in expected if r["split"] == "train"]
     if steps != list(range(1, len(steps) + 1)):
-        raise RuntimeError("metrics.jsonl of the undisturbed run does not have every step once")
+        raise RuntimeError("metrics.jsonl of the undisturbed run does not have every step once.")
     wanted = parameters(work / "undisturbed")
     lost = 0
     for i in range(finished + 1):
@@ -234,11 +249,11 @@ def main() -> int:
         same_metrics, same_bits = records(workdir) == expected, parameters(workdir) == wanted
         lost += not (same_metrics and same_bits)
         print(f"run {i}: metrics {'equal' if same_metrics else 'DIFFER'}, ", end="")
-        print(f"final parameters {'equal to the bit' if same_bits else 'DIFFER'}")
+        print(f"final parameters {'bit-identical' if same_bits else 'DIFFER'}")
     print("\n| fault injected | times | survived |\n|---|---:|---:|")
     for fault, times in sorted(faults.items()):
         print(f"| {fault} | {times} | {times if not lost else '?'} |")
-    print("\n| left on disk by a kill | times |\n|---|---:|")
+    print("\n| state on disk after a kill | times |\n|---|---:|")
     for what, times in sorted(remains.items()):
         print(f"| {what} | {times} |")
     print(f"\n{finished + 1} runs, {sum(faults.values())} faults, runs with data lost: {lost}")

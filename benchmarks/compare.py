@@ -1,22 +1,22 @@
-"""DenseNet side by side with its peers on this machine: images a second, memory, compile time.
+"""Compares DenseNet implementations on this machine: images per second, memory, compile time.
 
     python benchmarks/compare.py --mode=train --batch=16 --torch-python=PATH --keras-python=PATH
     python benchmarks/compare.py --device=gpu --batch=256 --mode=inference --store
 
-Contenders: densenet_jax; `flax`, the network as it is usually written in Flax (`plain_flax.py`);
-torchvision's eager (`torch`) and through `torch.compile` (`torch_compile`), channels last, on a GPU
-with automatic mixed precision in bfloat16; Keras applications on the JAX backend (`keras`).
+Contenders: `densenet_jax`; `flax`, the network as it is usually written in Flax (`plain_flax.py`);
+torchvision's network in eager mode (`torch`) and with `torch.compile` (`torch_compile`), channels
+last, on a GPU with automatic mixed precision in bfloat16; Keras applications on the JAX backend
+(`keras`).  `densenet_jax_plain`, only on request, is this project without its fused kernels.
 
-Each is a process of its own (`worker.py`), in its own interpreter if need be, and holds one batch
-of noise on its device.  They take turns, one at work at a time, a round for each; medians are
-printed, and ratios of the same round, since a machine's speed changes from minute to minute.  A
-contender that cannot start is named and left out.  --store adds the figures to results.json and
-writes results.md and the chart in docs/ again.  `densenet_jax_plain` (only when asked for) is this
-project without its fused kernels.
+Each contender is a process of its own (`worker.py`), with its own interpreter if necessary, and
+keeps one batch of noise on its device.  In each round every contender runs once, while the others
+wait.  The tables have medians over the rounds, and ratios within the same round, because a
+machine's speed changes from minute to minute.  A contender that cannot start is named and left out.
+--store adds the results to results.json and rewrites results.md and the chart in docs/.
 
-Memory: on a CPU the process's peak while it runs (interpreter and libraries included), on a GPU the
-allocator's.  Compile time: until the first step is made, less a step; torch.compile finds its cache
-of earlier runs unless --cold.
+Memory is, on a CPU, the process's peak during the steps (including interpreter and libraries) and,
+on a GPU, the allocator's peak.  Compile time lasts from the start to the end of the first step,
+minus the time of a step; torch.compile uses its cache of earlier runs unless --cold is given.
 """
 
 import argparse
@@ -29,6 +29,8 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Iterable
+from typing import Any
 
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
@@ -38,13 +40,22 @@ import results  # noqa: E402
 PEERS = ("densenet_jax", "flax", "torch_compile", "torch", "keras")
 NAMES = (*PEERS, "densenet_jax_plain")
 
+Say = Callable[[str], None]
+
 
 class ContenderError(Exception):
-    """A contender's process ended; the message is what it said last."""
+    """A contender's process ended; the message is the last line that it printed."""
 
 
 class Process:
-    """A contender at the other end of a pipe."""
+    """A contender's process, connected by pipes; see `worker` for the protocol.
+
+    Args:
+      name: of the contender.
+      python: path of its interpreter.
+      options: for the contender, see `contenders.Contender`'s makers.
+      cold: whether torch.compile ignores its cache.
+    """
 
     def __init__(self, name: str, python: str, options: dict, cold: bool):
         environment = {**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
@@ -62,6 +73,11 @@ class Process:
         )
 
     def answer(self) -> dict:
+        """Returns the next answer.
+
+        Raises:
+          ContenderError: the process ended.
+        """
         line = self.process.stdout.readline()
         if not line:
             self.process.wait()
@@ -70,22 +86,41 @@ class Process:
             raise ContenderError(said[-1].strip() if said else f"exit {self.process.returncode}")
         return json.loads(line)
 
-    def ask(self, **command) -> dict:
+    def ask(self, **command: Any) -> dict:
+        """Sends a command and returns the answer.
+
+        Raises:
+          ContenderError: the process ended.
+        """
         try:
             self.process.stdin.write(json.dumps(command) + "\n")
             self.process.stdin.flush()
         except BrokenPipeError:
-            pass  # `answer` finds out why
+            pass  # `answer` reports the reason
         return self.answer()
 
     def close(self) -> None:
+        """Ends the process."""
         self.process.kill()
         self.process.wait()
         self.log.close()
 
 
-def start(names, pythons: dict, options: dict, cold: bool, say=print) -> tuple[dict, dict]:
-    """Starts contenders one after the other; returns processes and what they said of themselves."""
+def start(
+    names: Iterable[str], pythons: dict[str, str], options: dict, cold: bool, say: Say = print
+) -> tuple[dict[str, Process], dict[str, dict]]:
+    """Starts contenders one after the other; those that fail are reported and left out.
+
+    Args:
+      names: of the contenders.
+      pythons: {name: path of the interpreter}.
+      options: for all contenders.
+      cold: whether torch.compile ignores its cache.
+      say: reports progress.
+
+    Returns:
+      ({name: process}, {name: the process's first answer, see `worker`}).
+    """
     processes, facts = {}, {}
     for name in names:
         try:
@@ -102,11 +137,22 @@ def start(names, pythons: dict, options: dict, cold: bool, say=print) -> tuple[d
     return processes, facts
 
 
-def alternate(processes: dict, counts: dict, rounds: int, say=print) -> dict[str, list[float]]:
-    """Returns each contender's seconds a step, one figure a round; drops those that fail."""
-    seconds = {name: [] for name in processes}
+def alternate(
+    processes: dict[str, Process], counts: dict[str, int], rounds: int, say: Say = print
+) -> dict[str, list[float]]:
+    """Returns each contender's seconds per step, one number for each round.
+
+    Contenders that fail are reported and left out.
+
+    Args:
+      processes: by name.
+      counts: {name: steps in a round}.
+      rounds: number of rounds.
+      say: reports progress.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in processes}
     for i in range(rounds):
-        # Every other round backwards: who works after whom is then not always the same.
+        # Every second round is in reverse order, so that a contender's predecessor varies.
         for name in list(seconds)[:: -1 if i % 2 else 1]:
             try:
                 run = processes[name].ask(run=counts[name])
@@ -119,8 +165,18 @@ def alternate(processes: dict, counts: dict, rounds: int, say=print) -> dict[str
 
 
 def summarise(seconds: dict[str, list[float]], batch: int, base: str) -> dict[str, dict]:
-    """Returns medians of images a second, and how many times as fast as each the base is."""
-    figures = {}
+    """Returns the speeds of contenders, and how many times as fast as each the base is.
+
+    Args:
+      seconds: {name: seconds per step in each round}.
+      batch: images in a step.
+      base: name of the contender to compare with.
+
+    Returns:
+      {name: {"images_per_second": median, "seconds_per_step": [...], "base_is_faster": [median,
+      smallest, largest ratio]}}; the base itself has no "base_is_faster".
+    """
+    figures: dict[str, dict] = {}
     for name, times in seconds.items():
         figures[name] = {
             "images_per_second": batch / statistics.median(times),
@@ -136,8 +192,13 @@ def summarise(seconds: dict[str, list[float]], batch: int, base: str) -> dict[st
     return figures
 
 
-def measure(args: argparse.Namespace, say=print) -> dict:
-    """Runs the comparison; returns the record that `results.py` stores and shows."""
+def measure(args: argparse.Namespace, say: Say = print) -> dict:
+    """Runs the comparison; returns the record that `results.py` stores and shows.
+
+    Args:
+      args: from `parser`.
+      say: reports progress.
+    """
     dtype = args.dtype or ("bfloat16" if args.device == "gpu" else "float32")
     options = {
         "mode": args.mode,
@@ -182,13 +243,21 @@ def measure(args: argparse.Namespace, say=print) -> dict:
 
 
 def whole_numbers(text: str) -> tuple[int, ...]:
+    """Parses integers separated by commas."""
     return tuple(map(int, text.split(",")))
 
 
 def names(text: str) -> list[str]:
+    """Parses names of contenders separated by commas.
+
+    Raises:
+      ArgumentTypeError: a name is unknown.
+    """
     chosen = text.split(",")
     for name in set(chosen) - set(NAMES):
-        raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(NAMES)}")
+        raise argparse.ArgumentTypeError(
+            f"there is no contender {name!r}; the contenders are {', '.join(NAMES)}"
+        )
     return chosen
 
 
@@ -199,20 +268,30 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--mode", choices=("train", "inference"), default="train")
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument(
-        "--dtype", choices=("float32", "bfloat16"), help="float32 on a CPU, else bfloat16"
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        help="default: float32 on a CPU, bfloat16 on a GPU",
     )
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--size", type=int, default=224, help="height and width in pixels")
     parser.add_argument("--blocks", type=whole_numbers, default=(6, 12, 24, 16), metavar="N,N,N,N")
     parser.add_argument("--contenders", type=names, default=list(PEERS), metavar="NAME,...")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=4.0, help="of a contender's turn, about")
-    parser.add_argument("--torch-python", default=sys.executable, help="has torch and torchvision")
-    parser.add_argument("--keras-python", default=sys.executable, help="has keras and jax")
-    parser.add_argument("--compile-mode", default="default", help="of torch.compile")
-    parser.add_argument("--cold", action="store_true", help="torch.compile without its cache")
-    parser.add_argument("--output", type=pathlib.Path, help="JSON file for the figures")
-    parser.add_argument("--store", action="store_true", help="keep them in benchmarks/results.md")
+    parser.add_argument(
+        "--seconds", type=float, default=4.0, help="approximate duration of a contender's turn"
+    )
+    parser.add_argument(
+        "--torch-python", default=sys.executable, help="interpreter with torch and torchvision"
+    )
+    parser.add_argument(
+        "--keras-python", default=sys.executable, help="interpreter with keras and jax"
+    )
+    parser.add_argument("--compile-mode", default="default", help="mode of torch.compile")
+    parser.add_argument("--cold", action="store_true", help="torch.compile ignores its cache")
+    parser.add_argument("--output", type=pathlib.Path, help="JSON file for the results")
+    parser.add_argument(
+        "--store", action="store_true", help="add the results to benchmarks/results.md"
+    )
     return parser
 
 
@@ -220,7 +299,7 @@ def main() -> int:
     args = parser().parse_args()
     record = measure(args, say=lambda text: print(text, file=sys.stderr, flush=True))
     if not record["contenders"]:
-        print("No contender could be run.", file=sys.stderr)
+        print("No contender could run; the reasons are above.", file=sys.stderr)
         return 1
     print(results.comparison(record))
     if args.output:

@@ -1,7 +1,9 @@
 """The networks that `compare.py` compares, each ready to be timed.
 
-What a contender needs is imported by the function that makes it: each has an interpreter of its
-own, which may lack the others'.
+Each contender is made by a function that imports the libraries it needs, because each runs in an
+interpreter of its own that may lack the libraries of the others.  All functions take the same
+options: {"mode": "train" or "inference", "batch", "size", "blocks": layers of each block, "dtype":
+"float32" or "bfloat16", "device": "cpu" or "gpu", "compile_mode": of torch.compile}.
 """
 
 import dataclasses
@@ -19,16 +21,17 @@ class Contender:
     """A network ready to be timed.
 
     Attributes:
-      compile: makes the program; the first call of `step` may do so instead.
       step: starts a training step or an inference on a fixed batch that lies on the device.
-      wait: returns when all steps have been made.
-      device: the device in words.
-      parameters: trainable numbers.
-      peak_bytes: returns the most device memory in use so far; None: the process's own counts.
-      release: gives back memory that is kept for the next step only.
-      temporary_bytes: returns the program's memory beside its arguments and results, if known.
-      machine: measures the device; returns {"flops", "bandwidth"}, both a second, and {"limit"},
-        the images a second that the network cannot exceed there.
+      wait: returns when all steps are finished.
+      device: name of the device.
+      parameters: number of trainable parameters.
+      compile: compiles the program; a contender may leave that to the first call of `step`.
+      peak_bytes: returns the peak of device memory so far; None: the process's own peak counts.
+      release: releases memory that is only kept for the next step.
+      temporary_bytes: returns the program's memory apart from arguments and results; None if
+        unknown.
+      machine: measures the device; returns {"flops": operations per second, "bandwidth": bytes per
+        second, "limit": the largest possible images per second of the network}.
     """
 
     step: Callable[[], Any]
@@ -42,8 +45,15 @@ class Contender:
     machine: Callable[[], dict[str, float]] = dict
 
 
-def _jax_program(options: dict, state, inference, train_step) -> Contender:
-    """Returns a contender from jitted functions of (state, batch): to logits, to (state, ...)."""
+def _jax_program(options: dict, state: Any, inference: Any, train_step: Any) -> Contender:
+    """Returns a contender that runs jitted functions.
+
+    Args:
+      options: see the module.
+      state: the initial training state, with an attribute `params`.
+      inference: jitted, maps (state, {"image", "label"}) to logits.
+      train_step: jitted, maps (state, {"image", "label"}) to (state, metrics).
+    """
     import jax
     import jax.numpy as jnp
 
@@ -80,20 +90,27 @@ def _jax_program(options: dict, state, inference, train_step) -> Contender:
 
 
 def _jax_peak() -> Callable[[], int] | None:
+    """Returns a function that reads the device's peak of memory; None on a CPU."""
     import jax
 
     device = jax.local_devices()[0]
     return None if device.platform == "cpu" else lambda: device.memory_stats()["peak_bytes_in_use"]
 
 
-def _optimizer():
+def _optimizer() -> Any:
+    """Returns SGD with Nesterov momentum and weight decay, as optax has it."""
     import optax
 
     return optax.chain(optax.add_decayed_weights(1e-4), optax.sgd(0.1, momentum=0.9, nesterov=True))
 
 
 def densenet_jax(options: dict, implementation: str = "auto") -> Contender:
-    """This project: its model and its training step."""
+    """Returns this project's model and training step.
+
+    Args:
+      options: see the module.
+      implementation: of the dense blocks, see `densenet_jax.create_model`.
+    """
     import jax
     import jax.numpy as jnp
 
@@ -134,12 +151,12 @@ def densenet_jax(options: dict, implementation: str = "auto") -> Contender:
 
 
 def densenet_jax_plain(options: dict) -> Contender:
-    """The same without fused kernels."""
+    """Returns this project's model and training step without fused kernels."""
     return densenet_jax(options, implementation="plain")
 
 
 def flax(options: dict) -> Contender:
-    """`plain_flax.DenseNet` with the training step of Flax's own examples."""
+    """Returns `plain_flax.DenseNet` with the training step of Flax's examples."""
     import jax
     import jax.numpy as jnp
     import optax
@@ -179,7 +196,12 @@ def flax(options: dict) -> Contender:
 
 
 def torch_eager(options: dict, compiled: bool = False) -> Contender:
-    """torchvision's DenseNet, channels last, automatic mixed precision if not float32."""
+    """Returns torchvision's DenseNet, channels last, with mixed precision unless float32.
+
+    Args:
+      options: see the module.
+      compiled: whether to use `torch.compile`.
+    """
     import torch
     import torchvision
 
@@ -225,12 +247,12 @@ def torch_eager(options: dict, compiled: bool = False) -> Contender:
 
 
 def torch_compile(options: dict) -> Contender:
-    """The same through `torch.compile`."""
+    """Returns torchvision's DenseNet with `torch.compile`."""
     return torch_eager(options, compiled=True)
 
 
 def keras(options: dict) -> Contender:
-    """Keras applications' DenseNet on JAX, by `train_on_batch` and `predict_on_batch`."""
+    """Returns Keras applications' DenseNet on JAX, timed by train_on_batch and predict_on_batch."""
     os.environ["KERAS_BACKEND"] = "jax"
     import jax
     import jax.numpy as jnp
@@ -261,7 +283,7 @@ def keras(options: dict) -> Contender:
     )
 
 
-# What is measured, what it needs, and how.
+# {name: (packages whose versions are recorded, function that makes the contender)}
 CONTENDERS = {
     "densenet_jax": (("jax", "jaxlib", "flax", "optax"), densenet_jax),
     "densenet_jax_plain": (("jax", "jaxlib", "flax", "optax"), densenet_jax_plain),

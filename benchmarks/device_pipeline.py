@@ -1,10 +1,10 @@
-"""Images per second from a split in memory to augmented, normalised float32 batches on the device.
+"""Measures the input pipeline of data in memory: images per second, augmented and normalised.
 
     python benchmarks/device_pipeline.py [--data-dir=DIR] [--batch-size=512] [--rounds=5]
 
-CIFAR-10's training images lie on the device; a batch is gathered there by its examples' numbers,
-flipped, padded by 4 and cropped, and normalised, in one program as in a training step, and written
-out.  The network is missing.  Median over the rounds.
+CIFAR-10's training images lie on the device.  As in a training step, one program gathers a batch
+by its examples' numbers, flips, pads by 4 pixels, crops and normalises it; without a network here,
+the float32 batch is the result.  Prints the median over the rounds.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import pathlib
 import statistics
 import sys
 import time
+from collections.abc import Iterator
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
@@ -28,17 +29,20 @@ MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
 @jax.jit
 def prepare(key: jax.Array, batch: dict[str, jax.Array]) -> jax.Array:
+    """Returns a batch's augmented and normalised images, float32 [B, 32, 32, 3]."""
     images = device.augment(key, batch["image"], pad=4, flip=True)
     return device.normalize(images, MEAN, STD, jnp.float32)
 
 
-def rates(batches, batch_size: int, seconds: float) -> tuple[float, float]:
-    """Returns images per second of the clock, and of processor time."""
+def rates(
+    batches: Iterator[dict[str, jax.Array]], batch_size: int, seconds: float
+) -> tuple[float, float]:
+    """Returns images per second of wall-clock time, and per second of processor time."""
     key, images = jax.random.key(0), []
     began, cpu, count = time.perf_counter(), time.process_time(), 0
     while time.perf_counter() - began < seconds:
         images.append(prepare(jax.random.fold_in(key, count), next(batches)))
-        if len(images) == 4:  # a few batches may be under way, as in training
+        if len(images) == 4:  # a few batches may be in flight, as in training
             images.pop(0).block_until_ready()
         count += 1
     jax.block_until_ready(images)
@@ -58,10 +62,10 @@ def main() -> None:
         held, batch_size=args.batch_size, image_size=32, random_crop=False
     )
     with pipeline.to_mesh(reader, mesh.batch_sharding(mesh.make_mesh())) as batches:
-        rates(batches, args.batch_size, 0.5)  # compiles
+        rates(batches, args.batch_size, 0.5)  # compiles; not counted
         found = [rates(batches, args.batch_size, args.seconds) for _ in range(args.rounds)]
     clock, core = (statistics.median(values) for values in zip(*found, strict=True))
-    print(f"{clock:,.0f} img/s, {core:,.0f} img/s of a core, batches of {args.batch_size}")
+    print(f"{clock:,.0f} img/s, {core:,.0f} img/s per core, batches of {args.batch_size}")
 
 
 if __name__ == "__main__":

@@ -1,17 +1,17 @@
-"""Every figure that needs a GPU, in a few minutes on one.
+"""Measures everything that needs a GPU within a few minutes.
 
     python benchmarks/gpu.py --minutes=9 --output=gpu.json        # on the machine with the GPU
-    python benchmarks/gpu.py --merge gpu.json                     # afterwards, anywhere
+    python benchmarks/gpu.py --merge gpu.json                     # afterwards, on any machine
 
-Phases, in this order (--phases=NAME,... chooses): the kernels against their plain twins, the
-gradient of DenseNet-121 with and without them, side by side with peers in training at batch 256
-and in inference at 256 and 1024, a profile of the training step, growth with depth, batch and
-image size.
+The phases, in this order (--phases=NAME,... selects): the fused kernels compared with their plain
+counterparts; the gradient of DenseNet-121 with and without the kernels; comparisons with other
+implementations in training at batch 256 and in inference at batch 256 and 1024; a profile of the
+training step; growth with depth, batch and image size.
 
-Each phase is a process of its own, so that a crash or a hang costs that phase alone; what it has
-found is in the output after each row.  --tiny tries all of it on a CPU, with small networks and
-interpreted kernels.  Needs jax[cuda13], flax, optax; for the peers torch and torchvision; Keras is
-left out where it is not installed.
+Each phase is a process of its own, so that a crash or a hang loses only that phase.  The output
+file is written after each result.  --tiny runs all phases on a CPU, with small networks and
+interpreted kernels.  Requires jax[cuda13], flax and optax, and for the comparisons torch and
+torchvision; Keras is left out if it is not installed.
 """
 
 import argparse
@@ -37,12 +37,18 @@ import results  # noqa: E402
 TINY = ["--blocks=1,1,1,1", "--size=64", "--device=cpu", "--seconds=0.2"]
 
 
+Phase = Callable[[argparse.Namespace], Iterator[dict]]
+
+
 def log(text: str) -> None:
+    """Prints progress to standard error."""
     print(text, file=sys.stderr, flush=True)
 
 
-def _checks(name: str) -> Callable[[argparse.Namespace], Iterator[dict]]:
-    def run(args):
+def _checks(name: str) -> Phase:
+    """Returns a phase that runs a function of `kernel_checks`."""
+
+    def run(args: argparse.Namespace) -> Iterator[dict]:
         import kernel_checks
 
         yield from getattr(kernel_checks, name)(args.tiny)
@@ -50,10 +56,18 @@ def _checks(name: str) -> Callable[[argparse.Namespace], Iterator[dict]]:
     return run
 
 
-def _compared(mode: str, batch: int, contenders: str = ",".join(compare.PEERS)):
-    """Returns a phase that compares; also with this project's plain path, to see kernels pay."""
+def _compared(mode: str, batch: int, contenders: str = ",".join(compare.PEERS)) -> Phase:
+    """Returns a phase that compares implementations.
 
-    def run(args):
+    This project's plain implementation is always included, to show the gain of the fused kernels.
+
+    Args:
+      mode: "train" or "inference".
+      batch: images in a step.
+      contenders: names separated by commas.
+    """
+
+    def run(args: argparse.Namespace) -> Iterator[dict]:
         common = [f"--mode={mode}", f"--contenders={contenders},densenet_jax_plain"]
         common += [f"--torch-python={args.torch_python}", f"--keras-python={args.keras_python}"]
         where = [f"--batch={batch}", "--device=gpu", "--rounds=5", "--seconds=2"]
@@ -65,8 +79,10 @@ def _compared(mode: str, batch: int, contenders: str = ",".join(compare.PEERS)):
     return run
 
 
-def _scaled(vary: str, batch: int):
-    def run(args):
+def _scaled(vary: str, batch: int) -> Phase:
+    """Returns a phase that measures growth with `vary`: "depth", "batch" or "size"."""
+
+    def run(args: argparse.Namespace) -> Iterator[dict]:
         where = [f"--vary={vary}", f"--batch={batch}", "--device=gpu", "--seconds=1"]
         tiny = [
             f"--vary={vary}",
@@ -80,7 +96,7 @@ def _scaled(vary: str, batch: int):
 
 
 def profile(args: argparse.Namespace) -> Iterator[dict]:
-    """Traces training steps; yields the kernels that take longest, and keeps the trace."""
+    """Traces training steps; yields a table of the slowest kernels and stores the trace."""
     import contenders
     import jax
 
@@ -103,7 +119,8 @@ def profile(args: argparse.Namespace) -> Iterator[dict]:
             if not plane.name.startswith("/host:CPU" if args.tiny else "/device:GPU"):
                 continue
             for line in plane.lines:
-                # Other lines group the same kernels by module, operation or step.
+                # The other lines group the same kernels by module, operation or step, so counting
+                # them as well would count kernels twice.
                 if args.tiny or line.name.startswith("Stream"):
                     for event in line.events:
                         seconds[event.name] = seconds.get(event.name, 0) + event.duration_ns / 1e9
@@ -115,9 +132,10 @@ def profile(args: argparse.Namespace) -> Iterator[dict]:
         "kind": "profile",
         "what": "Where a training step spends its time",
         "hardware": contender.device,
-        "header": ["kernel", "ms a step", "% of all"],
+        "header": ["kernel", "ms per step", "% of all"],
         "rows": [[name[:80], 1e3 * s / steps, 100 * s / total] for name, s in longest],
-        "note": f"{steps} steps, {1e3 * total / steps:.2f} ms of kernels each; {contender.device}",
+        "note": f"{steps} steps with {1e3 * total / steps:.2f} ms of kernels each; "
+        f"{contender.device}",
         "date": datetime.date.today().isoformat(),
     }
 
@@ -136,7 +154,7 @@ PHASES = {
 
 
 def run_phase(args: argparse.Namespace) -> None:
-    """Runs one phase in this process; writes what it found after each record."""
+    """Runs one phase in this process; writes the output file after each record."""
     found: list[dict] = []
     for record in PHASES[args.phase](args):
         found = results.join(found, [record])
@@ -144,21 +162,21 @@ def run_phase(args: argparse.Namespace) -> None:
 
 
 def run_all(args: argparse.Namespace) -> list[str]:
-    """Runs the phases one after the other until time is up; returns what went wrong."""
+    """Runs the phases one after the other until the time is up; returns the failures in words."""
     end, records, failures = time.monotonic() + 60 * args.minutes, [], []
     environment = {**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     environment["JAX_PLATFORMS"] = "cpu" if args.tiny else "cuda"
     for phase in args.phases:
         left = end - time.monotonic()
         if left < 15:
-            failures.append(f"{phase}: no time left")
+            failures.append(f"{phase}: not started, because no time was left")
             continue
         log(f"== {phase}, {left:.0f} s left")
         part = args.output.with_name(f"{args.output.stem}.{phase}.json")
         part.unlink(missing_ok=True)
         command = [sys.executable, str(HERE / "gpu.py"), f"--phase={phase}", f"--output={part}"]
         command += [f"--torch-python={args.torch_python}", f"--keras-python={args.keras_python}"]
-        # A session of its own: what a phase has started ends with it.
+        # In a session of its own, so that all processes of the phase can be killed together.
         process = subprocess.Popen(
             command + ["--tiny"] * args.tiny, env=environment, start_new_session=True
         )
@@ -166,9 +184,9 @@ def run_all(args: argparse.Namespace) -> list[str]:
         try:
             code = process.wait(timeout=left)
             if code:
-                failures.append(f"{phase}: ended with code {code}; its own output says why")
+                failures.append(f"{phase}: failed with exit code {code}; see its output above")
         except subprocess.TimeoutExpired:
-            failures.append(f"{phase}: stopped, time was up")
+            failures.append(f"{phase}: stopped, because the time was up")
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
@@ -181,9 +199,16 @@ def run_all(args: argparse.Namespace) -> list[str]:
 
 
 def phases(text: str) -> list[str]:
+    """Parses names of phases separated by commas.
+
+    Raises:
+      ArgumentTypeError: a name is unknown.
+    """
     for name in text.split(","):
         if name not in PHASES:
-            raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(PHASES)}")
+            raise argparse.ArgumentTypeError(
+                f"there is no phase {name!r}; the phases are {', '.join(PHASES)}"
+            )
     return text.split(",")
 
 
@@ -191,14 +216,28 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--minutes", type=float, default=9.0, help="all phases together, at most")
+    parser.add_argument("--minutes", type=float, default=9.0, help="limit for all phases together")
     parser.add_argument("--phases", type=phases, default=list(PHASES), metavar="NAME,...")
     parser.add_argument("--phase", choices=tuple(PHASES), help=argparse.SUPPRESS)
-    parser.add_argument("--output", type=pathlib.Path, help="JSON; $OUT/gpu.json if OUT is set")
-    parser.add_argument("--merge", type=pathlib.Path, nargs="+", metavar="FILE")
-    parser.add_argument("--tiny", action="store_true", help="try it on a CPU")
-    parser.add_argument("--torch-python", default=sys.executable, help="has torch and torchvision")
-    parser.add_argument("--keras-python", default=sys.executable, help="has keras and jax")
+    parser.add_argument(
+        "--output",
+        type=pathlib.Path,
+        help="JSON file for the results; default: gpu.json in the folder $OUT, if set, or here",
+    )
+    parser.add_argument(
+        "--merge",
+        type=pathlib.Path,
+        nargs="+",
+        metavar="FILE",
+        help="add the results of these files to benchmarks/results.md and exit",
+    )
+    parser.add_argument("--tiny", action="store_true", help="small networks on a CPU, as a test")
+    parser.add_argument(
+        "--torch-python", default=sys.executable, help="interpreter with torch and torchvision"
+    )
+    parser.add_argument(
+        "--keras-python", default=sys.executable, help="interpreter with keras and jax"
+    )
     args = parser.parse_args()
     if args.merge:
         for path in args.merge:
@@ -212,7 +251,7 @@ def main() -> int:
     failures = run_all(args)
     if args.output.exists():
         print(results.page(json.loads(args.output.read_text())))
-    print("\n".join(failures) if failures else "Every phase was run.", file=sys.stderr)
+    print("\n".join(failures) if failures else "All phases succeeded.", file=sys.stderr)
     return 1 if failures else 0
 
 

@@ -1,13 +1,14 @@
-"""How time and memory grow with depth, batch and image size, against DenseNet as usually written.
+"""Measures how time and memory of a training step grow with depth, batch size and image size.
 
-    python benchmarks/growth.py --vary=depth --device=gpu --batch=64     # runs both
+    python benchmarks/growth.py --vary=depth --device=gpu --batch=64     # runs both networks
     python benchmarks/growth.py --vary=batch --device=cpu --values=8,16
     python benchmarks/growth.py --vary=depth --device=counted --batch=32 # compiles for an H200
-    python benchmarks/growth.py --plot=docs/growth.svg                   # draws what is stored
+    python benchmarks/growth.py --plot=docs/growth.svg                   # draws the stored results
 
-`counted` needs no GPU: temporaries and bytes moved come from the compiled program (`hlo_traffic.py`
-says how, and what it needs).  What is not varied is DenseNet-121, --batch and --size.  Training
-steps; bfloat16, on a CPU float32.  --store adds the rows to benchmarks/results.md.
+Compares this project with DenseNet as it is usually written in Flax (`plain_flax.py`).  Settings
+that are not varied are DenseNet-121, --batch and --size.  The type is bfloat16, on a CPU float32.
+`counted` needs no GPU: temporaries and bytes moved come from the compiled program (see
+`hlo_traffic.py`).  --store adds the rows to benchmarks/results.md.
 """
 
 import argparse
@@ -34,7 +35,13 @@ CONTENDERS = ("densenet_jax", "flax")
 
 
 def ran(case: dict, device: str, seconds: float) -> dict[str, tuple[float, float]]:
-    """Returns each contender's milliseconds a step and its temporaries in GB, measured."""
+    """Returns each contender's measured milliseconds per step and temporaries in GB.
+
+    Args:
+      case: {"batch": images, "size": height and width, "blocks": layers of each block}.
+      device: "cpu" or "gpu".
+      seconds: about how long a contender runs in each round.
+    """
     options = {
         **case,
         "mode": "train",
@@ -61,7 +68,12 @@ def ran(case: dict, device: str, seconds: float) -> dict[str, tuple[float, float
 
 
 def counted(depth: int, case: dict) -> dict[str, tuple[float, float]]:
-    """Returns each contender's GB moved a step and its temporaries in GB, from its program."""
+    """Returns each contender's GB moved per step and temporaries in GB, from the compiled program.
+
+    Args:
+      depth: of the DenseNet, such as 121.
+      case: {"batch": images, "size": height and width}.
+    """
     found = {}
     for name, implementation in zip(CONTENDERS, ("gpu", "flax"), strict=True):
         settings = (f"densenet{depth}", case["batch"], case["size"], "train", implementation)
@@ -71,11 +83,12 @@ def counted(depth: int, case: dict) -> dict[str, tuple[float, float]]:
 
 
 def log(text: str) -> None:
+    """Prints progress to standard error."""
     print(text, file=sys.stderr, flush=True)
 
 
 def rows(args: argparse.Namespace) -> Iterator[dict]:
-    """Yields a record of one row for each value; `results.join` makes a table of them."""
+    """Yields a record with one row for each value; `results.join` joins them to a table."""
     for value in args.values or VALUES[args.vary]:
         depth = value if args.vary == "depth" else 121
         case = {
@@ -116,13 +129,17 @@ def rows(args: argparse.Namespace) -> Iterator[dict]:
 
 
 def plot(records: list[dict], path: pathlib.Path) -> None:
-    """Draws stored growth: a row a table, time (or bytes moved) on the left, memory on the right.
+    """Draws each stored table as a row: time (or bytes moved) on the left, memory on the right.
 
-    Both axes begin at 0: a straight line through the origin is growth in proportion.
+    Both axes start at 0, so that proportional growth is a straight line through the origin.
+
+    Args:
+      records: see `results`.
+      path: of the SVG file.
     """
     import matplotlib.pyplot as plt
 
-    plt.rcParams["svg.hashsalt"] = "growth"  # the same figures, the same file
+    plt.rcParams["svg.hashsalt"] = "growth"  # makes the file the same for the same data
     records = [record for record in records if record["kind"] == "scaling"]
     figure, axes = plt.subplots(
         len(records), 2, figsize=(8, 2.8 * len(records)), layout="constrained", squeeze=False
@@ -152,10 +169,16 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--blocks", type=compare.whole_numbers, help=argparse.SUPPRESS)
-    parser.add_argument("--seconds", type=float, default=2.0, help="of a contender's turn, about")
-    parser.add_argument("--output", type=pathlib.Path, help="JSON file for the figures")
-    parser.add_argument("--store", action="store_true", help="keep them in benchmarks/results.md")
-    parser.add_argument("--plot", type=pathlib.Path, metavar="FILE", help="draw what is stored")
+    parser.add_argument(
+        "--seconds", type=float, default=2.0, help="approximate duration of a contender's turn"
+    )
+    parser.add_argument("--output", type=pathlib.Path, help="JSON file for the results")
+    parser.add_argument(
+        "--store", action="store_true", help="add the results to benchmarks/results.md"
+    )
+    parser.add_argument(
+        "--plot", type=pathlib.Path, metavar="FILE", help="draw the stored results and exit"
+    )
     return parser
 
 
@@ -165,11 +188,13 @@ def main() -> int:
         plot(results.load(), args.plot)
         return 0
     if args.vary == "depth" and (unknown := set(args.values or ()) - set(BLOCKS)):
-        parser().error(f"no such depth: {min(unknown)}; there are {', '.join(map(str, BLOCKS))}")
+        parser().error(
+            f"there is no depth {min(unknown)}; the depths are {', '.join(map(str, BLOCKS))}"
+        )
     records: list[dict] = []
     for record in rows(args):
         records = results.join(records, [record])
-        if args.output:  # after each row: the next may fail
+        if args.output:  # written after each row, because the next one may fail
             args.output.write_text(json.dumps(records, indent=1) + "\n")
         if args.store:
             results.merge([record])

@@ -1,16 +1,18 @@
-"""Counts the bytes that a DenseNet moves on an H200, from its compiled program; no GPU needed.
+"""Counts the bytes that a DenseNet moves on an H200, from its compiled program, without a GPU.
 
     python benchmarks/hlo_traffic.py --model densenet121 --batch 256 --mode train
-    python benchmarks/hlo_traffic.py --check            # against benchmarks/hlo_traffic.json
+    python benchmarks/hlo_traffic.py --check   # compares with benchmarks/hlo_traffic.json
 
-XLA compiles for a GPU that is described, not present (`h200.txtpb`).  The optimised HLO lists the
-kernels that would run, with the shapes they read and write.  The count is a model: a kernel reads
-each operand once and writes each result once; a slice or an update in place counts as what it
-touches; a kernel of ours says itself what it moves, by a scope named `moves_<n>_bytes`.  Caches,
-autotuning and launches are not in it.  Where a GPU is at hand, measure.
+XLA compiles for a described GPU (`h200.txtpb`); none has to be present.  The optimised HLO lists
+the kernels that would run, with the shapes they read and write.  The count is a model: a kernel
+reads each operand once and writes each result once; a slice or an update in place counts only the
+elements it touches; this project's own kernels declare their bytes in a scope named
+`moves_<n>_bytes`.  Caches, autotuning and kernel launches are not modelled.  If a GPU is available,
+measure instead.
 
-Needs `pip install "jax[cuda13]"` and, because the CUDA libraries look for a driver otherwise,
-JAX_SKIP_CUDA_CONSTRAINTS_CHECK=1 and LD_LIBRARY_PATH=<site-packages>/nvidia/cu13/lib.
+Requires `pip install "jax[cuda13]"`, JAX_SKIP_CUDA_CONSTRAINTS_CHECK=1 and
+LD_LIBRARY_PATH=<site-packages>/nvidia/cu13/lib; without the variables, the CUDA libraries look for
+a driver.
 """
 
 import argparse
@@ -22,11 +24,13 @@ import pathlib
 import re
 import sys
 import time
+from collections.abc import Iterator
+from typing import Any
 
 HERE = pathlib.Path(__file__).parent
 FIGURES = HERE / "hlo_traffic.json"
-BANDWIDTH = 4.3e12  # bytes a second that an H200 was measured to copy with
-TOLERANCE = 0.03  # growth that --check lets pass
+BANDWIDTH = 4.3e12  # measured copy rate of an H200 in bytes per second
+TOLERANCE = 0.03  # relative growth that --check accepts
 IMPLEMENTATIONS = ("gpu", "plain", "flax")
 
 BITS = {"pred": 8, "bf16": 16, "c64": 64, "c128": 128}
@@ -44,7 +48,15 @@ NO_KERNEL = {
 
 @dataclasses.dataclass
 class Instruction:
-    """One line of HLO: its name, opcode, bytes of its result, operands' names and full text."""
+    """An HLO instruction.
+
+    Attributes:
+      name: of its result.
+      opcode: such as "fusion".
+      size: of its result in bytes.
+      operands: names of its operands; of a parameter, its number.
+      text: the whole line.
+    """
 
     name: str
     opcode: str
@@ -55,17 +67,27 @@ class Instruction:
 
 @dataclasses.dataclass
 class Traffic:
-    """What a program moves: bytes and kernels, by kind of kernel and for each."""
+    """The bytes that a program moves.
+
+    Attributes:
+      kinds: bytes by kind of kernel.
+      kernels: [(bytes, name), ...] of all kernels.
+    """
 
     kinds: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     kernels: list[tuple[int, str]] = dataclasses.field(default_factory=list)
 
     @property
     def total(self) -> int:
+        """The bytes of all kernels."""
         return sum(self.kinds.values())
 
     def summary(self, rows: int = 10) -> str:
-        """Returns a table: the total, the kinds and the largest kernels."""
+        """Returns a table of the total, the largest kinds and the largest kernels.
+
+        Args:
+          rows: largest number of kinds, and of kernels.
+        """
         milliseconds = self.total / BANDWIDTH * 1e3
         lines = [
             f"{self.total / 1e9:.2f} GB by {len(self.kernels)} kernels, "
@@ -77,7 +99,7 @@ class Traffic:
 
 
 def array_bytes(shape: str) -> int:
-    """Returns the size of an HLO shape, the sum for a tuple."""
+    """Returns the size in bytes of an HLO shape; for a tuple, the sum."""
     return sum(
         (BITS.get(dtype) or int(dtype[1:]))
         // 8
@@ -87,8 +109,10 @@ def array_bytes(shape: str) -> int:
 
 
 def parse(hlo: str) -> tuple[dict[str, list[Instruction]], str]:
-    """Returns the computations of a module by name, and the name of the one it starts with."""
-    computations, entry, body = {}, "", []
+    """Returns {name of a computation: its instructions} and the name of the entry computation."""
+    computations: dict[str, list[Instruction]] = {}
+    entry: str = ""
+    body: list[Instruction] = []
     for line in hlo.splitlines():
         if header := COMPUTATION.match(line):
             body = computations[header[2]] = []
@@ -104,7 +128,7 @@ def parse(hlo: str) -> tuple[dict[str, list[Instruction]], str]:
 
 
 def _until_closed(text: str) -> str:
-    """Returns text up to the parenthesis that closes one opened before it."""
+    """Returns the text before the parenthesis that closes one opened before the text."""
     depth = 1
     for i, letter in enumerate(text):
         depth += {"(": 1, ")": -1}.get(letter, 0)
@@ -114,12 +138,12 @@ def _until_closed(text: str) -> str:
 
 
 def fusion_bytes(sizes: list[int], size: int, body: list[Instruction]) -> int:
-    """Returns what a fusion moves.
+    """Returns the bytes that a fusion moves.
 
     Args:
-      sizes: bytes of its operands.
-      size: bytes of its result.
-      body: the instructions fused.
+      sizes: bytes of each operand.
+      size: bytes of the result.
+      body: the fused instructions.
     """
     users = collections.defaultdict(list)
     for instruction in body:
@@ -127,7 +151,8 @@ def fusion_bytes(sizes: list[int], size: int, body: list[Instruction]) -> int:
             users[operand].append((instruction, i))
     inner = {instruction.name: instruction for instruction in body}
 
-    def uses(name):
+    def uses(name: str) -> Iterator[tuple[Instruction, int]]:
+        """Yields (instruction, operand number) of each use of a value, looking through bitcasts."""
         for user, i in users[name]:
             yield from uses(user.name) if user.opcode == "bitcast" else [(user, i)]
 
@@ -137,7 +162,7 @@ def fusion_bytes(sizes: list[int], size: int, body: list[Instruction]) -> int:
         if used and all(user.opcode in ("slice", "dynamic-slice") for user, _ in used):
             total += min(full, sum(user.size for user, _ in used))
         elif used and all(user.opcode == "dynamic-update-slice" and i == 0 for user, i in used):
-            # In place: of the result only the update is written.
+            # An update in place writes only the update, not the whole result.
             total -= max(0, full - sum(inner[user.operands[1]].size for user, _ in used))
         else:
             total += full
@@ -145,11 +170,12 @@ def fusion_bytes(sizes: list[int], size: int, body: list[Instruction]) -> int:
 
 
 def count(hlo: str) -> Traffic:
-    """Counts the bytes that the kernels of an optimised HLO module read and write."""
+    """Returns the bytes that the kernels of an optimised HLO module read and write."""
     computations, entry = parse(hlo)
     traffic = Traffic()
 
-    def visit(name):
+    def visit(name: str) -> None:
+        """Counts the kernels of a computation."""
         sizes = {instruction.name: instruction.size for instruction in computations[name]}
         for instruction in computations[name]:
             if instruction.opcode in NO_KERNEL:
@@ -158,7 +184,7 @@ def count(hlo: str) -> Traffic:
             called = called[1] if called and called[1] in computations else None
             operands = [sizes.get(operand, 0) for operand in instruction.operands]
             if called and instruction.opcode in ("call", "while", "async-start"):
-                visit(called)  # a loop counts once
+                visit(called)  # a loop's body counts once
                 continue
             declared = DECLARED.search(instruction.text)
             if declared and instruction.opcode == "custom-call":
@@ -177,14 +203,15 @@ def count(hlo: str) -> Traffic:
     return traffic
 
 
-def lower(model_name: str, batch: int, size: int, mode: str, implementation: str):
-    """Returns a training step (bfloat16, SGD with Nesterov momentum) or an inference, lowered.
+def lower(model_name: str, batch: int, size: int, mode: str, implementation: str) -> Any:
+    """Returns a lowered training step (bfloat16, SGD with Nesterov momentum) or inference.
 
     Args:
-      model_name, implementation: as `densenet_jax.create_model` takes them; "flax": the network
-        as it is usually written (`plain_flax`).
-      batch, size: images [batch, size, size, 3].
+      model_name: see `densenet_jax.create_model`.
+      batch, size: the images are [batch, size, size, 3].
       mode: "train" or "inference".
+      implementation: see `densenet_jax.create_model`; "flax": the network as it is usually written
+        in Flax (`plain_flax`).
     """
     import jax
     import jax.numpy as jnp
@@ -243,8 +270,16 @@ def lower(model_name: str, batch: int, size: int, mode: str, implementation: str
     )
 
 
-def measure(*case) -> tuple[dict, Traffic]:
-    """Compiles one case of `lower`; returns its figures and what it moves."""
+def measure(*case: Any) -> tuple[dict, Traffic]:
+    """Compiles a case.
+
+    Args:
+      *case: the arguments of `lower`.
+
+    Returns:
+      ({"moved_bytes", "temporary_bytes", "kernels", "lower_seconds", "compile_seconds"}, the
+      traffic in detail).
+    """
     start = time.perf_counter()
     lowered = lower(*case)
     traced = time.perf_counter()
@@ -262,7 +297,7 @@ def measure(*case) -> tuple[dict, Traffic]:
 
 
 def check(stored: dict, figures: dict) -> list[str]:
-    """Returns what grew by more than the tolerance."""
+    """Returns a description of each figure that grew by more than the tolerance."""
     return [
         f"{key} grew from {stored[key]} to {figures[key]}"
         for key in ("moved_bytes", "temporary_bytes")
@@ -284,14 +319,14 @@ def main() -> int:
     stored = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
     name = f"{args.model}, {args.size} pixels, batch {args.batch}, {args.mode}, {case[-1]}"
     if args.check and name not in stored:
-        parser.error(f"no figures are stored for: {name}")
+        parser.error(f"no figures are stored for this case; store them with --store: {name}")
     try:
         figures, traffic = measure(*case)
     except NotImplementedError as error:  # JAX without its CUDA plugin cannot describe a GPU
-        parser.error(f'{error}: it needs pip install "jax[cuda13]"; see the top of this file.')
+        parser.error(f'{error}: run pip install "jax[cuda13]"; see the top of this file.')
     print(f"{name}\n{traffic.summary()}\n{json.dumps(figures)}")
     if args.store:
-        # Seconds belong to one machine and moment: they are printed, not compared.
+        # Seconds depend on the machine and the moment, so they are printed but not stored.
         stored[name] = {k: v for k, v in figures.items() if not k.endswith("seconds")}
         FIGURES.write_text(json.dumps(stored, indent=2, sort_keys=True) + "\n")
     grown = check(stored[name], figures) if args.check else []

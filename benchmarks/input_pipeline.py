@@ -1,15 +1,15 @@
-"""Images per second and core: JPEG -> random-resized-crop to 224 -> uint8 batches of 64.
+"""Measures input pipelines: images per second and core, from JPEG to uint8 batches of 64 at 224 px.
 
     python benchmarks/input_pipeline.py [--name=imagenet2012] [--split=train] [--rounds=5]
         [--data-dir=DIR] [--seconds=3] [--only=densenet_jax]
 
-Side by side, on the same images: the bare decoder (OpenCV in one thread, files in memory, nothing
-else), this pipeline (records, order, crops and batches included) with threads and with 1 and 2
-worker processes, and where they are installed a PyTorch DataLoader (Pillow and torchvision) and
-tf.data, both from files in memory.
+All pipelines decode and crop (random-resized-crop) the same images: the bare decoder (OpenCV in one
+thread, files in memory, nothing else); this project's pipeline (including records, order, crops and
+batches) with threads and with 1 and 2 worker processes; and, if they are installed, a PyTorch
+DataLoader (Pillow and torchvision) and tf.data, both with files in memory.
 
-The runs alternate and the medians are compared, because other programs use the machine too. A rate
-is per second of processor time, of all threads and processes together: what one core can do.
+The runs alternate and the medians are compared, because other programs use the machine too.  Rates
+are per second of processor time, summed over all threads and processes: the rate of one core.
 """
 
 import argparse
@@ -27,12 +27,13 @@ import psutil
 
 from densenet_jax.data.reading import host, pipeline
 from densenet_jax.data.sources import by_name
+from densenet_jax.data.sources.source import Source
 
 BATCH, SIZE = 64, 224
 
 
 def cpu_seconds() -> float:
-    """Returns the processor time of this process and its children so far."""
+    """Returns the processor time that this process and its children have used, in seconds."""
     total = 0.0
     for process in (psutil.Process(), *psutil.Process().children(recursive=True)):
         times = process.cpu_times()
@@ -41,7 +42,7 @@ def cpu_seconds() -> float:
 
 
 def bare_decoder(files: list[bytes]) -> Iterator[int]:
-    """OpenCV's decoder and bilinear resizing in a loop."""
+    """Runs OpenCV's decoder and bilinear resizing in a loop; yields the size of each batch."""
     rng = np.random.default_rng(0)
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
     while True:
@@ -52,8 +53,8 @@ def bare_decoder(files: list[bytes]) -> Iterator[int]:
         yield BATCH
 
 
-def ours(source, workers: int) -> Iterator[int]:
-    """This project's pipeline."""
+def ours(source: Source, workers: int) -> Iterator[int]:
+    """Runs this project's pipeline; yields the size of each batch."""
     reader = pipeline.train_batches(source, batch_size=BATCH, image_size=SIZE, workers=workers)
     with iter(reader) as stream:
         for batch in stream:
@@ -61,7 +62,7 @@ def ours(source, workers: int) -> Iterator[int]:
 
 
 def data_loader(files: list[bytes], workers: int) -> Iterator[int]:
-    """PyTorch's DataLoader with Pillow and torchvision."""
+    """Runs PyTorch's DataLoader with Pillow and torchvision; yields the size of each batch."""
     import io
 
     import torch
@@ -85,7 +86,7 @@ def data_loader(files: list[bytes], workers: int) -> Iterator[int]:
 
 
 def tf_data(files: list[bytes], workers: int) -> Iterator[int]:
-    """tf.data with decode_and_crop_jpeg, as in the TPU reference code."""
+    """Runs tf.data with decode_and_crop_jpeg as in the TPU reference code; yields batch sizes."""
     import tensorflow as tf
 
     def crop(data):
@@ -111,8 +112,8 @@ def tf_data(files: list[bytes], workers: int) -> Iterator[int]:
 
 
 def measure(batches: Iterator[int], seconds: float) -> tuple[float, float]:
-    """Returns images per second of the clock, and of processor time."""
-    for _ in range(16):  # until memory is used again, and past what was read ahead
+    """Returns images per second of wall-clock time, and per second of processor time."""
+    for _ in range(16):  # untimed: batches that were read ahead, and first uses of memory
         next(batches)
     images, clock, cpu = 0, time.perf_counter(), cpu_seconds()
     while time.perf_counter() - clock < seconds:
@@ -122,8 +123,13 @@ def measure(batches: Iterator[int], seconds: float) -> tuple[float, float]:
     return rates
 
 
-def contestants(source, files: list[bytes]) -> dict[str, Callable[[], Iterator[int]]]:
-    """Returns what can be measured on this machine."""
+def contestants(source: Source, files: list[bytes]) -> dict[str, Callable[[], Iterator[int]]]:
+    """Returns {name: function that starts a pipeline} of the pipelines that are installed.
+
+    Args:
+      source: the images for this project's pipeline.
+      files: JPEG files in memory for the others.
+    """
     found = {"bare decoder, 1 thread": lambda: bare_decoder(files)}
     found["densenet_jax, threads"] = lambda: ours(source, 0)
     for n in (1, 2):
@@ -134,7 +140,7 @@ def contestants(source, files: list[bytes]) -> dict[str, Callable[[], Iterator[i
         for n in (1, 2):
             found[f"DataLoader, {n} worker{'s' * (n > 1)}"] = lambda n=n: data_loader(files, n)
     except (ImportError, RuntimeError):
-        print("torchvision cannot be imported: no DataLoader")
+        print("DataLoader is left out, because torchvision cannot be imported")
     try:
         import tensorflow as tf
 
@@ -142,7 +148,7 @@ def contestants(source, files: list[bytes]) -> dict[str, Callable[[], Iterator[i
         for n in (1, 2):
             found[f"tf.data, {n} thread{'s' * (n > 1)}"] = lambda n=n: tf_data(files, n)
     except ImportError:
-        print("TensorFlow cannot be imported: no tf.data")
+        print("tf.data is left out, because TensorFlow cannot be imported")
     return found
 
 
@@ -153,7 +159,9 @@ def main() -> None:
     parser.add_argument("--data-dir", default="")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=3.0)
-    parser.add_argument("--only", default="", help="part of the names of what to measure")
+    parser.add_argument(
+        "--only", default="", help="measure only pipelines whose names contain this text"
+    )
     options = parser.parse_args()
     source = by_name.load(options.name, options.split, options.data_dir)
     files = [source.examples[i]["image"] for i in range(min(len(source), 2000))]
@@ -164,7 +172,7 @@ def main() -> None:
     for _ in range(options.rounds):
         for name, start in runs.items():
             rates[name].append(measure(start(), options.seconds))
-    print(f"\n{'':26} {'img/s':>8} {'img/s of a core':>16} {'of the bare decoder':>20}")
+    print(f"\n{'':26} {'img/s':>8} {'img/s per core':>16} {'of the bare decoder':>20}")
     bare = statistics.median(core for _, core in rates["bare decoder, 1 thread"])
     for name, pairs in rates.items():
         clock, core = (statistics.median(values) for values in zip(*pairs, strict=True))

@@ -1,10 +1,11 @@
-"""Are the fused GPU kernels right?  Each against its plain twin, and a whole network's gradient.
+"""Checks the fused GPU kernels against plain operations, each kernel and a network's gradient.
 
-Used by `gpu.py`; on a machine without a GPU the kernels are interpreted, which is slow.
+Used by `gpu.py`.  Without a GPU the kernels are interpreted, which is slow.
 """
 
 import datetime
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +15,9 @@ import densenet_jax
 from densenet_jax.models.block import implementations, plain
 from densenet_jax.tasks.losses import cross_entropy
 
-# Images (batch, height, width), channels of the buffer, channels read, bottleneck, growth rate:
-# the first and last layers of each block of DenseNet-121, one of DenseNet-161, and a shape that
-# divides no tile.
+# ((batch, height, width), channels of the buffer, channels read, bottleneck, growth rate) of first
+# and last layers of DenseNet-121's blocks, of a layer of DenseNet-161, and of a shape that no tile
+# divides evenly.
 SHAPES = [
     ((32, 56, 56), 256, 64, 128, 32),
     ((32, 56, 56), 256, 224, 128, 32),
@@ -28,14 +29,16 @@ SHAPES = [
 ]
 TINY_SHAPES = [((2, 4, 8), 64, 32, 32, 16)]
 
-# Largest difference allowed, as a share of the largest value of the twin's result: kernels and
-# twins round to bfloat16 at different places.
+# Largest accepted difference, relative to the largest value of the plain result: kernels and plain
+# operations round to bfloat16 at different places.
 BOUND = 2e-2
-# A network's gradient may be this many times as far from the float32 one as plain bfloat16 is.
+# The gradient with kernels may be this many times as far from the float32 gradient as the gradient
+# of plain bfloat16 operations.
 FURTHER = 1.25
 
 
 def _record(what: str, header: list[str], rows: list, note: str) -> dict:
+    """Returns a record for `results`."""
     return {
         "kind": "check",
         "what": what,
@@ -47,18 +50,22 @@ def _record(what: str, header: list[str], rows: list, note: str) -> dict:
     }
 
 
-def _cases(shape):
-    """Yields the name of each stage function and its arguments, positional and by keyword."""
+def _cases(shape: tuple) -> Iterator[tuple[str, str, tuple, dict[str, Any]]]:
+    """Yields (description, name of the kernel's function, arguments, keyword arguments).
+
+    Args:
+      shape: one of `SHAPES`.
+    """
     image, channels, c, d, growth = shape
     rng = np.random.default_rng(0)
 
-    def maps(n):
+    def maps(n: int) -> jax.Array:
         return jnp.asarray(rng.normal(size=(*image, n)), jnp.bfloat16)
 
-    def vectors(n):
+    def vectors(n: int) -> tuple[jax.Array, jax.Array]:
         return tuple(jnp.asarray(rng.normal(size=n), jnp.float32) for _ in range(2))
 
-    def kernel(k, a, b):
+    def kernel(k: int, a: int, b: int) -> jax.Array:
         values = rng.normal(0, np.sqrt(2 / (k * k * a)), (k, k, a, b))
         return jnp.asarray(values, jnp.float32)
 
@@ -73,7 +80,11 @@ def _cases(shape):
 
 
 def kernels(tiny: bool) -> Iterator[dict]:
-    """Yields a row for each kernel and shape: its largest difference from the plain twin."""
+    """Yields a record for each kernel and shape: the largest difference from plain operations.
+
+    Args:
+      tiny: check a small shape with interpreted kernels, for a machine without a GPU.
+    """
     fused = implementations.find("interpreted" if tiny else "gpu")
     for shape in TINY_SHAPES if tiny else SHAPES:
         for name, function, arguments, keywords in _cases(shape):
@@ -89,14 +100,15 @@ def kernels(tiny: bool) -> Iterator[dict]:
                 expected = jax.jit(lambda *a, call=call: call(plain, *a))(arguments, arrays)
                 difference = max(map(_difference, actual, expected))
                 row = [label, difference, "yes" if difference <= BOUND else "NO"]
-            except Exception as error:  # one kernel's failure must not hide the others
+            except Exception as error:  # the failure of one kernel must not hide the others
                 row = [label, "failed", f"NO: {type(error).__name__}: {str(error)[:200]}"]
             note = f"Largest difference over the twin's largest value, bfloat16; bound {BOUND}"
             header = ["kernel", "difference", "within the bound"]
             yield _record("Fused kernels against their plain twins", header, [row], note)
 
 
-def _difference(actual, expected) -> float:
+def _difference(actual: jax.Array, expected: jax.Array) -> float:
+    """Returns the largest difference relative to the largest expected value; infinity for NaN."""
     expected = np.asarray(expected, np.float32)
     actual = np.asarray(actual, np.float32).reshape(expected.shape)
     worst = np.abs(actual - expected).max() / np.abs(expected).max()
@@ -104,7 +116,11 @@ def _difference(actual, expected) -> float:
 
 
 def gradient(tiny: bool) -> Iterator[dict]:
-    """Yields how far a network's gradients are from float32, with and without the kernels."""
+    """Yields a record: a network's gradient in bfloat16, with and without kernels, against float32.
+
+    Args:
+      tiny: use a small network with interpreted kernels, for a machine without a GPU.
+    """
     fields = {"block_sizes": (2, 2), "growth_rate": 16} if tiny else {}
     batch, size = (2, 32) if tiny else (16, 224)
     images = jax.random.normal(jax.random.key(1), (batch, size, size, 3))
@@ -112,12 +128,13 @@ def gradient(tiny: bool) -> Iterator[dict]:
     example = densenet_jax.create_model("densenet121", **fields)
     variables = jax.jit(example.init)(jax.random.key(0), images[:1])
 
-    def gradients(dtype, implementation):
+    def gradients(dtype: Any, implementation: str) -> tuple[float, np.ndarray]:
+        """Returns the loss and all gradients as one vector, in float64."""
         model = densenet_jax.create_model(
             "densenet121", dtype=dtype, implementation=implementation, **fields
         )
 
-        def loss(params, statistics):
+        def loss(params: Any, statistics: Any) -> jax.Array:
             logits, _ = model.apply(
                 {"params": params, "batch_stats": statistics},
                 images.astype(dtype),

@@ -1,9 +1,10 @@
-"""Does a run leak or slow down?  20,000 steps of a tiny model, with evaluations and checkpoints.
+"""Checks a long run for leaks and loss of speed: 20,000 steps with evaluations and checkpoints.
 
   python benchmarks/long_run.py [--steps=20000]
 
-Samples the process every 500 steps: resident memory, open files, threads, and the speed since the
-last sample; prints a table of tenths of the run, and the ratio of its last tenth to its second.
+Trains a tiny model and samples the process every 500 steps: resident memory, open files, threads
+and time.  Prints a table with a row for each tenth of the run, and the ratio of the speeds of the
+last and the second tenth.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import statistics
 import sys
 import tempfile
 import time
+from typing import Any
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -22,10 +24,11 @@ from densenet_jax import cli
 from densenet_jax.training import loop
 from densenet_jax.training.rundir.recorder import Recorder
 
-EVERY = 500
+EVERY = 500  # steps between samples
 
 
 def sample(step: int) -> dict[str, float]:
+    """Returns {"step", "time" (seconds), "memory" (resident, MiB), "files", "threads"}."""
     status = pathlib.Path("/proc/self/status").read_text().split()
     return {
         "step": step,
@@ -38,7 +41,7 @@ def sample(step: int) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=20_000)
+    parser.add_argument("--steps", type=int, default=20_000, help="length of the run")
     steps = parser.parse_args().steps
     cli.set_up_process()
     config = importlib.import_module("configs.digits").get_config()
@@ -53,10 +56,10 @@ def main() -> None:
             "checkpoint_every_steps": 250,
         }
     )
-    samples = []
+    samples: list[dict[str, float]] = []
     add = Recorder.add
 
-    def watch(self, step, *rest):
+    def watch(self: Recorder, step: int, *rest: Any) -> None:
         add(self, step, *rest)
         if step % EVERY == 0:
             samples.append(sample(step))
@@ -75,7 +78,7 @@ def main() -> None:
             f"| {part[-1]['step']} | {middle['memory']:.0f} | {middle['files']:.0f} "
             f"| {middle['threads']:.0f} | {speeds[-1]:.0f} |"
         )
-    print(f"\nspeed of the last tenth / of the second: {speeds[-1] / speeds[1]:.2f}")
+    print(f"\nspeed of the last tenth / speed of the second: {speeds[-1] / speeds[1]:.2f}")
 
 
 if __name__ == "__main__":

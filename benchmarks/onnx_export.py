@@ -1,9 +1,9 @@
-"""Every variant as ONNX: how far ONNX Runtime's logits are from JAX's, same top-5, nodes, size.
+"""Checks the ONNX export of all variants: difference from JAX, same top-5, nodes, file size.
 
   python benchmarks/onnx_export.py [MODEL...]
-  python benchmarks/onnx_export.py --time=a.onnx,b.onnx --images=4    # CPU ms an image
+  python benchmarks/onnx_export.py --time=a.onnx,b.onnx --images=4    # CPU milliseconds per image
 
-Weights are random, of the size that training keeps them; images are the variant's own size.
+Weights are random, with magnitudes as in trained networks; images have the variant's own size.
 """
 
 import argparse
@@ -27,7 +27,12 @@ ROUNDS = 10
 
 
 def verify(name: str) -> dict:
-    """Returns the figures of one variant."""
+    """Exports a variant and compares ONNX Runtime with JAX on random images.
+
+    Returns:
+      {"model", "difference" (largest, of logits), "largest_logit", "same_top5", "nodes",
+      "megabytes"}.
+    """
     model = create_model(name)
     given = Preprocessing(VARIANTS[name].image_size)
     bundle = export.make(model, random_variables(model), given)
@@ -37,7 +42,7 @@ def verify(name: str) -> dict:
         graph = file.to_onnx(bundle)
         path.write_bytes(graph.SerializeToString())
         session = file.session(path)
-        parts = images[:1], images[1:]  # one file, batches of any size
+        parts = images[:1], images[1:]  # a file takes batches of any size
         found = np.concatenate([session.run(None, {file.INPUT: x})[0] for x in parts])
         size = path.stat().st_size
     expected = np.asarray(jax.jit(bundle.model.apply)(bundle.variables, images))
@@ -53,12 +58,16 @@ def verify(name: str) -> dict:
 
 
 def compare(paths: list[str], count: int) -> dict[str, list[float]]:
-    """Returns median and least CPU milliseconds an image of several files, run in turn.
+    """Returns {path: [median, shortest]} CPU milliseconds per image of files that run in turn.
 
-    On one thread and in CPU time, so that other programs on the machine disturb little.
+    Uses one thread and CPU time, so that other programs on the machine have little influence.
+
+    Args:
+      paths: of the ONNX files.
+      count: images in a batch.
     """
     sessions = [file.session(path, threads=1) for path in paths]
-    seconds = [[] for _ in paths]
+    seconds: list[list[float]] = [[] for _ in paths]
     rng = np.random.default_rng(0)
     for _ in range(ROUNDS):
         for session, times in zip(sessions, seconds, strict=True):
@@ -76,9 +85,9 @@ def compare(paths: list[str], count: int) -> dict[str, list[float]]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("models", nargs="*", help="variants; none: all")
-    parser.add_argument("--time", help="ONNX files to time instead, separated by commas")
-    parser.add_argument("--images", type=int, default=4, help="in a batch, with --time")
+    parser.add_argument("models", nargs="*", help="variants; default: all")
+    parser.add_argument("--time", help="time these ONNX files instead, separated by commas")
+    parser.add_argument("--images", type=int, default=4, help="batch size for --time")
     args = parser.parse_args()
     if args.time:
         print(json.dumps(compare(args.time.split(","), args.images)))

@@ -1,7 +1,8 @@
-"""DenseNet as it is usually written in Flax Linen: the contender and the yardstick of memory.
+"""DenseNet as it is usually written in Flax Linen, as a reference for speed and memory.
 
-Statistics in every layer, concatenated maps, automatic differentiation; the same network, number of
-parameters and call as `densenet_jax.create_model` makes (paper: Huang et al., 2017, section 3).
+Every layer computes its own statistics, feature maps are concatenated, and gradients come from
+automatic differentiation.  The network, its number of parameters and its call are the same as those
+of `densenet_jax.create_model` (paper: Huang et al., 2017, section 3).
 """
 
 import functools

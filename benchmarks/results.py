@@ -1,9 +1,10 @@
-"""Keeps what `compare.py`, `growth.py` and `gpu.py` measured, and shows it.
+"""Stores and shows the results of `compare.py`, `growth.py` and `gpu.py`.
 
     python benchmarks/results.py     # results.json -> results.md and docs/speed.svg
 
-A record is one measurement, with the date, the machine and the versions; a newer one of the same
-thing on the same hardware takes the place of the older.
+A record is a dict with one measurement, its date, machine and versions.  Records of the kind
+"comparison" come from `compare.py`; those of other kinds have their own "header", "rows" and
+"note".  A newer record replaces an older one of the same measurement on the same hardware.
 """
 
 import json
@@ -27,16 +28,17 @@ DEPTHS = {
     (6, 12, 48, 32): "DenseNet-201",
     (6, 12, 64, 48): "DenseNet-264",
 }
-# What makes two records measurements of the same thing.
+# Records that agree in these fields are of the same measurement.
 KEY = ("kind", "what", "hardware", "device", "mode", "batch", "size", "dtype", "blocks", "cold")
 
 
 def key(record: dict) -> str:
+    """Returns a text that is the same for records of the same measurement."""
     return json.dumps([record.get(name) for name in KEY])
 
 
 def title(record: dict) -> str:
-    """Returns the record's setting in words."""
+    """Returns the setting of a comparison in words."""
     blocks = tuple(record["blocks"])
     network = DEPTHS.get(blocks, f"DenseNet with blocks of {', '.join(map(str, blocks))} layers")
     doing = "training step" if record["mode"] == "train" else "inference"
@@ -60,11 +62,12 @@ def number(value: float) -> str:
 
 
 def gigabytes(value: int | None) -> str:
+    """Returns bytes in GB, or "" if unknown."""
     return "" if value is None else f"{value / 1e9:.2f}"
 
 
 def comparison(record: dict) -> str:
-    """Returns the table of a comparison."""
+    """Returns the table of a comparison as Markdown, fastest contender first, with notes."""
     limit, rows = record.get("limit"), []
     best_first = sorted(record["contenders"].items(), key=lambda c: -c[1]["images_per_second"])
     for name, figures in best_first:
@@ -100,7 +103,7 @@ def comparison(record: dict) -> str:
 
 
 def generic(record: dict) -> str:
-    """Returns the table of a record that brings its own header and rows."""
+    """Returns the table of a record with its own header and rows as Markdown."""
     rows = [
         [number(v) if isinstance(v, (int, float)) else str(v) for v in row]
         for row in record["rows"]
@@ -109,11 +112,11 @@ def generic(record: dict) -> str:
 
 
 def page(records: list[dict]) -> str:
-    """Returns results.md."""
+    """Returns the text of results.md."""
     parts = [
         "# Side by side",
-        "Written by `benchmarks/results.py` from `results.json`; `compare.py --help` says how it\n"
-        "was measured. Ratios are of rounds side by side: median (smallest to largest).",
+        "Written by `benchmarks/results.py` from `results.json`; `compare.py --help` describes\n"
+        "the method. Ratios compare runs of the same round: median (smallest to largest).",
     ]
     for record in records:
         if record["kind"] == "comparison":
@@ -124,7 +127,10 @@ def page(records: list[dict]) -> str:
 
 
 def chart(records: list[dict]) -> str:
-    """Returns an SVG: a group of bars for each comparison, as long as its speed, the best full."""
+    """Returns an SVG chart with a group of bars for each comparison.
+
+    The length of a bar is the contender's speed relative to the fastest of its group.
+    """
     groups = [r for r in records if r["kind"] == "comparison"]
     left, width, bar, gap = 130, 430, 18, 44
     lines, y = [], 10
@@ -156,25 +162,30 @@ def chart(records: list[dict]) -> str:
 
 
 def load() -> list[dict]:
+    """Returns the stored records."""
     return json.loads(RECORDS.read_text()) if RECORDS.exists() else []
 
 
 def show(records: list[dict]) -> None:
-    """Writes the page and, if anything was compared, the chart."""
+    """Writes results.md and, if there are comparisons, the chart."""
     PAGE.write_text(page(records))
     if any(record["kind"] == "comparison" for record in records):
         CHART.write_text(chart(records))
 
 
 def merge(new: list[dict]) -> None:
-    """Adds records to those kept and writes the page and the chart again."""
+    """Adds records to the stored ones and rewrites results.md and the chart."""
     kept = join(load(), new)
     RECORDS.write_text(json.dumps(kept, indent=1) + "\n")
     show(kept)
 
 
 def join(old: list[dict], new: list[dict]) -> list[dict]:
-    """Returns both; a new record replaces an old one of the same thing, in tables row by row."""
+    """Returns old and new records together.
+
+    A new record replaces an old one of the same measurement; in tables with the same header, new
+    rows replace old ones with the same first column and other old rows stay.
+    """
     kept = {key(record): record for record in old}
     for record in new:
         before = kept.get(key(record), {})

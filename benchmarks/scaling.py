@@ -1,17 +1,17 @@
-"""Predicts how a training step scales, from programs compiled for machines that are not there.
+"""Predicts how a training step scales, from programs compiled for described machines.
 
-    python benchmarks/scaling.py compile v5e:2x4 --groups=devices    # one case, stored
-    python benchmarks/scaling.py table                               # of all stored cases
+    python benchmarks/scaling.py compile v5e:2x4 --groups=devices    # compiles and stores a case
+    python benchmarks/scaling.py table                               # shows all stored cases
     python benchmarks/scaling.py plot docs/scaling.svg
 
-XLA compiles the step for a described TPU slice or for 8 H200s (`h200.txtpb`).  The program tells
-the memory of a device, its arithmetic, the bytes it moves and its collectives; `MACHINES` has the
-rates.  A step is predicted to take the longer of arithmetic and memory traffic, both at full rate,
-and then all of its collectives, one after another, none hidden behind anything.  Both make the
-efficiency look worse than it should be: a real device computes more slowly, and hides what it can.
+XLA compiles the step for a described TPU slice or for 8 H200s (`h200.txtpb`).  The compiled program
+has the memory of a device, its arithmetic, the bytes it moves and its collectives; `MACHINES` has
+the rates.  The predicted time of a step is the longer of arithmetic and memory traffic, both at
+full rate, plus all collectives one after the other, without overlap.  Both assumptions make the
+efficiency look worse than it is: a real device computes more slowly and overlaps communication.
 
-Needs `pip install "jax[tpu]"` for TPUs, `pip install "jax[cuda13]"` for H200s (see hlo_traffic.py);
-no accelerator.
+Requires `pip install "jax[tpu]"` for TPUs or `pip install "jax[cuda13]"` for H200s (see
+hlo_traffic.py), but no accelerator.
 """
 
 import argparse
@@ -22,7 +22,7 @@ import pathlib
 import re
 import sys
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 HERE = pathlib.Path(__file__).parent
 FIGURES = HERE / "scaling.json"
@@ -38,11 +38,12 @@ class Machine(NamedTuple):
     """Rates of a device, from its vendor's data sheet, per second.
 
     Attributes:
-      flops: bfloat16 arithmetic.
-      memory: bytes to and from its memory.
-      link: bytes that it sends along one axis of the network, in one direction.
+      flops: bfloat16 operations.
+      memory: bytes read from and written to its memory.
+      link: bytes sent along one axis of the network, in one direction.
       hop: seconds that the smallest message takes from one device to the next.
-      ring: length from which on an axis of the network is closed to a ring.
+      ring: smallest length of an axis of the network that is closed to a ring; 0: the network is a
+        switch.
     """
 
     flops: float
@@ -53,8 +54,8 @@ class Machine(NamedTuple):
 
 
 MACHINES = {
-    # 4 links of 45 GB/s in each direction, two an axis; about 1 us a hop ("How to Scale Your
-    # Model", Austin et al., 2025).
+    # 4 links of 45 GB/s in each direction, two for each axis; about 1 us per hop ("How to Scale
+    # Your Model", Austin et al., 2025).
     "v5e": Machine(197e12, 819e9, 45e9, 1e-6, 16),
     # NVLink 4: 450 GB/s in each direction through switches; 10 us for a small all-reduce (assumed).
     "h200": Machine(989e12, 4.8e12, 450e9, 5e-6, 0),
@@ -62,21 +63,24 @@ MACHINES = {
 
 
 def all_reduce_seconds(machine: Machine, shape: tuple[int, ...], size: float) -> float:
-    """Returns how long it takes to add up `size` bytes of every device of a torus or a switch.
+    """Returns the seconds of an all-reduce on a torus or a switch.
 
-    Reduced along one axis and scattered, then, what is left, along the next; gathered the same way
-    back.  As many parts as there are axes do so at the same time, each in another order.
+    On a torus, the data are reduce-scattered along the axes one after the other, and all-gathered
+    in reverse order.  The data are divided into as many parts as there are axes; all parts move at
+    the same time, each with another order of axes.
 
     Args:
-      shape: devices along each axis; (n,) on a machine with a switch.
+      machine: the rates.
+      shape: number of devices along each axis; (n,) on a machine with a switch.
+      size: bytes on each device.
     """
-    if not machine.ring:  # a switch: everything to everybody, once each way
+    if not machine.ring:  # a switch: each device sends to all others, once in each phase
         (n,) = shape
         return 2 * (machine.hop + size * (n - 1) / n / machine.link)
     axes = sorted(n for n in shape if n > 1)  # shortest first: the slowest order
     seconds, part = 0.0, size / max(len(axes), 1)
     for n in axes:
-        # A closed ring sends in both directions and has its farthest member half way round.
+        # A closed ring sends in both directions, and the farthest device is half way round.
         directions, hops = (2, n // 2) if n >= machine.ring else (1, n - 1)
         seconds += 2 * (hops * machine.hop + part * (n - 1) / n / (machine.link * directions))
         part /= n
@@ -84,16 +88,17 @@ def all_reduce_seconds(machine: Machine, shape: tuple[int, ...], size: float) ->
 
 
 def collectives(hlo: str) -> dict[str, list[int]]:
-    """Returns {kind: [number, bytes]} of the collectives in an optimised module.
+    """Returns {kind: [number, bytes]} of the collectives in an optimised HLO module.
 
-    `statistics` are all-reduces of vectors and numbers alone, `gradients` those with at least one
-    kernel; anything else goes by its own name.
+    The kind of an all-reduce is "gradients" if at least one of its arrays is a kernel, and
+    "statistics" if all are vectors and scalars; other collectives go by their own name.
     """
     from hlo_traffic import array_bytes
 
     found: dict[str, list[int]] = {}
     for shape, name in COLLECTIVE.findall(hlo):
-        # XLA makes one vector of an all-reduce's operands for a GPU; no statistics are so long.
+        # For a GPU, XLA joins the operands of an all-reduce to one vector; a vector longer than any
+        # statistics must contain kernels.
         kernels = any("," in dims or int(dims or 0) > 2**16 for dims in RANK.findall(shape))
         kind = ("gradients" if kernels else "statistics") if name == "all-reduce" else name
         entry = found.setdefault(kind, [0, 0])
@@ -102,8 +107,12 @@ def collectives(hlo: str) -> dict[str, list[int]]:
     return found
 
 
-def topology(name: str):
-    """Returns the name of the machine, the shape of its network, and its described devices."""
+def topology(name: str) -> tuple[str, tuple[int, ...], Any]:
+    """Returns the machine's key in `MACHINES`, the shape of its network, and described devices.
+
+    Args:
+      name: such as "v5e:2x4" or "h200:8".
+    """
     from jax.experimental import topologies
 
     kind, shape = name.split(":")
@@ -117,8 +126,8 @@ def topology(name: str):
     return kind, tuple(map(int, shape.split("x"))), devices
 
 
-def network(kind: str, args):
-    """Returns the model of a case, as a machine of this kind computes it."""
+def network(kind: str, args: argparse.Namespace) -> Any:
+    """Returns the model of a case with the implementation for this kind of machine."""
     import jax.numpy as jnp
 
     import densenet_jax
@@ -130,8 +139,8 @@ def network(kind: str, args):
     )
 
 
-def lower(devices, model, args):
-    """Returns the training step of a run on these devices, lowered."""
+def lower(devices: Any, model: Any, args: argparse.Namespace) -> Any:
+    """Returns the lowered training step of a run on these devices."""
     import jax
     import jax.numpy as jnp
     import optax
@@ -155,7 +164,8 @@ def lower(devices, model, args):
         "label": jax.ShapeDtypeStruct((batch_size,), jnp.int32),
     }
 
-    def placed(tree, sharding):
+    def placed(tree: Any, sharding: Any) -> Any:
+        """Returns the shapes of a tree with a sharding."""
         like = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)  # noqa: E731
         return jax.tree.map(like, tree)
 
@@ -175,10 +185,10 @@ def lower(devices, model, args):
         )
 
 
-def compile_case(args) -> dict:
-    """Returns the figures of one case."""
+def compile_case(args: argparse.Namespace) -> dict:
+    """Compiles a case and returns its figures as they are stored in scaling.json."""
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # there is no TPU to ask
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # there is no TPU metadata server to query
     from hlo_traffic import count
 
     from densenet_jax.models import summary
@@ -188,15 +198,17 @@ def compile_case(args) -> dict:
     model = network(kind, args)
     lowered = lower(devices, model, args)
     print(f"lowered after {time.monotonic() - began:.0f} s", flush=True)
-    # The scheduler's and the code generator's search is most of a TPU compilation; what is counted
-    # here does not depend on it.
+    # Most of a TPU compilation is the search of the scheduler and of the code generator.  The
+    # figures counted here do not depend on it, so its effort is reduced.
     options = {"exec_time_optimization_effort": args.effort} if args.effort else None
     compiled = lowered.compile(compiler_options=options)
     text = compiled.as_text()
     if args.dump:
         pathlib.Path(args.dump).write_text(text)
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
-    if cost is None:  # of a described GPU; forward, and twice as much backward, 2 for each pair
+    if cost is None:
+        # A described GPU has no cost analysis: 2 operations for each multiply-add, forward and
+        # twice as many backward.
         flops = 6 * args.batch * summary.count(model, args.size).multiply_adds
         cost = {"flops": float(flops), "bytes accessed": float(count(text).total)}
     return {
@@ -215,11 +227,13 @@ def compile_case(args) -> dict:
 
 
 def predict(figures: dict, shape: tuple[int, ...] | None = None) -> tuple[float, float]:
-    """Returns the seconds of a step in which a device works, and in which it communicates.
+    """Returns the seconds of a step that a device computes, and those that it communicates.
 
     Args:
-      shape: of another slice of the same machine, with the same batch on each device: the program
-        is the same but for the ranges of its collectives.
+      figures: of a case, from `compile_case`.
+      shape: of the network; None: that of the case.  For another slice of the same machine with the
+        same batch on each device, the program is the same apart from the groups of devices in its
+        collectives.
     """
     machine = MACHINES[figures["machine"]]
     shape = tuple(shape or figures["shape"])
@@ -232,15 +246,15 @@ def predict(figures: dict, shape: tuple[int, ...] | None = None) -> tuple[float,
 
 
 def efficiency(figures: dict, shape: tuple[int, ...]) -> float:
-    """Returns the predicted weak-scaling efficiency: one device's step over that of all."""
+    """Returns the predicted weak-scaling efficiency: the step's time on one device over all's."""
     work, talk = predict(figures, shape)
     return work / (work + talk)
 
 
 def table(stored: dict) -> str:
-    """Returns a Markdown table of all stored cases."""
+    """Returns a Markdown table of the stored cases, {name: figures}."""
     lines = [
-        "| case | GB a device | GFLOP | GB moved | all-reduces: statistics (kB) "
+        "| case | GB per device | GFLOP | GB moved | all-reduces: statistics (kB) "
         "| gradients (MB) | step ms: work + links | img/s | efficiency |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
@@ -262,7 +276,15 @@ def table(stored: dict) -> str:
 
 
 def plot(stored: dict, path: str) -> None:
-    """Draws efficiency over devices: lines from the largest slice, points where it was compiled."""
+    """Draws the efficiency over the number of devices.
+
+    Lines are predicted from the program of the largest slice, points from programs compiled for
+    that number of devices.
+
+    Args:
+      stored: {name: figures} of the cases.
+      path: of the picture.
+    """
     import matplotlib.pyplot as plt
 
     slices = [(1, 2), (2, 2), (2, 4), (4, 4), (4, 8), (8, 8), (8, 16), (16, 16)]
@@ -305,13 +327,20 @@ def main() -> None:
     case.add_argument("topology", help="v5e:2x4 to v5e:16x16, or h200:8")
     case.add_argument("--model", default="densenet121")
     case.add_argument("--blocks", default="", help="layers of each block, for a smaller network")
-    case.add_argument("--batch", type=int, default=32, help="images of a device")
-    case.add_argument("--size", type=int, default=224)
-    case.add_argument("--groups", choices=("devices", "all"), default="devices")
-    case.add_argument("--effort", type=float, default=-1.0, help="of XLA, -1 to 1; 0: its default")
-    case.add_argument("--dump", default="", help="a file for the optimised HLO")
+    case.add_argument("--batch", type=int, default=32, help="images on each device")
+    case.add_argument("--size", type=int, default=224, help="height and width in pixels")
+    case.add_argument(
+        "--groups",
+        choices=("devices", "all"),
+        default="devices",
+        help="batch statistics of each device, or of the whole batch",
+    )
+    case.add_argument(
+        "--effort", type=float, default=-1.0, help="optimisation effort of XLA, -1 to 1; 0: default"
+    )
+    case.add_argument("--dump", default="", help="file for the optimised HLO")
     commands.add_parser("table", help="print all stored cases")
-    commands.add_parser("plot", help="draw them").add_argument("path")
+    commands.add_parser("plot", help="draw all stored cases").add_argument("path")
     args = parser.parse_args()
     stored = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
     if args.command == "plot":
@@ -322,7 +351,8 @@ def main() -> None:
         figures = compile_case(args)
         print(json.dumps(figures))
         stored = {name: figures}
-        if not args.blocks:  # compiled by others at the same time, perhaps: read again
+        # Read the file again, because another process may have stored a case in the meantime.
+        if not args.blocks:
             everything = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
             FIGURES.write_text(json.dumps(everything | stored, indent=1, sort_keys=True) + "\n")
     print(table(stored))

@@ -1,11 +1,12 @@
-"""One contender of `compare.py` in a process of its own: sets up, then runs when it is told to.
+"""Runs one contender of `compare.py` in a process of its own, on command.
 
     PYTHON benchmarks/worker.py CONTENDER '{"mode": "train", "batch": 16, ...}'
 
-It speaks JSON, one object a line.  It begins with {"versions", "device", "parameters",
-"setup_seconds", "compile_seconds", "step_seconds"}; on {"run": n} it makes n steps and answers
-{"seconds"}, on {"machine": true} what its `Contender.machine` finds, on {"finish": true} with
-{"peak_bytes", "temporary_bytes"}, and ends.  What libraries print goes to standard error.
+Commands on standard input and answers on standard output are JSON, one object per line.  After
+setup it writes {"versions", "device", "parameters", "setup_seconds", "compile_seconds",
+"step_seconds"}.  The command {"run": n} makes n steps and answers {"seconds"}; {"machine": true}
+answers the result of `Contender.machine`; {"finish": true} answers {"peak_bytes",
+"temporary_bytes"} and ends the process.  Output of libraries goes to standard error.
 """
 
 import importlib.metadata
@@ -15,6 +16,7 @@ import pathlib
 import resource
 import sys
 import time
+from typing import Any
 
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
@@ -23,7 +25,7 @@ from contenders import CONTENDERS  # noqa: E402
 
 
 def forget_peak() -> None:
-    """Restarts the count of the process's peak memory, so that compiling is not in it."""
+    """Resets the process's peak memory, so that it does not include compilation."""
     try:
         pathlib.Path("/proc/self/clear_refs").write_text("5")
     except OSError:
@@ -31,7 +33,7 @@ def forget_peak() -> None:
 
 
 def resident_peak() -> int:
-    """Returns the most memory that the process had since `forget_peak`, in bytes."""
+    """Returns the process's peak memory since `forget_peak`, in bytes."""
     try:
         lines = pathlib.Path("/proc/self/status").read_text().splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024
@@ -40,7 +42,7 @@ def resident_peak() -> int:
 
 
 def main() -> None:
-    # Libraries print; the parent's line must stay clean.
+    # Libraries print to standard output, which must have only answers: it becomes standard error.
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     name, options = sys.argv[1], json.loads(sys.argv[2])
@@ -57,7 +59,7 @@ def main() -> None:
     stepped = time.perf_counter()
     forget_peak()
 
-    def answer(**values):
+    def answer(**values: Any) -> None:
         answers.write(json.dumps(values) + "\n")
 
     answer(

@@ -102,7 +102,9 @@ def make(
       preprocessing: image size, crop, interpolation, mean and std that the model expects.
       class_names: in label order; None: ImageNet's names for 1,000 classes, otherwise "class 0",
         "class 1", ...
-      origin, licence, results: see `Bundle`.
+      origin: where the weights come from, in words.
+      licence: of the weights; None if unknown.
+      results: measured metrics in words, see `Bundle`.
 
     Raises:
       ExportError: the number of class names differs from the model's number of classes.

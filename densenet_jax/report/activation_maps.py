@@ -61,7 +61,10 @@ def grad_cam(
     """Returns Grad-CAM maps (Selvaraju et al., 2017) of a block's output, [B, h, w], 0 or more.
 
     Args:
-      model, variables, images, classes: see the module.
+      model: a classifier.
+      variables: of the model.
+      images: normalised, [B, H, W, C].
+      classes: the class to explain for each image, [B].
       block: a key of the model's `features`: "block1", "block2", ..., "final".
 
     Raises:
@@ -137,7 +140,10 @@ def occlusion(
     the patches that cover it.  The method uses no gradients, so it checks those that do.
 
     Args:
-      model, variables, images, classes: see the module.
+      model: a classifier.
+      variables: of the model.
+      images: normalised, [B, H, W, C].
+      classes: the class to explain for each image, [B].
       patch: side of the grey square (zeros in normalised images), in pixels.
       stride: distance between neighbouring patches in pixels; a last row and column of patches end
         at the image's border.

@@ -1,7 +1,7 @@
-"""Requests that arrive together share a batch: one call of the model for many.
+"""Dynamic batching: requests that arrive at about the same time share one call of the model.
 
-Memory is bounded: no more than `limit` images wait or run; beyond that a request is refused at
-once, which a client can act upon, instead of kept until it has given up.
+Memory is bounded: at most `limit` images wait or are computed.  Further requests are rejected at
+once, so that a client can react, instead of waiting until the client gives up.
 """
 
 import asyncio
@@ -11,11 +11,11 @@ import numpy as np
 
 
 class Busy(Exception):
-    """More requests than the server can hold; come back in a moment."""
+    """The server holds as many requests as it can; the client should retry in a moment."""
 
 
 class Batcher:
-    """Collects images into batches and answers each with its row of the output."""
+    """Collects images into batches; calling it with an image returns the image's output."""
 
     def __init__(
         self,
@@ -25,13 +25,13 @@ class Batcher:
         delay: float = 0.002,
         limit: int = 256,
     ):
-        """Prepares to batch; `start` starts it.
+        """Creates a batcher; `start` starts it.
 
         Args:
-          run: images [B, ...] to outputs [B, ...]; called in a thread, one call at a time.
-          max_batch: most images of a call.
+          run: maps images [B, ...] to outputs [B, ...]; called in a thread, one call at a time.
+          max_batch: largest number of images in a call.
           delay: seconds that the first image of a batch waits for others.
-          limit: most images that wait or run.
+          limit: largest number of images that wait or are computed.
         """
         self.run, self.max_batch, self.delay, self.limit = run, max_batch, delay, limit
         self.held, self.batches = 0, 0
@@ -39,10 +39,11 @@ class Batcher:
         self._task: asyncio.Task | None = None
 
     def start(self) -> None:
+        """Starts to process images; requires a running event loop."""
         self._task = asyncio.create_task(self._work())
 
     async def stop(self) -> None:
-        """Answers what waits, and ends."""
+        """Processes the images that are waiting, then stops."""
         await self._queue.put(None)
         await self._task
 
@@ -50,7 +51,7 @@ class Batcher:
         """Returns the output for one image.
 
         Raises:
-          Busy: `limit` images are waiting already.
+          Busy: `limit` images already wait or are computed.
         """
         if self.held >= self.limit:
             raise Busy
@@ -63,6 +64,7 @@ class Batcher:
             self.held -= 1
 
     async def _work(self) -> None:
+        """Processes batches until `stop`."""
         end = False
         while not end:
             first = await self._queue.get()
@@ -70,7 +72,7 @@ class Batcher:
                 return
             batch, end = await self._collect(first)
             waiting = [(image, answer) for image, answer in batch if not answer.cancelled()]
-            if not waiting:  # all of them have hung up
+            if not waiting:  # all clients have disconnected
                 continue
             images = np.stack([image for image, _ in waiting])
             try:
@@ -87,7 +89,7 @@ class Batcher:
                     answer.set_result(output)
 
     async def _collect(self, first: tuple) -> tuple[list[tuple], bool]:
-        """Returns a batch that begins with an item, and whether the end was seen."""
+        """Returns a batch that starts with `first`, and whether `stop` was called."""
         loop = asyncio.get_running_loop()
         batch, deadline = [first], loop.time() + self.delay
         while len(batch) < self.max_batch:

@@ -1,4 +1,4 @@
-"""Exported models as functions of uint8 images: ONNX Runtime, or JAX for StableHLO."""
+"""Loads exported models as functions of uint8 images: ONNX Runtime, or JAX for StableHLO."""
 
 import dataclasses
 import json
@@ -10,16 +10,17 @@ import numpy as np
 
 
 class EngineError(ValueError):
-    """The file cannot be served; what to do about it."""
+    """The file cannot be served; the message says why and what to do."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Engine:
-    """A model that is served.
+    """A loaded model.
 
     Attributes:
-      run: uint8 images [B, H, W, C], B up to the largest batch, to probabilities [B, classes].
-      spec: the file beside the model, see `densenet_jax.export`.
+      run: maps uint8 images [B, H, W, C] to probabilities [B, classes]; B is at most `max_batch`.
+      spec: the content of the JSON file next to the model, {"model", "preprocessing", "channels",
+        "class_names", "format", "preprocess", "output"}.
     """
 
     run: Callable[[np.ndarray], np.ndarray]
@@ -27,32 +28,41 @@ class Engine:
 
 
 def load(path: str, max_batch: int, threads: int = 0) -> Engine:
-    """Returns the engine of an exported file.
+    """Loads an exported model.
 
     Args:
-      path: a .onnx or .stablehlo file with its .json beside it.
-      max_batch: most images of a call.
-      threads: of ONNX Runtime; 0: as many as there are cores.
+      path: a .onnx or .stablehlo file with its .json file in the same folder.
+      max_batch: largest number of images in a call.
+      threads: number of threads of ONNX Runtime; 0: one for each core.
 
     Raises:
-      EngineError: it is missing, of another format, or takes no pixels.
+      EngineError: a file is missing, has another format, or was exported without --preprocess.
     """
     file = pathlib.Path(path)
     kinds = {".onnx": _onnx, ".stablehlo": _stablehlo}
     if file.suffix not in kinds:
-        raise EngineError(f"{path}: this server runs {' and '.join(kinds)} files.")
-    # model.int8.onnx has the spec of model.onnx.
+        raise EngineError(f"{path}: this server only runs {' and '.join(kinds)} files.")
+    # model.int8.onnx shares the spec of model.onnx.
     spec_file = file.with_name(file.name.partition(".")[0] + ".json")
     for needed in (file, spec_file):
         if not needed.is_file():
-            raise EngineError(f"{needed}: there is no such file; `main.py export` writes both.")
+            raise EngineError(
+                f"{needed}: there is no such file; `main.py export` writes the model and its .json."
+            )
     spec = json.loads(spec_file.read_text(encoding="utf-8"))
     if not spec.get("preprocess") or not spec["class_names"]:
-        raise EngineError(f"{path}: it takes no pixels; export a classifier with --preprocess.")
+        raise EngineError(
+            f"{path}: the model does not map pixels to classes; export a classifier with "
+            "--preprocess."
+        )
     return Engine(kinds[file.suffix](file, max_batch, threads), spec)
 
 
-def _onnx(file: pathlib.Path, max_batch: int, threads: int) -> Callable:
+Run = Callable[[np.ndarray], np.ndarray]
+
+
+def _onnx(file: pathlib.Path, max_batch: int, threads: int) -> Run:
+    """Loads an ONNX file; see `load`."""
     try:
         import onnxruntime
     except ImportError:
@@ -65,13 +75,15 @@ def _onnx(file: pathlib.Path, max_batch: int, threads: int) -> Callable:
     return lambda images: session.run(None, {"images": images})[0]
 
 
-def _stablehlo(file: pathlib.Path, max_batch: int, threads: int) -> Callable:
+def _stablehlo(file: pathlib.Path, max_batch: int, threads: int) -> Run:
+    """Loads a StableHLO file and compiles it for all batch sizes; see `load`."""
     import jax
     import jax.export
 
     exported = jax.export.deserialize(bytearray(file.read_bytes()))
     run = jax.jit(exported.call)
-    # A program a size: powers of two, filled with blanks, compiled before the first request.
+    # A program for each power of two, compiled before the first request.  Batches of other sizes
+    # are padded with blank images.
     sizes = [2**i for i in range((max_batch - 1).bit_length() + 1)]
     for size in sizes:
         run(np.zeros((size, *exported.in_avals[0].shape[1:]), np.uint8)).block_until_ready()

@@ -1,4 +1,4 @@
-"""Loads a server with concurrent requests: requests a second, p50 and p99 of the latency.
+"""Measures a server under concurrent requests: requests per second, p50 and p99 latency.
 
 python examples/serve/load_test.py http://127.0.0.1:8000 photo.jpg --clients=16 --seconds=10
 """
@@ -16,8 +16,18 @@ import urllib.request
 import numpy as np
 
 
-def client(address: str, body: bytes, until: float, seconds: list, statuses: list) -> None:
-    """Sends one request after the other over one connection."""
+def client(
+    address: str, body: bytes, until: float, seconds: list[float], statuses: list[int]
+) -> None:
+    """Sends requests one after the other over one connection.
+
+    Args:
+      address: host and port.
+      body: of the requests.
+      until: when to stop, by time.monotonic().
+      seconds: gets the latency of each request.
+      statuses: gets the HTTP status of each response.
+    """
     connection = http.client.HTTPConnection(address, timeout=60)
     while time.monotonic() < until:
         began = time.monotonic()
@@ -30,9 +40,18 @@ def client(address: str, body: bytes, until: float, seconds: list, statuses: lis
 
 
 def measure(url: str, body: bytes, clients: int, duration: float) -> dict:
-    """Returns what `clients` clients found in `duration` seconds."""
+    """Returns the results of a load test, for JSON.
+
+    Args:
+      url: of the server.
+      body: of the requests.
+      clients: number of clients that send requests at the same time.
+      duration: seconds.
+    """
     address = urllib.parse.urlsplit(url).netloc
-    seconds, statuses, began = [], [], time.monotonic()
+    seconds: list[float] = []
+    statuses: list[int] = []
+    began = time.monotonic()
     args = (address, body, began + duration, seconds, statuses)
     threads = [threading.Thread(target=client, args=args) for _ in range(clients)]
     for thread in threads:
@@ -54,10 +73,12 @@ def measure(url: str, body: bytes, clients: int, duration: float) -> dict:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("url")
-    parser.add_argument("image")
-    parser.add_argument("--clients", type=int, nargs="+", default=[1, 16, 64])
-    parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("url", help="of the server, such as http://127.0.0.1:8000")
+    parser.add_argument("image", help="image file to send")
+    parser.add_argument(
+        "--clients", type=int, nargs="+", default=[1, 16, 64], help="numbers of clients to test"
+    )
+    parser.add_argument("--seconds", type=float, default=10, help="duration of each test")
     args = parser.parse_args()
     content = pathlib.Path(args.image).read_bytes()
     try:

@@ -1,11 +1,11 @@
-"""An HTTP server for an exported DenseNet: FastAPI in front, ONNX Runtime or JAX behind.
+"""An HTTP server for an exported DenseNet, with FastAPI and ONNX Runtime or JAX.
 
   python main.py export --workdir=runs/digits --format=onnx --preprocess --output=exports/digits
   python examples/serve/server.py exports/digits/model.onnx --port=8000
   curl --data-binary @photo.jpg http://127.0.0.1:8000/predict
 
-The body of a request is the image file itself: no form to parse, nothing is written to disk, and
-a body is refused as soon as it is longer than allowed.
+The body of a request is the image file itself: there is no form to parse, nothing is written to
+disk, and a body is rejected as soon as it is longer than allowed.
 """
 
 import argparse
@@ -22,7 +22,7 @@ import numpy as np
 import uvicorn
 from fastapi import FastAPI, HTTPException, Request
 
-# Run from a checkout, or with the package installed.
+# Lets the script run from a checkout as well as with the package installed.
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import engines
@@ -31,9 +31,9 @@ from batching import Batcher, Busy
 from densenet_jax.data.reading import host
 
 MAX_BYTES = 10 << 20  # of a request's body
-MAX_PIXELS = 25_000_000  # of an image; 75 MB once it is decoded
-DECODERS = os.cpu_count() or 1  # images that are decoded at a time
-RETRY_SECONDS = "1"
+MAX_PIXELS = 25_000_000  # of an image; 75 MB when decoded
+DECODERS = os.cpu_count() or 1  # images that are decoded at the same time
+RETRY_SECONDS = "1"  # a client that was rejected should wait this long
 
 
 def create_app(
@@ -48,9 +48,10 @@ def create_app(
 
     Args:
       engine: the model; see `engines.load`.
-      max_batch, delay, limit: see `Batcher`; `limit` also bounds the requests whose body is being
-        read or decoded, so that memory is at most limit x MAX_BYTES + DECODERS x 3 x MAX_PIXELS.
-      top: number of classes in an answer.
+      max_batch, delay: see `Batcher`.
+      limit: largest number of requests that are read, decoded, waiting or computed; others get the
+        status 503.  Memory is at most limit x MAX_BYTES + DECODERS x 3 x MAX_PIXELS bytes.
+      top: number of classes in a response.
     """
     batcher = Batcher(engine.run, max_batch=max_batch, delay=delay, limit=limit)
     decoding, open_requests = asyncio.Semaphore(DECODERS), 0
@@ -95,15 +96,16 @@ def create_app(
 
 
 def _busy() -> HTTPException:
+    """Returns the response for a request beyond the limit."""
     headers = {"Retry-After": RETRY_SECONDS}
     return HTTPException(503, "The server is busy; try again in a moment.", headers)
 
 
 async def read_body(request: Request) -> bytes:
-    """Returns a request's body, never more of it than allowed.
+    """Returns a request's body, reading at most `MAX_BYTES`.
 
     Raises:
-      HTTPException: 413, too long, by its own word or in fact; 400, empty.
+      HTTPException: 413 if the body or its declared length is too long; 400 if it is empty.
     """
     too_long = HTTPException(413, f"The image has more than {MAX_BYTES:,} bytes.")
     declared = request.headers.get("content-length", "0")
@@ -120,11 +122,15 @@ async def read_body(request: Request) -> bytes:
 
 
 def decode(body: bytes, spec: dict[str, Any]) -> np.ndarray:
-    """Returns an image as the model takes it, uint8 [H, W, C].
+    """Decodes and crops an image for the model, uint8 [H, W, C].
+
+    Args:
+      body: an image file.
+      spec: see `engines.Engine`.
 
     Raises:
-      HTTPException: 413, too many pixels, told from the header before any is decoded; 415, not
-        an image, or a broken one.
+      HTTPException: 413 if the header declares too many pixels (checked before decoding); 415 if
+        the body is not a readable image.
     """
     given = spec["preprocessing"]
     try:
@@ -140,19 +146,25 @@ def decode(body: bytes, spec: dict[str, Any]) -> np.ndarray:
             interpolation=given["interpolation"],
         )
     except host.ImageError as error:
-        detail = f"The body is no image that can be read (JPEG, PNG, WebP, BMP, GIF): {error}."
+        detail = f"The body is not a readable image (JPEG, PNG, WebP, BMP, GIF): {error}."
         raise HTTPException(415, detail) from None
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", help="model.onnx or model.stablehlo, exported with --preprocess")
-    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
     parser.add_argument("--port", type=int, default=8000)
-    parser.add_argument("--max-batch", type=int, default=32, help="images in a call of the model")
-    parser.add_argument("--delay", type=float, default=0.002, help="seconds to wait for a batch")
-    parser.add_argument("--limit", type=int, default=256, help="requests held; others get 503")
-    parser.add_argument("--threads", type=int, default=0, help="of the model; 0: one a core")
+    parser.add_argument("--max-batch", type=int, default=32, help="most images in a model call")
+    parser.add_argument(
+        "--delay", type=float, default=0.002, help="seconds that an image waits for others"
+    )
+    parser.add_argument(
+        "--limit", type=int, default=256, help="most requests at a time; others get status 503"
+    )
+    parser.add_argument(
+        "--threads", type=int, default=0, help="threads of the model; 0: one for each core"
+    )
     args = parser.parse_args()
     try:
         engine = engines.load(args.model, args.max_batch, args.threads)

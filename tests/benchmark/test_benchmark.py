@@ -1,4 +1,4 @@
-"""The benchmark command: every figure is there, and limits are computed from the network."""
+"""The benchmark command: all results are present, and limits follow from the network."""
 
 import json
 
@@ -10,7 +10,7 @@ from densenet_jax.benchmark import limits
 from densenet_jax.models.variants import create_model
 
 
-def test_every_figure(tmp_path, capsys):
+def test_all_results_are_present(tmp_path, capsys):
     output = tmp_path / "figures.json"
     words = [
         *("--config=configs/digits.py", f"--output={output}", "--config.batch_size=16"),
@@ -30,12 +30,12 @@ def test_every_figure(tmp_path, capsys):
 
 
 def test_work_of_densenet121():
-    """Per image at 224x224: 2.83 GMAC; 41 MB forward and 89 MB backward were counted by hand."""
+    """For an image at 224x224: 2.83 GMAC; 41 MB forward and 89 MB backward, counted by hand."""
     model = create_model("densenet121", dtype=jnp.bfloat16)
     inference, training = limits.work(model, 224)
     assert inference.flops == pytest.approx(2 * 2.83e9, rel=2e-3)
     assert training.flops == 3 * inference.flops
-    # An H200 copies 4.3 TB/s: 105,000 and 33,000 images/s at most.
+    # An H200 copies 4.3 TB/s, so the limits are 105,000 and 33,000 images/s.
     assert 4.3e12 / inference.bytes == pytest.approx(105e3, rel=0.02)
     assert 4.3e12 / training.bytes == pytest.approx(33e3, rel=0.02)
 

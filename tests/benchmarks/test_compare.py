@@ -1,4 +1,4 @@
-"""The comparison: its arithmetic, contenders that fail, and the network that it compares with."""
+"""The comparison: its arithmetic, failing contenders, and the reference network."""
 
 import importlib.util
 import json
@@ -35,7 +35,7 @@ def compare(results):
 
 
 class Fake:
-    """A contender that takes so many seconds a step, and fails in its third turn if told to."""
+    """A contender with a given time per step that, on request, fails in its third turn."""
 
     def __init__(self, name, order, seconds, error=None):
         self.name, self.order, self.seconds, self.error = name, order, seconds, error
@@ -63,7 +63,7 @@ def test_a_contender_that_fails_is_named_and_dropped(compare):
     assert "b: left out, oom" in said
 
 
-def test_a_process_that_ends_says_why(compare):
+def test_the_error_of_a_process_that_ends_is_reported(compare):
     options = {"device": "cpu"}
     said = []
     processes, facts = compare.start(
@@ -117,7 +117,7 @@ def test_plain_flax_is_the_same_network():
     variables = jax.jit(plain.init)(jax.random.key(0), images)
     sizes = [sorted(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (shapes, variables)]
     assert sizes[0] == sizes[1]
-    # The same parameters in the order of the layers give the same logits.
+    # With the same parameters, in the order of the layers, the logits are the same.
     mine = _in_order(variables["params"], shapes["params"])
     expected = jax.jit(plain.apply, static_argnames="train")(variables, images)
     statistics = jax.tree_util.tree_map_with_path(
@@ -157,8 +157,8 @@ def _place(name):
     return name[-1], "conv" in name
 
 
-def test_what_the_gradient_keeps_grows_linearly_with_depth():
-    """Concatenated maps, kept for the backward pass, would grow with the square of the depth."""
+def test_memory_kept_for_the_gradient_grows_linearly_with_depth():
+    """With concatenated maps kept for the backward pass, it would grow quadratically."""
     growth, width = 4, 16
 
     def layer(c):

@@ -1,4 +1,4 @@
-"""The traffic counter on a module small enough to count by hand."""
+"""The traffic counter on an HLO module that is small enough to count by hand."""
 
 import importlib.util
 import pathlib
@@ -46,11 +46,11 @@ def hlo_traffic():
     return module
 
 
-def test_counts_what_kernels_touch(hlo_traffic):
+def test_only_elements_that_kernels_touch_are_counted(hlo_traffic):
     traffic = hlo_traffic.count(HLO)
-    sliced = 8 * 2 * 2 + 2 * 4 + 8 * 2 * 2  # a slice is read, not the whole operand
-    updated = 2 * 8 * 1 * 2  # the update is read and written, nothing else
-    # A kernel's own declaration counts for the kernel, not for what shares its scope.
+    sliced = 8 * 2 * 2 + 2 * 4 + 8 * 2 * 2  # only the slice of the operand is read
+    updated = 2 * 8 * 1 * 2  # only the update is read and written
+    # A kernel's declaration counts only for the kernel, not for other instructions in its scope.
     assert dict(traffic.kinds) == {"fusion": sliced + updated, "triton": 123}
     assert traffic.total == sliced + updated + 123
     assert len(traffic.kernels) == 3

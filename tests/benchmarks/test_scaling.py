@@ -1,4 +1,4 @@
-"""The predictions: rates of a network, collectives of a program, and the stored figures."""
+"""Predictions of scaling: time of all-reduces, collectives of a program, stored cases."""
 
 import importlib.util
 import json
@@ -33,7 +33,7 @@ def stored(scaling):
     return json.loads(scaling.FIGURES.read_text())
 
 
-def test_one_device_has_nobody_to_wait_for(scaling):
+def test_one_device_does_not_communicate(scaling):
     v5e, h200 = scaling.MACHINES["v5e"], scaling.MACHINES["h200"]
     assert scaling.all_reduce_seconds(v5e, (1, 1), 1e9) == 0
     assert scaling.all_reduce_seconds(h200._replace(hop=0), (1,), 1e9) == 0
@@ -44,19 +44,19 @@ def test_a_line_a_ring_a_torus_and_a_switch(scaling):
     seconds = scaling.all_reduce_seconds
     line, ring = seconds(machine._replace(ring=5), (4,), 40), seconds(machine, (4,), 40)
     assert line == 2 * 40 * 3 / 4 / 10  # there and back, 3 of 4 parts over one link
-    assert ring == line / 2  # both ways round
-    # A second axis carries half of it, and both take a part of the other's turn.
+    assert ring == line / 2  # a ring sends in both directions
+    # With a second axis, each axis starts with half of the data, and both work at the same time.
     assert seconds(machine, (4, 4), 40) == pytest.approx(ring / 2 * (1 + 1 / 4))
     assert seconds(machine, (4, 1), 40) == ring
     switch = machine._replace(ring=0)
     assert seconds(switch, (4,), 40) == line
     assert seconds(switch._replace(hop=1), (4,), 0) == seconds(switch._replace(hop=1), (99,), 0)
-    # The smallest message: to the end of a line, half way round a ring, and back.
+    # The smallest message goes to the end of a line, or half way round a ring, and back.
     assert seconds(machine._replace(hop=1, ring=5), (4,), 0) == 2 * 3
     assert seconds(machine._replace(hop=1), (4,), 0) == 2 * 2
 
 
-def test_collectives_are_sorted_by_what_they_carry(scaling):
+def test_collectives_are_classified_by_their_content(scaling):
     assert scaling.collectives(HLO) == {
         "statistics": [1, 4 * 65],
         "gradients": [2, 4 * (288 + 8) + 2 * 100_000],
@@ -64,7 +64,7 @@ def test_collectives_are_sorted_by_what_they_carry(scaling):
     }
 
 
-def test_efficiency_is_work_over_work_and_talk(scaling):
+def test_efficiency_is_computation_over_computation_and_communication(scaling):
     figures = {
         "machine": "h200",
         "shape": [8],
@@ -80,7 +80,7 @@ def test_efficiency_is_work_over_work_and_talk(scaling):
     assert scaling.efficiency(figures, (2,)) > scaling.efficiency(figures, (8,))
 
 
-def test_what_is_stored_is_what_the_project_promises(scaling, stored):
+def test_stored_cases_fulfil_the_goals_of_scaling(scaling, stored):
     """At most 4 all-reduces and 95 % at 256 chips, with statistics of each device."""
     lines = scaling.table(stored).splitlines()
     assert len(lines) == 2 + len(stored)

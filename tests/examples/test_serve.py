@@ -1,4 +1,4 @@
-"""The serving example, on a real port: answers, batches, and what it refuses."""
+"""The serving example on a real port: responses, batches, and rejected requests."""
 
 import concurrent.futures
 import contextlib
@@ -23,7 +23,7 @@ EXAMPLE = pathlib.Path(__file__).parents[2] / "examples" / "serve"
 
 @pytest.fixture(scope="module")
 def example():
-    """The example's modules; it is a folder of scripts, not a package."""
+    """The modules of the example, which is a folder of scripts rather than a package."""
     sys.path.insert(0, str(EXAMPLE))
     try:
         import engines
@@ -36,7 +36,7 @@ def example():
 
 @contextlib.contextmanager
 def running(app):
-    """Serves an application on a free port; gives the port."""
+    """Serves an application on a free port; yields the port."""
     import uvicorn
 
     with socket.socket() as free:
@@ -55,7 +55,7 @@ def running(app):
 
 
 def ask(port, body, path="/predict", headers=None):
-    """Returns the status and the answer of a request."""
+    """Returns the status and the JSON of a response."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     with contextlib.closing(connection):
         connection.request("GET" if path == "/health" else "POST", path, body, headers or {})
@@ -91,7 +91,7 @@ def image():
     return png(np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8))
 
 
-def test_an_image_gets_its_classes_alone_and_in_a_crowd(port, image):
+def test_single_and_concurrent_requests_get_the_same_classes(port, image):
     status, alone = ask(port, image)
     assert status == 200
     best = alone["predictions"]
@@ -108,7 +108,7 @@ def test_an_image_gets_its_classes_alone_and_in_a_crowd(port, image):
 
 
 def bomb() -> bytes:
-    """A PNG of a few kilobytes that says it has 10,000 x 10,000 pixels."""
+    """Returns a PNG of a few kilobytes that declares 10,000 x 10,000 pixels."""
     return png(np.zeros((1, 1), np.uint8)).replace(
         b"\0\0\0\1\0\0\0\1\x08", b"\0\0\x27\x10\0\0\x27\x10\x08"
     )
@@ -118,20 +118,20 @@ def bomb() -> bytes:
     ("body", "status", "words"),
     [
         (b"", 400, "The body is empty"),
-        (b"GIF89a but no image", 415, "no image that can be read"),
-        (b"%PDF-1.7 " * 100, 415, "no image that can be read"),
+        (b"GIF89a but no image", 415, "not a readable image"),
+        (b"%PDF-1.7 " * 100, 415, "not a readable image"),
         (bytes(10_485_761), 413, "more than 10,485,760 bytes"),
     ],
 )
-def test_bad_uploads_are_refused_in_a_sentence(port, body, status, words):
+def test_bad_uploads_are_rejected_with_a_reason(port, body, status, words):
     found, answer = ask(port, body)
     assert (found, words in answer["detail"]) == (status, True), answer
     assert "Traceback" not in answer["detail"]
 
 
-def test_bombs_and_torn_images_are_refused_and_the_server_lives(port, image):
+def test_the_server_survives_decompression_bombs_and_truncated_images(port, image):
     status, answer = ask(port, bomb())
-    assert status in (413, 415)  # too many pixels; or, by its checksum, already no image
+    assert status in (413, 415)  # too many pixels or, because of its checksum, not an image
     big = png(np.zeros((5001, 5000), np.uint8))
     status, answer = ask(port, big)
     assert (status, "5000 x 5001 pixels" in answer["detail"]) == (413, True)
@@ -140,8 +140,8 @@ def test_bombs_and_torn_images_are_refused_and_the_server_lives(port, image):
     assert ask(port, None, "/health")[1] == {"status": "ok", "model": "densenet_cifar", "held": 0}
 
 
-def test_a_body_without_end_is_cut_off(port):
-    """Sent in chunks, without a length: no more of it is read than allowed."""
+def test_an_endless_body_is_cut_off(port):
+    """A chunked body has no declared length; reading stops at the limit."""
     with socket.create_connection(("127.0.0.1", port), timeout=30) as client:
         client.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
         with contextlib.suppress(ConnectionError):
@@ -151,7 +151,7 @@ def test_a_body_without_end_is_cut_off(port):
     assert answer.startswith(b"HTTP/1.1 413 ")
 
 
-def test_a_full_server_refuses_at_once(example, files, image):
+def test_a_full_server_rejects_requests_at_once(example, files, image):
     server, engines = example
     engine = engines.load(str(files / "onnx.onnx"), 8)
     gate, run = threading.Event(), engine.run
@@ -174,14 +174,14 @@ def test_a_full_server_refuses_at_once(example, files, image):
         assert [future.result()[0] for future in held] == [200, 200, 200]
 
 
-def test_stablehlo_is_served_the_same(example, files):
+def test_stablehlo_gives_the_same_results_as_onnx(example, files):
     _, engines = example
     pixels = np.random.default_rng(1).integers(0, 256, (3, 9, 9, 3), np.uint8)
     onnx, stablehlo = (engines.load(str(files / f"{f}.{f}"), 4) for f in ("onnx", "stablehlo"))
     np.testing.assert_allclose(onnx.run(pixels), stablehlo.run(pixels), atol=1e-5)
 
 
-def test_a_model_that_takes_no_pixels_is_refused(example, tmp_path):
+def test_a_model_exported_without_preprocessing_is_refused(example, tmp_path):
     _, engines = example
     export.export(make_bundle("cifar"), "onnx", tmp_path / "net.onnx")
     with pytest.raises(engines.EngineError, match="export a classifier with --preprocess"):

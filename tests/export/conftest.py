@@ -1,4 +1,4 @@
-"""Tiny networks of every shape, as bundles."""
+"""Bundles of tiny networks of each kind."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Exports as files: where they go, what lies beside them, what is refused."""
+"""Exports as files: their names, the files next to them, and refusals."""
 
 import json
 import pathlib
@@ -18,7 +18,7 @@ from tests.export.conftest import NETWORKS, images_of, make_bundle
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 
 
-def test_a_folder_gets_the_usual_names_and_a_file_its_own(cifar, tmp_path):
+def test_default_names_in_a_folder_and_names_after_an_output_file(cifar, tmp_path):
     names = sorted(p.name for p in export.export(cifar, "onnx", tmp_path / "new" / "folder"))
     assert names == ["README.md", "model.json", "model.onnx"]
     assert {p.parent for p in export.export(cifar, "onnx", tmp_path / "net.onnx")} == {tmp_path}
@@ -31,7 +31,7 @@ def test_a_folder_gets_the_usual_names_and_a_file_its_own(cifar, tmp_path):
     )
 
 
-def test_the_card_says_what_a_user_must_know(cifar, tmp_path):
+def test_the_card_has_usage_results_and_limits(cifar, tmp_path):
     card = export.export(cifar, "onnx", tmp_path)[-1].read_text()
     for words in (
         *("license: ", "Weights: a test", "opset 17", "top-1: 12.50%", "mean 0.4, 0.5, 0.6"),
@@ -49,13 +49,15 @@ def test_the_card_says_what_a_user_must_know(cifar, tmp_path):
         ("stablehlo", {"int8": "images"}, "not support --int8; onnx and triton support it"),
     ],
 )
-def test_what_cannot_be_is_refused(cifar, tmp_path, format, options, message):
+def test_unknown_formats_and_unsupported_options_are_refused(
+    cifar, tmp_path, format, options, message
+):
     with pytest.raises(ExportError, match=message):
         export.export(cifar, format, tmp_path / "x", **options)
     assert not (tmp_path / "x").exists()
 
 
-def test_a_file_in_the_way_is_named(cifar, tmp_path):
+def test_a_file_in_place_of_the_output_folder_is_named(cifar, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ExportError, match=r"file is a file; --output takes a folder"):
         export.export(cifar, "onnx", tmp_path / "file")
@@ -83,7 +85,7 @@ def test_a_missing_package_is_named_with_its_remedy(
 
 
 @pytest.mark.parametrize("key", NETWORKS)
-def test_safetensors_are_read_back_to_the_bit(key, tmp_path):
+def test_safetensors_load_bit_identical(key, tmp_path):
     made = make_bundle(key)
     export.export(made, "safetensors", tmp_path)
     model, variables = load_pretrained(tmp_path)
@@ -92,7 +94,7 @@ def test_safetensors_are_read_back_to_the_bit(key, tmp_path):
     assert weights.load(tmp_path).preprocessing == made.preprocessing
 
 
-def test_a_configuration_of_timms_has_timms_arguments_alone():
+def test_a_configuration_for_timm_has_only_arguments_of_timm():
     config = timm_config.to_config(make_bundle("imagenet").model, weights.Preprocessing(64))
     assert config["architecture"] == "densenet121"
     assert config["model_args"] == {"block_config": (2, 1), "growth_rate": 4}
@@ -115,7 +117,7 @@ def test_a_hostile_configuration_is_refused(tmp_path, fields):
 
 
 def triton_config(text):
-    """Returns Triton's own message; a field or a value that it does not know is an error.
+    """Parses a configuration into Triton's own message; unknown fields and values are errors.
 
     The schema is model_config.proto, compiled, as in tritonclient 2.73 (BSD 3-clause, NVIDIA).
     """
@@ -126,7 +128,7 @@ def triton_config(text):
 
 
 @pytest.mark.parametrize("preprocess", [True, False])
-def test_a_triton_repository_is_what_triton_wants(cifar, tmp_path, preprocess):
+def test_a_triton_repository_matches_the_schema_and_the_model(cifar, tmp_path, preprocess):
     images = [images_of(cifar, 4)]
     given = export.Calibration(images, images, None, "4 images", "4 images")
     export.export(cifar, "triton", tmp_path, preprocess=preprocess, int8=given)
@@ -162,6 +164,6 @@ def test_a_bundle_is_named_after_its_variant_or_its_family(cifar):
     assert bundle.dataclasses.replace(cifar, model=model).name == "densenet_bc_100_12"
 
 
-def test_names_that_do_not_fit_are_refused():
+def test_a_wrong_number_of_class_names_is_refused():
     with pytest.raises(ExportError, match="7 classes, but there are 2 names"):
         make_bundle("cifar", class_names=["a", "b"])

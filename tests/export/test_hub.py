@@ -1,4 +1,4 @@
-"""A run published on the hub, and read back from where the hub's client keeps it."""
+"""Publishing a run on the hub, and loading it from the cache of the hub's client."""
 
 import json
 
@@ -19,7 +19,7 @@ NAMES = [f"pet {i}" for i in range(7)]
 
 @pytest.fixture
 def workdir(tmp_path, monkeypatch):
-    """A run's directory, of which only the checkpoint is not there."""
+    """A run's directory without a checkpoint; its reader is replaced."""
     folder, made = tmp_path / "run", make_bundle("cifar")
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(CONFIG))
@@ -38,7 +38,7 @@ def workdir(tmp_path, monkeypatch):
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """A hub on this machine, which the real client talks to; its storage of chunks is left out."""
+    """A local hub for the real client; chunked storage is not simulated."""
     monkeypatch.setenv("DENSENET_JAX_CACHE", str(tmp_path / "placed"))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
@@ -48,7 +48,7 @@ def hub(tmp_path, monkeypatch):
         yield hub
 
 
-def test_what_is_pushed_is_read_back(workdir, hub):
+def test_pushed_weights_load_again(workdir, hub):
     done = densenet_jax.push_to_hub(
         workdir, "me/pets", licence="mit", private=True, revision="v1", token="hf_mine"
     )
@@ -65,7 +65,7 @@ def test_what_is_pushed_is_read_back(workdir, hub):
     assert json.loads((hub.folder / "config.json").read_text())["label_names"] == NAMES
 
 
-def test_the_card_has_front_matter_results_and_the_line_that_loads_it(workdir, hub):
+def test_the_card_has_front_matter_results_and_loading_code(workdir, hub):
     densenet_jax.push_to_hub(workdir, "me/pets", licence="mit")
     card = huggingface_hub.ModelCard.load(hub.folder / "README.md")
     assert card.data.license == "mit"

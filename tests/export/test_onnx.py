@@ -1,4 +1,4 @@
-"""ONNX files give what JAX gives, for any size of batch, by operators that are quick."""
+"""ONNX files: outputs equal JAX's for all batch sizes, and only fast operators are used."""
 
 import json
 
@@ -13,7 +13,7 @@ from densenet_jax.export.bundle import ExportError
 from densenet_jax.export.onnx import file, int8
 from tests.export.conftest import NETWORKS, images_of, make_bundle
 
-# What moves data about; a network needs none of it behind its input.
+# Operators that only move data; a network needs none of them after its input.
 MOVING = {"ScatterND", "ScatterElements", "Gather", "GatherND", "Slice", "Expand", "Where"}
 
 
@@ -25,7 +25,7 @@ def run(model: onnx.ModelProto, images: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("key", NETWORKS)
-def test_outputs_are_those_of_jax(key):
+def test_outputs_equal_those_of_jax(key):
     bundle = make_bundle(key)
     model = file.to_onnx(bundle)
     images = images_of(bundle, 3, np.float32)
@@ -39,14 +39,14 @@ def test_outputs_are_those_of_jax(key):
         assert sum(node.op_type == "Transpose" for node in model.graph.node) == 1
 
 
-def test_norms_behind_convolutions_are_folded(cifar):
+def test_norms_after_convolutions_are_folded(cifar):
     model = file.to_onnx(cifar)
     names = [node.name for node in model.graph.node if node.op_type == "BatchNormalization"]
     assert all("norm2" not in name for name in names)
-    assert len(names) == 3 + 1 + 1  # norm1 of every layer, the transition's, the last
+    assert len(names) == 3 + 1 + 1  # norm1 of each layer, the norm of the transition, the last norm
 
 
-def test_preprocessing_goes_inside(cifar):
+def test_preprocessing_is_part_of_the_graph(cifar):
     model = file.to_onnx(cifar, preprocess=True)
     pixels = images_of(cifar, 2)
     given = cifar.preprocessing
@@ -59,7 +59,7 @@ def test_preprocessing_goes_inside(cifar):
     assert spec["preprocessing"]["mean"] == list(given.mean)
 
 
-def test_other_outputs_than_those_of_jax_are_refused(cifar, tmp_path):
+def test_outputs_that_differ_from_jax_are_refused(cifar, tmp_path):
     model = file.to_onnx(cifar)
     bias = next(c for c in model.graph.initializer if c.name == "classifier/bias")
     bias.CopyFrom(onnx.numpy_helper.from_array(np.full(7, 0.01, np.float32), bias.name))
@@ -70,7 +70,7 @@ def test_other_outputs_than_those_of_jax_are_refused(cifar, tmp_path):
 
 @pytest.fixture(scope="module")
 def quantized(cifar, tmp_path_factory):
-    """The files of an export with int8, and the images that it was judged by."""
+    """The files of an export with int8, and the images on which it was compared."""
     images = [images_of(cifar, 8), images_of(cifar, 5)]
     labels = np.arange(13) % 7
     given = export.Calibration(images[:1], images, labels, "8 images", "13 images")
@@ -78,14 +78,14 @@ def quantized(cifar, tmp_path_factory):
     return export.export(cifar, "onnx", folder / "net.onnx", int8=given), images
 
 
-def test_int8_computes_in_int8_and_nearly_the_same(quantized, cifar):
+def test_int8_has_int8_weights_and_similar_outputs(quantized, cifar):
     (before, after, *_), _ = quantized
     model = onnx.load(after)
     integers = [c for c in model.graph.initializer if c.data_type == onnx.TensorProto.INT8]
     kernels = [c for c in integers if len(c.dims) > 1]
     convolutions = sum(node.op_type == "Conv" for node in model.graph.node)
     assert len(kernels) == convolutions + 1  # and the classifier's
-    images = images_of(cifar, 8, np.float32)  # other ones than it was calibrated with
+    images = images_of(cifar, 8, np.float32)  # not those used for calibration
     exact, rough = (int8.answers(path, [images]) for path in (before, after))
     assert 0 < abs(exact - rough).max() < 0.1 * np.ptp(exact)
 

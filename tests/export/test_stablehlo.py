@@ -1,4 +1,4 @@
-"""StableHLO: one artefact for all platforms and batch sizes, that JAX alone loads."""
+"""StableHLO: one file for all platforms and batch sizes that needs only JAX."""
 
 import re
 import runpy
@@ -19,10 +19,10 @@ def test_a_program_of_plain_operations_for_every_platform(key):
     assert exported.platforms == ("cpu", "cuda", "tpu")
     text = exported.mlir_module()
     assert set(re.findall(r"custom_call @(\w+)", text)) <= {"shape_assertion"}
-    assert "gather" not in text  # what indexing becomes where the batch is a symbol
+    assert "gather" not in text  # indexing becomes a gather if the batch size is symbolic
 
 
-def test_the_loader_gives_probabilities_of_pixels(cifar, tmp_path, monkeypatch, capsys):
+def test_the_loader_maps_pixels_to_probabilities(cifar, tmp_path, monkeypatch, capsys):
     model, loader, *_ = export.export(cifar, "stablehlo", tmp_path, preprocess=True)
     pixels = images_of(cifar, 3)
     given = cifar.preprocessing
@@ -36,7 +36,7 @@ def test_the_loader_gives_probabilities_of_pixels(cifar, tmp_path, monkeypatch, 
     assert f"[{np.argmax(expected[0])} " in capsys.readouterr().out
 
 
-def test_the_loader_needs_jax_alone_and_is_short():
+def test_the_loader_needs_only_jax_and_is_short():
     text = formats.LOADER.read_text()
     assert set(re.findall(r"^import (\S+)", text, re.M)) == {
         "pathlib", "sys", "jax", "jax.export", "numpy",

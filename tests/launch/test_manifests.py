@@ -1,4 +1,4 @@
-"""Kubernetes' own schemas accept the manifests, and the pods' numbers and names fit together."""
+"""The manifests match Kubernetes' schemas, and the numbers and names of pods are consistent."""
 
 import pathlib
 
@@ -11,7 +11,7 @@ FOLDER = pathlib.Path(__file__).parent.parent.parent / "launch" / "kubernetes"
 VERSIONS = [f"1.{minor}" for minor in range(30, 38)]  # of Kubernetes
 
 TEXT, NUMBER = {"type": "string"}, {"type": "integer", "minimum": 0}
-# Of pods and services, and of rules: JobSet's admission checks refuse other names.
+# Names of pods and services, and of rules; JobSet's admission checks refuse other names.
 LABEL = {"type": "string", "pattern": "^[a-z]([-a-z0-9]{0,50}[a-z0-9])?$"}
 RULE_NAME = {"type": "string", "pattern": "^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$"}
 
@@ -29,8 +29,8 @@ def list_of(items: dict) -> dict:
     return {"type": "array", "items": items, "minItems": 1}
 
 
-# What of jobset.x-k8s.io/v1alpha2 is used here, as the CRD and the admission checks of JobSet 0.8
-# have it; the template is a Job's, and checked as such.
+# The fields of jobset.x-k8s.io/v1alpha2 that the manifests use, as in the CRD and the admission
+# checks of JobSet 0.8.  The template is that of a Job and is checked as a Job.
 RULE = fields(
     "action name",
     name=RULE_NAME,
@@ -71,7 +71,7 @@ def documents(name: str) -> list[dict]:
 
 
 def check(document: dict) -> None:
-    """Checks a document strictly: no field that Kubernetes does not know."""
+    """Validates a document strictly: unknown fields are errors."""
     for version in VERSIONS:
         kubernetes_validate.validate(document, version, strict=True)
 
@@ -86,7 +86,7 @@ def variables(job: dict) -> dict[str, str]:
     return {entry["name"]: entry["value"] for entry in container["env"]}
 
 
-def test_no_manifest_is_left_out():
+def test_all_manifests_are_checked():
     names = {path.name for path in FOLDER.iterdir()}
     assert names == {"job.yaml", "jobset.yaml", "jobset_tpu.yaml"}
 
@@ -96,7 +96,7 @@ def test_the_job():
     for document in (service, job):
         check(document)
     check_job(job)
-    # The service gives the pods of this job, and only those, their names.
+    # The service names the pods of this job and no others.
     assert service["spec"]["selector"] == {"job-name": job["metadata"]["name"]}
     assert job["spec"]["template"]["spec"]["subdomain"] == service["metadata"]["name"]
     host = f"{job['metadata']['name']}-0.{service['metadata']['name']}"
@@ -111,7 +111,7 @@ def test_the_job_sets(name):
     job = embedded_job(jobset)
     check(job)
     check_job(job)
-    assert job["spec"]["backoffLimit"] == 0  # one pod fails, and the set restarts
+    assert job["spec"]["backoffLimit"] == 0  # if one pod fails, the whole set restarts
     if name == "jobset.yaml":
         (workers,) = jobset["spec"]["replicatedJobs"]
         set_name = jobset["metadata"]["name"]
@@ -124,7 +124,7 @@ def check_job(job: dict) -> None:
     spec, pod = job["spec"], job["spec"]["template"]["spec"]
     assert spec["completionMode"] == "Indexed"
     assert spec["completions"] == spec["parallelism"]
-    assert pod["restartPolicy"] == "Never"  # what podFailurePolicy asks for
+    assert pod["restartPolicy"] == "Never"  # required by podFailurePolicy
     fatal = spec["podFailurePolicy"]["rules"][0]
     assert (fatal["action"], fatal["onExitCodes"]["values"]) == ("FailJob", [2, 3])
     assert fatal["onExitCodes"]["containerName"] == pod["containers"][0]["name"]
@@ -132,7 +132,7 @@ def check_job(job: dict) -> None:
     assert mounted == {volume["name"] for volume in pod["volumes"]}
 
 
-def test_a_field_that_kubernetes_does_not_know_is_refused():
+def test_unknown_fields_are_errors():
     _, job = documents("job.yaml")
     job["spec"]["completionsMode"] = "Indexed"
     with pytest.raises(kubernetes_validate.ValidationError, match="completionsMode"):

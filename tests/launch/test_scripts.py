@@ -1,4 +1,4 @@
-"""The launch scripts: what they start, which exit codes make them start it again, and how often."""
+"""The launch scripts: the commands they start, and which exit codes cause how many restarts."""
 
 import os
 import pathlib
@@ -13,7 +13,7 @@ LAUNCH = pathlib.Path(__file__).parent.parent.parent / "launch"
 
 @pytest.fixture
 def launch(tmp_path):
-    """Runs a script with launchers that log their words and exit with the codes asked for."""
+    """Runs a script with fake launchers that log their arguments and exit with given codes."""
 
     def run(script: str, *words: str, codes: str, **variables: str):
         for name in ("mpirun", "srun", "gcloud"):
@@ -46,19 +46,19 @@ TPU = {"TPU": "slice", "ZONE": "us-central1-a"}
     ("codes", "code", "starts"),
     [("0", 0, 1), ("2", 2, 1), ("3", 3, 1), ("137 75 1 0", 0, 4), ("1 1 1 1 1", 1, 3)],
 )
-def test_what_is_started_again(launch, script, words, variables, codes, code, starts):
+def test_exit_codes_decide_about_restarts(launch, script, words, variables, codes, code, starts):
     got, log = launch(script, *words, "--workdir=x", codes=codes, RESTARTS="2", **variables)
     if starts == 4:
         got, log = launch(script, *words, "--workdir=x", codes=codes, RESTARTS="3", **variables)
     assert (got, len(log)) == (code, starts)
 
 
-def test_mpirun_gets_its_options_and_words(launch):
+def test_mpirun_gets_its_options_and_arguments(launch):
     _, log = launch("mpirun.sh", "4", "--config=a b", "--workdir=x", codes="0", HOSTFILE="hosts")
     assert log == ["-n 4 --hostfile hosts --bind-to none python3 main.py --config=a b --workdir=x"]
 
 
-def test_words_reach_every_host_of_a_slice_as_they_are(launch):
+def test_arguments_reach_every_host_of_a_slice_unchanged(launch):
     _, log = launch("tpu_pod.sh", "--config.data.std=(0.1, 0.2)", codes="0", **TPU)
     (line,) = log
     assert "ssh slice --zone=us-central1-a --worker=all" in line
@@ -77,7 +77,7 @@ def test_words_reach_every_host_of_a_slice_as_they_are(launch):
         ("1", "9", False),
     ],
 )
-def test_slurm_queues_again_what_can_go_on(launch, code, restarts, queued):
+def test_slurm_requeues_jobs_that_can_continue(launch, code, restarts, queued):
     slurm = {"SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": restarts, "RESTARTS": "9"}
     slurm["SLURM_SUBMIT_DIR"] = str(LAUNCH.parent)
     got, log = launch("slurm.sh", "--workdir=x", codes=code, **slurm)
@@ -86,8 +86,8 @@ def test_slurm_queues_again_what_can_go_on(launch, code, restarts, queued):
     assert got == (0 if queued else int(code))
 
 
-def test_a_stopped_mpirun_may_save_and_is_not_started_again(tmp_path):
-    """mpirun gets the signal that it hands on; its exit code is the script's."""
+def test_a_stopped_mpirun_saves_and_is_not_restarted(tmp_path):
+    """mpirun gets SIGUSR1, which it forwards; its exit code becomes the script's."""
     program = tmp_path / "mpirun"
     program.write_text(
         f'#!/usr/bin/env bash\ntrap "exit 75" USR1\necho run >> {tmp_path}/log\n'

@@ -1,4 +1,4 @@
-"""predict: whatever paths stand for, each image has its answer or its error."""
+"""predict: every image of the given paths gets an answer or an error."""
 
 import csv
 import io
@@ -35,7 +35,7 @@ def tiny():
 
 @pytest.fixture
 def folder(tmp_path):
-    """Two images, one in a folder below, and two files that are none."""
+    """A folder with an image, an image in a subfolder, and two files that are not images."""
     rng = np.random.default_rng(0)
     (tmp_path / "more").mkdir()
     for name in ("a.png", "more/b c.jpg"):
@@ -71,7 +71,7 @@ def test_answers_do_not_depend_on_the_batch(tiny, folder):
         np.testing.assert_allclose(a.probabilities[:2], b.probabilities, rtol=1e-4)
 
 
-def test_what_paths_stand_for(folder, monkeypatch):
+def test_paths_patterns_and_urls_are_resolved(folder, monkeypatch):
     monkeypatch.chdir(folder)
     monkeypatch.setenv("HOME", str(folder))
     assert list(find(["*.png"])) == [("a.png", None), ("broken.png", None)]
@@ -83,8 +83,8 @@ def test_what_paths_stand_for(folder, monkeypatch):
         ("gone.png", "there is no such file"),
     ]
     ((path, error),) = find(["https://example.org/a.png"])
-    assert "download it first" in error
-    (folder / "[1].png").touch()  # a file, although it reads as a pattern
+    assert "download the file first" in error
+    (folder / "[1].png").touch()  # a file whose name is also a glob pattern
     assert list(find(["[1].png"])) == [("[1].png", None)]
     (folder / "empty").mkdir()
     ((path, error),) = find(["empty"])
@@ -112,7 +112,7 @@ def test_overlays(tiny, folder, block):
         assert (picture.mode, picture.size) == ("RGB", (224, 224))
 
 
-def test_what_would_block_or_fill_the_memory_is_named(tiny, folder, monkeypatch):
+def test_pipes_and_huge_files_are_refused_with_a_reason(tiny, folder, monkeypatch):
     os.mkfifo(folder / "pipe.png")
     (folder / "gone.png").symlink_to("nowhere")
     with (folder / "huge.png").open("wb") as file:
@@ -189,7 +189,7 @@ def test_a_table_on_a_terminal(monkeypatch):
     options = {"force_terminal": True, "color_system": "truecolor", "width": 60}
     monkeypatch.setattr(output, "Console", lambda **fixed: Console(**{**fixed, **options}))
     _, text = written("table")
-    assert text.count("▀") == 12 * 6  # 4 pixels, enlarged to 12, two of them to a character
+    assert text.count("▀") == 12 * 6  # 4 pixels, enlarged to 12; a character shows two
     assert "75.00%" in text
     assert "[red]bird" in text
     assert "\x1b[31m\udcff" not in text

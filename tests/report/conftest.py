@@ -1,4 +1,4 @@
-"""A tiny network and the directory of a run that never took place."""
+"""A tiny network and a made-up directory of a run."""
 
 import json
 
@@ -16,13 +16,13 @@ NAMES = ("<script>alert(1)</script>", "cat & dog", "</script>")
 
 
 def tiny_model(**fields):
-    """Returns a DenseNet with blocks of two layers and of one, for three classes."""
+    """Returns a DenseNet for three classes with blocks of two layers and one layer."""
     fields = {"block_sizes": (2, 1), "num_classes": 3, "in_channels": 1, **fields}
     return create_model("densenet_cifar", growth_rate=4, **fields)
 
 
 def random_variables(model, seed=0, size=16):
-    """Returns variables with nothing left at 0 or 1, as training leaves them; compiles nothing."""
+    """Returns variables without initial values of 0 or 1, as after training; compiles nothing."""
     images = jax.ShapeDtypeStruct((1, size, size, model.in_channels), jnp.float32)
     shapes = jax.eval_shape(model.init, jax.random.key(0), images)
     rng = np.random.default_rng(seed)
@@ -48,7 +48,7 @@ def images():
 
 @pytest.fixture
 def workdir(tmp_path, tiny):
-    """The directory of a run with everything in it, and a torn last line."""
+    """The directory of a run with all files, and an incomplete last line of metrics."""
     path = tmp_path / "<b>run"
     path.mkdir()
     config = {"seed": 7, "batch_size": 8, "model": {"name": "densenet_cifar"}}

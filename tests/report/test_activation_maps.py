@@ -1,4 +1,4 @@
-"""Class activation maps against what they are defined by."""
+"""Class activation maps, Grad-CAM and occlusion against their definitions."""
 
 import functools
 
@@ -38,7 +38,7 @@ def test_grad_cam_is_the_gradient_of_a_block(tiny, images):
     model, variables = tiny
     maps = grad_cam(model, variables, images, CLASSES, "block1")
     assert maps.shape == (3, 16, 16)
-    # By hand: the second block and the head, from the first block's output on.
+    # The expected value runs the second block and the head from the first block's output.
     features = jax.jit(functools.partial(model.apply, method="features"))
     output = features(variables, images)["block1"]
 
@@ -62,12 +62,12 @@ def test_maps_change_with_the_weights(tiny, images, block):
     assert np.abs(one - two).max() > 0.1 * np.abs(one).max()
 
 
-def test_a_block_that_is_not_there_is_named(tiny, images):
+def test_an_unknown_block_is_named(tiny, images):
     with pytest.raises(ValueError, match="no block 'block9'; the blocks are block1, block2, final"):
         grad_cam(*tiny, images, CLASSES, "block9")
 
 
-def test_rdnet_has_grad_cam_only():
+def test_rdnet_has_only_grad_cam():
     fields = {"block_sizes": (1, 1), "growth_rates": (8, 8), "halving": (1,), "stem_features": 16}
     model = create_model("rdnet_tiny", num_classes=3, in_channels=1, **fields)
     variables = random_variables(model, size=32)
@@ -79,7 +79,7 @@ def test_rdnet_has_grad_cam_only():
 
 
 class Spot(nn.Module):
-    """Sees nothing but a square of four pixels."""
+    """A model that only sees a square of four pixels."""
 
     @nn.compact
     def __call__(self, images):
@@ -87,7 +87,7 @@ class Spot(nn.Module):
         return jnp.concatenate([spot, -spot], axis=1)
 
 
-def test_occlusion_finds_what_matters():
+def test_occlusion_finds_the_pixels_that_matter():
     images = np.ones((2, 16, 16, 1), np.float32)
     falls = occlusion(Spot(), {}, images, np.array([0, 1]), patch=4, stride=4)
     assert falls.shape == (2, 16, 16)

@@ -1,4 +1,4 @@
-"""What a report needs of a model, from a configuration and variables to files and page."""
+"""The analysis of a model for a report: from configuration and variables to files and page."""
 
 import dataclasses
 import json
@@ -43,10 +43,10 @@ def test_predictions_are_those_of_the_model(examined):
     pixels = (np.asarray(batch["image"]) / 255 - data.mean[0]) / data.std[0]
     logits = np.asarray(jax.jit(setup.model.apply)(variables, pixels.astype(np.float32)))
     agree = logits.argmax(1) == found.classes[: len(logits), 0]
-    assert agree.mean() > 0.98  # the rest are ties but for rounding
+    assert agree.mean() > 0.98  # the others are ties up to rounding
 
 
-def test_an_evaluation_at_hand_is_not_made_again(examined, tmp_path, monkeypatch):
+def test_an_evaluation_of_the_same_step_is_reused(examined, tmp_path, monkeypatch):
     workdir, setup, variables = examined
     state = states.from_variables(variables, optax.sgd(0.1))
     state = jax.device_put(state, meshes.replicated(setup.mesh))
@@ -55,9 +55,9 @@ def test_an_evaluation_at_hand_is_not_made_again(examined, tmp_path, monkeypatch
     monkeypatch.setattr(batches, "eval_batches", None)
     cam, made = activation_maps.cam, []
     monkeypatch.setattr(activation_maps, "cam", lambda *args: made.append(cam(*args)) or made[0])
-    with jax.set_mesh(meshes.make_mesh(data=4)):  # which divides the number of pictures
+    with jax.set_mesh(meshes.make_mesh(data=4)):  # a size that divides the number of pictures
         found = examine(setup, variables, tmp_path, step=5, evaluated=evaluated)
-    # One of several processes has to have the whole map, however the mesh lies over them.
+    # Each of several processes must get the whole map, however the mesh is distributed.
     assert made[0].devices() == {jax.local_devices()[0]}
     expected = load(workdir)
     assert (found.data, found.step) == (expected.data, expected.step)
@@ -75,7 +75,7 @@ def test_pictures_show_mistakes_and_hits(examined):
     assert found.shown[:mistakes].tolist() == found.surest_mistakes(18).tolist()
 
 
-def test_figure_5_and_its_live_version(examined):
+def test_feature_reuse_and_ablation(examined):
     insight = json.loads((examined[0] / "insight.json").read_text())
     assert [np.shape(m) for m in insight["reuse"]] == [(2, 2)] * 3
     assert [np.shape(m) for m in insight["ablation"]] == [(2, 2)] * 3
@@ -84,7 +84,7 @@ def test_figure_5_and_its_live_version(examined):
     assert insight["model"]["parameters"] > 0
 
 
-def test_the_page_has_it_all(examined):
+def test_the_page_shows_ablation_and_pictures(examined):
     text = write_report(examined[0]).read_text(encoding="utf-8")
     assert "Ablation: accuracy without one connection" in text
     assert text.count("data:image/") >= 2 * 18

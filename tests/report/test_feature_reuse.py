@@ -1,4 +1,4 @@
-"""Figure 5 and its live version against sums written out."""
+"""Feature reuse (figure 5) and ablation against explicit sums."""
 
 import numpy as np
 import pytest
@@ -8,10 +8,13 @@ from densenet_jax.report.feature_reuse import ablate, connections, reuse, target
 from .conftest import random_variables, tiny_model
 
 
-def test_by_hand(tiny):
+def test_means_of_absolute_weights(tiny):
     _, variables = tiny
     matrices = reuse(variables, normalize=False)
-    assert [m.shape for m in matrices] == [(3, 3), (2, 2)]  # input and layers; layers and reader
+    assert [m.shape for m in matrices] == [
+        (3, 3),
+        (2, 2),
+    ]  # rows: input and layers; columns: layers and the reader of the block
     params = variables["params"]
     block = matrices[0]
     second = np.abs(params["denseblock1"]["denselayer2"]["conv1"]["kernel"])
@@ -46,7 +49,7 @@ def test_other_networks_are_refused():
 
 
 def test_a_removed_connection_is_not_read(tiny, images):
-    """Without layer 1 -> layer 2, what layer 1 makes reaches layer 2 no more."""
+    """Without the connection, layer 2 does not depend on layer 1's output."""
     model, variables = tiny
     cut = without(variables, 1, 1, 2)
     kernel = cut["params"]["denseblock1"]["denselayer2"]["conv1"]["kernel"]
@@ -67,7 +70,7 @@ def test_a_removed_connection_is_not_read(tiny, images):
     assert not np.allclose(second_layer(variables, 0), second_layer(variables, 1))
 
 
-def test_ablate_tries_every_connection(tiny):
+def test_ablate_removes_each_connection_once(tiny):
     _, variables = tiny
     every = list(connections(variables["params"]))
     assert len(every) == 6 + 3

@@ -1,4 +1,4 @@
-"""The page of a run that goes on: fresh, and never in the run's way."""
+"""The page of a running training: up to date, and never blocking the training."""
 
 import threading
 import time
@@ -8,7 +8,7 @@ import pytest
 from densenet_jax.report import live
 from densenet_jax.report.live import LiveReport
 
-DEADLINE = 30.0  # seconds, for machines that are very busy
+DEADLINE = 30.0  # seconds; long enough for very busy machines
 
 
 def wait_for(condition) -> None:
@@ -18,7 +18,7 @@ def wait_for(condition) -> None:
         time.sleep(0.005)
 
 
-def test_the_page_is_there_with_the_first_record_and_stops_reloading_at_the_end(workdir):
+def test_the_page_exists_after_the_first_record_and_stops_reloading_at_the_end(workdir):
     page = workdir / "report.html"
     report = LiveReport(workdir)
     report.restart([])
@@ -33,7 +33,7 @@ def test_the_page_is_there_with_the_first_record_and_stops_reloading_at_the_end(
 
 @pytest.fixture
 def written(monkeypatch):
-    """The pages that would have been written, by the thread that did."""
+    """Records (live, name of the thread) of each page instead of writing it."""
     pages = []
     monkeypatch.setattr(
         live, "write_report", lambda _, live: pages.append((live, threading.current_thread().name))
@@ -41,7 +41,7 @@ def written(monkeypatch):
     return pages
 
 
-def test_many_records_make_few_pages_none_of_them_by_the_training_thread(workdir, written):
+def test_many_records_make_few_pages_and_none_in_the_training_thread(workdir, written):
     report = LiveReport(workdir)
     report.restart([])
     for step in range(10_000):
@@ -51,7 +51,7 @@ def test_many_records_make_few_pages_none_of_them_by_the_training_thread(workdir
     assert written == [(True, "live report"), (False, threading.current_thread().name)]
 
 
-def test_a_new_page_comes_with_new_records_only(workdir, written, monkeypatch):
+def test_a_page_is_written_only_after_new_records(workdir, written, monkeypatch):
     monkeypatch.setattr(live, "SHARE", 1.0)
     report = LiveReport(workdir, every_seconds=0.0)
     report.restart([])
@@ -63,7 +63,7 @@ def test_a_new_page_comes_with_new_records_only(workdir, written, monkeypatch):
     assert [live for live, _ in written] == [True] * 4 + [False]
 
 
-def test_a_page_that_cannot_be_written_is_told_once(workdir, monkeypatch, caplog):
+def test_an_unwritable_page_is_logged_once(workdir, monkeypatch, caplog):
     def fail(*_, **__):
         raise MemoryError("no room")
 

@@ -1,4 +1,4 @@
-"""The page: complete, self-contained, safe with any text, and there for runs that barely began."""
+"""The page: complete, self-contained, safe with any text, and working for runs without results."""
 
 import html.parser
 import json
@@ -16,7 +16,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
 class Page(html.parser.HTMLParser):
-    """What a browser would see: tags, text, and the data in scripts."""
+    """The page as a browser parses it: tags, text, and the data in scripts."""
 
     def __init__(self, text: str):
         super().__init__()
@@ -62,20 +62,20 @@ def test_a_finished_run(workdir):
     keys = [chart["key"] for chart in page.data["charts"]]
     assert keys == ["loss", "top1", "learning_rate", "images_per_second", "grad_norm"]
     loss = {s["split"]: s for s in page.data["charts"][0]["series"]}
-    assert loss["train"]["y"] == [2.5]  # the value that was not a number is left out
+    assert loss["train"]["y"] == [2.5]  # without the NaN
     assert loss["eval"] == {**loss["eval"], "x": [1, 2], "step": [2, 4], "y": [1.5, 1.0]}
 
 
-def test_nothing_is_loaded_from_anywhere(workdir):
+def test_the_page_loads_nothing_external(workdir):
     page = read(write_report(workdir))
     assert all(link.startswith(("data:", "#")) for link in page.links)
-    assert "link" in page.tags  # the empty icon, without which browsers ask for one
+    assert "link" in page.tags  # the empty icon; without it browsers would request one
     text = (workdir / "report.html").read_text(encoding="utf-8")
     assert re.findall(r"https?://[^\"' ]+", text) == ["http://www.w3.org/2000/svg"]
     assert "default-src 'none'" in text
 
 
-def test_names_of_classes_are_text(workdir):
+def test_html_in_class_names_is_escaped(workdir):
     path = write_report(workdir)
     assert "alert" not in "".join(re.findall(r"<script>(.*?)</script>", path.read_text(), re.S))
     page = read(path)
@@ -85,7 +85,7 @@ def test_names_of_classes_are_text(workdir):
     assert page.tags.count("script") == 4  # the charts' data and three scripts
 
 
-def test_the_configuration_beside_the_default(workdir, monkeypatch):
+def test_settings_that_differ_from_the_default_are_shown(workdir, monkeypatch):
     defaults = {"seed": 0, "batch_size": 8, "data.mean": [0.5, 0.25], "gone": 1}
     monkeypatch.setattr("densenet_jax.report.run_files.defaults", lambda: defaults)
     page = read(write_report(workdir))
@@ -95,7 +95,7 @@ def test_the_configuration_beside_the_default(workdir, monkeypatch):
     assert "gone" in changed
 
 
-def test_a_run_that_barely_began(tmp_path):
+def test_a_run_without_metrics(tmp_path):
     (tmp_path / "config.json").write_text('{"model": {"name": "m"}, "data": {"name": "d"}}')
     page = read(write_report(tmp_path, live=True))
     assert "the run has written no metrics" in page.text
@@ -125,13 +125,13 @@ def test_several_runs(workdir, tmp_path):
 
 
 @pytest.mark.parametrize("workdirs", ["nowhere", ["nowhere"], []])
-def test_no_run(tmp_path, workdirs, monkeypatch):
+def test_a_directory_without_a_run_is_refused(tmp_path, workdirs, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ReportError, match="--workdir"):
         write_report(workdirs)
 
 
-def test_long_curves_are_thinned(workdir):
+def test_long_curves_are_reduced(workdir):
     lines = [{"step": i, "epoch": i / 100, "split": "train", "loss": 1.0} for i in range(1, 5001)]
     (workdir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (curve,) = read(write_report(workdir)).data["charts"][0]["series"]
@@ -140,7 +140,7 @@ def test_long_curves_are_thinned(workdir):
     assert curve["step"][-1] > 4990
 
 
-def test_how_values_are_written():
+def test_formatting_of_values():
     assert [percent(None), percent(0.12345), percent(1, 0)] == ["—", "12.35%", "100%"]
     assert [count(999_999), count(33_337_704), count(2.834e9)] == ["999,999", "33.34 M", "2.83 G"]
     assert [in_bytes(12), in_bytes(3 * 2**20)] == ["12 B", "3.0 MiB"]
@@ -148,7 +148,7 @@ def test_how_values_are_written():
     assert written == ["none", "true", "1", '""', "0.1", "1, 0.5"]
 
 
-def test_names_of_runs_are_as_short_as_they_can_be(tmp_path):
+def test_names_of_runs_are_short_and_unique(tmp_path):
     assert names([tmp_path / "a" / "run", tmp_path / "b" / "run"]) == ["a/run", "b/run"]
     assert names([tmp_path / "x", tmp_path / "y"]) == ["x", "y"]
     assert len(set(names([tmp_path, tmp_path]))) == 2
@@ -162,10 +162,10 @@ def test_differences():
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
-def test_a_browser_has_nothing_to_complain_about(workdir, tmp_path):
+def test_the_page_works_in_a_browser_without_errors(workdir, tmp_path):
     path = write_report(workdir)
     text = path.read_text(encoding="utf-8")
-    # What a visitor does, and what there is afterwards.
+    # Simulates a visitor and reports the state of the page afterwards.
     visit = """<script>
       document.querySelectorAll("button, th").forEach((element) => element.click());
       document.querySelector(".chart svg").dispatchEvent(
@@ -195,8 +195,8 @@ def test_a_browser_has_nothing_to_complain_about(workdir, tmp_path):
     assert "eval: 1" in title
 
 
-def test_time_of_a_run_that_was_resumed(workdir):
-    times = [10, 30, 5, 25]  # the second start began after 30 seconds
+def test_duration_of_a_resumed_run(workdir):
+    times = [10, 30, 5, 25]  # the run was killed after 30 seconds and started again
     lines = [{"step": i, "split": "train", "seconds": s} for i, s in enumerate(times)]
     (workdir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert run_files.read(workdir).seconds() == 55

@@ -1,4 +1,4 @@
-"""Predictions: what is collected from batches, and how it is kept."""
+"""Predictions: collecting them from batches, and storing them."""
 
 import jax
 import numpy as np
@@ -9,7 +9,7 @@ from densenet_jax.tasks.classification import Classification
 from .conftest import NAMES, some_predictions
 
 
-def test_collect_leaves_out_what_is_masked(tiny, images):
+def test_collect_leaves_out_masked_examples(tiny, images):
     model, variables = tiny
     pixels = (images * 20 + 100).clip(0, 255).astype(np.uint8)
     batches = [
@@ -28,7 +28,7 @@ def test_collect_leaves_out_what_is_masked(tiny, images):
     np.testing.assert_allclose(found.probabilities[0], np.sort(chances[0])[::-1], rtol=1e-4)
     np.testing.assert_allclose(found.own, chances[[0, 2, 0], [0, 2, 1]], rtol=1e-4)
     assert found.classes.tolist() == np.argsort(-chances[[0, 2, 0]], axis=1).tolist()
-    assert found.probabilities.shape == (3, 3)  # there are no five classes
+    assert found.probabilities.shape == (3, 3)  # the model has only three classes
 
 
 def test_round_trip_and_damage(tmp_path):

@@ -1,4 +1,4 @@
-"""Confusion and classes of predictions small enough to count by hand."""
+"""Statistics of predictions that are few enough to count by hand."""
 
 import numpy as np
 import pytest
@@ -36,7 +36,7 @@ def test_per_class():
     assert rows[3]["recall"] is rows[3]["f1"] is rows[3]["confused"] is None
 
 
-def test_classes_taken_for_each_other_become_neighbours():
+def test_classes_that_are_often_confused_become_neighbours():
     matrix = np.eye(6, dtype=int) * 10
     for a, b in ((0, 3), (1, 4), (2, 5)):
         matrix[a, b] = matrix[b, a] = 5
