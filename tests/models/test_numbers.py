@@ -1,4 +1,4 @@
-"""Numbers that go wrong are seen, and types of parameters that differ from the computation's work."""
+"""Numbers that go wrong are seen; parameters of another type than the computation work."""
 
 import flax
 import jax
@@ -38,7 +38,7 @@ def test_a_window_with_nan_is_nan_forwards_and_backwards(pool, place):
     np.testing.assert_allclose(y, expected)
     _, d_gain, _ = transpose(jnp.ones_like(y))
     assert np.isnan(d_gain[1])
-    assert np.isfinite(d_gain[[0, 2]]).all()
+    assert np.isfinite(d_gain[::2]).all()
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)

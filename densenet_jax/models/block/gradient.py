@@ -143,9 +143,8 @@ def _backward(features, statistics, bottlenecks, layers, d_features, d_statistic
         # Without a barrier XLA puts off the updates of d_features (and keeps every layer's
         # gradient until then) and the gradients of the kernels (and keeps their operands).
         d_features, gradients[i] = lax.optimization_barrier((d_source, d_layer))
-        d_statistics = Moments(
-            *(d.at[:c].add(new.astype(d.dtype)) for d, new in zip(d_statistics, d_moments, strict=True))
-        )
+        pairs = zip(d_statistics, d_moments, strict=True)
+        d_statistics = Moments(*(d.at[:c].add(new.astype(d.dtype)) for d, new in pairs))
     return d_features, d_statistics, gradients
 
 
