@@ -15,11 +15,13 @@ from typing import NamedTuple
 import jax
 from jax import lax
 
+from densenet_jax.models.activation import find_activation
 from densenet_jax.models.block import implementations, plain
 from densenet_jax.models.block.statistics import (
     Moments,
     affine,
     affine_gradients,
+    expected_output,
     moments_gradient,
     moments_of_sums,
     positions,
@@ -74,14 +76,18 @@ def _forward(x, statistics, layers, key, settings):
         source, source_moments = features, statistics
         for j, (norm, kernel) in enumerate(layer):
             last = j == len(layer) - 1
+            normalisation = affine(norm, source_moments, settings.epsilon)
+            function = find_activation(settings.activation)
+            pivot = expected_output(kernel, *normalisation, source_moments, function)
             source, *sums = settings.stage("forward")(
                 source,
-                *affine(norm, source_moments, settings.epsilon),
+                *normalisation,
                 kernel,
+                pivot=pivot,
                 dropout=settings.dropout(key, i, j, len(layer)),
                 **({"into": features, "offset": c} if last else {}),
             )
-            source_moments = moments_of_sums(*sums, n)
+            source_moments = moments_of_sums(*sums, n, pivot)
             if not last:
                 bottlenecks.append((source, source_moments))
         features, statistics = source, statistics.extend(source_moments)

@@ -84,9 +84,10 @@ def forward(
     into: jax.Array | None = None,
     offset: int = 0,
     dropout: Dropout | None = None,
+    pivot: jax.Array | float = 0.0,
     activation: str = "relu",
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Returns the stage's output and the sums of its values and squares, [D] each.
+    """Returns the stage's output and the sums of its values and squares about a pivot, [D] each.
 
     Args:
       source: buffer [B, H, W, >= C]; its first C channels are read.
@@ -96,12 +97,13 @@ def forward(
         is returned alone, [B, H, W, D].
       offset: see `into`.
       dropout: applied to the output; None: nothing dropped.
+      pivot: about each output's mean, [D], see `statistics.sums`.
       activation: name of the function between norm and convolution, see `models.activation`.
     """
     x = channels(source, 0, kernel.shape[2])
     y = convolve(norm_act(x, gain, shift, activation), kernel)
     y = y if dropout is None else dropout(y)
-    return (y if into is None else write_channels(into, y, offset), *sums(y))
+    return (y if into is None else write_channels(into, y, offset), *sums(y, pivot))
 
 
 def backward(

@@ -5,6 +5,7 @@ shift = bias - mean * gain (Ioffe and Szegedy, 2015).  Whoever makes a feature m
 moments once; whoever reads it computes `affine`, a few numbers a channel.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -37,22 +38,64 @@ def widen(x: jax.Array) -> jax.Array:
     return x.astype(at_least_float32(x.dtype))
 
 
-def sums(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns the sums of x [B, H, W, C] and of its squares, [C] each, in one pass over x."""
-    x = widen(x)
+def sums(x: jax.Array, pivot: jax.Array | float = 0.0) -> tuple[jax.Array, jax.Array]:
+    """Returns the sums of x - pivot and of its squares, [C] each, in one pass over x.
+
+    One pass is enough for mean and variance, but E[x^2] - E[x]^2 loses digits where the mean is
+    much larger than the standard deviation: all of them at a ratio of 3000 in float32.  About a
+    pivot near the mean nothing is lost (Chan et al., 1983).
+
+    Args:
+      x: feature maps [B, H, W, C].
+      pivot: a value near each channel's mean, [C]; the same on all devices.
+    """
+    x = widen(x) - pivot
     return x.sum((0, 1, 2)), (x * x).sum((0, 1, 2))
 
 
-def moments_of_sums(total: jax.Array, squares: jax.Array, count: int) -> Moments:
-    """Returns the moments of `count` values a channel."""
+def moments_of_sums(
+    total: jax.Array, squares: jax.Array, count: int, pivot: jax.Array | float = 0.0
+) -> Moments:
+    """Returns the moments of `count` values a channel from their sums about a pivot."""
     mean = total / count
-    # E[x^2] - E[x]^2 can fall below 0 by rounding.
-    return Moments(mean, jnp.maximum(squares / count - mean * mean, 0))
+    # The difference can fall below 0 by rounding.
+    return Moments(pivot + mean, jnp.maximum(squares / count - mean * mean, 0))
 
 
 def moments(x: jax.Array) -> Moments:
-    """Returns the batch statistics of feature maps x [B, H, W, C], in one pass over x."""
-    return moments_of_sums(*sums(x), positions(x))
+    """Returns the batch statistics of feature maps x [B, H, W, C], in one pass over x.
+
+    The pivot is the value in the middle of the first map.
+    """
+    _, height, width, _ = x.shape
+    pivot = lax.stop_gradient(widen(x[0, height // 2, width // 2]))
+    return moments_of_sums(*sums(x, pivot), positions(x), pivot)
+
+
+def expected_output(
+    kernel: jax.Array,
+    gain: jax.Array,
+    shift: jax.Array,
+    source: Moments,
+    function: Callable[[jax.Array], jax.Array],
+) -> jax.Array:
+    """Returns about what a stage's outputs are in the mean, [D], from the moments of its input.
+
+    This is the pivot of their sums, known before they are, and on all devices without
+    communication.  A normalised input z is taken as Gaussian, and the mean of f(z) by three points
+    (Gauss-Hermite): exact where f is linear over the values of z, and only there can a stage's
+    outputs have a mean that is much larger than their standard deviation.
+
+    Args:
+      kernel: [k, k, C, D].
+      gain: of the normalisation, [C].
+      shift: of the normalisation, [C].
+      source: the moments of the input.
+      function: the activation f.
+    """
+    mean, reach = source.mean * gain + shift, jnp.sqrt(3 * source.var) * jnp.abs(gain)
+    inputs = (4 * function(mean) + function(mean + reach) + function(mean - reach)) / 6
+    return lax.stop_gradient(jnp.einsum("hwcd,c->d", kernel.astype(inputs.dtype), inputs))
 
 
 def positions(x: jax.Array) -> int:

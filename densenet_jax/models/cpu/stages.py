@@ -7,6 +7,7 @@ in C++; the functions below have the meaning of those in `stages`.
 """
 
 import jax
+import jax.numpy as jnp
 
 from densenet_jax.models.block.devices import over_devices
 from densenet_jax.models.block.plain import added
@@ -14,11 +15,12 @@ from densenet_jax.models.block.statistics import Moments
 from densenet_jax.models.cpu.library import array, call
 
 
-def forward(source, gain, shift, kernel, *, into=None, offset=0, dropout=None):
+def forward(source, gain, shift, kernel, *, into=None, offset=0, dropout=None, pivot=0.0):
     """See `stages.forward`; 1x1 stages make a new array, 3x3 stages write into a buffer."""
     assert dropout is None
     assert (into is None) == (kernel.shape[:2] == (1, 1))
     d = kernel.shape[3]
+    pivot = jnp.broadcast_to(jnp.asarray(pivot, jnp.float32), d)
     if into is None:
 
         def run(source, *vectors):
@@ -26,14 +28,14 @@ def forward(source, gain, shift, kernel, *, into=None, offset=0, dropout=None):
             y, sums = call("Forward1x1", (source, *vectors), out)
             return y, *sums
 
-        return over_devices(run, (source,), (gain, shift, kernel))
+        return over_devices(run, (source,), (gain, shift, kernel, pivot))
 
     def run(source, into, *vectors):
         out, arrays = (array(*into.shape), array(2, d)), (source, *vectors, into)
-        y, sums = call("Forward3x3", arrays, out, {4: 0}, offset=offset)
+        y, sums = call("Forward3x3", arrays, out, {5: 0}, offset=offset)
         return y, *sums
 
-    return over_devices(run, (source, into), (gain, shift, kernel))
+    return over_devices(run, (source, into), (gain, shift, kernel, pivot))
 
 
 def backward(

@@ -8,6 +8,8 @@ import functools
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
+from jax import lax
 
 from densenet_jax.models import convolution
 from densenet_jax.models.activation import is_relu
@@ -28,14 +30,21 @@ def measured_convolution(x: jax.Array, kernel: jax.Array, stride: int) -> tuple[
 
 
 def _convolution_forward(x, kernel, stride):
-    def run(x, kernel):
+    # The output in the middle of the first image: near the mean, centred images or not.
+    height, width = (-(-n // stride) // 2 * stride for n in x.shape[1:3])
+    half = kernel.shape[0] // 2
+    around = jnp.pad(x[:1], ((0, 0), (half, half), (half, half), (0, 0)))
+    window = around[:, height : height + kernel.shape[0], width : width + kernel.shape[1]]
+    pivot = lax.stop_gradient(jnp.einsum("bhwc,hwcd->d", window, kernel.astype(x.dtype)))
+
+    def run(x, kernel, pivot):
         rows, columns = (-(-n // stride) for n in x.shape[1:3])
         out = array(x.shape[0], rows, columns, kernel.shape[3]), array(2, kernel.shape[3])
-        y, sums = call("Convolve", (x, kernel), out, stride=stride)
+        y, sums = call("Convolve", (x, kernel, pivot), out, stride=stride)
         return y, *sums
 
-    y, *sums = over_devices(run, (x,), (kernel,))
-    moments = moments_of_sums(*sums, positions(y))
+    y, *sums = over_devices(run, (x,), (kernel, pivot))
+    moments = moments_of_sums(*sums, positions(y), pivot)
     return (y, moments), (x, kernel, y, moments)
 
 

@@ -32,12 +32,14 @@ from densenet_jax.models.gpu.tools import (
 )
 
 
-def _store_sums(sums_ref, y, rows, columns, limits, d):
+def _store_sums(sums_ref, y, pivot_ref, rows, columns, limits, d):
     """Stores one program's sums of y (as rounded for the maps) and of its squares, [2, d].
+
+    Both are about a pivot of each channel, see `statistics.sums`.
 
     Rows outside the limits do not count.
     """
-    y = y.astype(jnp.float32)
+    y = y.astype(jnp.float32) - load_vector(pivot_ref, columns, limits[1])
     if limits[0] is not None:
         y = jnp.where((rows < limits[0])[:, None], y, 0)
     start = pl.program_id(0) * 2 * d
@@ -46,7 +48,7 @@ def _store_sums(sums_ref, y, rows, columns, limits, d):
 
 
 def _conv1x1(*refs, n, d, tile, unit):
-    number_ref, x_ref, gain_ref, shift_ref, w_ref, y_ref, sums_ref = refs
+    number_ref, x_ref, gain_ref, shift_ref, w_ref, pivot_ref, y_ref, sums_ref = refs
     c = number_ref[0] * unit
     rows, columns = span(pl.program_id(0) * tile[0], tile[0]), span(0, power_of_2(d))
     limits = unless_multiple(n, tile[0]), unless_multiple(d, len(columns))
@@ -61,16 +63,17 @@ def _conv1x1(*refs, n, d, tile, unit):
     y = jnp.zeros((tile[0], len(columns)), jnp.float32)
     y = jax.lax.fori_loop(0, divide(c + tile[1] - 1, tile[1])[0], accumulate, y).astype(y_ref.dtype)
     store(y_ref, rows, columns, y, limits)
-    _store_sums(sums_ref, y, rows, columns, limits, d)
+    _store_sums(sums_ref, y, pivot_ref, rows, columns, limits, d)
 
 
-def conv1x1(source, gain, shift, w, *, interpret=False, tile=(128, 64)):
+def conv1x1(source, gain, shift, w, pivot, *, interpret=False, tile=(128, 64)):
     """Returns relu(source[:, :c] * gain + shift) @ w and the sums of it and of its squares.
 
     Args:
       source: [N, >= c].
       gain, shift: [c] each.
       w: [c, D].
+      pivot: of the sums, [D], float32.
       interpret: see `tools.call`.
       tile: rows and input channels a step.
     """
@@ -81,17 +84,17 @@ def conv1x1(source, gain, shift, w, *, interpret=False, tile=(128, 64)):
     gain, shift, w = (grow(v, channels) for v in (gain, shift, w.astype(source.dtype)))
     static = {"unit": unit, "tile": tile, "interpret": interpret}
     with moves(maps, c * (8 + d * w.dtype.itemsize), partial_sums):
-        y, sums = _run1x1(number, source, gain, shift, w, **static)
+        y, sums = _run1x1(number, source, gain, shift, w, pivot, **static)
     return y, *sums.reshape(-1, 2, d).sum(0)
 
 
 @functools.partial(jax.jit, static_argnames=("unit", "tile", "interpret"))
-def _run1x1(number, source, gain, shift, w, *, unit, tile, interpret):
+def _run1x1(number, source, gain, shift, w, pivot, *, unit, tile, interpret):
     n, d = source.shape[0], w.shape[1]
     programs = ceil_div(n, tile[0])
     return call(
         named(_conv1x1, n=n, d=d, tile=tile, unit=unit),
-        *(number, source, gain, shift, w),
+        *(number, source, gain, shift, w, pivot),
         grid=programs,
         out=(shape((n, d), source.dtype), shape((programs * 2 * d,))),
         interpret=interpret,
@@ -115,7 +118,7 @@ def neighbour(rows, tap, height: int, width: int, n: int, sign: int):
 
 
 def _conv3x3(*refs, n, c, d, image, tile, unit):
-    number_ref, x_ref, gain_ref, shift_ref, w_ref, _, y_ref, sums_ref = refs
+    number_ref, x_ref, gain_ref, shift_ref, w_ref, pivot_ref, _, y_ref, sums_ref = refs
     offset = number_ref[0] * unit
     rows, columns = span(pl.program_id(0) * tile, tile), span(0, power_of_2(d))
     channels = span(0, power_of_2(c))
@@ -133,10 +136,10 @@ def _conv3x3(*refs, n, c, d, image, tile, unit):
     y = jnp.zeros((tile, len(columns)), jnp.float32)
     y = jax.lax.fori_loop(0, 9, accumulate, y).astype(y_ref.dtype)
     store(y_ref, rows, offset + columns, y, (limits[0], limits[1] and columns < d))
-    _store_sums(sums_ref, y, rows, columns, limits, d)
+    _store_sums(sums_ref, y, pivot_ref, rows, columns, limits, d)
 
 
-def conv3x3(source, gain, shift, w, into, *, image, offset, interpret=False, tile=None):
+def conv3x3(source, gain, shift, w, into, pivot, *, image, offset, interpret=False, tile=None):
     """Convolves relu(source * gain + shift) and writes the result into channels of a buffer.
 
     The halo of a tile belongs to its neighbours, which run at the same time: what is read again
@@ -147,6 +150,7 @@ def conv3x3(source, gain, shift, w, into, *, image, offset, interpret=False, til
       gain, shift: [C] each.
       w: [3, 3, C, D].
       into: [N, > offset], updated in place at channels offset ... offset + D - 1.
+      pivot: of the sums, [D], float32.
       interpret: see `tools.call`.
       tile: rows a program; None: as many as its registers and shared memory take.
 
@@ -160,20 +164,20 @@ def conv3x3(source, gain, shift, w, into, *, image, offset, interpret=False, til
     partial_sums = 8 * d * ceil_div(n, tile)
     static = {"unit": unit, "image": tuple(image), "tile": tile, "interpret": interpret}
     with moves(size_in_bytes(source, gain, shift, w), n * d * into.dtype.itemsize, partial_sums):
-        into, sums = _run3x3(number, source, gain, shift, w, into, **static)
+        into, sums = _run3x3(number, source, gain, shift, w, pivot, into, **static)
     return into, *sums.reshape(-1, 2, d).sum(0)
 
 
 @functools.partial(jax.jit, static_argnames=("unit", "image", "tile", "interpret"))
-def _run3x3(number, source, gain, shift, w, into, *, unit, image, tile, interpret):
+def _run3x3(number, source, gain, shift, w, pivot, into, *, unit, image, tile, interpret):
     (n, c), d = source.shape, w.shape[1]
     programs = ceil_div(n, tile)
     return call(
         named(_conv3x3, n=n, c=c, d=d, image=image, tile=tile, unit=unit),
-        *(number, source, gain, shift, w, into),
+        *(number, source, gain, shift, w, pivot, into),
         grid=programs,
         out=(shape(into.shape, into.dtype), shape((programs * 2 * d,))),
         interpret=interpret,
         warps=4,
-        aliases={5: 0},
+        aliases={6: 0},
     )

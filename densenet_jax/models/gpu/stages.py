@@ -7,6 +7,7 @@ there or asked for: it needs `jax.experimental.pallas`.
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from densenet_jax.models.block.devices import over_devices
 from densenet_jax.models.block.plain import widened
@@ -18,27 +19,28 @@ class Stages(NamedTuple):
 
     interpret: bool = False
 
-    def forward(self, source, gain, shift, kernel, *, into=None, offset=0, dropout=None):
+    def forward(self, source, gain, shift, kernel, *, into=None, offset=0, dropout=None, pivot=0.0):
         assert dropout is None
         assert (into is None) == (kernel.shape[:2] == (1, 1))
+        pivot = jnp.broadcast_to(jnp.asarray(pivot, jnp.float32), kernel.shape[3])
         if into is None:
 
-            def run(source, gain, shift, kernel):
+            def run(source, gain, shift, kernel, pivot):
                 return forward.conv1x1(
-                    _matrix(source), gain, shift, kernel[0, 0], interpret=self.interpret
+                    _matrix(source), gain, shift, kernel[0, 0], pivot, interpret=self.interpret
                 )
 
-            return over_devices(run, (source,), (gain, shift, kernel))
+            return over_devices(run, (source,), (gain, shift, kernel, pivot))
 
-        def run(source, into, gain, shift, kernel):
+        def run(source, into, gain, shift, kernel, pivot):
             return forward.conv3x3(
-                *(_matrix(source), gain, shift, kernel, _matrix(into)),
+                *(_matrix(source), gain, shift, kernel, _matrix(into), pivot),
                 image=source.shape[1:3],
                 offset=offset,
                 interpret=self.interpret,
             )
 
-        return over_devices(run, (source, into), (gain, shift, kernel))
+        return over_devices(run, (source, into), (gain, shift, kernel, pivot))
 
     def backward(
         self,

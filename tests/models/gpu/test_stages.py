@@ -54,8 +54,9 @@ def test_forward_1x1(case):
     dtype, image, channels, c, d, _ = case
     arrays = Arrays(dtype)
     x, affine, w = arrays.maps(*image, channels), arrays.vectors(c), arrays.kernel(1, 1, c, d)
-    actual = forward.conv1x1(matrix(x), *affine, w[0, 0], interpret=True, tile=(16, 16))
-    assert_close(actual, plain.forward(x, *affine, w), dtype)
+    pivot, _ = arrays.vectors(d)
+    actual = forward.conv1x1(matrix(x), *affine, w[0, 0], pivot, interpret=True, tile=(16, 16))
+    assert_close(actual, plain.forward(x, *affine, w, pivot=pivot), dtype)
 
 
 def test_forward_3x3(case):
@@ -63,10 +64,15 @@ def test_forward_3x3(case):
     arrays = Arrays(dtype)
     x, z = arrays.maps(*image, channels), arrays.maps(*image, d)
     affine, w = arrays.vectors(d), arrays.kernel(3, 3, d, growth)
+    pivot, _ = arrays.vectors(growth)
     actual = forward.conv3x3(
-        *(matrix(z), *affine, w, matrix(x)), image=image[1:], offset=c, interpret=True, tile=16
+        *(matrix(z), *affine, w, matrix(x), pivot),
+        image=image[1:],
+        offset=c,
+        interpret=True,
+        tile=16,
     )
-    assert_close(actual, plain.forward(z, *affine, w, into=x, offset=c), dtype)
+    assert_close(actual, plain.forward(z, *affine, w, into=x, offset=c, pivot=pivot), dtype)
 
 
 def test_backward_1x1(case):

@@ -1,4 +1,4 @@
-// A dense block in training mode: what block_gradient.py says, layer after layer, in one call.
+// A dense block in training mode: what gradient.py says, layer after layer, in one call.
 //
 // XLA compiles what lies between two kernels again for each layer, since each has another number of
 // channels.  Here that is a few loops over vectors.
@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cmath>
+#include <utility>
 #include <vector>
 
 #include "call.h"
@@ -53,7 +54,7 @@ inline Layer take_layer(Call& call) {
   return {first, take_pair(call)};
 }
 
-// Gain and shift of a normalisation with a batch's moments: `batch_norm.affine`.
+// Gain and shift of a normalisation with a batch's moments: `statistics.affine`.
 class BatchAffine {
  public:
   BatchAffine(const Pair& pair, const Moments& batch, double epsilon)
@@ -69,11 +70,28 @@ class BatchAffine {
   std::vector<float> gain_, shift_;
 };
 
-// The moments of sums [2, c] of n values a channel: `batch_norm.moments_of_sums`.
-inline void moments_of_sums(const float* sums, int64_t c, double n, const Moments& moments) {
+// What each output of a stage is about, from the moments of its input: `statistics.expected_output`.
+inline std::vector<float> expected_output(const Kernel& kernel, int64_t taps, const Affine& norm,
+                                          const Moments& batch) {
+  std::vector<double> inputs(kernel.inputs), outputs(kernel.outputs);
+  for (int64_t i = 0; i < kernel.inputs; ++i) {
+    double mean = static_cast<double>(batch.mean[i]) * norm.gain[i] + norm.shift[i];
+    double reach = std::sqrt(3.0 * batch.var[i]) * std::abs(norm.gain[i]);
+    for (auto [weight, at] : {std::pair{4.0, mean}, {1.0, mean + reach}, {1.0, mean - reach}})
+      inputs[i] += weight / 6 * std::max(at, 0.0);
+  }
+  for (int64_t k = 0; k < taps * kernel.inputs; ++k)
+    for (int64_t j = 0; j < kernel.outputs; ++j)
+      outputs[j] += inputs[k % kernel.inputs] * kernel.data[k * kernel.outputs + j];
+  return {outputs.begin(), outputs.end()};
+}
+
+// The moments of sums [2, c] about a pivot, of n values a channel: `statistics.moments_of_sums`.
+inline void moments_of_sums(const float* sums, const float* pivot, int64_t c, double n,
+                            const Moments& moments) {
   for (int64_t i = 0; i < c; ++i) {
     double mean = sums[i] / n, var = sums[c + i] / n - mean * mean;
-    moments.mean[i] = mean;
+    moments.mean[i] = pivot[i] + mean;
     moments.var[i] = var < 0 ? 0 : var;  // by rounding; a number that is none stays so
   }
 }
@@ -105,12 +123,14 @@ inline void block_forward(Call& call) {
     Moments inner = take_moments_results(call);
     int64_t growth = second.kernel.outputs;
     std::vector<float> sums(2 * std::max(between.channels, growth));
-    forward_1x1(call.pool, features, BatchAffine(first, all, epsilon), first.kernel, between.data,
-                sums.data());
-    moments_of_sums(sums.data(), between.channels, n, inner);
-    forward_3x3(call.pool, between, BatchAffine(second, inner, epsilon), second.kernel, features, c,
-                sums.data());
-    moments_of_sums(sums.data(), growth, n, all.from(c));
+    BatchAffine norm1(first, all, epsilon);
+    std::vector<float> pivot = expected_output(first.kernel, 1, norm1, all);
+    forward_1x1(call.pool, features, norm1, first.kernel, pivot.data(), between.data, sums.data());
+    moments_of_sums(sums.data(), pivot.data(), between.channels, n, inner);
+    BatchAffine norm2(second, inner, epsilon);
+    pivot = expected_output(second.kernel, 9, norm2, inner);
+    forward_3x3(call.pool, between, norm2, second.kernel, pivot.data(), features, c, sums.data());
+    moments_of_sums(sums.data(), pivot.data(), growth, n, all.from(c));
     c += growth;
   }
 }

@@ -55,16 +55,19 @@ inline int64_t strip_height(Pool& pool, const Map& y) {
   return std::clamp<int64_t>(y.images * y.height / wanted, 1, 8);
 }
 
-// Arrays: x, kernel [size, size, C, D].  Results: y [B, h, w, D], its sums [2, D].
+// Arrays: x, kernel [size, size, C, D], pivot [D].  Results: y [B, h, w, D], its sums [2, D] about
+// the pivot.
 inline void convolve(Call& call) {
   Map x = call.array().map();
   Array kernel = call.array();
+  const float* given = call.array().data();
   Map y = call.result().map();
   float* sums = call.result().data();
   Windows windows(x, y, kernel.size(0), call.number<int64_t>("stride"));
   int64_t d = y.channels, stride = round_up(d, kWide), strip = strip_height(call.pool, y);
   Operand a{{}, static_cast<int>(windows.size), 1, windows.depth, y.width * kChunk};
   const float* w = kernel.data();
+  const float* pivot = padded(kSlope, given, d);
   float* panels = scratch(kWeights, a.depth() * stride);
   pack_panels(call.pool, panels, a, d, [&](int i, int, int64_t k, int64_t column) {
     return w[(i * windows.depth + k) * d + column];
@@ -83,7 +86,7 @@ inline void convolve(Call& call) {
         own.line[i] = packed + ((row - begin) * windows.stride + i) * windows.row_size;
       float *out = y.data + (image * y.height + row) * y.width * d,
             *total = partial + part * 2 * stride;
-      convolve_line(own, panels, y.width, out, d, d, total, total + stride);
+      convolve_line(own, panels, y.width, out, d, d, pivot, total, total + stride);
     }
   });
   add_parts(call.pool, partial, parts, 2 * stride, 2, stride, sums, d);

@@ -50,7 +50,8 @@ inline void layer(Pool& pool, const Map& features, int64_t offset, const Affine&
     int64_t ring_lines = batch_of_lines + 3, line_size = round_up(e, kChunk) * (width + 2);
     float* ring = scratch(kOutput, ring_lines * line_size);
     float* u = scratch(kInput, round_up(c, kChunk) * batch_of_lines * width);
-    std::vector<float> sums(2 * round_up(d, kWide));
+    // Sums that are not used, about a pivot of 0.
+    std::vector<float> sums(2 * round_up(d, kWide)), zeros(round_up(d, kWide));
     std::fill(ring, ring + ring_lines * line_size, 0.0f);
     auto line = [&](int64_t row) { return ring + (row + ring_lines) % ring_lines * line_size; };
     int64_t done = begin;  // first row that has not been convolved
@@ -80,7 +81,7 @@ inline void layer(Pool& pool, const Map& features, int64_t offset, const Affine&
         Operand window = near;
         for (int i = 0; i < 3; ++i) window.line[i] = line(done - 1 + i);
         float* at = features.data + (image + done) * width * all + offset;
-        convolve_line(window, panels2, width, at, all, d, sums.data(),
+        convolve_line(window, panels2, width, at, all, d, zeros.data(), sums.data(),
                       sums.data() + round_up(d, kWide));
       }
     }

@@ -40,16 +40,19 @@ inline void pack_normalised(float* out, const float* x, int64_t pixels, int64_t 
              [&](Vec v, int64_t, int64_t c) { return relu(v * load(gain + c) + load(shift + c)); });
 }
 
-// Stores a tile at `out` and adds its columns, and their squares, to two rows of sums.
+// Stores a tile at `out` and adds its columns, and their squares, to two rows of sums; both about a
+// pivot of each channel: see `statistics.sums`.
 template <int M, int N>
 inline void store_and_measure(const Tile<M, N>& tile, float* out, int64_t stride, int64_t width,
-                              float* total, float* squares) {
-  for (int n = 0; n < N; ++n, out += kLanes, total += kLanes, squares += kLanes) {
-    Vec sum = {}, square = {};
+                              const float* pivot, float* total, float* squares) {
+  for (int n = 0; n < N;
+       ++n, out += kLanes, pivot += kLanes, total += kLanes, squares += kLanes) {
+    Vec sum = {}, square = {}, about = load(pivot);
     for (int m = 0; m < M; ++m) {
       store(out + m * stride, tile.v[m][n], width - n * kLanes);
-      sum += tile.v[m][n];
-      square += tile.v[m][n] * tile.v[m][n];
+      Vec distance = tile.v[m][n] - about;
+      sum += distance;
+      square += distance * distance;
     }
     store(total, load(total) + sum);
     store(squares, load(squares) + square);
@@ -58,21 +61,22 @@ inline void store_and_measure(const Tile<M, N>& tile, float* out, int64_t stride
 
 // All panels of a line of `pixels` pixels.
 inline void convolve_line(const Operand& a, const float* panels, int64_t pixels, float* out,
-                          int64_t stride, int64_t columns, float* total, float* squares) {
+                          int64_t stride, int64_t columns, const float* pivot, float* total,
+                          float* squares) {
   for (int64_t j = 0; j < columns; j += kWide) {
     const float* b = panels + j * a.depth();
     tiles(pixels, [&](int64_t first, int64_t count) {
       dispatch(count, columns - j, [&]<int M, int N>() {
         store_and_measure(product<M, N>(a, first, b), out + first * stride + j, stride, columns - j,
-                          total + j, squares + j);
+                          pivot + j, total + j, squares + j);
       });
     });
   }
 }
 
-// Writes y [B, H, W, D] and its sums [2, D]: of values and of their squares.
+// Writes y [B, H, W, D] and its sums [2, D] about a pivot [D]: of values and of their squares.
 inline void forward_1x1(Pool& pool, const Map& x, const Affine& norm, const Kernel& kernel,
-                        float* y, float* sums) {
+                        const float* pivot, float* y, float* sums) {
   int64_t c = kernel.inputs, d = kernel.outputs, n = x.pixels();
   int64_t block = 4 * kRows, stride = round_up(d, kWide);
   Operand a{{}, 1, 1, c, block * kChunk};
@@ -82,6 +86,7 @@ inline void forward_1x1(Pool& pool, const Map& x, const Affine& norm, const Kern
               [&](int, int, int64_t k, int64_t column) { return w[k * d + column]; });
   const float* gain = padded(kGain, norm.gain, c);
   const float* shift = padded(kShift, norm.shift, c);
+  pivot = padded(kSlope, pivot, d);
   int64_t blocks = ceil_div(n, block);
   int64_t parts = std::min(blocks, std::max<int64_t>(8, 4 * pool.num_threads()));
   float* partial = scratch(kPartial, parts * 2 * stride);
@@ -96,15 +101,15 @@ inline void forward_1x1(Pool& pool, const Map& x, const Affine& norm, const Kern
       const float* from = x.data + first * x.channels;
       for (int64_t q = 0; q < c; q += kChunk)
         pack_normalised(u + q * block, from, pixels, x.channels, q, c, gain, shift);
-      convolve_line(own, panels, pixels, y + first * d, d, d, total, total + stride);
+      convolve_line(own, panels, pixels, y + first * d, d, d, pivot, total, total + stride);
     }
   });
   add_parts(pool, partial, parts, 2 * stride, 2, stride, sums, d);
 }
 
-// Writes y at a channel of a map, and its sums [2, D].
+// Writes y at a channel of a map, and its sums [2, D] about a pivot [D].
 inline void forward_3x3(Pool& pool, const Map& x, const Affine& norm, const Kernel& kernel,
-                        const Map& into, int64_t offset, float* sums) {
+                        const float* pivot, const Map& into, int64_t offset, float* sums) {
   int64_t c = kernel.inputs, d = kernel.outputs;
   int64_t height = x.height, width = x.width, stride = round_up(d, kWide);
   Operand a{{}, 3, 3, c, (width + 2) * kChunk};
@@ -115,6 +120,7 @@ inline void forward_3x3(Pool& pool, const Map& x, const Affine& norm, const Kern
   });
   const float* gain = padded(kGain, norm.gain, c);
   const float* shift = padded(kShift, norm.shift, c);
+  pivot = padded(kSlope, pivot, d);
   // Whole images, or strips of them where there are few.
   int64_t wanted = std::max<int64_t>(8, 4 * pool.num_threads());
   int64_t strips = std::min(ceil_div(height, 4), ceil_div(wanted, x.images));
@@ -142,7 +148,7 @@ inline void forward_3x3(Pool& pool, const Map& x, const Affine& norm, const Kern
       Operand own = a;
       for (int i = 0; i < 3; ++i) own.line[i] = ring + (row + 1 + i) % 3 * line_size;
       float* at = into.data + (image * height + row - 1) * width * into.channels + offset;
-      convolve_line(own, panels, width, at, into.channels, d, total, total + stride);
+      convolve_line(own, panels, width, at, into.channels, d, pivot, total, total + stride);
     }
   });
   add_parts(pool, partial, parts, 2 * stride, 2, stride, sums, d);

@@ -6,21 +6,25 @@
 
 namespace densenet {
 
-// Arrays: x, gain, shift, kernel.  Results: y, its sums.
+// Arrays: x, gain, shift, kernel, pivot.  Results: y, its sums about the pivot.
 inline void stage_forward_1x1(Call& call) {
   Map x = call.array().map();
   Affine norm = call.affine();
+  Kernel kernel = call.array().kernel();
+  const float* pivot = call.array().data();
   float* y = call.result().data();
-  forward_1x1(call.pool, x, norm, call.array().kernel(), y, call.result().data());
+  forward_1x1(call.pool, x, norm, kernel, pivot, y, call.result().data());
 }
 
-// Arrays: x, gain, shift, kernel, a buffer.  Results: the buffer, the sums of what was written.
+// Arrays: x, gain, shift, kernel, pivot, a buffer.  Results: the buffer, the sums of what was
+// written, about the pivot.
 inline void stage_forward_3x3(Call& call) {
   Map x = call.array().map();
   Affine norm = call.affine();
   Kernel kernel = call.array().kernel();
+  const float* pivot = call.array().data();
   Map into = call.result().map();
-  forward_3x3(call.pool, x, norm, kernel, into, call.number<int64_t>("offset"),
+  forward_3x3(call.pool, x, norm, kernel, pivot, into, call.number<int64_t>("offset"),
               call.result().data());
 }
 
