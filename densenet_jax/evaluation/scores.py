@@ -1,4 +1,4 @@
-"""What a model makes of every example of a split."""
+"""A model's scores of every example of a split."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -24,18 +24,18 @@ def collect(
 
     Args:
       task: what the model is trained for.
-      loss: the run's loss.
+      loss: the loss for evaluation, see `settings.make_loss`.
       predict: maps (variables, images) to logits [B, C], see `test_time_augmentation.predictor`.
-      variables: of the model.
-      batches: as `data.reading.pipeline.eval_batches` makes them, from the first example on.
+      variables: the model's variables, {"params", "batch_stats"}.
+      batches: one pass over the split, as `data.reading.pipeline.eval_batches` returns it.
 
     Returns:
-      "index": the examples' numbers in the split, int [N]; "label" [N]; "loss": float32 [N]; and
-      what `task.scores` returns, [N, ...] each.
+      {"index": the examples' numbers in the split, int [N]; "label": [N]; "loss": float32 [N];
+       and the arrays of `task.scores`, [N, ...]}.
     """
 
     @jax.jit
-    def score(variables, batch):
+    def score(variables: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         logits, label = predict(variables, batch["image"]), batch["label"]
         losses = loss(logits, task.targets(label, logits.shape[-1]))
         found = {"mask": batch["mask"], "label": label, "loss": losses.astype(jnp.float32)}
@@ -50,6 +50,7 @@ def collect(
 
 
 def _on_host(result: dict[str, jax.Array]) -> dict[str, np.ndarray]:
+    """Returns global arrays as NumPy arrays, with the rows of all processes."""
     if jax.process_count() == 1:
         return jax.device_get(result)
     from jax.experimental import multihost_utils

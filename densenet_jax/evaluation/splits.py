@@ -1,4 +1,4 @@
-"""A model over its evaluation split, and over the other data sets that judge the same classes."""
+"""Evaluation of a model on its own split, and on other data sets of the same classes."""
 
 import dataclasses
 import math
@@ -12,8 +12,9 @@ from densenet_jax.training import batches, settings
 from densenet_jax.training.errors import ConfigError
 from densenet_jax.training.experiment import Experiment
 
-# Of data sets whose classes others have, too: those, with their splits.  Evaluated where they are
-# prepared: ReaL's labels (Beyer et al., 2020), ImageNet-V2's images (Recht et al., 2019).
+# Data set -> {other data set of the same classes: its split}.  The others are evaluated, too, if
+# they have been prepared: ReaL's labels (Beyer et al., 2020), ImageNet-V2's images (Recht et al.,
+# 2019).
 RELATED = {
     "imagenet2012": {"imagenet2012_real": "validation", "imagenet_v2/matched-frequency": "test"}
 }
@@ -22,20 +23,20 @@ RELATED = {
 def assess(
     setup: Experiment, variables: Any, *, crops: int = 1, flip: bool = False
 ) -> list[dict[str, Any]]:
-    """Returns a record for each data set, the configuration's own first.
+    """Evaluates a model on its evaluation split and on prepared data sets of the same classes.
 
     Args:
       setup: as `training.experiment.build` returns it; its mesh must be the current one.
-      variables: on that mesh.
-      crops: views of each image, 1 or 5 (see `test_time_augmentation.cut`).
-      flip: whether their mirror images are evaluated, too.
+      variables: the model's variables, {"params", "batch_stats"}, on that mesh.
+      crops: number of views of each image, 1 or 5 (see `test_time_augmentation.cut`).
+      flip: whether the mirror images of the views are evaluated, too.
 
     Returns:
-      `Task.summary` with {"data", "split", "crops", "flip"}, and `Classification.accepted` where
-      an example has several right labels.
+      a record for each data set, the configuration's own first: {"data", "split", "crops", "flip"}
+      and `Task.summary`; also `Classification.accepted`, where examples have several right labels.
 
     Raises:
-      ConfigError: five crops of images without a margin.
+      ConfigError: five crops were requested, but the images have no margin to crop.
     """
     data, loss = setup.config.data, settings.make_loss(setup.config)
     predict = test_time_augmentation.predictor(
@@ -62,9 +63,14 @@ def assess(
 
 
 def with_margin(setup: Experiment) -> Experiment:
-    """Returns the experiment whose evaluation images are still to be cropped."""
+    """Returns an experiment whose evaluation images keep the margin that the central crop removes.
+
+    Raises:
+      ConfigError: the central crop leaves no margin.
+    """
     config = setup.config.copy_and_resolve_references()
-    # Rounded down as `data.reading.host.center_crop` does: the same image is resized for one crop.
+    # Rounded down as in `data.reading.host.center_crop`, so that images are resized exactly as for
+    # a single crop.
     size = math.floor(config.data.image_size / config.data.eval_crop)
     if size <= config.data.image_size:
         raise ConfigError(
@@ -76,7 +82,8 @@ def with_margin(setup: Experiment) -> Experiment:
 
 
 def _find(name: str, split: str, data_dir: str) -> Source | None:
+    """Returns a split; None if its data set has not been prepared."""
     try:
         return by_name.load(name, split, data_dir)
     except DataError:
-        return None  # not prepared
+        return None

@@ -1,4 +1,4 @@
-"""An evaluation on the screen: a row for each data set, and the classes that do worst."""
+"""The printed table of an evaluation: a row for each data set, and the worst classes."""
 
 from typing import Any
 
@@ -7,11 +7,16 @@ from rich.table import Table
 
 from densenet_jax.tasks.task import Task
 
-WORST = 5
+WORST = 5  # number of classes that are named
 
 
 def show(record: dict[str, Any], task: Task) -> None:
-    """Prints what `commands.evaluate` writes to evaluation.json."""
+    """Prints the record that `commands.evaluate` writes to evaluation.json.
+
+    Args:
+      record: the record.
+      task: the task of the model, which knows the metrics.
+    """
     console = Console()
     views = record["crops"] * (1 + record["flip"])
     console.print(

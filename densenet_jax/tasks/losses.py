@@ -4,6 +4,7 @@ A new loss is one function and one entry of `LOSSES`.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,9 @@ import optax
 
 # (logits [B, C] in at least float32, targets [B, C]) -> losses [B]
 Loss = Callable[[jax.Array, jax.Array], jax.Array]
+# A loss that training minimises: a `Loss`, or the one of `distillation.distilling`, whose second
+# argument is (targets [B, C], teacher's logits [B, C], whether to use them [B]).
+TrainLoss = Callable[[jax.Array, Any], jax.Array]
 
 
 def cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:

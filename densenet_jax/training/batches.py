@@ -1,11 +1,13 @@
 """The data of an experiment: its splits as batches, on the host and on the mesh."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 import jax
 
 from densenet_jax.data.reading import pipeline, resident
+from densenet_jax.data.reading.batches import TrainBatches
+from densenet_jax.data.reading.stream import Stream
 from densenet_jax.data.sources.source import Source
 from densenet_jax.training import distillation
 from densenet_jax.training import mesh as meshes
@@ -16,6 +18,7 @@ from densenet_jax.training.state import TrainState
 
 
 def _host_options(setup: Experiment, batch_size: int) -> dict[str, Any]:
+    """Returns the arguments that training and evaluation batches of this process share."""
     data = setup.config.data
     return {
         "batch_size": batch_size,
@@ -59,7 +62,7 @@ def in_memory(setup: Experiment, source: Source, *, train: bool) -> Source:
     return held
 
 
-def eval_batches(setup: Experiment, source: Source | None = None):
+def eval_batches(setup: Experiment, source: Source | None = None) -> Stream:
     """Returns one pass over the evaluation split (or another split), on the mesh."""
     data = setup.config.data
     batches = pipeline.eval_batches(
@@ -97,15 +100,27 @@ def reader(setup: Experiment, source: Source, state: TrainState) -> pipeline.Rea
     )
 
 
-def train_batches(setup: Experiment, source: Source, state: TrainState):
-    """Returns the same stream on the mesh."""
+def train_batches(setup: Experiment, source: Source, state: TrainState) -> Stream:
+    """Returns the endless stream of training batches from a state on, on the mesh."""
     return pipeline.to_mesh(reader(setup, source, state), meshes.batch_sharding(setup.mesh))
 
 
-def train_windows(setup: Experiment, source: Source, state: TrainState, spans: Iterable[range]):
-    """Returns the same stream as windows of the steps of each dispatch, `spans`."""
+def train_windows(
+    setup: Experiment, source: Source, state: TrainState, spans: Iterable[range]
+) -> Stream:
+    """Returns the training batches from a state on, as a window for each dispatch.
+
+    Args:
+      setup: the experiment.
+      source: the training split, held in memory.
+      state: the state to go on from.
+      spans: the numbers of the steps of each dispatch, see `dispatch.spans`.
+
+    Returns:
+      an iterator over {"arrays", "rows", "count"}, see `resident.windows`.
+    """
     return resident.windows(
-        reader(setup, source, state).batches,
+        cast(TrainBatches, reader(setup, source, state).batches),
         ((span[0] - 1, span[-1]) for span in spans),  # step s takes batch s - 1
         setup.config.steps_per_dispatch,
         meshes.batch_sharding(setup.mesh),

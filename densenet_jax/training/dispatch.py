@@ -1,7 +1,8 @@
-"""Many steps in one call: for small networks on fast devices, which wait for Python otherwise.
+"""Several training steps in one call, for small networks whose steps are faster than Python.
 
-A dispatch ends at every multiple of its length, and where something is due after a step.  So the
-same steps share a dispatch whenever a run was interrupted.
+A dispatch (one such call) ends at every multiple of its maximal length, and at every step after
+which something is due.  So an interrupted and resumed run groups the same steps as an
+uninterrupted one.
 """
 
 import functools
@@ -19,14 +20,15 @@ Step = Callable[[TrainState, Any], tuple[TrainState, Metrics]]
 
 
 def spans(steps: Iterable[int], length: int, due: Callable[[int], bool]) -> Iterator[range]:
-    """Yields the numbers of the steps of each dispatch, in order.
+    """Yields the range of step numbers of each dispatch, in order.
 
     Args:
-      steps: numbers of steps, ascending by one.
-      length: the most steps of a dispatch.
-      due: whether something must happen after a step, which ends its dispatch.
+      steps: the numbers of all steps, each one more than the one before.
+      length: the largest number of steps in a dispatch.
+      due: maps a step's number to whether something must happen after it (an evaluation, a
+        checkpoint), so that its dispatch ends there.
     """
-    first = None
+    first: int | None = None
     for step in steps:
         first = step if first is None else first
         if step % length == 0 or due(step):
@@ -39,33 +41,36 @@ def spans(steps: Iterable[int], length: int, due: Callable[[int], bool]) -> Iter
 def many_steps(
     step: Step, pick: Callable[[Any, jax.Array], Any], length: int, nonfinite_limit: int
 ) -> Step:
-    """Returns the function that makes `count` steps of a dispatch in one call.
+    """Returns the function that takes all steps of a dispatch in one call.
 
-    The loop takes its count as an argument, which `lax.scan` cannot, so that one program serves
-    dispatches of any length: compiled once, and the same bits however the steps are cut.
+    The number of steps is an argument of the compiled loop, which `lax.scan` does not allow.  So
+    one program serves dispatches of every length: it is compiled once, and the results are
+    bit-identical however the steps are grouped.
 
     Args:
-      step: of one batch.
-      pick: maps the arrays of `data.resident.windows` and the rows of one batch to the batch.
-      length: the most steps of a dispatch.
-      nonfinite_limit: bad steps in a row after which no further one is made: the state stays as
-        it was before the first of them.
+      step: maps a state and a batch to the next state and its metrics.
+      pick: maps the "arrays" of `data.reading.resident.windows` and the row numbers of one batch
+        [B] to the batch, as `resident.pick`.
+      length: the largest number of steps in a dispatch.
+      nonfinite_limit: number of non-finite steps in a row after which the rest of the dispatch is
+        skipped; the parameters are then still those before the first of these steps.
 
     Returns:
-      maps a state, which is donated, and {"arrays", "rows" [length, B], "count"} to the state after
-      `count` steps and their metrics, each [length].
+      a function of a state, which is donated, and a window {"arrays": {name: [examples, ...]},
+      "rows": int32 [length, B], "count": int}.  It returns the state after `count` steps, and their
+      metrics {name: [length]}; entries from `count` on are 0.
     """
 
     @functools.partial(jax.jit, donate_argnums=0)
     def run(state: TrainState, window: dict[str, Any]) -> tuple[TrainState, Metrics]:
-        def one(state, rows):
+        def one(state: TrainState, rows: jax.Array) -> tuple[TrainState, Metrics]:
             return step(state, pick(window["arrays"], rows))
 
-        def under_way(carry):
+        def under_way(carry: Any) -> jax.Array:
             i, state, _ = carry
             return (i < window["count"]) & (state.nonfinite < nonfinite_limit)
 
-        def advance(carry):
+        def advance(carry: Any) -> Any:
             i, state, metrics = carry
             state, measured = one(state, window["rows"][i])
             return i + 1, state, jax.tree.map(lambda all, x: all.at[i].set(x), metrics, measured)

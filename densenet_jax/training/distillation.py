@@ -1,43 +1,45 @@
-"""Knowledge distillation (Hinton et al., 2015): a teacher, or what it once said, beside the labels.
+"""Knowledge distillation (Hinton et al., 2015): a student learns from labels and from a teacher.
 
-A model as teacher sees the very images that the student sees, augmented and mixed (Beyer et al.,
-2022: "a good teacher is patient and consistent").  Stored logits have one row for each example of
-the training split, and know nothing of augmentation; they cost no computation.
+The teacher is either a model or a file of its logits.  A model sees the same augmented and mixed
+images as the student (Beyer et al., 2022: "a good teacher is patient and consistent").  Stored
+logits have one row for each example of the training split; they cost no computation, but do not
+take augmentation into account.
 """
 
 import dataclasses
 import json
 import os
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from densenet_jax.tasks.losses import Loss
+from densenet_jax.tasks.losses import Loss, TrainLoss
 from densenet_jax.training.errors import ConfigError
 from densenet_jax.weights import Pretrained, locate, write_safetensors
 
-STORED = "logits"  # the tensor's name in a file
+STORED = "logits"  # the tensor's name in the safetensors file
 
 
-def distilling(loss: Loss, weight: float, temperature: float) -> Loss:
+def distilling(loss: Loss, weight: float, temperature: float) -> TrainLoss:
     """Returns the loss of a student: (1 - weight) loss + weight T^2 KL(teacher || student).
 
     Args:
-      loss: with respect to the labels.
-      weight: of the teacher.
-      temperature: T, which logits of both are divided by before the softmax.
+      loss: the loss with respect to the labels.
+      weight: the share of the teacher, from 0 to 1.
+      temperature: T; the logits of both networks are divided by it before the softmax.
 
     Returns:
-      maps logits and (targets, teacher's logits [B, classes], whether they are of the same image,
-      bool [B]) to losses [B]; where they are not, the labels alone count.
+      a function of the student's logits [B, classes] and (targets [B, classes], teacher's logits
+      [B, classes], use bool [B]) that returns losses [B]; where `use` is False, as for stored
+      logits of a replaced image, the labels alone count.
     """
 
-    def student(logits: jax.Array, targets: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
-        targets, guide, known = targets
+    def student(logits: jax.Array, guided: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
+        targets, guide, known = guided
         own = loss(logits, targets)
         guide = jax.nn.log_softmax(guide.astype(own.dtype) / temperature)
         log_p = jax.nn.log_softmax(logits.astype(own.dtype) / temperature)
@@ -49,10 +51,13 @@ def distilling(loss: Loss, weight: float, temperature: float) -> Loss:
 
 @dataclasses.dataclass(frozen=True)
 class Teacher:
-    """A model of this library with weights, for normalised images of the student.
+    """A pretrained model of this library that takes images in the student's normalisation.
 
     Attributes:
-      gain, shift: per channel, from the student's normalisation to the teacher's.
+      model: the teacher's network.
+      variables: its variables, {"params": ..., "batch_stats": ...}.
+      gain: float32 [C]; image * gain + shift converts the student's normalisation to the teacher's.
+      shift: float32 [C].
     """
 
     model: nn.Module
@@ -60,50 +65,86 @@ class Teacher:
     gain: np.ndarray
     shift: np.ndarray
 
-    def guide(self, images: jax.Array, batch: dict) -> tuple[jax.Array, jax.Array]:
-        """Returns logits [B, classes] for images [B, H, W, C], and that all are to be used."""
+    def guide(self, images: jax.Array, batch: dict[str, Any]) -> tuple[jax.Array, jax.Array]:
+        """Returns the teacher's logits [B, classes], and True [B]: all of them are used.
+
+        Args:
+          images: normalised for the student, [B, H, W, C].
+          batch: holds the teacher's variables under "teacher", see `beside`.
+        """
         images = images.astype(jnp.float32) * self.gain + self.shift
         logits = self.model.apply(batch["teacher"], images.astype(self.model.dtype))
-        return logits, jnp.ones(len(images), bool)
+        return cast(jax.Array, logits), jnp.ones(len(images), bool)
 
-    def beside(self, step: Callable, sharding: jax.sharding.Sharding) -> Callable:
-        """Returns a step that gets the teacher with each batch: no program has it as constants."""
+    def beside(
+        self, step: Callable[..., Any], sharding: jax.sharding.Sharding
+    ) -> Callable[..., Any]:
+        """Returns a step to which each batch also brings the teacher's variables, as "teacher".
+
+        As arguments they do not become constants of the compiled program.
+
+        Args:
+          step: a function of (state, batch).
+          sharding: of the teacher's variables.
+        """
         variables = jax.device_put(jax.device_get(self.variables), sharding)
         return lambda state, batch: step(state, {**batch, "teacher": variables})
 
 
-def stored_guide(images: jax.Array, batch: dict) -> tuple[jax.Array, jax.Array]:
-    """Returns the stored logits of a batch; those of an image that was replaced are not used."""
+def stored_guide(images: jax.Array, batch: dict[str, Any]) -> tuple[jax.Array, jax.Array]:
+    """Returns a batch's stored logits [B, classes], and whether each is used, bool [B].
+
+    Those of unreadable images are not used: another image has taken their place.
+
+    Args:
+      images: not used; a model as teacher needs them.
+      batch: with "teacher": the stored logits, and "bad": int32 [B], 1 for replaced images.
+    """
     return batch["teacher"], batch["bad"] == 0
 
 
-def make_teacher(weights: Pretrained, num_classes: int, channels: int, mean, std) -> Teacher:
-    """Returns the teacher that weights make.
+def make_teacher(
+    weights: Pretrained,
+    num_classes: int,
+    channels: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> Teacher:
+    """Returns pretrained weights as a teacher.
 
     Args:
-      num_classes, channels: of the student.
-      mean, std: of the student's normalisation.
+      weights: the teacher's model, variables and preprocessing.
+      num_classes: the student's number of classes.
+      channels: the student's number of input channels.
+      mean: the mean of the student's normalisation, one value per channel or a single one.
+      std: its standard deviation, likewise.
 
     Raises:
-      ConfigError: it has other classes or channels.
+      ConfigError: the teacher has another number of classes or channels.
     """
     model, own = weights.model, weights.preprocessing
     if (model.num_classes, model.in_channels) != (num_classes, channels):
         raise ConfigError(
             f"config.distill.teacher has {model.num_classes} classes and {model.in_channels} "
-            f"channels, the student {num_classes} and {channels}; take a teacher of the same data, "
-            "or fine-tune this one first."
+            f"channels, but the student has {num_classes} and {channels}; use a teacher for the "
+            "same data, or fine-tune this one first."
         )
-    mean, std, own_mean, own_std = (np.float32(x) for x in (mean, std, own.mean, own.std))
-    return Teacher(model, weights.variables, std / own_std, (mean - own_mean) / own_std)
+    given_mean, given_std, own_mean, own_std = (
+        np.asarray(x, np.float32) for x in (mean, std, own.mean, own.std)
+    )
+    shift = (given_mean - own_mean) / own_std
+    return Teacher(model, weights.variables, given_std / own_std, shift)
 
 
 @dataclasses.dataclass(frozen=True)
 class StoredLogits:
-    """A file of `write_logits`, read row by row.
+    """A file of `write_logits`, from which rows are read when they are asked for.
 
     Attributes:
-      offset: of the first byte of the array in the file.
+      path: the safetensors file.
+      dtype: the type of its numbers, as NumPy writes it ("<f2").
+      shape: (examples, classes).
+      offset: position of the array's first byte in the file.
     """
 
     path: str
@@ -112,31 +153,36 @@ class StoredLogits:
     offset: int
 
     def __getitem__(self, examples: np.ndarray) -> np.ndarray:
-        """Returns the rows of some examples, float32 [b, classes]."""
-        # Opened for each batch: nothing to pickle for worker processes, and the pages stay cached.
+        """Returns the rows of the given examples (integers [b]), float32 [b, classes]."""
+        # The file is opened for each batch: worker processes then need no pickled array, and the
+        # operating system keeps the pages cached anyway.
         rows = np.memmap(self.path, np.dtype(self.dtype), "r", self.offset, self.shape)
         return rows[examples].astype(np.float32)
 
 
 def write_logits(path: str | os.PathLike[str], logits: np.ndarray, about: dict[str, str]) -> None:
-    """Writes a teacher's logits, safetensors, one row for each example of the split in its order.
+    """Writes a teacher's logits to a safetensors file.
 
     Args:
-      logits: [examples, classes]; kept as float16, which is more than a teacher knows.
-      about: where they come from, for whoever finds the file.
+      path: the file.
+      logits: [examples, classes], in the order of the split; they are stored as float16, which is
+        more precise than any teacher.
+      about: the file's metadata: where the logits come from.
     """
     write_safetensors(path, {STORED: np.asarray(logits, np.float16)}, metadata=about)
 
 
 def open_logits(path: str, examples: int, num_classes: int) -> StoredLogits:
-    """Opens a file of `write_logits`; only its header is read, and sizes are checked against it.
+    """Opens a file of `write_logits`; only its header is read.
 
     Args:
-      examples, num_classes: what the training split has.
+      path: the file.
+      examples: number of examples in the training split.
+      num_classes: its number of classes.
 
     Raises:
-      WeightsError: it is no such file.
-      ConfigError: it is of other data.
+      WeightsError: it is not a safetensors file.
+      ConfigError: it has no logits, or not as many examples and classes as the training split.
     """
     tensors = locate(path)
     if STORED not in tensors or np.dtype(tensors[STORED][0]).kind != "f":
@@ -148,6 +194,7 @@ def open_logits(path: str, examples: int, num_classes: int) -> StoredLogits:
     if shape != (examples, num_classes):
         raise ConfigError(
             f"config.distill.logits: {path} has {json.dumps(shape)} logits, but the training split "
-            f"has {examples} examples of {num_classes} classes; write it for this data set."
+            f"has {examples} examples of {num_classes} classes; write the file again for this data "
+            "set, with the command logits."
         )
     return StoredLogits(path, dtype.str, shape, offset)

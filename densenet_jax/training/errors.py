@@ -1,9 +1,9 @@
-"""Errors that are the user's to mend; the command line shows them without a traceback."""
+"""Errors that the user can correct; the command line shows them without a traceback."""
 
 
 class ConfigError(ValueError):
-    """A value of the configuration that cannot be used."""
+    """A value of the configuration, or of a flag, cannot be used."""
 
 
 class CheckpointError(ValueError):
-    """There is no such checkpoint, or it does not fit."""
+    """A checkpoint does not exist, is damaged, does not fit the model, or cannot be written."""

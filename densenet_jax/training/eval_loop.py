@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +31,7 @@ class Evaluated:
 
 def make_eval_step(
     model: nn.Module, preprocess: Callable[[jax.Array], jax.Array], task: Task, loss: Loss
-) -> Callable[[dict, Batch], tuple[Metrics, Metrics]]:
+) -> Callable[[dict[str, Any], Batch], tuple[Metrics, Metrics]]:
     """Returns the function from variables and a masked batch to `sums` and `Task.answers`.
 
     Args:
@@ -41,8 +41,8 @@ def make_eval_step(
       loss: the run's loss, without what only training adds to it (smoothing, a teacher).
     """
 
-    def eval_step(variables: dict, batch: Batch) -> tuple[Metrics, Metrics]:
-        logits = model.apply(variables, preprocess(batch["image"]))
+    def eval_step(variables: dict[str, Any], batch: Batch) -> tuple[Metrics, Metrics]:
+        logits = cast(jax.Array, model.apply(variables, preprocess(batch["image"])))
         found = (logits, batch["label"], batch["mask"])
         return sums(task, loss, *found), task.answers(*found)
 
@@ -67,7 +67,7 @@ def sums(task: Task, loss: Loss, logits: jax.Array, labels: jax.Array, mask: jax
 
 
 def evaluate(
-    eval_step: Callable[[Any, Any], Metrics], variables: Any, batches: Iterable
+    eval_step: Callable[[Any, Any], Metrics], variables: Any, batches: Iterable[Any]
 ) -> Metrics:
     """Returns the means of loss and metrics over batches, and the number of examples.
 
@@ -80,8 +80,8 @@ def evaluate(
       batches: with `mask`, as `data.reading.pipeline.eval_batches` makes them.
     """
     # Each batch's sums stay on the device until the end: the loop never waits for them.
-    total = [eval_step(variables, batch) for batch in batches]
-    total = {name: sum(float(s[name]) for s in jax.device_get(total)) for name in total[0]}
+    found = [eval_step(variables, batch) for batch in batches]
+    total = {name: sum(float(s[name]) for s in jax.device_get(found)) for name in found[0]}
     count, nonfinite = int(total.pop("examples")), int(total.pop("nonfinite"))
     if nonfinite:
         return {name: float("nan") for name in total} | {"examples": count, "nonfinite": nonfinite}

@@ -1,6 +1,7 @@
-"""train_and_evaluate: what holds a run together, from its directory and back."""
+"""train_and_evaluate: a whole run, from opening its directory to the final metrics."""
 
 import dataclasses
+import os
 import pathlib
 import time
 from collections.abc import Sequence
@@ -24,28 +25,33 @@ from densenet_jax.training.trainer import Length, Trainer, latest_state
 
 
 def train_and_evaluate(
-    config: ml_collections.ConfigDict, workdir: str, listeners: Sequence[Listener] = ()
+    config: ml_collections.ConfigDict,
+    workdir: str | os.PathLike[str],
+    listeners: Sequence[Listener] = (),
 ) -> dict[str, Any]:
-    """Trains until the run's length is reached; started again in the same directory it resumes.
+    """Trains until the configured length is reached; in the directory of a run it resumes the run.
 
     Args:
-      config: see configs/default.py.
-      workdir: the run's directory, made if it does not exist; README.md lists its files.
-      listeners: told of every record of metrics.jsonl, as the loggers of the configuration are.
+      config: the configuration; configs/default.py documents its keys.
+      workdir: the run's directory, created if it does not exist; README.md lists its files.
+      listeners: receive every record of metrics.jsonl, in addition to the configured loggers.
 
     Returns:
-      the metrics of the last evaluation, with `step`, `best_step` and `seconds`; `best`: the
-      `eval_loop.Evaluated` of that step, None if the run made it before it was resumed.
+      the metrics of the last evaluation, and "step": the last step; "best_step": the step of the
+      best checkpoint; "best": the `eval_loop.Evaluated` of that step, or None if it was evaluated
+      before the run was resumed; "seconds": the duration of this call.
 
     Raises:
-      ConfigError, DataError, CheckpointError: the user's to mend.
+      ConfigError, DataError, WeightsError: the configuration, data or initial weights cannot be
+        used.
+      CheckpointError: checkpoints cannot be read, or the last one could not be written.
       Interrupted: SIGTERM, SIGINT or SIGHUP came; the state is saved if the disk can be written.
-      NonFiniteError: the numbers stayed bad; nonfinite.json says where they began.
+      NonFiniteError: loss or gradients stayed non-finite; nonfinite.json says where it began.
     """
     began = time.monotonic()
     loggers.check(config.loggers, installed=True)
-    workdir = pathlib.Path(workdir)
-    config, resumes = saved_config.settled(config, workdir)
+    folder = pathlib.Path(workdir)
+    config, resumes = saved_config.settled(config, folder)
     setup = experiment.build(config, resumes)
     config = setup.config
     train_source = settings.train_source(config)
@@ -65,26 +71,26 @@ def train_and_evaluate(
         evaluation=max(1.0, config.eval_every_epochs * epoch),
     )
 
-    make_workdir(config, workdir)
+    make_workdir(config, folder)
     keep, score = config.checkpoints_to_keep, setup.task.best.score
-    with locked(workdir), Checkpoints(workdir, keep, score=score) as checkpoints:
-        first = jax.process_index() == 0  # of the processes of the job; it alone writes
+    with locked(folder), Checkpoints(folder, keep, score=score) as checkpoints:
+        first = jax.process_index() == 0  # only the first process of a job writes files
         if first:
-            save_config(config, setup.eval_source.class_names, workdir)
-            environment.save(workdir)
-        check_shared(config, workdir)
+            save_config(config, setup.eval_source.class_names, folder)
+            environment.save(folder)
+        check_shared(config, folder)
         optimizer, schedule = run_steps.optimizer(setup, length.total, length.epoch)
         state = latest_state(setup, optimizer, checkpoints)
         start = int(state.step)
         if first:
-            listeners = [*listeners, *loggers.open_loggers(config.loggers, workdir, config)]
+            listeners = [*listeners, *loggers.open_loggers(config.loggers, folder, config)]
         else:
             listeners = []
         with (
-            MetricsLog(workdir / "metrics.jsonl", start, listeners, read_only=not first) as log,
+            MetricsLog(folder / "metrics.jsonl", start, listeners, read_only=not first) as log,
             ProgressLine(length.total, start, setup.task.short) as progress,
             stop_requests() as stop_requested,
-            jax.set_mesh(setup.mesh),  # the GPU kernels of the model ask what they are spread over
+            jax.set_mesh(setup.mesh),  # the model's GPU kernels look up the current mesh
         ):
             say_start(progress, setup, train_source, start, length.total)
             trainer = Trainer(
@@ -93,7 +99,7 @@ def train_and_evaluate(
                 length,
                 optimizer,
                 schedule,
-                workdir=workdir,
+                workdir=folder,
                 checkpoints=checkpoints,
                 log=log,
                 progress=progress,
@@ -103,8 +109,8 @@ def train_and_evaluate(
         lost = checkpoints.missing(length.total) if start < length.total else None
         if lost:
             raise CheckpointError(
-                f"The run has reached step {length.total}, but {lost}. Mend the disk, or make room "
-                "on it; then the same command goes on from there."
+                f"The run has reached step {length.total}, but {lost}. Repair the disk or free "
+                "some space on it, then run the same command again: it continues from there."
             )
         best_step = checkpoints.resolve("best")
     best = trainer.best
@@ -124,7 +130,15 @@ def say_start(
     start: int,
     total: int,
 ) -> None:
-    """Prints what runs where, before the first step compiles."""
+    """Prints model, data, batch size and devices, before the first step compiles.
+
+    Args:
+      progress: the line to print above.
+      setup: the experiment.
+      train_source: the training split.
+      start: the step that the run starts from; 0: a new run.
+      total: number of steps in the whole run.
+    """
     config = setup.config
     state = f"resuming at step {start} of {total}" if start else f"{total} steps"
     batch = f"batch {config.batch_size}{setup.groups.describe(config.batch_size)}"

@@ -1,4 +1,4 @@
-"""Which parameters a transformation of the gradients is for, by name and by depth."""
+"""Masks that select parameters for parts of the optimiser, by their names and by their depth."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,29 +11,36 @@ from densenet_jax.training.errors import ConfigError
 
 
 def decay_mask(params: Any) -> Any:
-    """Returns True for the kernels of convolutions and classifier, False for scales and biases."""
+    """Returns a tree of bool: True for kernels (convolutions, classifier), False for the rest."""
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
 
 
 def matrices(params: Any) -> Any:
-    """Returns which parameters are matrices for Muon, and how: kernels [h, w, in, out].
+    """Returns for each parameter how Muon sees it as a matrix; None: Muon does not update it.
 
-    A filter is a column, of h * w * in rows.  None: no matrix.  Kernels of a single input channel
-    are left out since depthwise ones are a matrix for each channel, and the classifier as by
-    Muon's author.
+    Convolution kernels [h, w, in, out] are matrices of h * w * in rows, with a column for each
+    filter.  Kernels with a single input channel are excluded, because a depthwise kernel is a
+    matrix for each channel; and so is the classifier, as by Muon's author.
+
+    Args:
+      params: the model's parameters.
+
+    Returns:
+      a tree like `params` of `optax.contrib.MuonDimensionNumbers` or None.
     """
     filters = optax.contrib.MuonDimensionNumbers(reduction_axis=(0, 1, 2), output_axis=3)
     return jax.tree.map(lambda x: filters if x.ndim == 4 and x.shape[2] > 1 else None, params)
 
 
 def trained_mask(params: Any, frozen: Sequence[str]) -> Any:
-    """Returns "frozen" for parameters of some parts of the network, "trained" for the others.
+    """Returns a tree of labels: "frozen" for the parameters of some parts, "trained" for the rest.
 
     Args:
-      frozen: `stem`, `block1`, ..., `norm`, `head`.
+      params: the model's parameters.
+      frozen: names of parts of the network: `stem`, `block1`, ..., `norm`, `head`.
 
     Raises:
-      ConfigError: the model has no such part.
+      ConfigError: the model has no part of this name.
     """
     names = parts(params)
     known = sorted(set(jax.tree.leaves(names)))
@@ -47,9 +54,14 @@ def trained_mask(params: Any, frozen: Sequence[str]) -> Any:
 
 
 def depth_factors(params: Any, decay: float) -> Any:
-    """Returns each parameter's factor of the learning rate: decay ** (parts between it and head).
+    """Returns a tree of factors of the learning rate, which fall from the head to the stem.
 
-    Parts in order: stem, block1, ..., the last block; norm and head, which have the full rate.
+    Norm and head have factor 1, the last block has `decay`, the block before it `decay ** 2`, and
+    so on down to the stem.
+
+    Args:
+      params: the model's parameters.
+      decay: the factor from each part to the one before it.
     """
     names = parts(params)
     blocks = max((int(n[5:]) for n in jax.tree.leaves(names) if n.startswith("block")), default=0)

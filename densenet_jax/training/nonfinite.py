@@ -1,15 +1,15 @@
-"""A step whose numbers went wrong, looked at: where the first value that is not finite arises."""
+"""The diagnosis of a non-finite step: the tensor in which the first non-finite value appears."""
 
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from densenet_jax.tasks.losses import Loss
+from densenet_jax.tasks.losses import TrainLoss
 from densenet_jax.training.groups import ONE_GROUP, Groups, mean_over_groups
 from densenet_jax.training.state import TrainState
 from densenet_jax.training.step import Batch, Guide, Preprocess, group_key, keys, prepared
@@ -27,22 +27,27 @@ def diagnose(
     state: TrainState,
     batch: Batch,
     *,
-    loss: Loss,
+    loss: TrainLoss,
     guide: Guide | None = None,
     seed: int = 0,
     groups: Groups = ONE_GROUP,
 ) -> dict[str, Any]:
-    """Repeats a step and returns what its tensors look like, in the order they are computed.
+    """Repeats a step and describes its tensors, in the order in which they are computed.
 
     Args:
-      state: parameters as they were at that step, and the number of the step before it.
-      batch: the step's batch.
-      loss, guide, seed, groups: the step's.
+      model: the network.
+      preprocess: augments and normalises images, as in the step (see `step.Preprocess`).
+      state: the parameters with which the step was taken; `state.step` is one less than its number.
+      batch: the step's batch, with "image" uint8 [B, H, W, C] and "label" [B].
+      loss: the step's loss.
+      guide: the step's teacher, if it had one (see `step.Guide`).
+      seed: the run's seed.
+      groups: how the batch is divided.
 
     Returns:
-      {"first": the first tensor with a value that is not finite, or None,
-       "tensors": {name: {"finite": share of finite values, "norm": L2 norm of those}}}; both are
-      means over the groups.
+      {"first": name of the first tensor with a non-finite value, or None,
+       "tensors": {name: {"finite": share of finite values, "norm": L2 norm of the finite values}}};
+      both numbers are means over the groups.
     """
 
     @jax.jit
@@ -51,12 +56,12 @@ def diagnose(
         examples = prepared(preprocess, guide, augment_key, batch)
         return mean_over_groups(look_at_group, groups, (state.variables, dropout_key), examples)
 
-    def look_at_group(shared, examples, number: jax.Array | None) -> dict[str, Any]:
+    def look_at_group(shared: Any, examples: Any, number: jax.Array | None) -> dict[str, Any]:
         variables, key = shared
         images, targets = examples
         key = group_key(key, number)
 
-        def apply(params, **kwargs):
+        def apply(params: Any, **kwargs: Any) -> Any:
             return model.apply(
                 {**variables, "params": params},
                 images,
@@ -66,7 +71,7 @@ def diagnose(
                 **kwargs,
             )[0]
 
-        def loss_fn(params):
+        def loss_fn(params: Any) -> jax.Array:
             return loss(apply(params), targets).mean()
 
         params = variables["params"]
@@ -77,7 +82,7 @@ def diagnose(
         tensors += _named("gradient", gradients)
         return {name: _summary(x) for name, x in tensors}
 
-    # jit sorts the keys of its result: the order of computation is kept by the numbers.
+    # jit sorts the keys of its result by name, so the order of computation is restored below.
     found = jax.device_get(look(state, batch))
     tensors = {
         name: {"finite": float(s["finite"]), "norm": float(s["norm"])} for name, s in found.items()
@@ -89,15 +94,23 @@ def diagnose(
 
 
 def write_report(
-    path: pathlib.Path, step: int, examples: Sequence[int], found: dict[str, Any]
+    path: pathlib.Path, step: int, examples: Iterable[int], found: dict[str, Any]
 ) -> None:
-    """Writes what was found."""
+    """Writes the report of a non-finite step.
+
+    Args:
+      path: the file, nonfinite.json.
+      step: the step's number.
+      examples: numbers of the batch's examples in the training split.
+      found: as `diagnose` returns it.
+    """
     report = {"step": step, "first": found["first"], "examples": [int(i) for i in examples]}
     text = json.dumps({**report, "tensors": found["tensors"]}, indent=1)
     path.write_text(text + "\n", encoding="utf-8")
 
 
 def _named(kind: str, tree: Any) -> list[tuple[str, jax.Array]]:
+    """Returns (name, array) of every leaf: ("parameter stem/conv/kernel", ...)."""
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     return [
         (f"{kind} {'/'.join(str(getattr(p, 'key', p)) for p in path)}", leaf)

@@ -10,6 +10,7 @@ import optax
 from densenet_jax.data.augment import device
 from densenet_jax.data.reading import resident
 from densenet_jax.data.sources.source import Source
+from densenet_jax.tasks.task import Metrics
 from densenet_jax.training import batches, dispatch, distillation, eval_loop
 from densenet_jax.training import mesh as meshes
 from densenet_jax.training import step as steps
@@ -53,7 +54,7 @@ def step_options(setup: Experiment) -> dict[str, Any]:
 
 def train_step(
     setup: Experiment, optimizer: optax.GradientTransformation, schedule: optax.Schedule
-) -> Callable:
+) -> Callable[..., Any]:
     """Returns the compiled training step on the mesh, with the teacher if there is one."""
     step = steps.make_train_step(
         setup.model,
@@ -76,14 +77,14 @@ def many_steps(setup: Experiment, step: dispatch.Step) -> dispatch.Step:
     return dispatch.many_steps(step, pick, config.steps_per_dispatch, config.nonfinite_limit)
 
 
-def eval_step(setup: Experiment) -> Callable:
+def eval_step(setup: Experiment) -> Callable[..., Any]:
     """Returns the compiled evaluation step on the mesh; see `eval_loop.make_eval_step`."""
     loss = make_loss(setup.config)
     step = eval_loop.make_eval_step(setup.model, setup.normalize, setup.task, loss)
     return meshes.eval_step_on(setup.mesh, step)
 
 
-def beside_teacher(setup: Experiment, step: Callable) -> Callable:
+def beside_teacher(setup: Experiment, step: Callable[..., Any]) -> Callable[..., Any]:
     """Returns a function of state and batch that also gets the teacher, if there is one."""
     if setup.teacher is None:
         return step
@@ -92,7 +93,7 @@ def beside_teacher(setup: Experiment, step: Callable) -> Callable:
 
 def evaluate(
     setup: Experiment,
-    eval_step: Callable,
+    eval_step: Callable[..., Any],
     state: TrainState,
     before_batch: Callable[[], None] = lambda: None,
 ) -> eval_loop.Evaluated:
@@ -109,7 +110,7 @@ def evaluate(
     """
     answers, keys = [], [metric.key for metric in setup.task.metrics]
 
-    def step(state: TrainState, batch):
+    def step(state: TrainState, batch: Any) -> Metrics:
         before_batch()
         sums, found = eval_step(state.result, batch)
         answers.append(found)
@@ -151,7 +152,7 @@ def _check_single_examples(setup: Experiment) -> None:
         images = jax.ShapeDtypeStruct((1, size, size, setup.config.data.channels), "float32")
         variables = jax.eval_shape(setup.model.init, keys, images)
 
-        def train(variables, images):
+        def train(variables: Any, images: jax.Array) -> Any:
             options = {"train": True, "mutable": ["batch_stats"], "rngs": keys}
             return setup.model.apply(variables, images, **options)
 

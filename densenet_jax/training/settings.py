@@ -1,4 +1,4 @@
-"""What the values of a configuration stand for: mesh, data, model, rates, loss, weights, length."""
+"""The objects that a configuration describes: mesh, data, model, optimiser, task, losses."""
 
 import jax
 import ml_collections
@@ -10,7 +10,7 @@ from densenet_jax.data.sources.source import Source
 from densenet_jax.models.variants import create_model
 from densenet_jax.tasks import losses
 from densenet_jax.tasks.by_name import find_task
-from densenet_jax.tasks.losses import Loss
+from densenet_jax.tasks.losses import Loss, TrainLoss
 from densenet_jax.tasks.task import Task
 from densenet_jax.training import checks, distillation, schedules
 from densenet_jax.training import mesh as meshes
@@ -21,32 +21,36 @@ from densenet_jax.weights import Preprocessing
 
 
 def make_mesh(config: ml_collections.ConfigDict) -> jax.sharding.Mesh:
-    """Returns the mesh of a configuration."""
+    """Returns the mesh of a configuration, see `mesh.make_mesh`."""
     axes = config.mesh
     return meshes.make_mesh(axes.data, axes.model, axes.preset)
 
 
 def train_source(config: ml_collections.ConfigDict) -> Source:
-    """Returns the training split of a configuration: of its classes, so many examples of each."""
+    """Returns the training split, limited to `data.classes` and `data.examples_per_class`."""
     data = config.data
     part = (data.classes, data.examples_per_class)
     return by_name.load(data.name, data.train_split, data.data_dir, data.holdout, *part)
 
 
 def eval_source(config: ml_collections.ConfigDict) -> Source:
-    """Returns the evaluation split of a configuration: all examples of its classes."""
+    """Returns the evaluation split, limited to `data.classes`."""
     data = config.data
     return by_name.load(data.name, data.eval_split, data.data_dir, data.holdout, data.classes)
 
 
 def build_model(config: ml_collections.ConfigDict) -> nn.Module:
-    """Returns the model of a configuration."""
+    """Returns the model of a configuration.
+
+    Raises:
+      ConfigError: it names no model, an unknown one, or options that do not fit the model.
+    """
     fields = {k: v for k, v in config.model.items() if v is not None}
     name = fields.pop("name")
     if not name:
         raise ConfigError(
             f"config.model.name is empty, and {config.init_from or 'the configuration'} does not "
-            "say which network it is of; pass --config.model.name=densenet121, for example."
+            "say which network to build; pass --config.model.name=densenet121, for example."
         )
     for key in ("dtype", "param_dtype"):
         fields[key] = checks.DTYPES[fields[key]]
@@ -57,7 +61,15 @@ def build_model(config: ml_collections.ConfigDict) -> nn.Module:
 
 
 def make_schedule(config: ml_collections.ConfigDict, units: Units) -> optax.Schedule:
-    """Returns the schedule of a configuration for a run of some length."""
+    """Returns the learning rate by step.
+
+    Args:
+      config: the configuration.
+      units: the run's total steps, steps per epoch and batch size, which convert durations.
+
+    Raises:
+      ConfigError: a duration or the schedule's name cannot be used.
+    """
     options = config.optimizer
     reference = options.reference_batch_size or config.batch_size
     return schedules.make_schedule(
@@ -77,7 +89,12 @@ def make_schedule(config: ml_collections.ConfigDict, units: Units) -> optax.Sche
 def make_optimizer(
     config: ml_collections.ConfigDict, schedule: optax.Schedule
 ) -> optax.GradientTransformation:
-    """Returns the optimiser of a configuration; its state has the same shape for any schedule."""
+    """Returns the optimiser of a configuration; its state has the same structure for any schedule.
+
+    Args:
+      config: the configuration.
+      schedule: the learning rate by step.
+    """
     options = config.optimizer
     return optimizers.make_optimizer(
         schedule,
@@ -112,12 +129,12 @@ def make_task(config: ml_collections.ConfigDict) -> Task:
 
 
 def make_loss(config: ml_collections.ConfigDict) -> Loss:
-    """Returns the loss of a configuration as evaluations take it: against unchanged targets."""
+    """Returns the loss for evaluation: without label smoothing, thresholds or a teacher."""
     return losses.make_loss(config.loss or make_task(config).losses[0])
 
 
-def student_loss(config: ml_collections.ConfigDict) -> Loss:
-    """Returns the loss that training minimises: with smoothing, thresholds and any teacher."""
+def student_loss(config: ml_collections.ConfigDict) -> TrainLoss:
+    """Returns the loss for training: with label smoothing, thresholds and the teacher, if any."""
     distill = config.distill
     loss = losses.make_loss(
         config.loss or make_task(config).losses[0],
@@ -130,7 +147,7 @@ def student_loss(config: ml_collections.ConfigDict) -> Loss:
 
 
 def settle_preprocessing(config: ml_collections.ConfigDict, given: Preprocessing) -> None:
-    """Sets what a configuration leaves open (None) to the given preprocessing."""
+    """Sets the keys of preprocessing that a configuration leaves open (None) to given values."""
     values = {
         "image_size": given.image_size,
         "eval_crop": given.crop_fraction,
@@ -144,7 +161,7 @@ def settle_preprocessing(config: ml_collections.ConfigDict, given: Preprocessing
 
 
 def total_steps(config: ml_collections.ConfigDict, train_examples: int) -> int:
-    """Returns the length of the run: `total_steps` if it is set, else `total_epochs`."""
+    """Returns the length of the run in steps: `total_steps` if set, else from `total_epochs`."""
     if config.total_steps is not None:
         return config.total_steps
     return max(1, round(config.total_epochs * train_examples / config.batch_size))

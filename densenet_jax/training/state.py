@@ -1,6 +1,7 @@
-"""What a training step maps to its successor."""
+"""The training state, which each training step maps to the next one."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -10,19 +11,19 @@ from flax import struct
 
 
 class TrainState(struct.PyTreeNode):
-    """Everything that a run must keep; its step is its position in the data, too.
+    """Everything that a run must store to be resumed; `step` is also its position in the data.
 
     Attributes:
-      step: number of updates made, int32 [].
+      step: number of training steps so far, int32 [].
       params: the model's parameters.
       batch_stats: the running statistics of batch normalisation.
-      opt_state: the optimiser's.
-      nonfinite: steps in a row, up to this one, whose loss or gradients were not finite, int32 [];
-        such a step counts, but changes nothing else.
+      opt_state: the optimiser's state.
+      nonfinite: number of steps in a row, up to the current one, whose loss or gradients were not
+        finite, int32 []; such a step is counted in `step`, but changes nothing else.
+      order: number of the data's order, int32 []: 0 at first, and one more after each rollback to a
+        checkpoint because of non-finite numbers.
       ema: moving averages of parameters and running statistics, {"params", "batch_stats"}, in at
-        least float32; None: none are kept.
-      order: which order the data are in, int32 []: 0, and one more each time that a run went back
-        to a checkpoint because its numbers had gone wrong.
+        least float32; None if the run keeps none.
     """
 
     step: jax.Array
@@ -35,25 +36,27 @@ class TrainState(struct.PyTreeNode):
 
     @property
     def variables(self) -> dict[str, Any]:
-        """What trains, as `model.apply` takes it."""
+        """The variables that are trained, {"params", "batch_stats"}, for `model.apply`."""
         return {"params": self.params, "batch_stats": self.batch_stats}
 
     @property
     def result(self) -> dict[str, Any]:
-        """What the run is judged by, predicts with and gives away: averages, where it keeps them.
+        """The variables to evaluate, predict with and export: the moving averages, if kept.
 
-        A checkpoint is the best by the accuracy of these.
+        The best checkpoint is the one where these have the best metric.
         """
         return self.variables if self.ema is None else self.ema
 
 
 def from_variables(
-    variables: dict, optimizer: optax.GradientTransformation, ema: bool = False
+    variables: Mapping[str, Any], optimizer: optax.GradientTransformation, ema: bool = False
 ) -> TrainState:
     """Returns the state before the first step, from the model's variables.
 
     Args:
-      ema: keep moving averages, which start as copies.
+      variables: {"params": ..., "batch_stats": ...}; the latter may be missing.
+      optimizer: the optimiser.
+      ema: whether to keep moving averages, which start as copies of the variables.
     """
     params, averages = variables["params"], None
     if ema:
@@ -71,7 +74,7 @@ def from_variables(
 
 
 def _copy_at_least_float32(x: jax.Array) -> jax.Array:
-    """A copy also where nothing has to be converted: no buffer may be donated twice."""
+    """Returns a copy even if no conversion is needed, because no buffer may be donated twice."""
     return jnp.array(x, jnp.promote_types(x.dtype, jnp.float32), copy=True)
 
 
@@ -79,13 +82,15 @@ def moved(averages: Any, values: Any, step: jax.Array, decay: float) -> Any:
     """Returns moving averages after one more step.
 
     Args:
-      averages, values: trees of the same structure.
-      step: number of updates made before, int32 [].
-      decay: weight of the averages; less in the first steps, (1 + step) / (10 + step), so that the
-        initial values are soon forgotten (as in TensorFlow's ExponentialMovingAverage).
+      averages: the moving averages before the step.
+      values: the new values, a tree of the same structure.
+      step: number of steps before this one, int32 [].
+      decay: the weight of the old averages.  In the first steps it is lower, (1 + step) /
+        (10 + step), so that the initial values are soon forgotten (as in TensorFlow's
+        ExponentialMovingAverage).
     """
-    decay = jnp.minimum(decay, (1 + step) / (10 + step))
-    return jax.tree.map(lambda a, v: a + (1 - decay).astype(a.dtype) * (v - a), averages, values)
+    weight = jnp.minimum(decay, (1 + step) / (10 + step))
+    return jax.tree.map(lambda a, v: a + (1 - weight).astype(a.dtype) * (v - a), averages, values)
 
 
 def initial_state(
@@ -95,11 +100,18 @@ def initial_state(
     image_shape: tuple[int, int, int],
     ema: bool = False,
 ) -> TrainState:
-    """Returns a fresh state; to be jitted with the shardings it shall have, or only shaped.
+    """Returns a state with random parameters.
+
+    Callers either compile it (`jax.jit`) with the shardings that the state should have, or only
+    ask for its shapes (`jax.eval_shape`).
 
     Args:
+      model: the network.
+      optimizer: the optimiser.
+      seed: of the random parameters.
       image_shape: (height, width, channels) of the training images.
-      ema: as of `from_variables`.
+      ema: whether to keep moving averages.
     """
     images = jnp.zeros((1, *image_shape), jnp.float32)
-    return from_variables(model.init(jax.random.key(seed), images), optimizer, ema)
+    variables = cast(Mapping[str, Any], model.init(jax.random.key(seed), images))
+    return from_variables(variables, optimizer, ema)

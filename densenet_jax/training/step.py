@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from densenet_jax.tasks.losses import Loss
+from densenet_jax.tasks.losses import TrainLoss
 from densenet_jax.tasks.task import Metrics, Task
 from densenet_jax.training import state as states
 from densenet_jax.training.groups import ONE_GROUP, Groups, mean_over_groups
@@ -20,25 +20,37 @@ Batch = dict[str, jax.Array]
 # (key, uint8 images [B, H, W, C], labels [B]) -> normalised images, targets [B, classes]
 Preprocess = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 
-# (normalised images, batch) -> a teacher's logits [B, classes], whether they are to be used [B]
+# (normalised images, batch) -> a teacher's logits [B, classes], whether each is used, bool [B]
 Guide = Callable[[jax.Array, Batch], tuple[jax.Array, jax.Array]]
 
 
 def prepared(
     preprocess: Preprocess, guide: Guide | None, key: jax.Array, batch: Batch
 ) -> tuple[jax.Array, Any]:
-    """Returns a batch's images and what the loss compares with: targets, and a teacher's logits."""
+    """Returns a batch's normalised images, and the targets for the loss.
+
+    Args:
+      preprocess: augments and normalises images, and makes their targets.
+      guide: a teacher; None if there is none.
+      key: of the random augmentation.
+      batch: with "image" uint8 [B, H, W, C], "label" [B], and what the teacher needs.
+
+    Returns:
+      images [B, H, W, C], and targets [B, classes]; with a teacher, (targets, teacher's logits
+      [B, classes], whether each is used, bool [B]).
+    """
     images, targets = preprocess(key, batch["image"], batch["label"])
     return images, targets if guide is None else (targets, *guide(images, batch))
 
 
 def joined(tree: Any) -> list[jax.Array]:
-    """Returns the leaves of a tree in few arrays, for what does not care which number is whose.
+    """Returns the leaves of a tree in few arrays, for reductions that ignore whose a number is.
 
-    Vectors are one; arrays of another shape are stacked, however they are split over devices.  A
-    sum over the gradients of DenseNet-121 is a kernel for each of 364 arrays on a GPU otherwise.
+    All vectors become one array; other arrays are stacked with those of the same shape, however
+    they are split over devices.  Otherwise a sum over the gradients of DenseNet-121 takes 364
+    kernels on a GPU, one for each array.
     """
-    alike = collections.defaultdict(list)
+    alike: dict[Any, list[jax.Array]] = collections.defaultdict(list)
     for leaf in jax.tree.leaves(tree):
         alike["vector" if leaf.ndim == 1 else leaf.shape].append(leaf)
     return [
@@ -54,7 +66,7 @@ def make_train_step(
     preprocess: Preprocess,
     *,
     task: Task,
-    loss: Loss,
+    loss: TrainLoss,
     ema_decay: float = 0.0,
     seed: int = 0,
     guide: Guide | None = None,
@@ -63,30 +75,40 @@ def make_train_step(
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """Returns the function that maps a state and a batch to the next state and its metrics.
 
-    A step whose loss or gradients are not finite leaves parameters, statistics and optimiser as
-    they were, and is counted.  The state's buffers are donated.
+    A step whose loss or gradients are not finite is counted, but leaves parameters, statistics and
+    optimiser unchanged.  The state's buffers are donated.
 
     Args:
-      schedule: the optimiser's learning rate, for the metrics.
+      model: the network.
+      optimizer: the optimiser.
+      schedule: the optimiser's learning rate by step, for the metrics.
       preprocess: augments and normalises images, and makes their targets.
       task: what the network is trained for; its metrics are measured on the training batch.
-      loss: maps logits and targets to the losses of the examples, see `losses.make_loss`.
-      guide: of a student, see `distillation.distilling`, the loss that takes what it returns.
-      ema_decay: of the state's moving averages, if it keeps any.
-      nonfinite_limit: steps in a row that are not finite after which no step changes anything any
-        more: the loop learns of them a few steps late, and the diagnosis needs the parameters that
-        they had.  None: no limit.
-      groups: of examples that share batch statistics (`groups.plan`).  The running statistics move
-        towards the mean over the groups of their means, and of their variances.
+      loss: maps logits and targets to the losses of the examples, see `losses.make_loss`; with a
+        `guide`, the loss of `distillation.distilling`.
+      ema_decay: decay of the state's moving averages, if it keeps any.
+      seed: of augmentation and dropout.
+      guide: the teacher of a student; None if there is none.
+      groups: how a batch is divided into groups that share batch statistics (`groups.plan`).  The
+        running statistics move towards the mean over the groups of their means, and of their
+        variances.
+      nonfinite_limit: after so many non-finite steps in a row, all further steps change nothing.
+        The loop learns of such steps a little late, and the diagnosis needs the parameters with
+        which they were taken.  None: no limit.
+
+    Returns:
+      a function of (state, {"image": uint8 [B, H, W, C], "label": [B], ...}) that returns the next
+      state and the metrics, scalars: "loss", the keys of `Task.measure`, "learning_rate",
+      "nonfinite" (number of non-finite steps in a row), and "bad_images" if the batch counts them.
     """
 
-    def group_step(shared, examples, number: jax.Array | None):
-        """Returns the means over a group of examples, and the running statistics after it."""
+    def group_step(shared: Any, examples: Any, number: jax.Array | None) -> Any:
+        """Returns the gradients, new running statistics and metrics of a group of examples."""
         variables, key = shared
         images, targets, labels = examples
         key = group_key(key, number)
 
-        def loss_fn(params):
+        def loss_fn(params: Any) -> tuple[jax.Array, Any]:
             logits, updates = model.apply(
                 {**variables, "params": params},
                 images,
@@ -132,7 +154,7 @@ def make_train_step(
             "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
             "nonfinite": new.nonfinite,
         }
-        if "bad" in batch:  # images that could not be read, and were replaced
+        if "bad" in batch:  # unreadable images, which were replaced by others
             metrics["bad_images"] = jnp.sum(batch["bad"])
         return new, metrics
 
@@ -140,14 +162,14 @@ def make_train_step(
 
 
 def keys(seed: int, step: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns the keys of a step's augmentation and dropout.
+    """Returns the random keys of a step's augmentation and dropout.
 
-    What is random depends on (seed, step) alone, so a resumed run repeats it.
+    They depend on (seed, step) alone, so a resumed run repeats the same random numbers.
     """
     augment_key, dropout_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), step))
     return augment_key, dropout_key
 
 
 def group_key(key: jax.Array, number: jax.Array | None) -> jax.Array:
-    """Returns the key of a group's dropout; None: the batch is one group."""
+    """Returns the random key of a group's dropout; number None: the batch is a single group."""
     return key if number is None else jax.random.fold_in(key, number)

@@ -1,6 +1,6 @@
-"""A sweep: one run after another over a grid of values, each in a directory of its own.
+"""A sweep: one run for each combination of values, one after another, each in its own directory.
 
-Started again it goes on: a run that has finished ends at once, one that was stopped resumes.
+A sweep that is started again continues: finished runs end at once, and a stopped run resumes.
 """
 
 import ast
@@ -30,23 +30,31 @@ _KEY = re.compile(r"(?:^|(?<=[\])]))[\s;,]*([A-Za-z_][\w.]*)\s*=\s*")
 
 
 class Run(NamedTuple):
-    """A point of the grid."""
+    """One run of a sweep.
+
+    Attributes:
+      values: the swept keys and this run's values, {"optimizer.learning_rate": 0.1, ...}.
+      config: the configuration with these values.
+      workdir: the run's directory.
+    """
 
     values: dict[str, Any]
     config: ConfigDict
     workdir: pathlib.Path
 
 
-def parse(text: str) -> dict[str, list]:
-    """Returns {key: values} of 'optimizer.learning_rate=[0.05, 0.1] seed=[0, 1]'.
+def parse(text: str) -> dict[str, list[Any]]:
+    """Returns the grid {key: values} that the text of --sweep describes.
 
-    Values are Python literals; nothing is evaluated.
+    Args:
+      text: for example 'optimizer.learning_rate=[0.05, 0.1] seed=[0, 1]'.  The values are Python
+        literals, and are never executed.
 
     Raises:
-      ConfigError: it is written in another way.
+      ConfigError: the text has another form.
     """
     pieces = _KEY.split(text.strip())
-    grid: dict[str, list] = {}
+    grid: dict[str, list[Any]] = {}
     for key, values in zip(pieces[1::2], pieces[2::2], strict=True):
         try:
             listed = ast.literal_eval(values.strip(" ;,"))
@@ -54,36 +62,41 @@ def parse(text: str) -> dict[str, list]:
             listed = None
         if not isinstance(listed, list | tuple) or not listed or key in grid:
             raise ConfigError(
-                f"--sweep: {key}={values.strip()} must be a list of values, once for each key, "
-                f"such as {key}=[1, 2]; texts in quotes."
+                f"--sweep: {key}={values.strip()} must be a list of values such as {key}=[1, 2], "
+                "with strings in quotes, and each key may occur only once."
             )
         grid[key] = list(listed)
     if pieces[0].strip() or not grid:
         raise ConfigError(
-            f"--sweep={text!r} must name keys of the configuration and their values: "
+            f"--sweep={text!r} must list keys of the configuration with their values, for example "
             "--sweep='optimizer.learning_rate=[0.05,0.1] seed=[0,1]'."
         )
     return grid
 
 
-def plan(config: ConfigDict, grid: dict[str, list], workdir: str) -> list[Run]:
-    """Returns the runs of a grid, the last key changing fastest; every value has been checked.
+def plan(config: ConfigDict, grid: dict[str, list[Any]], workdir: str) -> list[Run]:
+    """Returns the runs of a grid; the last key changes fastest.  All values have been checked.
+
+    Args:
+      config: the configuration that the runs share.
+      grid: {key: values}, as `parse` returns it.
+      workdir: the sweep's directory, which will hold those of its runs.
 
     Raises:
-      ConfigError: a key that does not exist, a value that does not fit, or too many runs.
+      ConfigError: a key does not exist, a value cannot be used, or there are too many runs.
     """
     count = 1
     for values in grid.values():
         count *= len(values)
     if count > MAX_RUNS:
-        raise ConfigError(f"--sweep asks for {count} runs; {MAX_RUNS} are the most.")
+        raise ConfigError(f"--sweep asks for {count} runs; the maximum is {MAX_RUNS}.")
     short = [key.rpartition(".")[2] for key in grid]
     names = dict(zip(grid, short if len(set(short)) == len(short) else grid, strict=True))
     runs = []
     for combination in itertools.product(*grid.values()):
-        values = dict(zip(grid, combination, strict=True))
+        point_values = dict(zip(grid, combination, strict=True))
         point = config.copy_and_resolve_references()
-        for key, value in values.items():
+        for key, value in point_values.items():
             try:
                 point.update_from_flattened_dict({key: value})
             except (KeyError, TypeError, ValueError, AttributeError) as e:
@@ -91,30 +104,36 @@ def plan(config: ConfigDict, grid: dict[str, list], workdir: str) -> list[Run]:
                 raise ConfigError(f"--sweep: config.{key}={value!r}: {reason}") from None
         checks.check(point)
         build_model(point)
-        folder = ",".join(f"{names[key]}={_file_name(value)}" for key, value in values.items())
-        runs.append(Run(values, point, pathlib.Path(workdir) / folder))
+        folder = ",".join(f"{names[key]}={_file_name(v)}" for key, v in point_values.items())
+        runs.append(Run(point_values, point, pathlib.Path(workdir) / folder))
     if len({run.workdir for run in runs}) < len(runs):
-        raise ConfigError("--sweep has the same values twice, or values too long to tell apart.")
+        raise ConfigError(
+            "--sweep has the same values twice, or values whose first 60 characters are the same; "
+            "each run needs another directory name."
+        )
     return runs
 
 
 def _file_name(value: Any) -> str:
+    """Returns a value as part of a directory's name."""
     text = value if isinstance(value, str) else repr(value)
     return re.sub(r"[^\w.+-]+", "_", text).strip("_")[:60] or "_"
 
 
 def run(one: Run, listeners: Sequence[Listener] = ()) -> dict[str, Any]:
-    """Makes one of the runs, or the rest of it.
+    """Trains one run of a sweep, or the rest of it if it was stopped earlier.
 
     Args:
-      listeners: as of `train_and_evaluate`.
+      one: the run.
+      listeners: receive the run's records, see `train_and_evaluate`.
 
     Returns:
-      {"workdir", "values", the task's metrics, "step", "seconds"}: the metrics and the step of the
-      best evaluation, whose checkpoint the run is known by, and the seconds up to its last step.
-      For a run whose numbers stay bad, which does not end the sweep, the best metric is None, and
-      "error" says why.
-      Only in the first process of a job, which has written what is read here.
+      {"workdir", "values", the task's metrics, "step", "seconds"}: metrics and step of the best
+      evaluation, and the seconds up to the run's last step.
+      A run whose loss or gradients stay non-finite does not end the sweep: its best metric is
+      None, and "error" says why.
+      In all processes of a job but the first, only {"workdir", "values"}: the rest is read from
+      files that the first process has written, and a network file system may show them later.
     """
     row, task = {"workdir": str(one.workdir), "values": one.values}, make_task(one.config)
     try:
@@ -130,7 +149,12 @@ def run(one: Run, listeners: Sequence[Listener] = ()) -> dict[str, Any]:
 
 
 def write(rows: list[dict[str, Any]], workdir: str) -> None:
-    """Writes the rows of the runs so far to sweep.json."""
+    """Writes the results of the runs so far to sweep.json.
+
+    Args:
+      rows: as `run` returns them.
+      workdir: the sweep's directory.
+    """
     path = pathlib.Path(workdir) / "sweep.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
@@ -142,13 +166,20 @@ def sweep(
     text: str,
     listeners: Callable[[str], Sequence[Listener]] = lambda workdir: (),
 ) -> None:
-    """Trains over the grid that a text describes, and prints the table.
+    """Trains all runs of a grid, writes sweep.json after each, and prints the table.
 
     Args:
-      listeners: returns those of the run in a directory.
+      config: the configuration that the runs share.
+      workdir: the sweep's directory.
+      text: the grid, see `parse`.
+      listeners: maps a run's directory to the listeners of its records.
+
+    Raises:
+      ConfigError: see `parse` and `plan`.
     """
-    runs, rows = plan(config, parse(text), workdir), []
-    first = jax.process_index() == 0  # of the processes of the job; it alone writes
+    runs = plan(config, parse(text), workdir)
+    rows: list[dict[str, Any]] = []
+    first = jax.process_index() == 0  # only the first process of a job writes files
     for number, one in enumerate(runs, 1):
         if first:
             print(f"run {number} of {len(runs)}: {one.workdir.name}", flush=True)
@@ -161,7 +192,7 @@ def sweep(
 
 
 def table(rows: list[dict[str, Any]], task: Task) -> Table:
-    """Returns rows of `run` as a table; the best is bold."""
+    """Returns the results of `run` as a table in which the best run is bold."""
     titles = [metric.title for metric in task.metrics]
     shown = Table(*rows[0]["values"], *titles, "step", "seconds", box=None)
     best = max(map(task.best.score, rows))

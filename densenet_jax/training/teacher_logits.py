@@ -1,6 +1,6 @@
-"""What a teacher says about every example of a split, for `distillation.write_logits`."""
+"""A teacher's logits of every example of a split, for `distillation.write_logits`."""
 
-from typing import Any
+from typing import Any, cast
 
 import jax
 import ml_collections
@@ -24,19 +24,25 @@ def logits_of(
     mesh: jax.sharding.Mesh,
     **options: Any,
 ) -> np.ndarray:
-    """Returns logits float16 [examples, classes] of the central crops, in the split's order.
+    """Returns a teacher's logits of the central crops, float16 [examples, classes].
 
-    An example that cannot be read has zeros; training passes it over, too.
+    Rows are in the order of the split.  The row of an unreadable example is 0; training skips such
+    an example, too.
 
     Args:
-      **options: `workers` and `strict`, of `pipeline.eval_batches`.
+      teacher: model, variables and preprocessing.
+      source: the split.
+      batch_size: number of images in a batch, over all devices.
+      mesh: the devices.
+      **options: `workers` and `strict` of `pipeline.eval_batches`.
     """
     model, look = teacher.model, teacher.preprocessing
     variables = jax.device_put(teacher.variables, meshes.replicated(mesh))
 
     @jax.jit
     def answers(variables: Any, images: jax.Array) -> jax.Array:
-        return model.apply(variables, device.normalize(images, look.mean, look.std, model.dtype))
+        images = device.normalize(images, look.mean, look.std, model.dtype)
+        return cast(jax.Array, model.apply(variables, images))
 
     reader = pipeline.eval_batches(
         source,
@@ -58,14 +64,17 @@ def logits_of(
 
 
 def write(config: ml_collections.ConfigDict, source: str, path: str) -> int:
-    """Writes the logits of a teacher for a configuration's training split; returns their number.
+    """Writes a teacher's logits for the training split; returns the number of examples.
 
     Args:
-      source: of the teacher's weights, as of `weights.load`.
-      path: the file.
+      config: the student's configuration, for its data, mesh and evaluation batch size.
+      source: the teacher's weights: a published name, a file or a run's directory, see
+        `weights.load`.
+      path: the file to write.
 
     Raises:
-      ConfigError, DataError, WeightsError: there is no such teacher or data, or they do not fit.
+      ConfigError, DataError, WeightsError, CheckpointError: teacher or data do not exist, cannot be
+        read, or have different numbers of classes.
     """
     data, mesh = config.data, settings.make_mesh(config)
     meshes.check_batch_size("eval_batch_size", config.eval_batch_size, mesh)
@@ -73,7 +82,7 @@ def write(config: ml_collections.ConfigDict, source: str, path: str) -> int:
     split = settings.train_source(config)
     if teacher.model.num_classes != split.num_classes:
         raise ConfigError(
-            f"{source} has {teacher.model.num_classes} classes and {data.name} "
+            f"{source} has {teacher.model.num_classes} classes, but {data.name} has "
             f"{split.num_classes}; fine-tune it on {data.name} first."
         )
     found = logits_of(

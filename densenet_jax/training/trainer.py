@@ -1,16 +1,17 @@
-"""A run under way: steps, and what is due after each, evaluations, checkpoints and the end."""
+"""The training loop: steps, the evaluations and checkpoints that are due after them, rollbacks."""
 
 import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn, cast
 
 import jax
 import numpy as np
 import optax
 from jax.experimental import multihost_utils
 
+from densenet_jax.data.reading.batches import TrainBatches
 from densenet_jax.data.sources.source import Source
 from densenet_jax.training import batches, dispatch, nonfinite, run_state, run_steps
 from densenet_jax.training.eval_loop import Evaluated
@@ -23,17 +24,20 @@ from densenet_jax.training.state import TrainState
 
 
 class Interrupted(Exception):
-    """The run was asked to stop, and has saved its state, or says that it could not."""
+    """A signal asked the run to stop.
+
+    The state has been saved by then; if that failed, the message says so.
+    """
 
 
 @dataclasses.dataclass(frozen=True)
 class Length:
-    """How long a run is, in steps.
+    """The length of a run, in steps.
 
     Attributes:
       total: steps of the whole run.
-      epoch: steps of an epoch; not always whole.
-      evaluation: steps from one evaluation to the next; not always whole.
+      epoch: steps per epoch; a fraction where the batch size does not divide the data.
+      evaluation: steps from one evaluation to the next; may be a fraction, too.
     """
 
     total: int
@@ -41,20 +45,25 @@ class Length:
     evaluation: float
 
     def evaluates_at(self, step: int) -> bool:
-        """Whether an evaluation is due after a step."""
+        """Returns whether an evaluation is due after a step."""
         return step // self.evaluation > (step - 1) // self.evaluation or step == self.total
 
 
 def latest_state(
     setup: Experiment, optimizer: optax.GradientTransformation, checkpoints: Checkpoints
 ) -> TrainState:
-    """Returns the state to go on from: of the latest sound checkpoint, or a fresh one."""
+    """Returns the state of the latest intact checkpoint, or a fresh one if there is none."""
     saved = checkpoints.resume(run_state.restore_target(setup, optimizer))
     return run_state.initial_state(setup, optimizer) if saved is None else saved
 
 
 class Trainer:
-    """Takes a state to the end of its run."""
+    """Trains a state to the end of its run.
+
+    Attributes:
+      best: the best evaluation since the process started (or since the last rollback); None before
+        the first one.
+    """
 
     def __init__(
         self,
@@ -69,12 +78,21 @@ class Trainer:
         log: MetricsLog,
         progress: ProgressLine,
         stop_requested: Callable[[], bool],
-    ):
-        """Args are what a run is made of.
+    ) -> None:
+        """Builds the training and evaluation steps, which compile when `run` first calls them.
 
         Args:
+          setup: configuration, task, model, mesh and evaluation split, see `experiment.build`.
           source: the training split.
-          stop_requested: says whether to save and stop after the present step.
+          length: number of steps in the run, in an epoch and between evaluations.
+          optimizer: the Optax optimiser, see `run_steps.optimizer`.
+          schedule: its learning rate by step, which is written to the metrics.
+          workdir: the run's directory, where nonfinite.json is written.
+          checkpoints: the run's checkpoints, opened for writing.
+          log: the run's metrics.jsonl.
+          progress: the progress line.
+          stop_requested: returns whether to save and stop after the current step; it is called
+            once per step, and before each evaluation batch.
         """
         self._setup, self._source, self._length = setup, source, length
         self._workdir, self._checkpoints = workdir, checkpoints
@@ -86,14 +104,21 @@ class Trainer:
             self._train_step = run_steps.many_steps(setup, self._train_step)
         self._eval_step = run_steps.eval_step(setup)
         self._last: Evaluated | None = None
-        self.best: Evaluated | None = None  # the best evaluation since this start
+        self.best: Evaluated | None = None
 
     def run(self, state: TrainState) -> dict[str, Any]:
-        """Trains to the end; returns the metrics of the last evaluation.
+        """Trains to the end and returns the metrics of the last evaluation.
+
+        Args:
+          state: the state to start from, see `latest_state`; its buffers are donated.
+
+        Returns:
+          `eval_loop.evaluate`'s metrics.  If the run was already complete, they are the last
+          record of metrics.jsonl, which also has "step", "epoch", "split" and "seconds".
 
         Raises:
-          Interrupted: a stop was requested; the state is saved.
-          NonFiniteError: the numbers stayed bad.
+          Interrupted: a stop was requested; the state has been saved.
+          NonFiniteError: loss or gradients stayed non-finite after all allowed rollbacks.
         """
         config = self._setup.config
         while True:
@@ -113,10 +138,11 @@ class Trainer:
             state = self._roll_back(state, recorder.bad_step)
         if self._last is not None:
             return self._last.metrics
-        return self._log.last  # the run had been finished before
+        # The run was already complete when it was started.
+        return cast(dict[str, Any], self._log.last)
 
     def _advance(self, state: TrainState, recorder: Recorder) -> TrainState:
-        """Trains to the end, or until the recorder knows a bad step."""
+        """Trains to the end, or until the recorder reports too many non-finite steps in a row."""
         start = int(state.step)
         if start and self._lacks_evaluation(start):
             self._evaluate_late(state, recorder)
@@ -137,13 +163,18 @@ class Trainer:
         return state
 
     def _is_due(self, step: int) -> bool:
-        """Whether an evaluation or a checkpoint is due after a step."""
+        """Returns whether an evaluation or a checkpoint is due after a step."""
         save = step % self._setup.config.checkpoint_every_steps == 0
         return save or self._length.evaluates_at(step)
 
     def _after(self, step: int, state: TrainState, recorder: Recorder) -> None:
-        """Does what is due after a step."""
-        stop = self._stop_requested()  # asked once: what is said to be saved has been
+        """Evaluates, saves or stops, whichever is due after a step.
+
+        Raises:
+          Interrupted: a stop was requested; the state has been saved.
+        """
+        # Asked only once: a second answer could stop the run without having saved this step.
+        stop = self._stop_requested()
         if not (stop or self._is_due(step)):
             return
         recorder.flush()
@@ -153,22 +184,23 @@ class Trainer:
         if not stop and self._length.evaluates_at(step):
             scores = self._evaluate(step, state, recorder)
             stop = scores is None
-        # Amid bad steps there is nothing worth going back to.
+        # No periodic checkpoint right after non-finite steps: a rollback must find a good state.
         if stop or scores or recorder.nonfinite == 0:
             self._checkpoints.save(step, state, scores)
         if stop:
             self._stop(step)
 
-    def _stop(self, step: int) -> None:
+    def _stop(self, step: int) -> NoReturn:
+        """Raises Interrupted, which says whether the state of this step is on disk."""
         saved = self._checkpoints.missing(step) or "the state is saved"
         raise Interrupted(f"stopped after step {step}; {saved}")
 
     def _evaluate(
         self, step: int, state: TrainState, recorder: Recorder
     ) -> dict[str, float] | None:
-        """Evaluates; returns the scores for the checkpoint, None if a stop was requested."""
+        """Evaluates; returns the metrics for the checkpoint, or None if a stop was requested."""
 
-        def before_batch():
+        def before_batch() -> None:
             if self._stop_requested():
                 raise Interrupted
 
@@ -182,15 +214,16 @@ class Trainer:
         return recorder.evaluation(step, self._last.metrics)
 
     def _lacks_evaluation(self, step: int) -> bool:
-        """Whether an evaluation was due at the step that the run goes on from, and is not there."""
+        """Returns whether the evaluation that was due at the step of a resumed run is missing."""
         last = self._log.last or {"step": 0, "split": "none"}
         done = (last["step"], last["split"]) == (step, "eval")
-        if jax.process_count() > 1:  # whatever a process sees of the file, all do the same
+        if jax.process_count() > 1:  # file systems may show processes different
+            # versions of metrics.jsonl, but all must decide alike: process 0 decides
             done = bool(multihost_utils.broadcast_one_to_all(np.bool_(done)))
         return not done and (self._length.evaluates_at(step) or step > self._length.total)
 
     def _evaluate_late(self, state: TrainState, recorder: Recorder) -> None:
-        """Makes the evaluation that a stop came before, and saves the state with its scores."""
+        """Makes up for an evaluation that a stop prevented; saves its metrics with the state."""
         step = int(state.step)
         scores = self._evaluate(step, state, recorder)
         if scores is None:
@@ -198,22 +231,27 @@ class Trainer:
         self._checkpoints.save_again(step, state, scores)
 
     def _roll_back(self, state: TrainState, bad_step: int) -> TrainState:
-        """Returns the last saved state (or a fresh one), with the data in the next order."""
+        """Returns the last saved state (or a fresh one); the data then come in another order.
+
+        Without another order the same batches would lead to the same non-finite numbers.
+        """
         order = state.order + 1
         saved = latest_state(self._setup, self._optimizer, self._checkpoints)
-        self._last = self.best = None  # it may have been of a step that comes again, otherwise
+        self._last = self.best = None  # their step may be trained again, with another result
         self._log.rewind(int(saved.step))
         self._progress.note(
             f"step {bad_step}: loss or gradients were not finite "
-            f"{self._setup.config.nonfinite_limit} times in a row; back to step {int(saved.step)}, "
-            "and on with the data in another order"
+            f"{self._setup.config.nonfinite_limit} times in a row; going back to step "
+            f"{int(saved.step)}, then on with the data in another order"
         )
         return saved.replace(nonfinite=saved.nonfinite * 0, order=order)
 
-    def _explain_nonfinite(self, state: TrainState, step: int) -> None:
-        """Repeats a bad step, writes what is wrong with it, and raises NonFiniteError.
+    def _explain_nonfinite(self, state: TrainState, step: int) -> NoReturn:
+        """Repeats a bad step, writes nonfinite.json about it, and raises NonFiniteError.
 
-        Since that step nothing but the counters of the state has changed.
+        Args:
+          state: the current state; since the bad step only its counters have changed.
+          step: number of the bad step.
         """
         setup = self._setup
         state = state.replace(step=np.int32(step - 1))
@@ -226,16 +264,16 @@ class Trainer:
             **run_steps.step_options(setup),
         )
         found = run_steps.beside_teacher(setup, look)(state, batch)
-        own = batches.reader(setup, self._source, state).batches
+        own = cast(TrainBatches, batches.reader(setup, self._source, state).batches)
         whole = dataclasses.replace(own, process_index=0, process_count=1)
         path = self._workdir / nonfinite.REPORT
         if jax.process_index() == 0:
             nonfinite.write_report(path, step, whole.indices(step - 1), found)
-        if jax.process_count() > 1:  # the first process to fail ends the others
+        if jax.process_count() > 1:  # the first process that fails ends the others
             multihost_utils.sync_global_devices("the report is written")
         raise nonfinite.NonFiniteError(
             f"loss or gradients were not finite in {setup.config.nonfinite_limit} steps in a row, "
-            f"up to step {step}; the first such tensor is: {found['first']}. {path} has all of "
-            "them and the examples of the step; a lower config.optimizer.learning_rate or a "
+            f"up to step {step}; the first such tensor is: {found['first']}. {path} lists all "
+            "tensors and the examples of that step. A lower config.optimizer.learning_rate or a "
             "warm-up often helps."
         )

@@ -61,7 +61,9 @@ def test_a_teacher_sees_images_in_its_own_normalisation():
     wanted = 2 * ((images - look.mean) / look.std).mean((1, 2))
     np.testing.assert_allclose(logits, wanted, rtol=1e-5, atol=1e-6)
     assert known.all()
-    with pytest.raises(ConfigError, match="teacher has 3 classes and 3 channels, the student 10"):
+    with pytest.raises(
+        ConfigError, match="teacher has 3 classes and 3 channels, but the student has 10"
+    ):
         distillation.make_teacher(weights, 10, 3, (0.5,), (0.2,))
 
 

@@ -208,7 +208,7 @@ def test_a_group_has_all_devices_along_model_or_one():
 
 def test_the_current_mesh_must_be_that_of_the_groups():
     step = functools.partial(mean_over_groups, lambda shared, x, _: x.mean(), Groups(parallel=4))
-    with jax.set_mesh(meshes.make_mesh(8)), pytest.raises(ValueError, match="4 groups at once"):
+    with jax.set_mesh(meshes.make_mesh(8)), pytest.raises(ValueError, match="4 parallel groups"):
         jax.jit(step)(None, jnp.zeros(16))
 
 
@@ -216,9 +216,12 @@ def test_the_current_mesh_must_be_that_of_the_groups():
     ("args", "words"),
     [
         ((256, 8, None, 3), "multiple of 24, not 256"),
-        ((256, 8, 48), "divide the 256 .* the 32 of each"),
+        ((256, 8, 48), "divide the 256 .* the 32 examples of each"),
         ((256, 8, 512), "divide the 256"),
-        ((96, 8, 8), "divide the 12 of each"),  # each device would have one group and a half
+        (
+            (96, 8, 8),
+            "divide the 12 examples of each",
+        ),  # each device would have one group and a half
         ((256, 8, 128, 4), "divide the 64"),
     ],
 )
