@@ -153,7 +153,7 @@ def _check_single_examples(setup: Experiment) -> None:
         variables = jax.eval_shape(setup.model.init, keys, images)
 
         def train(variables: Any, images: jax.Array) -> Any:
-            options = {"train": True, "mutable": ["batch_stats"], "rngs": keys}
+            options: dict[str, Any] = {"train": True, "mutable": ["batch_stats"], "rngs": keys}
             return setup.model.apply(variables, images, **options)
 
         try:

@@ -1,14 +1,16 @@
-"""Who started this process as one of several, and what the launcher's variables say about it."""
+"""Detection of launchers (mpirun, srun, Kubernetes) from the environment's variables."""
 
 import dataclasses
 import importlib.util
 import pathlib
 import re
 from collections.abc import Mapping
+from typing import Any
 
 from densenet_jax.training.errors import ConfigError
 
-# Launchers that start copies of a command; what says how many there are, and which one this is.
+# Launchers that start copies of a command, and the variables that hold the number of copies and the
+# index of this one.
 COPIES = (
     ("mpirun", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
     ("srun", "SLURM_STEP_NUM_TASKS", "SLURM_PROCID"),
@@ -18,12 +20,16 @@ TPU_VARIABLES = ("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES")
 
 @dataclasses.dataclass(frozen=True)
 class Launch:
-    """A process among those of its job; what is None, `jax.distributed` finds out by itself.
+    """A process's place among the processes of its job.
+
+    `jax.distributed` finds out by itself what is None.
 
     Attributes:
       coordinator: HOST:PORT on which process 0 listens.
-      count, index: number of processes, and which of them this is.
-      local_count, local_index: the same among those on this machine.
+      count: number of processes in the job.
+      index: which of them this is, from 0.
+      local_count: number of processes on this machine.
+      local_index: which of them this is, from 0.
     """
 
     coordinator: str | None = None
@@ -39,19 +45,22 @@ def detect(
     num_processes: str | None = None,
     process_id: str | None = None,
 ) -> Launch | None:
-    """Returns how this process was started; None: by itself.
+    """Returns this process's place in its job; None if it was started alone.
 
     Args:
       environ: the environment's variables.
-      coordinator, num_processes, process_id: flags of the command line, which come first.
+      coordinator: value of --coordinator; this and the other flags take precedence over variables.
+      num_processes: value of --num_processes.
+      process_id: value of --process_id.
 
     Raises:
-      ConfigError: it is one of several, but they could not find each other.
+      ConfigError: a flag has no valid value, or the process is one of several and the flags and
+        variables do not say how they find each other.
     """
     found = _open_mpi(environ) or _slurm(environ)
     if found is None and not any(name in environ for name in TPU_VARIABLES):
         found = _kubernetes(environ, explicit=num_processes is not None)
-    given = {
+    given: dict[str, Any] = {
         "coordinator": coordinator,
         "count": _number("num_processes", num_processes),
         "index": _number("process_id", process_id),
@@ -73,8 +82,8 @@ def detect(
     missing = [flag for flag, value in flags.items() if value is None]
     if found is None and missing:
         raise ConfigError(
-            f"{' and '.join(missing)} must be given, too: several processes need all three, "
-            "or a launcher (mpirun, srun, Kubernetes) that says it."
+            f"{' and '.join(missing)} must be given, too: several processes need all three flags, "
+            "or a launcher (mpirun, srun, Kubernetes) that sets these values."
         )
     if launch.coordinator and not re.fullmatch(r".+:\d{1,5}", launch.coordinator):
         raise ConfigError(f"--coordinator is {launch.coordinator!r}; it must be HOST:PORT.")
@@ -87,12 +96,19 @@ def detect(
 
 
 def is_alone(command: str, environ: Mapping[str, str]) -> bool:
-    """Returns whether a command for one process was started once; of several copies one objects.
+    """Returns whether a command that is made for a single process was started only once.
 
-    A pod of Kubernetes is no copy: what is typed in it runs there alone.
+    Pods of Kubernetes are not counted as copies: a command typed in a pod runs there alone.
+
+    Args:
+      command: its name, for the message.
+      environ: the environment's variables.
+
+    Returns:
+      False in all copies but the first, so that only the first one reports the error.
 
     Raises:
-      ConfigError: this is the first of several; to the others False is returned.
+      ConfigError: this is the first of several copies.
     """
     for launcher, count, index in COPIES:
         if environ.get(count, "1") == "1":
@@ -107,12 +123,14 @@ def is_alone(command: str, environ: Mapping[str, str]) -> bool:
 
 
 def _number(flag: str, text: str | None) -> int | None:
+    """Returns the number that a flag or variable holds; None if it is absent."""
     if text is not None and not re.fullmatch(r"\d{1,7}", text):
         raise ConfigError(f"--{flag} is {text!r}; it must be a whole number.")
     return None if text is None else int(text)
 
 
 def _open_mpi(environ: Mapping[str, str]) -> Launch | None:
+    """Returns the place that mpirun's variables describe; None if there are none."""
     if "OMPI_COMM_WORLD_RANK" not in environ:
         return None
     index, count, local_index, local_count = (
@@ -125,8 +143,8 @@ def _open_mpi(environ: Mapping[str, str]) -> Launch | None:
         job = re.search(r"-(.+)-(\d+)@\d+$", environ.get("PMIX_NAMESPACE", ""))
         if job is None:
             raise ConfigError(
-                "This process was started by mpirun, but Open MPI does not say where its first "
-                "process is; add --coordinator=HOST:PORT, a free port of the first process's host."
+                "This process was started by mpirun, but Open MPI's variables do not name the "
+                "host of process 0; add --coordinator=HOST:PORT, with a free port of that host."
             )
         host = "127.0.0.1" if local_count == count else job[1]
         coordinator = f"{host}:{61440 + int(job[2]) % 4096}"
@@ -134,10 +152,11 @@ def _open_mpi(environ: Mapping[str, str]) -> Launch | None:
 
 
 def _slurm(environ: Mapping[str, str]) -> Launch | None:
+    """Returns the place that srun's variables describe; None outside srun."""
     names = ("SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_STEP_NODELIST")
-    if any(name not in environ for name in names):  # the last one is there within srun only
+    if any(name not in environ for name in names):  # the last one exists only within srun
         return None
-    # Such as "4(x2),3": tasks on each node of the step.
+    # The number of tasks on each node, such as "4(x2),3" for 4, 4 and 3.
     tasks = []
     for part in environ.get("SLURM_STEP_TASKS_PER_NODE", "1").split(","):
         number, _, times = part.partition("(x")
@@ -152,6 +171,12 @@ def _slurm(environ: Mapping[str, str]) -> Launch | None:
 
 
 def _kubernetes(environ: Mapping[str, str], explicit: bool) -> Launch | None:
+    """Returns the place of a pod of an Indexed Job; None elsewhere.
+
+    Args:
+      environ: the environment's variables.
+      explicit: whether --num_processes was given.
+    """
     if "JOB_COMPLETION_INDEX" not in environ or "KUBERNETES_SERVICE_HOST" not in environ:
         return None
     index = int(environ["JOB_COMPLETION_INDEX"])
@@ -161,7 +186,7 @@ def _kubernetes(environ: Mapping[str, str], explicit: bool) -> Launch | None:
     if explicit:
         return Launch(coordinator, index=index)
     if importlib.util.find_spec("kubernetes"):
-        return Launch()  # JAX asks the cluster
+        return Launch()  # JAX asks the cluster's API
     raise ConfigError(
         f"This is pod {index} of an Indexed Job, and it cannot find the others: set "
         "JAX_COORDINATOR_ADDRESS and JAX_NUM_PROCESSES as launch/kubernetes does, or pass "
@@ -170,12 +195,16 @@ def _kubernetes(environ: Mapping[str, str], explicit: bool) -> Launch | None:
 
 
 def local_device_ids(launch: Launch, environ: Mapping[str, str]) -> list[int] | None:
-    """Returns which GPUs of this machine are this process's: an equal share, in order.
+    """Returns the GPUs of this machine that belong to this process: an equal share, in order.
 
-    JAX's own choice is one GPU a process, even where a machine has one process and eight GPUs.
+    JAX by itself would take one GPU per process, even if a machine has one process and eight GPUs.
+
+    Args:
+      launch: this process's place in its job.
+      environ: the environment's variables.
 
     Returns:
-      numbers among the visible GPUs; []: all of them; None: JAX chooses.
+      indices of visible GPUs; [] for all of them; None to let JAX choose.
 
     Raises:
       ConfigError: there are more processes than GPUs.
@@ -188,7 +217,7 @@ def local_device_ids(launch: Launch, environ: Mapping[str, str]) -> list[int] | 
     else:
         gpus = len([v for v in visible.split(",") if v.strip() not in ("", "-1")])
     dealt = any(f"SLURM_{name}" in environ for name in ("GPUS_PER_TASK", "GPU_BIND"))
-    # A launcher that deals the GPUs out leaves one visible to each process, most often.
+    # A launcher that assigns GPUs to processes usually leaves one visible to each.
     dealt |= visible is not None and gpus == 1
     if launch.local_count == 1 or dealt:
         return []
@@ -198,6 +227,6 @@ def local_device_ids(launch: Launch, environ: Mapping[str, str]) -> list[int] | 
     if share == 0:
         raise ConfigError(
             f"{launch.local_count} processes on this machine share {gpus} GPU(s); start at most "
-            "one a GPU, or set JAX_PLATFORMS=cpu."
+            "one process per GPU, or set JAX_PLATFORMS=cpu."
         )
     return list(range(launch.local_index * share, (launch.local_index + 1) * share))

@@ -1,7 +1,7 @@
-"""SIGTERM, SIGINT and SIGHUP ask a run to save its state and stop; a second one ends it at once.
+"""SIGTERM, SIGINT and SIGHUP ask a run to save its state and stop; a second signal ends it at once.
 
-SIGHUP, of a lost terminal, is no second one: shell and kernel each send it, and systemd sends it
-right after its SIGTERM.  Where it is ignored, as under nohup, it stays so.
+SIGHUP (a lost terminal) never counts as the second signal: the shell and the kernel each send one,
+and systemd sends one right after its SIGTERM.  If it is ignored, as under nohup, it stays ignored.
 """
 
 import itertools
@@ -11,62 +11,67 @@ import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
 
-IMPATIENT = (signal.SIGTERM, signal.SIGINT)
-_questions = itertools.count()  # numbered through all runs of a process, as those of a sweep
+IMPATIENT = (signal.SIGTERM, signal.SIGINT)  # signals that end the process if they come second
+# Numbers for JAX's agreement among processes; unique in a process, which may have several runs, as
+# in a sweep.
+_questions = itertools.count()
 
 
 @contextmanager
 def stop_requests() -> Iterator[Callable[[], bool]]:
-    """Gives a function that says whether a signal to stop came; to be asked once a step.
+    """Yields a function that returns whether a signal asked to stop; it is called once per step.
 
-    A second SIGTERM or SIGINT ends the process with 128 + its number, also while the main thread is
-    in a long call that lets no handler run, as a compilation is.  Processes of one job agree on the
-    step to stop after, whichever of them had the signal; there, a second one does nothing more.
+    A second SIGTERM or SIGINT ends the process with exit code 128 + its number, even while the main
+    thread is in a long call in which no handler can run, such as a compilation.  The processes of a
+    job agree on the step to stop after, whichever of them received the signal; there a second
+    signal has no effect.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield lambda: False  # a notebook's, for one: its signals are left alone
+        # Only the main thread can handle signals; a notebook, for one, may run elsewhere.
+        yield lambda: False
         return
     signals = list(IMPATIENT)
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         signals.append(signal.SIGHUP)
     if jax.process_count() > 1:
-        # JAX listens for SIGTERM by itself, and tells the other processes.
+        # JAX itself handles SIGTERM, and informs the other processes.
         signals.remove(signal.SIGTERM)
         with _handled(signals, lambda *_: signal.raise_signal(signal.SIGTERM)):
             yield lambda: multihost_utils.reached_preemption_sync_point(next(_questions))
         return
     asked = threading.Event()
-    ear, mouth = socket.socketpair()
-    mouth.setblocking(False)
+    receiver, sender = socket.socketpair()
+    sender.setblocking(False)
 
-    def listen():
-        """Python writes the number of each signal as it comes, handled or not."""
+    def listen() -> None:
+        """Reads the number of each signal, which Python writes before any handler runs."""
         came = False
-        while number := ear.recv(1):
+        while number := receiver.recv(1):
             if came and number[0] in IMPATIENT:
                 os._exit(128 + number[0])
             came = came or number[0] in signals
 
     with _handled(signals, lambda *_: asked.set()):
-        previous_fd = signal.set_wakeup_fd(mouth.fileno())
+        previous_fd = signal.set_wakeup_fd(sender.fileno())
         listener = threading.Thread(target=listen, name="signals", daemon=True)
         listener.start()
         try:
             yield asked.is_set
         finally:
             signal.set_wakeup_fd(previous_fd)
-            mouth.close()  # which ends the listener
+            sender.close()  # ends the listener
             listener.join()
-            ear.close()
+            receiver.close()
 
 
 @contextmanager
-def _handled(signals: Iterable[int], handler: Callable) -> Iterator[None]:
-    """Handles signals, and puts back what handled them before."""
+def _handled(signals: Iterable[int], handler: Callable[..., Any]) -> Iterator[None]:
+    """Installs a handler for signals while the context is open, then restores the previous ones."""
     previous = {number: signal.signal(number, handler) for number in signals}
     try:
         yield

@@ -1,8 +1,8 @@
-"""A run's checkpoints: Orbax, asynchronous; the latest ones and the best are kept.
+"""A run's checkpoints, written asynchronously with Orbax; the latest ones and the best are kept.
 
-A checkpoint counts once it is sealed: when Orbax has committed it, the SHA-256 of its files is
-written beside them.  Only what matches its seal is restored, so a truncated, bit-flipped or
-half-deleted checkpoint is passed over, never loaded.
+A checkpoint is valid once it has checksums: after Orbax has committed it, the SHA-256 of each of
+its files is written beside them.  Only a checkpoint whose files match their checksums is restored.
+A truncated, bit-flipped or partly deleted one is skipped, and never loaded.
 """
 
 import concurrent.futures
@@ -13,7 +13,7 @@ import pathlib
 import shutil
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import jax
 import numpy as np
@@ -29,7 +29,11 @@ logger = logging.getLogger(__name__)
 
 
 class Checkpoints:
-    """The folder `checkpoints` of a run; a context manager that waits for pending writes."""
+    """The folder `checkpoints` of a run; a context manager that waits for pending writes.
+
+    Attributes:
+      path: the folder.
+    """
 
     def __init__(
         self,
@@ -38,25 +42,27 @@ class Checkpoints:
         read_only: bool = False,
         *,
         score: Callable[[dict[str, float]], float],
-    ):
+    ) -> None:
         """Opens the checkpoints of a run.
 
         Args:
           workdir: the run's directory.
-          keep: number of latest checkpoints to keep; the best is kept besides.
-          read_only: only to be read, by this process alone.  Else all processes of a job open
-            them, and call each method together.
-          score: maps a checkpoint's metrics to a number that is larger for better ones.
+          keep: number of latest checkpoints to keep, in addition to the best one.
+          read_only: whether this process alone opens them, only to read.  Otherwise all processes
+            of a job must open them and call every method together.
+          score: maps a checkpoint's metrics to a number that is larger for better checkpoints, see
+            `Metric.score`.
         """
         self.path = pathlib.Path(workdir).absolute() / "checkpoints"
         self._keep, self._read_only, self._score = keep, read_only, score
         self._together = jax.process_count() > 1 and not read_only
         self._manager = self._open()
-        self._sealer = concurrent.futures.ThreadPoolExecutor(1, "seal")
-        self._pending: concurrent.futures.Future | None = None
-        self._warned = -float("inf")
+        self._finisher = concurrent.futures.ThreadPoolExecutor(1, "checksums")
+        self._pending: concurrent.futures.Future[None] | None = None
+        self._warned = -float("inf")  # time of the last warning
 
     def _open(self) -> ocp.CheckpointManager:
+        """Returns Orbax's manager of the folder, which lists the checkpoints on disk."""
         policies = ocp.checkpoint_managers
         best = policies.BestN(
             get_metric_fn=self._score, n=1, keep_checkpoints_without_metrics=False
@@ -66,7 +72,7 @@ class Checkpoints:
             preservation_policy=policies.AnyPreservationPolicy(
                 [policies.LatestN(self._keep), best]
             ),
-            save_decision_policy=policies.FixedIntervalPolicy(1),  # the loop decides
+            save_decision_policy=policies.FixedIntervalPolicy(1),  # the training loop decides
             cleanup_tmp_directories=not self._read_only,
             read_only=self._read_only,
         )
@@ -77,29 +83,37 @@ class Checkpoints:
                 primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"process_{own}"
             )
             options = dataclasses.replace(options, multiprocessing_options=processes, create=False)
-        # Known before it is used, to describe arrays.
+        # Given now, since `metadata` needs a handler before the first save or restore names one.
         handler = ocp.StandardCheckpointHandler(multiprocessing_options=processes)
         return ocp.CheckpointManager(self.path, options=options, item_handlers=handler)
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self.wait()
-        self._sealer.shutdown()
+        self._finisher.shutdown()
         try:
             self._manager.close()
-        except Exception as e:  # the last write failed: said, and the one before is there
+        except Exception as e:  # the last write failed, but the checkpoint before it is intact
             self._warn(e)
 
     def save(self, step: int, state: TrainState, metrics: dict[str, float] | None = None) -> None:
-        """Starts to write a state; returns when its arrays are copied and may be donated.
+        """Starts to write a state; returns as soon as its arrays are copied and may be donated.
 
-        A disk that is full or gone is warned of, at most once a minute, and the run goes on; of
-        several processes all end, as those that could write wait for those that could not.
+        If the disk is full or gone, a single process warns, at most once a minute, and the run
+        continues.  A job of several processes ends, because those that could write would wait for
+        those that could not.
+
+        Args:
+          step: the state's step; if it has a checkpoint already, nothing is written.
+          state: the state.
+          metrics: of the evaluation at this step, {name: value}; None if there was none.  Only
+            checkpoints with metrics can be the best.
 
         Raises:
-          CheckpointError: the last one could not be written, and there are several processes.
+          CheckpointError: this or the last checkpoint could not be written, in a job of several
+            processes.
         """
         self.wait()
         if step in self._manager.all_steps():
@@ -111,24 +125,25 @@ class Checkpoints:
                 metrics=metrics,
                 custom_metadata={"format": saved_state.FORMAT},
             )
-        except Exception as e:  # Orbax and TensorStore raise many kinds for one full disk
+        except Exception as e:  # a full disk makes Orbax and TensorStore raise many types
             self._fail(step, e)
             return
-        self._pending = self._sealer.submit(self._finish, step)
+        self._pending = self._finisher.submit(self._finish, step)
 
     def save_again(self, step: int, state: TrainState, metrics: dict[str, float]) -> None:
-        """Starts to write a state that was saved before, now with metrics."""
+        """Starts to replace the checkpoint of a step by one that has metrics; see `save`."""
         if step in self.steps():
             self._manager.delete(step)
         self.save(step, state, metrics)
 
     def wait(self) -> None:
-        """Waits until the last save is on disk, and sealed, or has failed."""
+        """Waits until the last save and its checksums are on disk, or it has failed."""
         if self._pending is not None:
             self._pending.result()
             self._pending = None
 
     def _finish(self, step: int) -> None:
+        """Waits until Orbax has written a checkpoint, then writes its checksums."""
         try:
             self._manager.wait_until_finished()
             if jax.process_index() == 0:
@@ -137,38 +152,42 @@ class Checkpoints:
             self._fail(step, e)
 
     def _fail(self, step: int, error: Exception) -> None:
-        """Removes what a failed save left, and starts afresh with what is on disk."""
+        """Removes the remains of a failed save, and reopens the folder.
+
+        Raises:
+          CheckpointError: there are several processes.
+        """
         if self._together:
             raise CheckpointError(
                 f"Checkpoint {step} could not be written to {self.path}: {_one_line(error)}. "
-                "Started again, the run goes on from the one before."
+                "Start the same command again: the run continues from the checkpoint before it."
             ) from error
         self._warn(error)
         shutil.rmtree(self.path / str(step), ignore_errors=True)
         for left in self.path.glob(f"{step}.*tmp*"):
             shutil.rmtree(left, ignore_errors=True)
-        with contextlib.suppress(OSError):  # a read-only disk cannot be tidied: the next save tries
+        with contextlib.suppress(OSError):  # of a read-only disk; the next save tries again
             self._manager = self._open()
 
     def _warn(self, error: Exception) -> None:
         if time.monotonic() - self._warned > 60:
             self._warned = time.monotonic()
             logger.warning(
-                "A checkpoint could not be written to %s: %s. The run goes on and tries again; "
-                "the last good checkpoint is kept.",
+                "A checkpoint could not be written to %s: %s. The run continues and tries again at "
+                "the next checkpoint; the last good one is kept.",
                 self.path,
                 _one_line(error),
             )
 
     def steps(self) -> list[int]:
-        """Returns the steps of the checkpoints on disk, sound or not."""
+        """Returns the steps of all checkpoints on disk, intact or damaged, in ascending order."""
         self.wait()
         return sorted(self._manager.all_steps())
 
     def missing(self, step: int) -> str | None:
-        """Returns what is lost if a step's checkpoint could not be written; None: it is on disk.
+        """Returns None if a step's checkpoint is on disk, else a clause that says what is lost.
 
-        Of several processes one knows, and has raised an error if it could not.
+        Always None in a job of several processes, where a failed save has raised an error already.
         """
         steps = [s for s in self.steps() if (self.path / str(s) / SEAL).is_file()]
         if self._together or step in steps:
@@ -177,15 +196,19 @@ class Checkpoints:
         return f"its state could not be saved to {self.path}; {last}"
 
     def resolve(self, which: str | int) -> int:
-        """Returns the step of the `latest` or `best` sound checkpoint, or `which` if it is sound.
+        """Returns the step of a checkpoint after checking that it is intact.
+
+        Args:
+          which: "latest" or "best", where damaged checkpoints are skipped with a warning; or a
+            step, as a number or its digits.
 
         Raises:
-          CheckpointError: there is none, or the one that was asked for is damaged.
+          CheckpointError: there is no such checkpoint, or the given step is damaged.
         """
         if not self._together:
             return self._resolve(which)
         step, error = -1, CheckpointError(f"Process 0 found no checkpoint in {self.path}.")
-        if jax.process_index() == 0:  # files are hashed once, and all processes take the same
+        if jax.process_index() == 0:  # hashes the files, and decides for all processes
             try:
                 step = self._resolve(which)
             except CheckpointError as e:
@@ -206,8 +229,8 @@ class Checkpoints:
             return int(which)
         if which not in ("latest", "best"):
             raise CheckpointError(
-                f"There is no checkpoint {which!r} in {self.path}; "
-                f"it has 'latest', 'best' and {steps}."
+                f"There is no checkpoint {which!r} in {self.path}; choose 'latest', 'best' or a "
+                f"step of {steps}."
             )
         order = sorted(steps, reverse=True)
         if which == "best":
@@ -220,7 +243,15 @@ class Checkpoints:
         raise CheckpointError(f"There is no {'sound ' if steps else ''}checkpoint in {self.path}.")
 
     def resume(self, target: TrainState) -> TrainState | None:
-        """Returns the latest sound state, and removes what lies beyond it; None: a fresh start."""
+        """Returns the latest intact state, or None, and removes later, damaged checkpoints.
+
+        Args:
+          target: the shapes, types and shardings of the state, see `run_state.restore_target`.
+
+        Raises:
+          CheckpointError: the checkpoint is of another model, optimiser or version.
+        """
+        step: int | None
         try:
             step = self.resolve("latest")
         except CheckpointError:
@@ -231,19 +262,21 @@ class Checkpoints:
                 if step is None or later > step:
                     shutil.rmtree(self.path / str(later))
         if self._together:
-            multihost_utils.sync_global_devices("later checkpoints are gone")
+            multihost_utils.sync_global_devices("later checkpoints are removed")
         self._manager.reload()
         return state
 
     def restore(self, which: str | int, target: Any) -> tuple[int, Any]:
-        """Returns a checkpoint's step and state, with the shapes, types, shardings of `target`.
+        """Returns a checkpoint's step and its state.
 
         Args:
-          which: as for `resolve`.
-          target: a state, or its `jax.ShapeDtypeStruct`s with shardings.
+          which: "latest", "best" or a step, see `resolve`.
+          target: a state, or a tree of `jax.ShapeDtypeStruct` with shardings; the result has its
+            structure, shapes, types and shardings.
 
         Raises:
-          CheckpointError: there is none, it is damaged, or was saved by another model.
+          CheckpointError: the checkpoint does not exist, is damaged, or is of another model,
+            optimiser or version.
         """
         step = self.resolve(which)
         return step, self._restore(step, target)
@@ -254,7 +287,7 @@ class Checkpoints:
         if number > saved_state.FORMAT:
             raise CheckpointError(
                 f"Checkpoint {step} in {self.path} was written by a newer version of densenet_jax "
-                f"(format {number}; this one reads up to {saved_state.FORMAT}): update it."
+                f"(format {number}; this one reads up to {saved_state.FORMAT}): update the package."
             )
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, target)
         try:

@@ -1,15 +1,15 @@
-"""A folder sealed with the checksums of its files, so that damage is seen before it is read."""
+"""Checksums of the files of a folder, so that damage is detected before the files are used."""
 
 import hashlib
 import pathlib
 
 from densenet_jax.training.rundir import atomic_files
 
-SEAL = "SHA256SUMS"  # `sha256sum -c` reads it
+SEAL = "SHA256SUMS"  # the file of checksums, in the format of `sha256sum -c`
 
 
 def seal(folder: pathlib.Path) -> None:
-    """Writes the SHA-256 of every file of a folder into it, once the disk has them all."""
+    """Writes the SHA-256 of every file of a folder into it, after all of them are on disk."""
     for path in (*folder.rglob("*"), folder, folder.parent):
         atomic_files.flush(path)
     lines = [f"{digest}  {name}\n" for name, digest in sorted(_digests(folder).items())]
@@ -17,21 +17,22 @@ def seal(folder: pathlib.Path) -> None:
 
 
 def unsound(folder: pathlib.Path) -> str | None:
-    """Returns what is wrong with a sealed folder; None: it is as it was sealed."""
+    """Returns what is wrong with a folder that should have checksums; None if all files match."""
     try:
         lines = (folder / SEAL).read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError):
-        return f"it was never finished (it has no {SEAL})"
-    sealed = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+        return f"it was not completely written (it has no {SEAL})"
+    expected = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
     found = _digests(folder)
-    missing = sealed.keys() - found.keys()
-    changed = sorted(n for n in sealed.keys() & found.keys() if sealed[n] != found[n])
+    missing = expected.keys() - found.keys()
+    changed = sorted(n for n in expected.keys() & found.keys() if expected[n] != found[n])
     if missing:
         return f"{sorted(missing)[0]} is missing"
     return f"{changed[0]} is damaged (its checksum differs)" if changed else None
 
 
 def _digests(folder: pathlib.Path) -> dict[str, str]:
+    """Returns {file's path in the folder: its SHA-256 in hexadecimal}."""
     digests = {}
     for path in folder.rglob("*"):
         if path.is_file() and not path.name.startswith(SEAL):

@@ -1,8 +1,9 @@
-"""How long a step could have run, but had no data.
+"""The time during which the device was idle because the next batch was not ready.
 
-The device works through steps that were handed to it earlier.  A loop that waits for the next batch
-meanwhile costs nothing, and often it waits because they are under way: what gathers a batch on the
-device queues behind them.  So time counts from when the device has finished all that it was given.
+The device works through a queue of steps.  While it is busy, it costs nothing if the loop waits for
+the next batch; often the loop waits just because the device is busy, as the computation that
+gathers a batch on the device queues behind the steps.  So waiting counts only from the moment when
+the device has finished all steps that it was given.
 """
 
 import contextlib
@@ -15,22 +16,26 @@ from typing import Any
 
 import jax
 
-POLL = 0.001  # seconds
+POLL = 0.001  # seconds between two checks whether a step has finished
 
 
 class DataWait:
-    """Adds up the time for which no step was under way and the loop waited for the next batch."""
+    """Adds up the time in which the loop waited for a batch while no step was running."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic):
-        """Args: clock, which returns seconds."""
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """Starts with no time waited.
+
+        Args:
+          clock: returns the time in seconds.
+        """
         self._clock = clock
-        self._started = 0
-        self._finished = (0, -inf)  # how many of them are, and when the last was
-        self._under_way = queue.SimpleQueue()
+        self._started = 0  # number of steps given to the device
+        self._finished = (0, -inf)  # number of finished steps, and when the last one finished
+        self._under_way: queue.SimpleQueue[Any] = queue.SimpleQueue()  # arrays, then None
         self._seconds = 0.0
 
     def timed(self, batches: Iterable[Any]) -> Iterator[Any]:
-        """Iterates over batches, and measures; `started` says what became of each."""
+        """Yields batches and measures the waiting; the loop must call `started` for each batch."""
         iterator, end = iter(batches), object()
         threading.Thread(target=self._watch, name="steps under way", daemon=True).start()
         try:
@@ -48,7 +53,7 @@ class DataWait:
             self._under_way.put(None)
 
     def started(self, result: jax.Array) -> None:
-        """Takes something that a step computes: it is under way until this is there."""
+        """Registers a step, which is running until `result`, one of its outputs, is ready."""
         self._started += 1
         self._under_way.put(result)
 
@@ -59,14 +64,15 @@ class DataWait:
 
     @property
     def finished(self) -> int:
-        """How many steps are known to have finished."""
+        """Number of steps that are known to have finished."""
         return self._finished[0]
 
     def _watch(self) -> None:
+        """Notes when each step finishes; runs in a thread until None is put into the queue."""
         while (result := self._under_way.get()) is not None:
-            # Asked now and then, not waited for: a thread that is in the runtime when the
-            # interpreter ends takes the process down with it.
-            with contextlib.suppress(Exception):  # a step that failed says so where it is used
+            # Polls instead of blocking: a thread that is inside the runtime when the interpreter
+            # ends crashes the process.
+            with contextlib.suppress(Exception):  # a failed step raises where its result is used
                 while not result.is_ready():
                     time.sleep(POLL)
             self._finished = (self._finished[0] + 1, self._clock())

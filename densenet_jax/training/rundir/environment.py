@@ -1,4 +1,4 @@
-"""What a run ran on, stored with it so that it can be repeated."""
+"""Software and hardware of a run, stored with it so that the run can be repeated."""
 
 import importlib.metadata
 import json
@@ -15,7 +15,11 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "nump
 
 
 def describe() -> dict[str, Any]:
-    """Returns versions, git revision, host and devices."""
+    """Returns {"python", "platform", "versions", "revision", "processes", "devices"}.
+
+    "versions" is {package: version}; "revision" is the git revision of the code, or None outside a
+    repository; "devices" lists all devices of the job.
+    """
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     return {
         "python": platform.python_version(),
@@ -28,7 +32,7 @@ def describe() -> dict[str, Any]:
 
 
 def save(workdir: pathlib.Path) -> None:
-    """Appends the present environment to environment.json: one entry for each start of the run."""
+    """Appends the current environment to environment.json, an entry for each start of the run."""
     path = workdir / "environment.json"
     try:
         starts = json.loads(path.read_text(encoding="utf-8"))
@@ -38,6 +42,7 @@ def save(workdir: pathlib.Path) -> None:
 
 
 def _revision() -> str | None:
+    """Returns the git revision of the code, with "-dirty" if files have changed."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
     root = pathlib.Path(__file__).parent
     try:

@@ -1,7 +1,7 @@
-"""A run's records where people look at them: TensorBoard, Weights & Biases, or any listener.
+"""Loggers that receive a run's records: TensorBoard, Weights & Biases, or any listener.
 
-metrics.jsonl is always written, and is the truth: a run that goes on gives each listener what the
-file holds, so that nobody has a step twice, and a logger may be chosen when half the run is over.
+metrics.jsonl is always written and is authoritative: a resumed run sends each listener all records
+of the file.  So no listener has a step twice, and a logger can be added halfway through a run.
 """
 
 import importlib.util
@@ -10,42 +10,69 @@ import pathlib
 import time
 import uuid
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import ml_collections
 
 from densenet_jax.training.errors import ConfigError
 
 FLUSH_SECONDS = 10.0
+# A line of metrics.jsonl: {"step", "epoch", "split": "train" or "eval", "seconds", metrics...}.
 Record = dict[str, Any]
 
 
 class Listener(Protocol):
-    """Whoever is told of a run's records; what it raises is warned of and harms no run."""
+    """Receives a run's records.  Its exceptions are logged as warnings; the run continues."""
 
     def restart(self, records: Sequence[Record]) -> None:
-        """The run begins, or goes on: these are its records so far, any other is forgotten."""
+        """Called when the run starts, resumes or is rolled back: these are now all its records."""
 
     def write(self, record: Record) -> None:
-        """There is a new record, as in metrics.jsonl."""
+        """Called for each new record of metrics.jsonl."""
 
     def close(self, failed: bool) -> None:
-        """The run has ended, or stops."""
+        """Called at the end; `failed` says whether an exception, such as a stop, ended the run."""
+
+
+class Logger(Listener, Protocol):
+    """A listener that config.loggers can name.
+
+    Attributes:
+      package: the Python package that it needs.
+    """
+
+    package: ClassVar[str]
+
+    def __init__(self, workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:
+        """Opens the logger of the run in a directory."""
 
 
 def open_loggers(
     names: Sequence[str], workdir: pathlib.Path, config: ml_collections.ConfigDict
 ) -> list[Listener]:
-    """Returns the loggers with the given names, of LOGGERS.
+    """Returns the loggers that a configuration names.
+
+    Args:
+      names: keys of `LOGGERS`.
+      workdir: the run's directory.
+      config: the run's configuration.
 
     Raises:
-      ConfigError: W&B lets nobody in.
+      ConfigError: Weights & Biases refuses the connection, for example without a login.
     """
     return [LOGGERS[name](workdir, config) for name in dict.fromkeys(_split(names))]
 
 
 def check(names: Sequence[str], *, installed: bool = False) -> None:
-    """Raises ConfigError if there is no such logger, or if its package must be and is not there."""
+    """Checks the names of loggers.
+
+    Args:
+      names: of the loggers.
+      installed: whether to check that their packages are installed, too.
+
+    Raises:
+      ConfigError: a logger does not exist, or its package is not installed.
+    """
     for name in _split(names):
         if name not in LOGGERS:
             raise ConfigError(
@@ -61,12 +88,12 @@ def check(names: Sequence[str], *, installed: bool = False) -> None:
 
 
 def _split(names: Sequence[str]) -> list[str]:
-    """On a command line the names may stand in one word: --config.loggers=tensorboard,wandb."""
+    """Splits names at commas, since a flag holds them in one word: tensorboard,wandb."""
     return [part for name in names for part in str(name).split(",")]
 
 
 def scalars(record: Record) -> dict[str, float]:
-    """Returns the numbers of a record as {"train/loss": ...}; what was not finite is left out."""
+    """Returns the numbers of a record, {"train/loss": 0.5, ...}; non-finite ones are left out."""
     place = ("step", "split")
     return {
         f"{record['split']}/{name}": value
@@ -76,30 +103,34 @@ def scalars(record: Record) -> dict[str, float]:
 
 
 class TensorBoard:
-    """Event files in WORKDIR/tensorboard, for `tensorboard --logdir=WORKDIR`.
+    """Writes event files to WORKDIR/tensorboard, for `tensorboard --logdir=WORKDIR`.
 
-    Records are written from the thread that hands them over: tensorboardX's SummaryWriter has a
-    thread and a queue of its own, and waits for ever once that thread has met a full disk.
+    Records are written in the caller's thread.  tensorboardX's SummaryWriter would use a thread and
+    a queue of its own, and wait for ever once that thread has failed because of a full disk.
     """
 
-    package = "tensorboardX"
+    package: ClassVar[str] = "tensorboardX"
 
-    def __init__(self, workdir: pathlib.Path, config: ml_collections.ConfigDict):
+    def __init__(self, workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:
         self._folder = workdir / "tensorboard"
-        self._writer = None
+        self._writer: Any = None
 
     def restart(self, records: Sequence[Record]) -> None:
-        """Writes all records anew, and removes files but the last, where a TensorBoard may read."""
+        """Writes all records to a new file, and removes older ones.
+
+        The latest of the older files is kept, as a running TensorBoard may be reading it.
+        """
         from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto.event_pb2 import Event, SessionLog
 
         self.close(failed=False)
         self._folder.mkdir(parents=True, exist_ok=True)
         older = sorted(self._folder.glob("events.out.tfevents.*"))
-        # A suffix, as two files of one second would be the same; TensorBoard reads in their order.
+        # The suffix makes the names of two files of the same second different; TensorBoard reads
+        # files in the order of their names.
         suffix = f".{time.time_ns():020}"
         self._writer = EventsWriter(str(self._folder / "events"), suffix)
-        # Tells a TensorBoard to forget what it has read before.
+        # Tells TensorBoard to discard what it has read before.
         session = SessionLog(status=SessionLog.START)
         self._writer.write_event(Event(wall_time=time.time(), step=0, session_log=session))
         last = records[-1]["seconds"] if records else 0.0
@@ -132,16 +163,17 @@ class TensorBoard:
 
 
 class WandB:
-    """A run of Weights & Biases with the identity kept in WORKDIR/wandb.
+    """Sends records to one W&B run, whose identity is kept in WORKDIR/wandb.
 
-    W&B's own environment variables decide the rest: WANDB_MODE=offline, WANDB_PROJECT (default:
-    densenet_jax), WANDB_ENTITY, ...  What it was given it never gives back: steps that a run
-    repeats are left out, and after a rollback those up to the step where the numbers went wrong.
+    W&B's own environment variables control the rest: WANDB_MODE=offline, WANDB_PROJECT (default:
+    densenet_jax), WANDB_ENTITY, ...  W&B cannot delete steps that it has received.  So steps that a
+    run repeats are not sent again; after a rollback, these are the steps up to the one where the
+    numbers became non-finite.
     """
 
-    package = "wandb"
+    package: ClassVar[str] = "wandb"
 
-    def __init__(self, workdir: pathlib.Path, config: ml_collections.ConfigDict):
+    def __init__(self, workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:
         import wandb
 
         folder = workdir / "wandb"
@@ -158,14 +190,14 @@ class WandB:
                 dir=str(workdir),
                 config=config.to_dict(),
                 allow_val_change=True,
-                settings=wandb.Settings(console="off"),  # the progress line is ours
+                settings=wandb.Settings(console="off"),  # W&B would capture the progress line
             )
         except wandb.errors.Error as e:
             raise ConfigError(
-                f"Weights & Biases: {str(e).rstrip('.')}; WANDB_MODE=offline keeps the records in "
-                f"{folder}, for `wandb sync` some day."
+                f"Weights & Biases: {str(e).rstrip('.')}; with WANDB_MODE=offline the records are "
+                f"kept in {folder}, for a later `wandb sync`."
             ) from None
-        # A server says what it has; offline only we know.
+        # A server knows the last step that it received; an offline run does not.
         self._next = self._run.step
         if self._run.offline and self._cursor.exists():
             self._next = int(self._cursor.read_text()) + 1
@@ -175,7 +207,7 @@ class WandB:
             self.write(record)
 
     def write(self, record: Record) -> None:
-        """Hands over a record, unless W&B has later ones; of one step there may be several."""
+        """Sends a record unless W&B has later ones; a step may have several records."""
         if record["step"] < self._next:
             return
         self._run.log(scalars(record), step=record["step"])
@@ -186,4 +218,4 @@ class WandB:
         self._run.finish(exit_code=int(failed))
 
 
-LOGGERS = {"tensorboard": TensorBoard, "wandb": WandB}
+LOGGERS: dict[str, type[Logger]] = {"tensorboard": TensorBoard, "wandb": WandB}

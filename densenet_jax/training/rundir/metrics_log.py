@@ -1,26 +1,30 @@
-"""metrics.jsonl: one JSON object a line, every logged step exactly once, also over restarts."""
+"""metrics.jsonl: one JSON object per line, each logged step exactly once, even after restarts."""
 
 import contextlib
+import io
 import json
 import logging
 import os
 import pathlib
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 from densenet_jax.training.rundir import atomic_files
 from densenet_jax.training.rundir.loggers import Listener
 
 logger = logging.getLogger(__name__)
-# Lines that wait for a disk that is full; beyond, the oldest are given up.
+# The most lines that are kept in memory while the disk is full; then the oldest are dropped.
 MAX_WAITING = 100_000
 
 
 def read(path: str | pathlib.Path) -> list[dict[str, Any]]:
-    """Returns the records of a metrics file that a run may be writing; damaged lines are left out.
+    """Returns the records of a metrics file, which a run may be writing at the same time.
 
-    A line counts once its end is written.
+    Damaged lines are left out, and so is a last line whose end has not been written yet.
+
+    Args:
+      path: the file; if it does not exist, there are no records.
     """
     try:
         text = pathlib.Path(path).read_text(encoding="utf-8", errors="replace")
@@ -38,7 +42,11 @@ def read(path: str | pathlib.Path) -> list[dict[str, Any]]:
 
 
 class MetricsLog:
-    """Appends to a metrics file, after forgetting what lies beyond the step a run resumes at."""
+    """Appends records to a metrics file; a context manager that closes it.
+
+    Attributes:
+      last: the last record; None if there is none.
+    """
 
     def __init__(
         self,
@@ -46,26 +54,30 @@ class MetricsLog:
         resume_step: int = 0,
         listeners: Sequence[Listener] = (),
         read_only: bool = False,
-    ):
-        """Opens a metrics file.
+    ) -> None:
+        """Opens a metrics file, and removes the records after the step at which a run resumes.
 
         Args:
-          read_only: only look at what is there, as all processes of a job but the first one do.
+          path: the file, created if it does not exist.
+          resume_step: the step at which the run resumes; 0 for a new run.
+          listeners: receive all records.
+          read_only: whether to read existing records only, as all processes of a job but the first
+            do.
         """
         self._path, self._read_only = pathlib.Path(path), read_only
         self._listeners = listeners
-        self._file = None
+        self._file: io.FileIO | None = None
         self._waiting: list[str] = []
         self._warned = -float("inf")
         self.rewind(resume_step)
 
     def rewind(self, step: int) -> None:
-        """Forgets the records of later steps."""
+        """Removes the records of later steps, also from the listeners."""
         if self._file:
             self._file.close()
         self._waiting = []
         records = [r for r in read(self._path) if r["step"] <= step]
-        self.last = records[-1] if records else None
+        self.last: dict[str, Any] | None = records[-1] if records else None
         if self._read_only:
             return
         atomic_files.write(self._path, "".join(map(_line, records)))
@@ -73,24 +85,30 @@ class MetricsLog:
         self._size = self._file.tell()
         self._tell("restart", records)
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind, *_):
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._file:
             self._file.close()
         self._tell("close", kind is not None)
 
     def write(self, record: dict[str, Any]) -> None:
-        """Appends a record; on a disk that is full, as soon as there is space again."""
+        """Appends a record and sends it to the listeners.
+
+        While the disk is full, records wait in memory until there is space again.
+        """
         self._append(record)
         self._tell("write", record)
 
     def _append(self, record: dict[str, Any]) -> None:
+        assert self._file is not None, "a read-only log is not written to"
         self._waiting = [*self._waiting, _line(record)][-MAX_WAITING:]
         text = "".join(self._waiting).encode()
         try:
-            whole = text[: self._file.write(text)].rfind(b"\n") + 1  # no line is ever torn
+            whole = (
+                text[: self._file.write(text)].rfind(b"\n") + 1
+            )  # the end of the last whole line
             error = "the disk is full"
         except OSError as e:
             whole, error = 0, str(e)
@@ -98,12 +116,16 @@ class MetricsLog:
         self._waiting = self._waiting[text.count(b"\n", 0, whole) :]
         if not self._waiting:
             return
-        with contextlib.suppress(OSError):  # a disk that is read-only now has nothing torn
+        with contextlib.suppress(OSError):  # on a read-only disk no partial line was written
             os.truncate(self._file.fileno(), self._size)
-        self._warn("%s cannot be written (%s); its lines wait.", self._path, error)
+        self._warn(
+            "%s cannot be written (%s); its lines wait in memory and are written later.",
+            self._path,
+            error,
+        )
 
     def _tell(self, what: str, *args: Any) -> None:
-        """Tells the listeners; a training goes on without them."""
+        """Calls a method of all listeners; their exceptions do not stop the training."""
         for listener in self._listeners:
             try:
                 getattr(listener, what)(*args)
@@ -111,6 +133,7 @@ class MetricsLog:
                 self._warn("%s: %s; the run goes on.", type(listener).__name__, e)
 
     def _warn(self, text: str, *args: Any) -> None:
+        """Logs a warning, at most one a minute."""
         if time.monotonic() - self._warned > 60:
             self._warned = time.monotonic()
             logger.warning(text, *args)

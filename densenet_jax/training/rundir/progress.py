@@ -1,28 +1,28 @@
-"""The live line of a run: one that moves where that can be seen, else one now and then."""
+"""The progress line of a run: updated in place on a terminal, printed now and then elsewhere."""
 
 import os
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import jax
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column
 
-# Seconds between the lines in a pipe: at first, and in a run of many hours.
+# Seconds between the lines in a pipe or file: at first, and in a run of many hours.
 SOON, LATER = 10.0, 60.0
 
 
 class ProgressLine:
     """Shows step, loss, accuracy, images/s and time left; a context manager.
 
-    A terminal gets a bar, a notebook a line that changes in its place.  A pipe, a file and a
+    A terminal gets a bar, and a notebook a line that is updated in place.  A pipe, a file and a
     terminal that cannot move its cursor (TERM=dumb) get whole lines without control characters,
-    every 10 seconds at first and every minute at last.  When nobody can be written to any more (a
-    closed pipe, a lost terminal), the run goes on in silence.  Of several processes the first one
-    speaks, in lines: mpirun makes a pipe look like a terminal.
+    every 10 seconds at first and every minute later.  If the output can no longer be written (a
+    closed pipe, a lost terminal), the run continues without output.  In a job of several processes
+    only the first one prints, and always whole lines: mpirun makes a pipe look like a terminal.
     """
 
     def __init__(
@@ -30,38 +30,46 @@ class ProgressLine:
         total_steps: int,
         start_step: int = 0,
         describe: Callable[[dict[str, float]], str] = str,
-    ):
+    ) -> None:
         """Prepares the line; entering the context shows it.
 
         Args:
-          total_steps: of the run.
-          start_step: the step that it goes on from.
+          total_steps: number of steps in the whole run.
+          start_step: the step at which the run starts or resumes.
           describe: maps the metrics of a step to a short text, see `Task.short`.
         """
         self._total, self._start, self._describe = total_steps, start_step, describe
-        self._first: tuple[int, float] | None = None  # step and time, once the first is compiled
+        self._first: tuple[int, float] | None = (
+            None  # step and time of the first update, after compilation
+        )
         self._printed = time.monotonic()
         self._console = Console(file=sys.stdout, highlight=False)
         self._moving: _Bar | _NotebookLine | None = None
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         if jax.process_count() > 1:
             return self
         if _in_notebook():
             self._moving = _NotebookLine(self._total)
-        # Not what FORCE_COLOR claims: a log with colours is still a log.
+        # Rich's own check is not used: FORCE_COLOR would make it treat a log file as a terminal.
         elif sys.stdout.isatty() and not self._console.is_dumb_terminal:
             self._moving = _Bar(self._console, self._total, self._start)
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         if self._moving:
             self._safely(self._moving.stop)
 
     def update(self, step: int, epoch: float, metrics: dict[str, float]) -> None:
-        """Shows the metrics of a training step."""
+        """Shows the metrics of a training step.
+
+        Args:
+          step: the step.
+          epoch: number of epochs so far.
+          metrics: with "images_per_second" and what `describe` shows.
+        """
         now = time.monotonic()
-        if self._first is None or step < self._first[0]:  # the run has gone back
+        if self._first is None or step < self._first[0]:  # a rollback
             self._first = (step, now)
         since = now - self._first[1]
         every = min(max(SOON, since / 20), LATER)
@@ -78,23 +86,28 @@ class ProgressLine:
             self.note(f"step {step}/{self._total}  {text}  {left} left")
 
     def note(self, text: str) -> None:
-        """Prints a line that stays."""
+        """Prints a line of text that is not overwritten."""
         if jax.process_index() != 0:
             return
-        if isinstance(self._moving, _Bar):  # the bar has to make room
+        if isinstance(self._moving, _Bar):  # prints above the bar
             self._safely(self._console.print, text, markup=False, soft_wrap=True)
         else:
             self._safely(print, text, flush=True)
 
-    def _safely(self, show, *args, **kwargs) -> None:
+    def _safely(self, show: Callable[..., None], *args: Any, **kwargs: Any) -> None:
         if not safely(show, *args, **kwargs):
             self._moving = None
 
 
 def safely(show: Callable[..., None], *args: Any, **kwargs: Any) -> bool:
-    """Shows something on standard output; False if nobody reads it any more.
+    """Calls a function that prints; returns False if standard output cannot be written any more.
 
-    Then what is printed later goes nowhere, so that no other print falls over it.
+    In that case standard output is redirected to nowhere, so that no later print fails.
+
+    Args:
+      show: the function.
+      *args: its arguments.
+      **kwargs: its keyword arguments.
     """
     try:
         show(*args, **kwargs)
@@ -105,12 +118,12 @@ def safely(show: Callable[..., None], *args: Any, **kwargs: Any) -> bool:
 
 
 class _Bar:
-    """On a terminal, also a narrow one or one at the end of a slow line."""
+    """The bar on a terminal; made to suit narrow terminals and slow connections."""
 
-    def __init__(self, console: Console, total: int, start: int):
+    def __init__(self, console: Console, total: int, start: int) -> None:
         self._bar = Progress(
             BarColumn(bar_width=12),
-            TextColumn(  # one column: on a narrow terminal its end is cut off
+            TextColumn(  # a single column, whose end is cut off on a narrow terminal
                 "step {task.completed}/{task.total}  {task.fields[left]} left  {task.fields[text]}",
                 table_column=Column(no_wrap=True),
             ),
@@ -130,9 +143,9 @@ class _Bar:
 
 
 class _NotebookLine:
-    """In Jupyter or Colab; needs no widgets, so that the line is still there in a stored one."""
+    """The line in Jupyter or Colab; it uses no widgets, so a saved notebook still shows it."""
 
-    def __init__(self, total: int):
+    def __init__(self, total: int) -> None:
         from IPython.display import display
 
         self._total, self._shown = total, 0.0
@@ -153,13 +166,14 @@ class _NotebookLine:
 
 
 def _in_notebook() -> bool:
-    """Whether a kernel of Jupyter or Colab shows what is printed; IPython in a shell does not."""
+    """Returns whether this is a kernel of Jupyter or Colab; IPython in a shell is not."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython else None
     return shell is not None and getattr(shell, "kernel", None) is not None
 
 
 def _duration(seconds: float) -> str:
+    """Returns a time as "1:02:03" or "2:03"."""
     hours, rest = divmod(round(seconds), 3600)
-    minutes, seconds = divmod(rest, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+    minutes, left = divmod(rest, 60)
+    return f"{hours}:{minutes:02}:{left:02}" if hours else f"{minutes}:{left:02}"

@@ -1,4 +1,4 @@
-"""Metrics on their way from the device to metrics.jsonl and the progress line."""
+"""Takes metrics from the device to metrics.jsonl and the progress line."""
 
 import collections
 import time
@@ -7,41 +7,76 @@ from math import inf
 from typing import Any
 
 import jax
+import ml_collections
 import numpy as np
 
 from densenet_jax.tasks.task import Task
 from densenet_jax.training.rundir.data_wait import DataWait
+from densenet_jax.training.rundir.metrics_log import MetricsLog
+from densenet_jax.training.rundir.progress import ProgressLine
 
-# Steps that may be under way (and two dispatches): more would only pile up batches on the device.
+# The most steps that are queued on the device (but at least two dispatches): more would only pile
+# up batches there.
 MAX_PENDING = 16
 
 
 class Recorder:
-    """Writes steps' metrics once the device has computed them, without making it wait."""
+    """Writes the metrics of steps once the device has computed them, without making it wait.
 
-    def __init__(self, log, progress, config, task: Task, start: int, steps_per_epoch: float):
+    Attributes:
+      nonfinite: number of non-finite steps in a row, up to the last step that was written.
+      bad_step: the first step at which `config.nonfinite_limit` was reached; None if none has.
+    """
+
+    def __init__(
+        self,
+        log: MetricsLog,
+        progress: ProgressLine,
+        config: ml_collections.ConfigDict,
+        task: Task,
+        start: int,
+        steps_per_epoch: float,
+    ) -> None:
+        """Starts to measure time.
+
+        Args:
+          log: the run's metrics.jsonl.
+          progress: the run's progress line.
+          config: the run's configuration.
+          task: what the network is trained for.
+          start: the step at which training starts or resumes.
+          steps_per_epoch: may be a fraction.
+        """
         self._log, self._progress, self._config, self._task = log, progress, config, task
         self._steps_per_epoch = steps_per_epoch
-        earlier = log.last["seconds"] if log.last else 0.0  # of this run, before it was resumed
+        earlier = log.last["seconds"] if log.last else 0.0  # the run's time before it was resumed
         self._began = time.monotonic() - earlier
-        self._pending = collections.deque()
+        # Last step, metrics and number of steps of each dispatch on the device.
+        self._pending: collections.deque[tuple[int, dict[str, Any], int]] = collections.deque()
         self._most_pending = max(2, MAX_PENDING // config.steps_per_dispatch)
         self._data_wait = DataWait()
-        self._waited = 0.0  # seconds for data since the last record
-        self.nonfinite = 0  # bad steps in a row up to the last one written
-        self.bad_step: int | None = None  # the first with too many bad ones in a row up to it
-        self._last = (start, time.monotonic())  # step and time that the speed counts from
-        self._arrived = time.monotonic()  # when the last steps written were known to be done
+        self._waited = 0.0  # seconds of waiting for data since the last record
+        self.nonfinite = 0
+        self.bad_step: int | None = None
+        self._last = (start, time.monotonic())  # step and time from which the speed is measured
+        self._arrived = time.monotonic()  # when the steps written last had arrived
 
-    def timed(self, batches: Iterable) -> Iterator:
-        """Iterates over batches, and adds up how long steps lack them."""
+    def timed(self, batches: Iterable[Any]) -> Iterator[Any]:
+        """Yields batches, and adds up how long the device is idle because they are late."""
         return self._data_wait.timed(batches)
 
     def add(self, step: int, metrics: dict[str, jax.Array], count: int = 1) -> None:
-        """Takes the metrics of the last `count` steps up to `step`, [count or more] or single."""
+        """Takes the metrics of one or more steps, and writes those that are ready.
+
+        Args:
+          step: the last of the steps.
+          metrics: arrays on the device, [] or [count or more].
+          count: number of steps.
+        """
         self._data_wait.started(metrics["loss"])
         self._pending.append((step, metrics, count))
-        # Processes of one job must learn of a bad step after the same one: none may be quicker.
+        # All processes of a job must notice a bad step after the same step, so several processes do
+        # not look whether results are ready early.
         early = jax.process_count() == 1
         while self._pending and (
             len(self._pending) > self._most_pending
@@ -50,12 +85,17 @@ class Recorder:
             self._write(*self._pending.popleft())
 
     def flush(self) -> None:
-        """Waits for all steps under way and writes them."""
+        """Waits for all steps on the device and writes their metrics."""
         while self._pending:
             self._write(*self._pending.popleft())
 
     def evaluation(self, step: int, metrics: dict[str, Any]) -> dict[str, float]:
-        """Writes the metrics of an evaluation; returns them as a checkpoint keeps them."""
+        """Writes the metrics of an evaluation; returns those that a checkpoint stores.
+
+        Args:
+          step: the evaluated step.
+          metrics: as `eval_loop.evaluate` returns them.
+        """
         self._record(step, "eval", metrics, time.monotonic())
         examples, nonfinite = metrics["examples"], metrics.get("nonfinite")
         if nonfinite:
@@ -67,26 +107,27 @@ class Recorder:
         self._progress.note(f"step {step}: {found}")
         self._waited = 0.0
         self._arrived = time.monotonic()
-        self._last = (step, self._arrived)  # the evaluation's time is not training time
+        self._last = (step, self._arrived)  # evaluation does not count as training time
         return {metric.key: metrics[metric.key] for metric in self._task.metrics}
 
     def _write(self, last: int, metrics: dict[str, jax.Array], count: int) -> None:
+        """Waits for the metrics of the `count` steps up to `last`, and writes them."""
         values = {
             name: np.reshape(value, -1)[:count].tolist()
             for name, value in jax.device_get(metrics).items()
         }
-        # Steps of one dispatch arrive together: their time is shared out evenly.
+        # The steps of a dispatch arrive together; their time is divided evenly among them.
         before, self._arrived = self._arrived, time.monotonic()
         waiting = self._data_wait.take()
         for i in range(count):
             if self.bad_step is not None:
-                return  # what follows is given up
+                return  # the steps after it will be repeated or discarded
             self._waited += waiting / count
             time_of_step = before + (self._arrived - before) * (i + 1) / count
             one = {name: value[i] for name, value in values.items()}
             self._write_one(last - count + 1 + i, one, time_of_step)
 
-    def _write_one(self, step: int, metrics: dict[str, float], now: float) -> None:
+    def _write_one(self, step: int, metrics: dict[str, Any], now: float) -> None:
         self.nonfinite = metrics["nonfinite"]
         if self.nonfinite >= self._config.nonfinite_limit:
             self.bad_step = step
@@ -103,7 +144,7 @@ class Recorder:
 
     def _record(self, step: int, split: str, metrics: dict[str, Any], now: float) -> None:
         record = {"step": step, "epoch": step / self._steps_per_epoch, "split": split, **metrics}
-        # JSON knows neither NaN nor infinity.
+        # JSON has neither NaN nor infinity.
         record = {k: None if v != v or v in (inf, -inf) else v for k, v in record.items()}
         if jax.process_index() == 0:
             self._log.write({**record, "seconds": now - self._began})

@@ -1,4 +1,4 @@
-"""A run's directory as a source of weights: its model, its best variables, its preprocessing."""
+"""Weights from the directory of a run: its model, the variables of a checkpoint, preprocessing."""
 
 import functools
 import json
@@ -20,16 +20,22 @@ from densenet_jax.weights import load as load_weights
 
 
 def read_config(workdir: str) -> ml_collections.ConfigDict:
-    """Returns the configuration that a run stored.
+    """Returns the configuration stored in a run's directory.
 
     Raises:
-      CheckpointError: there is none, or it is damaged.
+      CheckpointError: config.json is missing or damaged.
     """
     return saved_config.load(pathlib.Path(workdir) / "config.json")
 
 
 def load(source: str | os.PathLike[str], *args: Any, **options: Any) -> Pretrained:
-    """Returns weights as `weights.load` does, also from the directory of a run."""
+    """Returns weights like `weights.load`, but also from the directory of a run.
+
+    Args:
+      source: a published name, a file or the directory of a run.
+      *args: as for `weights.load`.
+      **options: as for `weights.load`.
+    """
 
     def read_run(folder: str) -> tuple[nn.Module, dict[str, Any], Preprocessing]:
         model, variables, preprocessing, _ = read(folder, read_config(folder))
@@ -49,13 +55,16 @@ def class_names(workdir: str) -> list[str] | None:
 def read(
     workdir: str, config: ml_collections.ConfigDict, which: str = "best"
 ) -> tuple[nn.Module, dict[str, Any], Preprocessing, int]:
-    """Returns the model of a run, the variables of a checkpoint, its preprocessing, and its step.
-
-    Neither data nor the devices of the run are needed.
+    """Reads a checkpoint of a run; neither the data nor the devices of the run are needed.
 
     Args:
-      config: the run's own, from its config.json.
-      which: `best`, `latest` or a step.
+      workdir: the run's directory.
+      config: the run's configuration, from its config.json.
+      which: "best", "latest" or a step.
+
+    Returns:
+      the model, the variables to predict with ({"params", "batch_stats"}; the moving averages if
+      the run keeps them), the preprocessing, and the checkpoint's step.
 
     Raises:
       CheckpointError: there is no such checkpoint, or it is damaged.

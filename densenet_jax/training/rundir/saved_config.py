@@ -1,4 +1,4 @@
-"""A run's config.json as a configuration: also of a run that knew fewer keys, or other names."""
+"""Reading the config.json of a run, also one of an older version with fewer or renamed keys."""
 
 import json
 import pathlib
@@ -9,17 +9,20 @@ from ml_collections import ConfigDict
 from densenet_jax.configs import default
 from densenet_jax.training.errors import CheckpointError
 
-# Keys of `data` that weights settle where a configuration leaves them open.
+# Keys of `data` that are taken from the initial weights if a configuration leaves them open.
 PREPROCESSING = ("image_size", "eval_crop", "interpolation", "mean", "std")
 
 
 def load(path: str | pathlib.Path) -> ConfigDict:
     """Returns a stored configuration, locked, with the types of the defaults.
 
-    Keys that it lacks have their defaults, which do what was done before there was the key.
+    Missing keys get their defaults, which reproduce the behaviour from before a key was added.
+
+    Args:
+      path: the file config.json.
 
     Raises:
-      CheckpointError: it is not there, or not the configuration of a run.
+      CheckpointError: the file does not exist, or is not the configuration of a run.
     """
     config = default.get_config().lock()
     try:
@@ -30,17 +33,26 @@ def load(path: str | pathlib.Path) -> ConfigDict:
 
 
 def _renamed(stored: dict[str, Any]) -> dict[str, Any]:
+    """Returns a stored configuration with old keys replaced by their current names."""
     optimizer = stored.get("optimizer", {})
-    if "warmup_epochs" in optimizer:  # until durations had units
+    if "warmup_epochs" in optimizer:  # the key before durations had units
         optimizer["warmup"] = f"{optimizer.pop('warmup_epochs')} epochs"
     return stored
 
 
 def settled(config: ConfigDict, workdir: pathlib.Path) -> tuple[ConfigDict, bool]:
-    """Returns a configuration with what its run has settled, and whether the run has checkpoints.
+    """Returns a configuration completed from its run, and whether the run can be resumed.
 
-    A run that starts from weights takes their preprocessing.  When it is resumed, it is taken from
-    its config.json: the weights may be gone.
+    A run that starts from weights takes their preprocessing.  A resumed run reads it from its
+    config.json instead, because the weights may have been deleted.
+
+    Args:
+      config: the configuration.
+      workdir: the run's directory, which may not exist yet.
+
+    Returns:
+      the configuration, whose open keys (None) of `data` are set if the run has them; and whether
+      the run has checkpoints and its complete preprocessing.
     """
     has_checkpoints = any(p.name.isdigit() for p in (workdir / "checkpoints").glob("*"))
     if not has_checkpoints or not (workdir / "config.json").is_file():

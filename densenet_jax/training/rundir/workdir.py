@@ -1,4 +1,4 @@
-"""A run's directory: made, locked, and kept from another run's configuration."""
+"""A run's directory: its creation, its lock, and its protection from a different configuration."""
 
 import contextlib
 import fcntl
@@ -16,7 +16,8 @@ from jax.experimental import multihost_utils
 from densenet_jax.training.errors import ConfigError
 from densenet_jax.training.rundir import atomic_files
 
-# Keys, or prefixes, that decide a run's numbers from its first step: another value, another run.
+# Keys, or prefixes of keys, that must not change when a run is resumed: with another value its
+# numbers would have been different from the first step on.
 FIXED = (
     "model.",
     "seed.",
@@ -33,20 +34,31 @@ FIXED = (
 
 
 def make_workdir(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
-    """Makes a run's directory; refuses one that holds another run."""
+    """Creates a run's directory, unless it exists.
+
+    Args:
+      config: the run's configuration.
+      workdir: the directory.
+
+    Raises:
+      ConfigError: the directory holds a run with another configuration (a key of `FIXED` differs),
+        its config.json is damaged, or it cannot be written.
+    """
     path = workdir / "config.json"
     new = json.loads(config.to_json())
     if path.exists():
         try:
             old = json.loads(path.read_text(encoding="utf-8"))
         except ValueError:
-            raise ConfigError(f"{path} is damaged; remove it or give another --workdir.") from None
+            raise ConfigError(
+                f"{path} is damaged; remove it or choose another --workdir."
+            ) from None
         was, now = (dict(_flatten(tree)) for tree in (old, new))
         for key in was.keys() & now.keys():
             if f"{key}.".startswith(FIXED) and was[key] != now[key] and was[key] is not None:
                 raise ConfigError(
                     f"{workdir} holds a run with config.{key}={was[key]}, not {now[key]}; "
-                    "give another --workdir, or remove that one."
+                    "choose another --workdir, or remove that directory."
                 )
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -58,7 +70,13 @@ def make_workdir(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> No
 def save_config(
     config: ml_collections.ConfigDict, class_names: Sequence[str], workdir: pathlib.Path
 ) -> None:
-    """Writes config.json and classes.json, each whole or not at all."""
+    """Writes config.json and classes.json, each atomically.
+
+    Args:
+      config: the run's configuration.
+      class_names: in label order.
+      workdir: the run's directory.
+    """
     for name, content in (
         ("classes.json", list(class_names)),
         ("config.json", json.loads(config.to_json())),
@@ -67,10 +85,14 @@ def save_config(
 
 
 def check_shared(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
-    """Waits until process 0 has written config.json, and checks that this process can see it.
+    """Waits until process 0 has written config.json, and checks that this process can read it.
+
+    Args:
+      config: this process's configuration.
+      workdir: the run's directory.
 
     Raises:
-      ConfigError: the processes do not share the directory.
+      ConfigError: the processes do not share the directory, or have different configurations.
     """
     if jax.process_count() == 1:
         return
@@ -98,13 +120,16 @@ def _flatten(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 @contextlib.contextmanager
 def locked(workdir: pathlib.Path) -> Iterator[None]:
-    """Holds the lock of a run's directory.
+    """Holds the lock of a run's directory while the context is open.
 
-    The kernel drops the lock with its process, however that ends, so no stale one can remain.
-    Of several processes of a job the first one holds it for all.
+    The kernel releases the lock when the process ends, in whatever way, so no stale lock remains.
+    In a job of several processes the first one holds it for all.
+
+    Args:
+      workdir: the directory, with the file `lock`.
 
     Raises:
-      ConfigError: another process holds it; its host and process id are named.
+      ConfigError: another process holds the lock; the message names its host and process id.
     """
     if jax.process_index() != 0:
         yield
@@ -117,7 +142,7 @@ def locked(workdir: pathlib.Path) -> Iterator[None]:
             file.seek(0)
             raise ConfigError(
                 f"{workdir} is in use by another run ({file.read().strip() or 'unknown'}); "
-                "wait for it, stop it, or give another --workdir."
+                "wait for it, stop it, or choose another --workdir."
             ) from None
         file.truncate(0)
         file.write(f"host {socket.gethostname()}, process {os.getpid()}\n")
