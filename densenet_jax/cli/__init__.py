@@ -1,4 +1,4 @@
-"""The command line: commands and flags are a table, in `table`."""
+"""The command line; `table` lists its commands and flags."""
 
 import errno
 import functools
@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import ml_collections
 
@@ -19,13 +20,17 @@ __all__ = ["COMMANDS", "main", "parse", "set_up_process"]
 
 EXIT_USER_ERROR = 2
 EXIT_DIVERGED = 3
-EXIT_INTERRUPTED = 75  # EX_TEMPFAIL: start again to go on
-# Of a disk that is full, read-only, broken or another user's: nothing that a traceback explains.
+EXIT_INTERRUPTED = 75  # EX_TEMPFAIL: the same command continues the run
+# Errors of a disk that is full, read-only, broken or another user's; a traceback would not help.
 STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES)
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs a command line; returns the exit code."""
+    """Runs a command line and returns the exit code.
+
+    Args:
+      argv: the words of the command line, first the program's name.
+    """
     if {"--help", "-h", "-help", "help"} & set(argv[1:]):
         called = program(argv[0])
         print(help_text(called, config_files.names(), config_files.defaults()), end="")
@@ -36,7 +41,7 @@ def main(argv: Sequence[str]) -> int:
         return _fail(e)
     set_up_process()
     from densenet_jax.training.errors import ConfigError
-    from densenet_jax.training.jobs import launchers, processes  # after the process is set up
+    from densenet_jax.training.jobs import launchers, processes  # JAX needs `set_up_process` first
 
     process = {flag: options.pop(flag) for flag in PROCESS_FLAGS if flag in options}
     try:
@@ -50,9 +55,11 @@ def main(argv: Sequence[str]) -> int:
         return job.end(*_run(command, config, options))
 
 
-def _run(command: str, config: ml_collections.ConfigDict | None, options: dict) -> tuple[int, str]:
-    """Runs a command; returns the exit code, and what is to be said to the user."""
-    from densenet_jax.cli import commands  # only if there is work: it imports everything
+def _run(
+    command: str, config: ml_collections.ConfigDict | None, options: dict[str, Any]
+) -> tuple[int, str]:
+    """Runs a command; returns the exit code, and the message for standard error ("": none)."""
+    from densenet_jax.cli import commands  # imported late, as it imports the whole package
     from densenet_jax.training.nonfinite import NonFiniteError
     from densenet_jax.training.rundir.progress import safely
     from densenet_jax.training.trainer import Interrupted
@@ -68,15 +75,16 @@ def _run(command: str, config: ml_collections.ConfigDict | None, options: dict) 
             raise
         what = f"{e.filename} cannot be written or read: " if e.filename else ""
         return EXIT_USER_ERROR, (
-            f"error: {what}{e.strerror}. Mend the disk, make room on it, or name another folder; "
-            "then give the same command again."
+            f"error: {what}{e.strerror}. Repair the disk, free some space on it, or choose another "
+            "folder; then run the same command again."
         )
     except Interrupted as e:
-        safely(print, f"{e}; the same command goes on from there.", flush=True)
+        safely(print, f"{e}; the same command continues from there.", flush=True)
         return EXIT_INTERRUPTED, ""
 
 
 def _say(code: int, message: str) -> int:
+    """Prints a message to standard error, unless it is empty; returns the exit code."""
     if message:
         print(message, file=sys.stderr)
     return code
@@ -86,30 +94,34 @@ def _fail(error: Exception) -> int:
     return _say(EXIT_USER_ERROR, f"error: {error}")
 
 
-def _unraisable(hook: Callable, error: "sys.UnraisableHookArgs") -> None:
-    """Leaves out that a write failed, which TensorStore tells an event loop that Orbax closed."""
+def _unraisable(hook: Callable[..., Any], error: "sys.UnraisableHookArgs") -> None:
+    """Calls a hook for exceptions that cannot be raised, except for one that means nothing.
+
+    After a failed write TensorStore reports to an event loop that Orbax has closed already.
+    """
     if str(error.exc_value) != "Event loop is closed":
         hook(error)
 
 
 def set_up_process() -> None:
-    """Quiet logs, and compiled programs kept between runs: a resumed run starts in seconds."""
-    # What Orbax logs as errors, the checkpoints say in a sentence.
+    """Sets up logging and the cache of compiled programs, with which runs resume in seconds."""
+    # Orbax logs as errors what `Checkpoints` reports in one sentence.
     for library in ("absl", "asyncio"):
         logging.getLogger(library).setLevel(logging.CRITICAL)
-    if getattr(sys.unraisablehook, "func", None) is not _unraisable:  # of an earlier command line
+    if getattr(sys.unraisablehook, "func", None) is not _unraisable:  # once per process
         sys.unraisablehook = functools.partial(_unraisable, sys.unraisablehook)
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
-    import jax  # whose variable would come too late: the configuration has imported it
+    # The configuration has imported JAX already, so its environment variable would come too late.
+    import jax
 
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
         folder = os.path.expanduser("~/.cache/densenet_jax/compiled")
         jax.config.update("jax_compilation_cache_dir", folder)
-    # A simulated device that waits for the others in a collective holds a thread of XLA's pool,
-    # which has one a core: with none left to compute, all would wait for ever.
+    # A simulated device that waits for the others in a collective occupies a thread of XLA's pool,
+    # which has one thread per core.  With no thread left to compute, all would wait for ever.
     simulated = re.search(
         r"--xla_force_host_platform_device_count=(\d+)", os.environ.get("XLA_FLAGS", "")
     )
     if simulated:
         threads = int(simulated[1]) + (os.cpu_count() or 1)
-        os.environ.setdefault("NPROC", str(threads))  # what XLA takes for the number of cores
+        os.environ.setdefault("NPROC", str(threads))  # XLA reads the number of cores from it

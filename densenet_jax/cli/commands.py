@@ -1,10 +1,10 @@
-"""What the commands do, once the command line is understood."""
+"""The commands: one function each, called with the parsed options (see `table.Command`)."""
 
 import json
 import os
 import pathlib
 import time
-from typing import Any
+from typing import Any, cast
 
 import jax
 import ml_collections
@@ -34,9 +34,9 @@ from densenet_jax.training.errors import CheckpointError, ConfigError
 from densenet_jax.training.eval_loop import Evaluated
 from densenet_jax.training.loop import train_and_evaluate
 from densenet_jax.training.rundir import run_weights
-from densenet_jax.weights import PUBLISHED, WeightsError
+from densenet_jax.weights import PUBLISHED, Pretrained, WeightsError
 
-# Shown without a traceback: the user can mend them.
+# Errors that the user can correct; they are shown without a traceback.
 USER_ERRORS = (
     ConfigError,
     DataError,
@@ -51,7 +51,14 @@ USER_ERRORS = (
 def train(
     config: ml_collections.ConfigDict, workdir: str | None, name: str, sweep: str | None = None
 ) -> None:
-    """Trains, and says where everything is and what to type next."""
+    """Trains, writes the report, and prints the paths of all files and the next commands.
+
+    Args:
+      config: the configuration.
+      workdir: the run's directory; None: runs/NAME (runs/NAME-sweep for a sweep).
+      name: the configuration's name.
+      sweep: the grid of --sweep; None: a single run.
+    """
     workdir = workdir or (f"runs/{name}-sweep" if sweep else f"runs/{name}")
     if sweep:
         sweeps.sweep(config, workdir, sweep, lambda folder: [reports.LiveReport(folder)])
@@ -70,7 +77,7 @@ def train(
         f"  report       {workdir}/report.html\n"
         f"next:\n"
         f"  {program()} evaluate --workdir={workdir}\n"
-        f"  {program()} --workdir={workdir} --config.{longer}    # goes on"
+        f"  {program()} --workdir={workdir} --config.{longer}    # continues"
     )
 
 
@@ -81,12 +88,23 @@ def logits(
     weights: str | None,
     output: str | None,
 ) -> None:
-    """Writes what a teacher says about the training split, for config.distill.logits."""
+    """Writes a teacher's logits of the training split, for config.distill.logits.
+
+    Args:
+      config: the student's configuration, for its data.
+      workdir: the directory of the teacher's run, if `weights` is None.
+      name: the configuration's name; not used.
+      weights: the teacher's weights.
+      output: the file to write.
+
+    Raises:
+      ConfigError: configuration, teacher or output are missing, or do not fit.
+    """
     source = weights or workdir
     if not source or not output or config is None:
         raise ConfigError(
-            "logits needs a configuration, --config=FILE, for its data; a teacher, "
-            "--weights=SOURCE or --workdir=DIR; and --output=FILE."
+            "logits needs --config=FILE for the data, a teacher as --weights=SOURCE or "
+            "--workdir=DIR, and --output=FILE."
         )
     check_output(output)
     count = teacher_logits.write(config, source, output)
@@ -102,21 +120,36 @@ def evaluate(
     crops: str,
     flip: bool,
 ) -> None:
-    """Evaluates a run's checkpoint, or, without a directory, the weights of `init_from`."""
+    """Evaluates a run's checkpoint, or without a directory the weights of `config.init_from`.
+
+    Writes evaluation.json and prints a table.
+
+    Args:
+      config: the configuration.
+      workdir: the run's directory; None: runs/NAME.
+      name: the configuration's name.
+      checkpoint: "best", "latest" or a step.
+      crops: number of views of each image, "1" or "5".
+      flip: whether to evaluate the mirror images of the views, too.
+
+    Raises:
+      CheckpointError: the directory has no checkpoints, or not this one.
+    """
     if config.init_from and not workdir:
-        # The weights themselves, and not into the directory of a run.
+        # The weights themselves are evaluated: the result does not belong in a run's directory.
         workdir, checkpoint = f"runs/{name}-init_from", ""
     workdir = workdir or f"runs/{name}"
     folder = pathlib.Path(workdir)
     if checkpoint and not (folder / "checkpoints").is_dir():
         raise CheckpointError(f"{workdir} is not the directory of a run: it has no checkpoints.")
     began = time.monotonic()
+    step: int | None = None
     if checkpoint:
         setup, variables, step = open_run(config, workdir, checkpoint)
         of = f"step {step}"
     else:
-        setup, step, of = experiment.build(config), None, config.init_from
-        variables = setup.weights.variables
+        setup, of = experiment.build(config), config.init_from
+        variables = cast(Pretrained, setup.weights).variables
     variables = meshes.on_every_device(variables, setup.mesh)
     with jax.set_mesh(setup.mesh):
         own, *others = splits.assess(setup, variables, crops=int(crops), flip=flip)
@@ -135,9 +168,21 @@ def evaluate(
 def open_run(
     config: ml_collections.ConfigDict, workdir: str, checkpoint: str
 ) -> tuple[experiment.Experiment, dict[str, Any], int]:
-    """Returns the experiment of a run, the variables of a checkpoint of it, and its step."""
+    """Opens a run for evaluation.
+
+    Args:
+      config: the run's configuration; its `init_from` is cleared.
+      workdir: the run's directory.
+      checkpoint: "best", "latest" or a step.
+
+    Returns:
+      the experiment; the variables of the checkpoint, {"params", "batch_stats"}; and its step.
+
+    Raises:
+      CheckpointError: there is no such checkpoint, or it is damaged.
+    """
     with config.unlocked():
-        config.init_from = ""  # the checkpoint has what came of it
+        config.init_from = ""  # the checkpoint replaces the initial weights
     setup = experiment.build(config)
     _, variables, _, step = run_weights.read(workdir, setup.config, checkpoint)
     return setup, variables, step
@@ -152,13 +197,25 @@ def predict(
     cam: str | None,
     format: str,
 ) -> int:
-    """Prints what a model says about images; returns 2 if any could not be read."""
+    """Prints a model's predictions for images; returns 2 if any image could not be read, else 0.
+
+    Args:
+      config: the run's configuration; not used with `weights`.
+      words: image files, folders, globs, file:// URLs, or - for standard input.
+      workdir: the run's directory; not used with `weights`.
+      weights: published weights or a file; None: the run.
+      checkpoint: "best", "latest" or a step of the run.
+      cam: folder for class activation maps; None: none are written.
+      format: "table", "json" or "csv".
+    """
+    names: list[str] | None = None
     if weights:
-        found, names = run_weights.load(weights), None
-        model, variables, preprocessing = found.model, found.variables, found.preprocessing
+        loaded = run_weights.load(weights)
+        model, variables, preprocessing = loaded.model, loaded.variables, loaded.preprocessing
     else:
-        model, variables, preprocessing, _ = run_weights.read(workdir, config, checkpoint)
-        names = run_weights.class_names(workdir)
+        folder = cast(str, workdir)  # the command line has --weights or --workdir
+        model, variables, preprocessing, _ = run_weights.read(folder, config, checkpoint)
+        names = run_weights.class_names(folder)
     found = predicting.predict(model, variables, preprocessing, names, words, cam=cam)
     return answers.show(found, format)
 
@@ -174,15 +231,33 @@ def export(
     int8: bool,
     calibration: str | None,
 ) -> None:
-    """Writes a model in another format, and says which files are where."""
+    """Writes a model in another format, and prints the paths and sizes of the files.
+
+    Args:
+      config: the run's configuration; not used with `weights`.
+      workdir: the run's directory; not used with `weights`.
+      weights: published weights or a file; None: the run.
+      checkpoint: "best", "latest" or a step of the run.
+      format: "onnx", "stablehlo", "safetensors" or "triton".
+      output: the folder or file to write.
+      preprocess: whether the exported model includes normalisation and softmax.
+      int8: whether to write a quantised version, too.
+      calibration: folder of images for `int8`; None: the run's own data.
+
+    Raises:
+      ExportError: the output or the images for calibration are missing, or the export fails.
+    """
     if not output:
         raise ExportError(f"export needs --output=PATH: a folder, as in --output=exports/{format}.")
     if int8 and weights and not calibration:
-        raise ExportError("int8 needs images to calibrate with: --calibration=DIR.")
+        raise ExportError(
+            "--int8 with --weights needs images for calibration: add --calibration=DIR."
+        )
     if weights:
         bundle = exporting.of_weights(weights)
     else:
-        bundle = exporting.of_run(workdir, checkpoint, config)
+        # The command line has --weights or --workdir.
+        bundle = exporting.of_run(cast(str, workdir), checkpoint, config)
     images = None
     if int8 and calibration:
         images = calibrating.of_folder(bundle, calibration)
@@ -199,7 +274,14 @@ def report(
     workdir: str | None,
     checkpoint: str,
 ) -> None:
-    """Writes the page of a run again, or one that compares several."""
+    """Writes the report of a run again, or a page that compares several runs.
+
+    Args:
+      config: the run's configuration; None: read from the directory.
+      words: directories of runs.
+      workdir: one more directory; None: none.
+      checkpoint: "best", "latest" or a step, for the report of a single run.
+    """
     folders = [*([workdir] if workdir else []), *words]
     if len(folders) > 1:
         path = reports.write_report(folders)
@@ -215,13 +297,23 @@ def write_report(
     checkpoint: str,
     evaluated: Evaluated | None = None,
 ) -> pathlib.Path:
-    """Writes report.html; with what the model learned, where checkpoint and data are at hand."""
+    """Writes report.html and returns its path.
+
+    If checkpoint and data are available, the report includes predictions and what the model has
+    learned; otherwise it has curves only, and the reason is printed.
+
+    Args:
+      config: the run's configuration.
+      workdir: the run's directory.
+      checkpoint: "best", "latest" or a step.
+      evaluated: the evaluation of this checkpoint, if it was just made; None: evaluate again.
+    """
     try:
         setup, variables, step = open_run(config, workdir, checkpoint)
         with jax.set_mesh(setup.mesh):
             reports.examine(setup, variables, workdir, step=step, evaluated=evaluated)
     except (CheckpointError, DataError) as e:
-        print(f"the report has curves only: {e}")
+        print(f"the report shows only curves, because the model cannot be examined: {e}")
     if jax.process_index() == 0:
         reports.write_report(workdir)
     return pathlib.Path(workdir) / "report.html"
@@ -230,7 +322,14 @@ def write_report(
 def benchmark(
     config: ml_collections.ConfigDict, workdir: str | None, name: str, output: str | None
 ) -> None:
-    """Measures a configuration on this machine, prints the figures, and writes them to a file."""
+    """Measures the speed and memory of a configuration on this machine, and prints the figures.
+
+    Args:
+      config: the configuration.
+      workdir: not used.
+      name: not used.
+      output: JSON file for the figures; None: they are only printed.
+    """
     if output:
         check_output(output)
     found = measure(config)
@@ -240,16 +339,20 @@ def benchmark(
 
 
 def check_output(path: str) -> None:
-    """Raises ConfigError if a file cannot be written, before the work that it is to hold."""
+    """Checks, before a long computation, that the file for its result can be written.
+
+    Raises:
+      ConfigError: it cannot.
+    """
     folder = pathlib.Path(path).resolve().parent
     if pathlib.Path(path).is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
         raise ConfigError(
-            f"--output={path} cannot be written: name a file in a folder that exists."
+            f"--output={path} cannot be written; choose a file in an existing, writable folder."
         )
 
 
 def models(config: ml_collections.ConfigDict | None) -> None:
-    """Prints the table of variants."""
+    """Prints the table of model variants."""
     table = Table("model", "parameters", "GMAC", "at", "published weights (top-1, %)", box=None)
     for name, image_size, size in summary.table():
         weights = ", ".join(

@@ -1,4 +1,4 @@
-"""Configurations by name: a file of the user's, or else one that comes with the package."""
+"""Configuration files by name: the user's own, or those that come with the package."""
 
 import pathlib
 from collections.abc import Sequence
@@ -7,21 +7,22 @@ PACKAGED = pathlib.Path(__file__).parent.parent / "configs"
 
 
 def names() -> list[str]:
-    """Returns the names of the packaged configurations: cifar10, densenet121, ..."""
+    """Returns the names of the packaged configurations: ["cifar10", "densenet121", ...]."""
     return sorted(path.stem for path in PACKAGED.glob("*.py") if path.stem[0] != "_")
 
 
 def defaults() -> str:
-    """Returns the file that has every key: the checkout's, seen from there, or the package's."""
+    """Returns the path of default.py, which documents every key: relative in a checkout."""
     here = "configs/default.py"
     return here if pathlib.Path(here).is_file() else str(PACKAGED / "default.py")
 
 
 def locate(config: str) -> str:
-    """Returns FILE[:ARGUMENT] with the file that is meant.
+    """Returns a value of --config, FILE[:ARGUMENT], with FILE replaced by an existing path.
 
-    A file that exists is meant itself.  Otherwise `configs/digits.py`, `digits.py` and `digits`
-    are the package's own, so that the documented commands work in any directory.
+    A file that exists takes precedence.  Otherwise `configs/digits.py`, `digits.py` and `digits`
+    all mean the packaged configuration, so that the documented commands work in any directory.
+    An unknown file is returned unchanged.
     """
     file, colon, argument = config.partition(":")
     name = file.removeprefix("configs/").removesuffix(".py")
@@ -31,7 +32,7 @@ def locate(config: str) -> str:
 
 
 def with_located(argv: Sequence[str]) -> list[str]:
-    """Returns a command line with the value of its --config located."""
+    """Returns a command line in which `locate` has been applied to the value of --config."""
     located, is_value = [], False
     for word in argv:
         flag, equals, value = word.partition("=")

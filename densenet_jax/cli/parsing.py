@@ -1,7 +1,7 @@
-"""A command line understood: the command, its configuration and its options."""
+"""Parsing of a command line into the command, its configuration and its options."""
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ml_collections
@@ -15,19 +15,26 @@ from densenet_jax.training.rundir import saved_config as runs_config
 
 
 class UsageError(ValueError):
-    """The command line cannot be understood."""
+    """The command line is not valid."""
 
 
 def parse(argv: Sequence[str]) -> tuple[str, ml_collections.ConfigDict | None, dict[str, Any]]:
-    """Returns the command, its configuration and its other options.
+    """Parses a command line.
+
+    Args:
+      argv: the words of the command line, first the program's name.
+
+    Returns:
+      the command's name; the configuration, or None if there is none; and the options, the keyword
+      arguments of the function of `commands` (see `table.Command`).
 
     Raises:
-      UsageError: an unknown command, flag, key or file.
+      UsageError: a command, flag, key or file does not exist, or a necessary one is missing.
     """
     argv = config_files.with_located([SHORT.get(word, word) for word in argv])
     config_file, workdir = _value(argv, "config"), _value(argv, "workdir")
     if config_file is None and workdir and (pathlib.Path(workdir) / "config.json").is_file():
-        config_file = str(pathlib.Path(workdir) / "config.json")  # the run's own
+        config_file = str(pathlib.Path(workdir) / "config.json")  # a run stores its configuration
     values, words, config = _read(argv, config_file)
     name, *words = words or ["train"]
     if name not in COMMANDS:
@@ -59,9 +66,9 @@ def parse(argv: Sequence[str]) -> tuple[str, ml_collections.ConfigDict | None, d
 
 
 def _check_needs(
-    called: str, name: str, config: ml_collections.ConfigDict | None, options: dict
+    called: str, name: str, config: ml_collections.ConfigDict | None, options: dict[str, Any]
 ) -> None:
-    """Raises UsageError if a command lacks what it works on."""
+    """Raises UsageError if a command lacks its configuration, run or weights."""
     needs, workdir = COMMANDS[name].needs, options.get("workdir")
     if needs == "source" and not (options["weights"] or workdir):
         raise UsageError(f"{name} needs --workdir=DIR of a run, or --weights=SOURCE.")
@@ -72,7 +79,7 @@ def _check_needs(
     if workdir and name != "train":
         raise UsageError(f"{workdir} is not the directory of a run: it has no config.json.")
     raise UsageError(
-        f"--config is missing; to begin: {called} --config=configs/digits.py "
+        f"--config is missing; for example: {called} --config=configs/digits.py "
         f"({called} --help lists the commands)."
     )
 
@@ -80,11 +87,11 @@ def _check_needs(
 def _read(
     argv: Sequence[str], config_file: str | None
 ) -> tuple[flags.FlagValues, list[str], ml_collections.ConfigDict | None]:
-    """Returns the flags, the words and the configuration of a command line."""
+    """Returns the flags, the words without dashes, and the configuration of a command line."""
     values = flags.FlagValues()
     flags.DEFINE_string("workdir", None, "the run's directory", flag_values=values)
     for name, flag in FLAGS.items():
-        define = flags.DEFINE_string if flag.value else flags.DEFINE_bool
+        define: Callable[..., Any] = flags.DEFINE_string if flag.value else flags.DEFINE_bool
         default = flag.default if flag.value else False
         define(name, default, flag.about, flag_values=values)
     _check_config_file(config_file)
@@ -100,7 +107,7 @@ def _read(
     try:
         _, *words = values(list(argv))
         return values, words, values.config
-    except Exception as e:  # absl and ml_collections raise many kinds, and the file is code
+    except Exception as e:  # of many types; and the configuration file is code
         raise UsageError(_explain(e, program(argv[0]))) from e
 
 
@@ -114,7 +121,7 @@ def _value(argv: Sequence[str], flag: str) -> str | None:
 
 
 def _check_config_file(config_file: str | None) -> None:
-    """Raises UsageError, naming those that exist, if there is no such configuration."""
+    """Raises UsageError, which lists the packaged configurations, if the file does not exist."""
     path = (config_file or "").split(":")[0]
     if path and not pathlib.Path(path).is_file():
         there = ", ".join(f"configs/{name}.py" for name in config_files.names())
@@ -122,11 +129,11 @@ def _check_config_file(config_file: str | None) -> None:
 
 
 def _explain(error: Exception, called: str) -> str:
-    """Returns the one sentence that matters in what absl and ml_collections raise."""
+    """Returns a readable message for an exception of absl or ml_collections."""
     text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
-    if "Traceback" in text:  # raised inside a configuration file
+    if "Traceback" in text:  # the exception was raised in a configuration file
         return text.strip().splitlines()[-1].partition(": ")[2]
-    # ml_collections quotes its quotations: KeyError('"\\'seeed\\'\\nDid you mean ...').
+    # ml_collections puts quotes around quotes: KeyError('"\\'seeed\\'\\nDid you mean ...').
     plain = text.replace("\\n", "\n").replace("\\", "").replace('"', "'")
     lines = [line.strip("'") for line in plain.strip().splitlines()]
     message = ". ".join(lines[:2]) or type(error).__name__

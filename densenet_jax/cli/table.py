@@ -1,4 +1,4 @@
-"""Commands and flags, once: what is parsed, what is passed on, and the page of --help."""
+"""The table of commands and flags, from which they are parsed, passed on and shown by --help."""
 
 import dataclasses
 import textwrap
@@ -6,14 +6,14 @@ import textwrap
 
 @dataclasses.dataclass(frozen=True)
 class Flag:
-    """A flag of some commands.
+    """A flag of one or more commands.
 
     Attributes:
-      about: for --help.
-      value: what stands behind the = in --help; "": the flag is a switch.
+      about: its description in --help.
+      value: placeholder of its value in --help, as in --output=PATH; "": the flag is a switch.
       default: the value that a command gets if the flag is absent.
-      choices: command -> the values that it takes, its default first; a command that is not there
-        takes any.
+      choices: {command: the allowed values, its default first}; a command that is not listed allows
+        all values.
     """
 
     about: str
@@ -24,17 +24,19 @@ class Flag:
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """A command: the function of `commands` with its name, called as f(config, **options).
+    """A command, that is, the function of the same name in `commands`.
 
-    The options are its flags, `workdir` (None if absent), `words` if it takes any, and `name`, the
-    configuration's, if `needs` is "config".
+    The function is called with the configuration and, as keyword arguments, the values of its
+    flags; `workdir`, the value of --workdir (None if absent), if `needs` is not empty; `words`, if
+    it takes any; and `name`, the configuration's name, if `needs` is "config".
 
     Attributes:
-      about: for --help.
-      needs: "config": a configuration, or the directory of a run, which holds one; "run": such a
-        directory; "source": such a directory, or --weights; "": nothing.
-      flags: names in `FLAGS`.
-      words: what its words are, for --help; "": it takes none.
+      about: its description in --help.
+      needs: what it works on.  "config": a configuration, or the directory of a run, which contains
+        one; "run": the directory of a run; "source": the directory of a run, or --weights; "":
+        nothing.
+      flags: its flags, names in `FLAGS`.
+      words: placeholder of its arguments without dashes in --help; "": it takes none.
     """
 
     about: str
@@ -51,9 +53,9 @@ FLAGS = {
         "views of each image: 1, or 5 (corners and centre)", "N", choices={"evaluate": ("1", "5")}
     ),
     "flip": Flag("also their mirror images; probabilities of all views are averaged", ""),
-    "cam": Flag("folder that takes class activation maps, laid over the images", "DIR"),
+    "cam": Flag("folder for class activation maps, drawn over the images", "DIR"),
     "format": Flag(
-        "of answers: table, json or csv (--json and --csv for short); of an export: onnx, "
+        "of predictions: table, json or csv (--json and --csv for short); of an export: onnx, "
         "stablehlo, safetensors or triton",
         "F",
         choices={
@@ -61,34 +63,36 @@ FLAGS = {
             "export": ("onnx", "stablehlo", "safetensors", "triton"),
         },
     ),
-    "output": Flag("the file to write; for an export a folder, or a file like x.onnx", "PATH"),
-    "preprocess": Flag("take uint8 pixels and give probabilities: normalisation goes inside", ""),
-    "int8": Flag("also a quantised version, with accuracy before and after", ""),
-    "calibration": Flag("images for int8, instead of the run's own data", "DIR"),
+    "output": Flag("the file to write; for an export, a folder or a file such as x.onnx", "PATH"),
+    "preprocess": Flag(
+        "include preprocessing: the model takes uint8 pixels and returns probabilities", ""
+    ),
+    "int8": Flag("also write a quantised version, and report the accuracy before and after", ""),
+    "calibration": Flag("folder of images for int8, instead of the run's own data", "DIR"),
     "coordinator": Flag(
-        "where process 0 listens, if several processes work together and no launcher (mpirun, "
-        "srun, Kubernetes, TPU) says so; docs/scaling.md",
+        "address of process 0, if several processes work together without a launcher (mpirun, "
+        "srun, Kubernetes, TPU); see docs/scaling.md",
         "HOST:PORT",
     ),
-    "num_processes": Flag("how many they are", "N"),
-    "process_id": Flag("which of them this is, from 0", "I"),
+    "num_processes": Flag("number of processes", "N"),
+    "process_id": Flag("number of this process, from 0", "I"),
 }
 
-# Of a process among several; a launcher's variables say the same (`training.launchers`).
+# Flags of a process among several; a launcher sets variables instead (`training.jobs.launchers`).
 PROCESS_FLAGS = ("coordinator", "num_processes", "process_id")
 
 COMMANDS = {
     "train": Command(
-        "(the default) train, evaluate, checkpoint; started again with the same --workdir it "
-        "resumes at the last checkpoint",
+        "(the default) train, evaluate, checkpoint; with the --workdir of an earlier run it "
+        "resumes from the last checkpoint",
         needs="config",
         flags=("sweep", *PROCESS_FLAGS),
     ),
     "evaluate": Command(
         "top-1, top-5, loss, calibration and the accuracy of every class over every example of the "
         "evaluation split: of a run's checkpoint (--workdir=DIR), or of published weights "
-        "(--config=FILE --config.init_from=SOURCE); of ImageNet also with ReaL's labels and on "
-        "ImageNet-V2, if they are prepared; --config.data.image_size=N at another resolution",
+        "(--config=FILE --config.init_from=SOURCE); for ImageNet also with ReaL's labels and on "
+        "ImageNet-V2, if prepared; --config.data.image_size=N for another resolution",
         needs="config",
         flags=("checkpoint", "crops", "flip", *PROCESS_FLAGS),
     ),
@@ -100,35 +104,37 @@ COMMANDS = {
         words="IMAGE...",
     ),
     "report": Command(
-        "writes DIR/report.html again, from a finished or a running run; for several "
-        "directories a page that compares them",
+        "writes DIR/report.html again, for a finished or running run; for several directories, "
+        "a page that compares the runs",
         needs="run",
         flags=("checkpoint",),
         words="DIR...",
     ),
     "logits": Command(
-        "what a teacher (--weights=SOURCE, or the run in --workdir=DIR) says about each training "
-        "image of the configuration, as a file for --config.distill.logits",
+        "writes a teacher's logits of each training image to a file for --config.distill.logits; "
+        "the teacher is --weights=SOURCE or the run in --workdir=DIR",
         needs="config",
         flags=("weights", "output"),
     ),
     "export": Command(
-        "a model for elsewhere, with a model card: ONNX, StableHLO, safetensors for timm, or a "
-        "model repository for Triton and KServe; from --workdir=DIR or --weights=SOURCE",
+        "writes a model in another format, with a model card: ONNX, StableHLO, safetensors for "
+        "timm, or a model repository for Triton and KServe; from --workdir=DIR or --weights=SOURCE",
         needs="source",
         flags=("checkpoint", "weights", "format", "output", "preprocess", "int8", "calibration"),
     ),
     "benchmark": Command(
         "images/s of the training step, of training with the data, of the input pipeline and of "
-        "inference, as shares of what this machine could do at best; memory and compile time; "
-        "--config.data.name=synthetic needs no data; --output=FILE.json keeps the figures",
+        "inference, also as shares of this machine's limits; memory and compile time; "
+        "--config.data.name=synthetic needs no data; --output=FILE.json saves the figures",
         needs="config",
         flags=("output",),
     ),
-    "models": Command("a table of every variant: parameters, multiply-adds, weights", needs=""),
+    "models": Command(
+        "prints a table of all variants: parameters, multiply-adds, published weights", needs=""
+    ),
 }
 
-# The short form of a flag.
+# Short form -> the flag that it stands for.
 SHORT = {"--json": "--format=json", "--csv": "--format=csv"}
 
 _KEYS = (
@@ -154,18 +160,18 @@ examples
   {program} report runs/digits runs/other
   {program} export --workdir=runs/digits --format=onnx --output=exports/digits
   {program} --config=configs/cifar10.py --config.total_epochs=10
-  {program} --config=configs/densenet121.py:tiny                  # a look before the long run
+  {program} --config=configs/densenet121.py:tiny                  # a short test before the long run
   {program} --config=configs/densenet121.py --workdir=runs/121 --config.data.data_dir=DIR
 """
 
 
 def help_text(program: str, configurations: list[str], defaults: str) -> str:
-    """Returns the page of --help.
+    """Returns the text of --help.
 
     Args:
-      program: as it was called.
-      configurations: the names of those that come with the package.
-      defaults: the file that has every key.
+      program: the command as it was called, see `invocation.program`.
+      configurations: names of the packaged configurations.
+      defaults: path of the file that documents every key of the configuration.
     """
     commands = [
         _row(name, f"{c.words}: {c.about}" if c.words else c.about, 13)
@@ -177,10 +183,10 @@ def help_text(program: str, configurations: list[str], defaults: str) -> str:
         written = f"--{name}={flag.value}" if flag.value else f"--{name}"
         flags.append(_row(written, f"{flag.about} ({users})", 29))
     files = (
-        "a configuration; each file says what it does and expects: one of yours, or of those that "
-        f"come with the package: {', '.join(configurations)}"
+        "a configuration, described in the file itself: one of your own, or one of the package: "
+        f"{', '.join(configurations)}"
     )
-    keys = f"another value for one of its keys, see {defaults}: {_KEYS}"
+    keys = f"sets one of its keys, which {defaults} documents: {_KEYS}"
     return _HELP.format(
         program=program,
         configuration=_row("--config=FILE[:ARGUMENT]", files, 29)
@@ -191,6 +197,7 @@ def help_text(program: str, configurations: list[str], defaults: str) -> str:
 
 
 def _row(name: str, about: str, indent: int) -> str:
+    """Returns the lines of a name and its description, which starts at column `indent`."""
     first, *others = textwrap.wrap(
         about, 100 - indent, break_on_hyphens=False, break_long_words=False
     )

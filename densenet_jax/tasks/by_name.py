@@ -1,4 +1,4 @@
-"""The tasks by name."""
+"""The table of tasks, by name."""
 
 from densenet_jax.tasks.classification import Classification
 from densenet_jax.tasks.task import Task

@@ -1,4 +1,4 @@
-"""How far probabilities are from the shares that they promise."""
+"""Calibration: whether predictions with confidence p are right in a share p of the cases."""
 
 from typing import Any
 
@@ -12,11 +12,13 @@ def calibration(
 
     Args:
       confidence: probability of the predicted class, [N].
-      correct: bool [N].
+      correct: whether the prediction is right, bool [N].
+      bins: number of equal intervals of confidence from 0 to 1.
 
     Returns:
-      a list of {"low", "high", "count", "confidence", "accuracy"}, and the mean distance between
-      confidence and accuracy, weighted by the number of examples.
+      a list of {"low", "high": the interval; "count": number of examples in it; "confidence",
+      "accuracy": their means}; and the mean distance between confidence and accuracy, weighted by
+      the number of examples.
     """
     edges = np.linspace(0, 1, bins + 1)
     which = np.clip(np.digitize(confidence, edges[1:-1], right=True), 0, bins - 1)

@@ -1,4 +1,4 @@
-"""The data of an experiment: its splits as batches, on the host and on the mesh."""
+"""Batches of an experiment's splits, on the host and on the mesh."""
 
 from collections.abc import Iterable
 from typing import Any, cast
@@ -40,7 +40,7 @@ def in_memory(setup: Experiment, source: Source, *, train: bool) -> Source:
       train: whether it is the training split.
 
     Raises:
-      ConfigError: config.steps_per_dispatch needs the images on the device, where they do not fit.
+      ConfigError: config.steps_per_dispatch needs the images on the device, but they do not fit.
     """
     data = setup.config.data
     if not data.in_memory:
@@ -56,7 +56,7 @@ def in_memory(setup: Experiment, source: Source, *, train: bool) -> Source:
     if train and setup.config.steps_per_dispatch > 1 and not resident.fits(held):
         raise ConfigError(
             f"config.steps_per_dispatch is {setup.config.steps_per_dispatch}, for which the "
-            f"training images must fit on the device; these need more than "
+            f"training images must fit on the device, but they need more than "
             f"{resident.DEVICE_BYTES // 2**20} MiB. Set it to 1."
         )
     return held
@@ -83,7 +83,7 @@ def stored_logits(setup: Experiment, source: Source) -> distillation.StoredLogit
 
 
 def reader(setup: Experiment, source: Source, state: TrainState) -> pipeline.Reader:
-    """Returns the endless stream of training batches from a state on, on the host."""
+    """Returns the endless training batches that follow a state, on the host."""
     config, data = setup.config, setup.config.data
     total, sizes = total_steps(config, len(source)), setup.train_sizes
     later = [(round(total * i / len(sizes)), size) for i, size in enumerate(sizes)][1:]
@@ -101,14 +101,14 @@ def reader(setup: Experiment, source: Source, state: TrainState) -> pipeline.Rea
 
 
 def train_batches(setup: Experiment, source: Source, state: TrainState) -> Stream:
-    """Returns the endless stream of training batches from a state on, on the mesh."""
+    """Returns the endless training batches that follow a state, on the mesh."""
     return pipeline.to_mesh(reader(setup, source, state), meshes.batch_sharding(setup.mesh))
 
 
 def train_windows(
     setup: Experiment, source: Source, state: TrainState, spans: Iterable[range]
 ) -> Stream:
-    """Returns the training batches from a state on, as a window for each dispatch.
+    """Returns the training batches that follow a state, as a window for each dispatch.
 
     Args:
       setup: the experiment.

@@ -1,4 +1,4 @@
-"""Values of a configuration that no run can use are refused, with the name of their key."""
+"""Checks of single values of a configuration; errors name the key and the allowed values."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -20,8 +20,8 @@ from densenet_jax.training.optimizer import OPTIMIZERS
 from densenet_jax.training.rundir import loggers
 from densenet_jax.training.schedules import SCHEDULES, parse_duration
 
-# The range of each number stands beside its default, in configs/default.py; here are the choices,
-# which are the tables that hold what they stand for.
+# The choices of each key, taken from the tables that define them.  The ranges of numbers are beside
+# their defaults, in configs/default.py.
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float64": jnp.float64}
 CHOICES = {
     "data.interpolation": ("bicubic", "bilinear"),
@@ -42,7 +42,7 @@ DURATIONS = ("optimizer.warmup", "optimizer.step_boundaries", "optimizer.decay")
 
 
 def check(config: ml_collections.ConfigDict) -> None:
-    """Raises ConfigError for the first value that no run can use."""
+    """Raises ConfigError for the first value that cannot be used."""
     for option in default.OPTIONS:
         if option.range is None:
             continue
@@ -93,11 +93,11 @@ def check(config: ml_collections.ConfigDict) -> None:
         )
     if config.distill.logits and (config.augment.mixup or config.augment.cutmix):
         raise ConfigError(
-            "config.distill.logits are of single images: set config.augment.mixup and "
-            "config.augment.cutmix to 0, or name the teacher itself, config.distill.teacher."
+            "config.distill.logits has logits of unmixed images: set config.augment.mixup and "
+            "config.augment.cutmix to 0, or use the teacher itself, config.distill.teacher."
         )
     if config.distill.logits and config.distill.teacher:
-        raise ConfigError("config.distill has a teacher and stored logits; leave one out.")
+        raise ConfigError("config.distill has both teacher and logits; set only one of them.")
     if config.steps_per_dispatch > 1 and (config.distill.logits or config.distill.teacher):
         raise ConfigError("config.distill needs config.steps_per_dispatch=1.")
     blocks = config.model.block_sizes
@@ -106,12 +106,14 @@ def check(config: ml_collections.ConfigDict) -> None:
 
 
 def _get(config: ml_collections.ConfigDict, key: str) -> Any:
+    """Returns the value of a dotted key, such as "optimizer.name"."""
     for part in key.split("."):
         config = config[part]
     return config
 
 
 def _numbers(option: Option, value: Any) -> Iterable[float]:
+    """Returns the numbers of an option's value: several, one, or none for None."""
     key = option.key
     values = value if isinstance(value, tuple | list) else () if value is None else (value,)
     for number in values:

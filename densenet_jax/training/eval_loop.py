@@ -1,4 +1,4 @@
-"""The evaluation of a whole split: every example counts once, whatever the batches."""
+"""Evaluation of a whole split; every example counts exactly once, whatever the batch size."""
 
 import dataclasses
 from collections.abc import Callable, Iterable
@@ -16,10 +16,10 @@ Batch = dict[str, jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class Evaluated:
-    """A state of a run on the whole evaluation split.
+    """The results of a run's state on the whole evaluation split.
 
     Attributes:
-      step: of the state.
+      step: the state's step.
       metrics: as `evaluate` returns them.
       answers: `Task.answers` of each batch, on the devices.
     """
@@ -69,17 +69,17 @@ def sums(task: Task, loss: Loss, logits: jax.Array, labels: jax.Array, mask: jax
 def evaluate(
     eval_step: Callable[[Any, Any], Metrics], variables: Any, batches: Iterable[Any]
 ) -> Metrics:
-    """Returns the means of loss and metrics over batches, and the number of examples.
+    """Returns the means of loss and metrics over all examples, and "examples", their number.
 
-    If the logits of any example are not finite, "nonfinite" says of how many, and every mean is
-    NaN: such a network has no accuracy.  Otherwise there is no "nonfinite".
+    If the logits of any example are not finite, every mean is NaN, since such a network has no
+    accuracy, and "nonfinite" is the number of these examples.  Otherwise there is no "nonfinite".
 
     Args:
       eval_step: maps (variables, batch) to `sums`.
-      variables: of the model.
-      batches: with `mask`, as `data.reading.pipeline.eval_batches` makes them.
+      variables: the model's variables, or whatever else `eval_step` takes.
+      batches: one pass over the split, with "mask", as `data.reading.pipeline.eval_batches`.
     """
-    # Each batch's sums stay on the device until the end: the loop never waits for them.
+    # Each batch's sums stay on the device until the end, so that the loop never waits for them.
     found = [eval_step(variables, batch) for batch in batches]
     total = {name: sum(float(s[name]) for s in jax.device_get(found)) for name in found[0]}
     count, nonfinite = int(total.pop("examples")), int(total.pop("nonfinite"))

@@ -1,7 +1,7 @@
-"""A configuration made real: task, model, mesh and data, checked against each other.
+"""Building an experiment from a configuration: task, model, mesh and data, checked together.
 
-An `Experiment` is a record.  What is done with it stands in three modules of functions:
-`batches` (its data), `run_state` (states and where they live) and `run_steps` (its compiled steps).
+An `Experiment` is a record.  Three modules of functions work on it: `batches` (its data),
+`run_state` (its states and their sharding) and `run_steps` (its compiled steps).
 """
 
 import dataclasses
@@ -33,13 +33,13 @@ from densenet_jax.weights.published import IMAGENET
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """What training and evaluation work with.
+    """Everything that training and evaluation need.
 
     Attributes:
-      config: settled: with the data's number of classes and the weights' preprocessing.
+      config: the complete configuration, with the data's number of classes and the preprocessing.
       task: what the network is trained for.
-      mesh: the devices.
-      model: with as many outputs as the data have classes.
+      mesh: the mesh of devices.
+      model: the network, with as many outputs as the data have classes.
       eval_source: the evaluation split.
       groups: how a training batch is divided into groups with batch statistics of their own.
       load_weights: returns the weights that the configuration starts from; None if it starts from
@@ -76,7 +76,7 @@ class Experiment:
         return _load_teacher(self.config, self.model)
 
     def normalize(self, images: jax.Array) -> jax.Array:
-        """Maps uint8 images [B, H, W, C] to what the model takes."""
+        """Maps uint8 images [B, H, W, C] to normalised images of the model's dtype."""
         data = self.config.data
         return device.normalize(images, data.mean, data.std, self.model.dtype)
 
@@ -84,14 +84,13 @@ class Experiment:
 def build(config: ml_collections.ConfigDict, resumes: bool = False) -> Experiment:
     """Returns the experiment that a configuration describes.
 
-    What the configuration leaves open is settled: the preprocessing by the weights it starts from,
-    the number of classes by the data.
+    Open values of the configuration are filled in: the preprocessing from the initial weights (or
+    ImageNet's), the number of classes from the data.
 
     Args:
       config: see configs/default.py.
-      resumes: whether the run goes on from its own checkpoints.  Then the configuration already
-        has its preprocessing, and the weights that it once started from are not read: they may
-        have been deleted.
+      resumes: whether the run resumes from its own checkpoints.  Then the configuration already
+        has its preprocessing, and the initial weights are not read, as they may have been deleted.
 
     Raises:
       ConfigError, DataError, WeightsError: values that are unknown or do not fit together.
@@ -128,7 +127,7 @@ def build(config: ml_collections.ConfigDict, resumes: bool = False) -> Experimen
 def _load_teacher(
     config: ml_collections.ConfigDict, model: nn.Module
 ) -> distillation.Teacher | None:
-    """Returns the model that a configuration's model learns from, if it names one."""
+    """Returns the teacher that a configuration names; None if it names none."""
     if not config.distill.teacher:
         return None
     weights, data = run_weights.load(config.distill.teacher, dtype=model.dtype), config.data
@@ -136,7 +135,7 @@ def _load_teacher(
 
 
 def _load_weights(config: ml_collections.ConfigDict, model: nn.Module) -> Pretrained | None:
-    """Returns the weights that a configuration starts from, fitted to its model."""
+    """Returns the initial weights of a configuration, adapted to its model; None: random ones."""
     if not config.init_from:
         return None
     return run_weights.load(

@@ -49,7 +49,7 @@ def make_mesh(
     count = sizes[0] * sizes[1]
     if count > len(devices):
         raise ConfigError(
-            f"config.mesh.data is {data} and config.mesh.model is {model}, but there are only "
+            f"config.mesh.data is {data} and config.mesh.model is {model}, but there are "
             f"{len(devices)} devices; -1 takes all of them."
         )
     used = devices[:count]

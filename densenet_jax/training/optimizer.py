@@ -17,15 +17,15 @@ from densenet_jax.training.masks import decay_mask, depth_factors, matrices, tra
 
 
 class Method(NamedTuple):
-    """What an optimiser is made from; each uses the fields that it knows.
+    """The options of an optimiser; each optimiser uses only some of them.
 
     Attributes:
       rate: the learning rate by step.
-      momentum: of the gradients.
-      nesterov: whether the momentum is Nesterov's.
-      moments: what was given of {"b1", "b2", "eps"}, the decays of the moments and the number added
-        to the root of the second one; a missing one has the optimiser's own default.
-      weight_decay: of kernels.
+      momentum: the momentum of the gradients.
+      nesterov: whether it is Nesterov momentum.
+      moments: those of {"b1", "b2", "eps"} that are configured: the decays of the moments, and the
+        number added to the root of the second one; the optimiser's own defaults replace the rest.
+      weight_decay: the weight decay of kernels.
     """
 
     rate: optax.Schedule
@@ -47,7 +47,7 @@ def _sgd(method: Method) -> optax.GradientTransformation:
 
 
 def _lars(method: Method) -> optax.GradientTransformation:
-    """You et al., 2017; the rates of kernels alone are adapted."""
+    """You et al., 2017; only the rates of kernels are adapted."""
     return optax.lars(
         method.rate,
         method.weight_decay,
@@ -73,8 +73,8 @@ def _lion(method: Method) -> optax.GradientTransformation:
 def _lamb(method: Method) -> optax.GradientTransformation:
     """You et al., 2020; decoupled weight decay, times the learning rate.
 
-    The rates of kernels alone are adapted, as by its authors; optax.lamb adapts scales and biases,
-    too.
+    Only the rates of kernels are adapted, as in the authors' code; optax.lamb adapts scales and
+    biases, too.
     """
     return optax.chain(
         optax.scale_by_adam(**{"eps": 1e-6, **method.moments}),
@@ -85,18 +85,18 @@ def _lamb(method: Method) -> optax.GradientTransformation:
 
 
 def _muon(method: Method) -> optax.GradientTransformation:
-    """Jordan et al., 2024; scaled to the rates of adamw as by Liu et al., 2025, eq. 4.
+    """Jordan et al., 2024; scaled to the rates of adamw as in Liu et al., 2025, eq. 4.
 
-    Muon updates kernels of convolutions; all else trains with adamw, Nesterov's if set.  Weight
-    decay is decoupled and applies to all kernels: optax's own would decay every scale and bias, or
-    no classifier.
+    Muon updates the kernels of convolutions; everything else is trained with adamw (with Nesterov
+    momentum if set).  Weight decay is decoupled and applies to all kernels.  Optax's own would
+    apply to every scale and bias, or leave out the classifier.
     """
     names = {"b1": "adam_b1", "b2": "adam_b2", "eps": "eps"}
     direction = optax.contrib.muon(
-        -1.0,  # upwards: the rate, and the sign, come last
+        -1.0,  # no sign change here: rate and sign are applied at the end of the chain
         beta=method.momentum,
         nesterov=method.nesterov,
-        consistent_rms=0.2,  # of the elements, as adamw's usually are (Liu et al., 2025)
+        consistent_rms=0.2,  # the usual RMS of adamw's updates (Liu et al., 2025)
         muon_weight_dimension_numbers=matrices,
         **{names[key]: value for key, value in method.moments.items()},
     )
@@ -126,16 +126,16 @@ def make_optimizer(
     layer_decay: float = 1.0,
     frozen: Sequence[str] = (),
 ) -> optax.GradientTransformation:
-    """Returns an optimiser; a feature that is off adds nothing to its state.
+    """Returns an optimiser; disabled features add nothing to its state.
 
     Args:
       schedule: the learning rate by step.
       name: a key of `OPTIMIZERS`.
       momentum: of sgd, lars and muon.
       nesterov: whether their momentum is Nesterov's.
-      betas: decays of the moments of adamw, lamb, lion and muon's adamw; None: their own.
-      epsilon: of adamw, lamb and muon's adamw; None: their own.
-      weight_decay: of kernels alone.
+      betas: the decays of the moments of adamw, lamb, lion and muon's adamw; None: their defaults.
+      epsilon: of adamw, lamb and muon's adamw; None: their defaults.
+      weight_decay: applies to kernels only.
       clip_norm: the largest L2 norm of all gradients together; 0: no limit.
       layer_decay: the factor of the learning rate, and of the decay, from each part of the network
         to the one before it (see `masks.depth_factors`).
@@ -165,10 +165,14 @@ def make_optimizer(
 
 
 def with_clock(state: optax.OptState, step: jax.Array) -> optax.OptState:
-    """Returns an optimiser's state in which every schedule is at a step of the run.
+    """Returns an optimiser's state in which the counter of every schedule is set to a step.
 
-    Optax counts the updates that a schedule has seen.  A step that is not finite makes none, so
-    that count would lag behind, and the rate would never reach its end.
+    Optax counts the updates of each schedule.  A non-finite step makes no update, so that count
+    would lag behind, and the learning rate would never reach its final value.
+
+    Args:
+      state: the optimiser's state.
+      step: number of training steps so far, int32 [].
     """
 
     def is_schedule(node: Any) -> bool:
@@ -183,6 +187,8 @@ def with_clock(state: optax.OptState, step: jax.Array) -> optax.OptState:
 
 
 def _scale_by_depth(decay: float) -> optax.GradientTransformation:
+    """Returns the transformation that multiplies updates by `masks.depth_factors`."""
+
     def scale(updates: Any, params: Any) -> Any:
         factors = depth_factors(updates if params is None else params, decay)
         return jax.tree.map(lambda update, factor: update * factor, updates, factors)

@@ -1,4 +1,4 @@
-"""The state of an experiment: made, shaped for a checkpoint to be read into, and placed."""
+"""The state of an experiment: its sharding, its initial value, and its shapes for restoring."""
 
 import functools
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from densenet_jax.training.state import TrainState
 
 
 def state_sharding(setup: Experiment, optimizer: optax.GradientTransformation) -> Any:
-    """Returns the sharding of the state: one for all arrays, or a tree like the state."""
+    """Returns the sharding of the state: one for all its arrays, or a tree like the state."""
     if setup.mesh.shape["model"] == 1:
         return meshes.replicated(setup.mesh)
     state = abstract_state(setup, optimizer)
@@ -23,18 +23,18 @@ def state_sharding(setup: Experiment, optimizer: optax.GradientTransformation) -
 
 
 def initial_state(setup: Experiment, optimizer: optax.GradientTransformation) -> TrainState:
-    """Returns the state before the first step, made on the devices where it will live."""
+    """Returns the state before the first step, created directly in its sharding."""
     sharding = state_sharding(setup, optimizer)
     if setup.weights is None:
         return jax.jit(_fresh(setup, optimizer), out_shardings=sharding)()
     ema = setup.config.ema_decay > 0
     start = functools.partial(states.from_variables, optimizer=optimizer, ema=ema)
-    weights = jax.device_get(setup.weights.variables)  # the same in every process
+    weights = jax.device_get(setup.weights.variables)  # every process has the same values
     return jax.jit(start, out_shardings=sharding)(weights)
 
 
 def abstract_state(setup: Experiment, optimizer: optax.GradientTransformation) -> TrainState:
-    """Returns the shapes and types of the state; nothing is computed.
+    """Returns the state as `jax.ShapeDtypeStruct`s; nothing is computed.
 
     Raises:
       ConfigError: the model cannot take the images.
@@ -46,7 +46,7 @@ def abstract_state(setup: Experiment, optimizer: optax.GradientTransformation) -
 
 
 def restore_target(setup: Experiment, optimizer: optax.GradientTransformation) -> TrainState:
-    """Returns shapes, types and shardings of the state, for a checkpoint to be read into."""
+    """Returns the state as `jax.ShapeDtypeStruct`s with shardings, to restore a checkpoint into."""
     state, sharding = abstract_state(setup, optimizer), state_sharding(setup, optimizer)
     if isinstance(sharding, jax.sharding.Sharding):
         sharding = jax.tree.map(lambda _: sharding, state)

@@ -25,7 +25,7 @@ from densenet_jax.training.state import TrainState
 def optimizer(
     setup: Experiment, total_steps: int, steps_per_epoch: float
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
-    """Returns the optimiser of a run of some length, and its learning rate by step."""
+    """Returns the optimiser of a run of `total_steps`, and its learning rate by step."""
     units = Units(total_steps, steps_per_epoch, setup.config.batch_size)
     schedule = make_schedule(setup.config, units)
     return make_optimizer(setup.config, schedule), schedule
@@ -34,14 +34,14 @@ def optimizer(
 def preprocess(
     setup: Experiment, key: jax.Array, images: jax.Array, labels: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Maps uint8 images and labels to augmented, normalised images and their targets."""
+    """Maps uint8 images and labels to augmented, normalised images and targets [B, classes]."""
     targets = setup.task.targets(labels, setup.model.num_classes)
     images, targets = device.augment(key, images, targets, **setup.config.augment)
     return setup.normalize(images), targets
 
 
 def step_options(setup: Experiment) -> dict[str, Any]:
-    """Returns what a training step needs and the diagnosis of a non-finite step shares with it."""
+    """Returns the keyword arguments that the training step shares with `nonfinite.diagnose`."""
     teacher, distill = setup.teacher, setup.config.distill
     guide = teacher.guide if teacher else distillation.stored_guide if distill.logits else None
     return {
@@ -71,7 +71,7 @@ def train_step(
 
 
 def many_steps(setup: Experiment, step: dispatch.Step) -> dispatch.Step:
-    """Returns the function that makes the steps of a window of `batches.train_windows`."""
+    """Returns the function that takes all steps of a window of `batches.train_windows`."""
     config, sharding = setup.config, meshes.batch_sharding(setup.mesh)
     pick = functools.partial(resident.pick, sharding=sharding)
     return dispatch.many_steps(step, pick, config.steps_per_dispatch, config.nonfinite_limit)
@@ -85,7 +85,7 @@ def eval_step(setup: Experiment) -> Callable[..., Any]:
 
 
 def beside_teacher(setup: Experiment, step: Callable[..., Any]) -> Callable[..., Any]:
-    """Returns a function of state and batch that also gets the teacher, if there is one."""
+    """Returns a step whose batches also bring the teacher's variables, if there is a teacher."""
     if setup.teacher is None:
         return step
     return setup.teacher.beside(step, meshes.replicated(setup.mesh))
@@ -97,16 +97,16 @@ def evaluate(
     state: TrainState,
     before_batch: Callable[[], None] = lambda: None,
 ) -> eval_loop.Evaluated:
-    """Returns a state's metrics on the evaluation split, and its answers.
+    """Evaluates a state on the evaluation split.
 
-    If the run keeps moving averages, the metrics are theirs; those of the variables that train
+    If the run keeps moving averages, the metrics are theirs; the metrics of the trained variables
     have the prefix `raw_`.
 
     Args:
       setup: the experiment.
       eval_step: as `eval_step` returns it.
-      state: of the run.
-      before_batch: may raise, to end the evaluation early.
+      state: the state to evaluate.
+      before_batch: called before each batch; it may raise to end the evaluation early.
     """
     answers, keys = [], [metric.key for metric in setup.task.metrics]
 
@@ -125,11 +125,11 @@ def evaluate(
 
 
 def check_training(setup: Experiment, source: Source) -> None:
-    """Raises early what training would raise after the run's directory has been made.
+    """Makes checks whose errors training would raise only after creating the run's directory.
 
     Raises:
       ConfigError: the stored logits are of other data, a model cannot take the images, or batch
-        normalisation has a single value per channel.
+        normalisation would have a single value per channel.
     """
     batches.stored_logits(setup, source)
     teacher = setup.teacher
@@ -146,7 +146,7 @@ def check_training(setup: Experiment, source: Source) -> None:
 
 
 def _check_single_examples(setup: Experiment) -> None:
-    """Raises ConfigError if batch normalisation has one value a channel for groups of one."""
+    """Raises ConfigError if groups of one give batch normalisation one value per channel."""
     keys = {"params": jax.random.key(0), "dropout": jax.random.key(0)}
     for size in setup.train_sizes:
         images = jax.ShapeDtypeStruct((1, size, size, setup.config.data.channels), "float32")

@@ -1,4 +1,4 @@
-"""The learning rate as a function of the step, and how a length of training is written.
+"""Learning rates as functions of the step, and durations such as "5 epochs".
 
 A new schedule is one function and one entry of `SCHEDULES`.
 """
@@ -17,12 +17,12 @@ _DURATION = re.compile(r"\s*(\d+(?:\.\d*)?(?:[eE]\+?\d+)?|\.\d+)\s*(epochs?|step
 
 @dataclass(frozen=True)
 class Units:
-    """What turns a duration into steps.
+    """The conversion of durations to steps.
 
     Attributes:
-      total_steps: of the whole run.
-      steps_per_epoch: a fraction, where the batch does not divide the data.
-      batch_size: examples in a step, over all devices.
+      total_steps: number of steps in the whole run.
+      steps_per_epoch: a fraction if the batch size does not divide the data.
+      batch_size: number of examples in a step, over all devices.
     """
 
     total_steps: int
@@ -30,15 +30,15 @@ class Units:
     batch_size: int
 
     def steps(self, duration: str | float, key: str = "a duration") -> int:
-        """Returns a duration in steps.
+        """Converts a duration to steps.
 
         Args:
           duration: "5 epochs", "500 steps", "1e6 examples"; a number without unit is a share of
             the run, from 0 to 1.
-          key: of the configuration, for messages.
+          key: the configuration's key, for the message.
 
         Raises:
-          ConfigError: it is none of these.
+          ConfigError: the duration has another form.
         """
         number, unit = parse_duration(duration, key)
         each = {
@@ -51,7 +51,15 @@ class Units:
 
 
 def parse_duration(duration: str | float, key: str) -> tuple[float, str]:
-    """Returns number and unit (`epoch`, `step`, `example`, or "": a share of the run)."""
+    """Returns a duration's number and unit ("epoch", "step", "example", or "": a share of the run).
+
+    Args:
+      duration: see `Units.steps`.
+      key: the configuration's key, for the message.
+
+    Raises:
+      ConfigError: the duration has another form.
+    """
     match = _DURATION.fullmatch(str(duration))
     number = float(match[1]) if match else -1.0
     unit = (match[2] or "").removesuffix("s") if match else ""
@@ -64,15 +72,15 @@ def parse_duration(duration: str | float, key: str) -> tuple[float, str]:
 
 
 class Shape(NamedTuple):
-    """What a schedule is made from; each uses the fields that it knows.  Lengths are in steps.
+    """The options of a schedule; each schedule uses only some of them.  Lengths are in steps.
 
     Attributes:
       peak: the largest learning rate.
-      total: length of the run.
-      warmup: length of the warm-up.
-      boundaries: from the start of the run, where `step` multiplies the rate by `factor`.
+      total: the length of the run.
+      warmup: the length of the warm-up.
+      boundaries: steps, from the start of the run, at which `step` multiplies the rate by `factor`.
       factor: see `boundaries`.
-      decay: length of the last phase of `warmup_stable_decay`.
+      decay: the length of the last phase of `warmup_stable_decay`.
     """
 
     peak: float
@@ -89,7 +97,7 @@ class Shape(NamedTuple):
 
 
 def _after_warmup(then: Callable[[Shape], optax.Schedule]) -> Callable[[Shape], optax.Schedule]:
-    """Puts a linear warm-up from 0 before a schedule that starts at the peak."""
+    """Adds a linear warm-up from 0 before a schedule that starts at the peak."""
 
     def schedule(shape: Shape) -> optax.Schedule:
         if not shape.warmup:
@@ -105,17 +113,17 @@ def _constant(shape: Shape) -> optax.Schedule:
 
 
 def _cosine(shape: Shape) -> optax.Schedule:
-    """To 0 along half a cosine (Loshchilov and Hutter, 2017)."""
+    """Falls to 0 along half a cosine (Loshchilov and Hutter, 2017)."""
     return optax.cosine_decay_schedule(shape.peak, shape.rest)
 
 
 def _polynomial(shape: Shape) -> optax.Schedule:
-    """To 0 with power 2 (You et al., 2017)."""
+    """Falls to 0 as a polynomial of degree 2 (You et al., 2017)."""
     return optax.polynomial_schedule(shape.peak, 0.0, 2, shape.rest)
 
 
 def _step(shape: Shape) -> optax.Schedule:
-    """Drops at the boundaries; one during the warm-up lowers the peak that the warm-up ends at."""
+    """Drops at the boundaries; one within the warm-up lowers the rate at which the warm-up ends."""
     drops: dict[int, float] = {}
     for boundary in shape.boundaries:
         at = max(boundary - shape.warmup, 0)
@@ -124,7 +132,7 @@ def _step(shape: Shape) -> optax.Schedule:
 
 
 def _warmup_stable_decay(shape: Shape) -> optax.Schedule:
-    """Constant, then linear to 0 (Zhai et al., 2022)."""
+    """Is constant, then falls linearly to 0 (Zhai et al., 2022)."""
     falling, stable = min(shape.decay, shape.rest), optax.constant_schedule(shape.peak)
     if not falling:
         return stable
@@ -133,14 +141,14 @@ def _warmup_stable_decay(shape: Shape) -> optax.Schedule:
 
 
 def _one_cycle(shape: Shape) -> optax.Schedule:
-    """From 1/25 of the peak up to it and down to nothing, by half cosines (Smith, Topin, 2018)."""
+    """Rises from 1/25 of the peak, falls to nearly 0, along half cosines (Smith and Topin, 2018)."""
     if not 0 < shape.warmup < shape.total:
         raise ConfigError(
-            f"The schedule one_cycle rises for {shape.warmup} of {shape.total} steps; "
-            "config.optimizer.warmup must leave some for both directions: '0.3' is usual."
+            f"The schedule one_cycle would rise for {shape.warmup} of {shape.total} steps, but it "
+            "needs steps for both its rise and its fall; config.optimizer.warmup='0.3' is usual."
         )
-    # As optax.cosine_onecycle_schedule, whose warm-up is a step shorter where the share of the run
-    # that it takes is rounded down.
+    # The same as optax.cosine_onecycle_schedule, except that its warm-up may be a step shorter: it
+    # takes a share of the run, and rounds down.
     factors = {shape.warmup: 25.0, shape.total: 1 / (25.0 * 1e4)}
     return optax.piecewise_interpolate_schedule("cosine", shape.peak / 25.0, factors)
 
@@ -171,14 +179,15 @@ def make_schedule(
       name: a key of `SCHEDULES`.
       learning_rate: the peak.
       total_steps: length of the run.
-      warmup_steps: of the linear rise from 0; of the rise of `one_cycle`.
-      boundaries: of `step`: the steps at which the rate is multiplied by `factor`.
-      factor: of `step`.
-      decay_steps: of `warmup_stable_decay`: how long before the end the rate starts to fall.
+      warmup_steps: length of the linear rise from 0, or of the rise of `one_cycle`.
+      boundaries: for `step`: the steps at which the rate is multiplied by `factor`.
+      factor: for `step`.
+      decay_steps: for `warmup_stable_decay`: number of steps before the end at which the rate
+        starts to fall.
 
     Raises:
-      ConfigError: there is no schedule of this name, or `one_cycle` has no room for both its
-        directions.
+      ConfigError: there is no schedule of this name, or `one_cycle` has no steps left for its rise
+        or its fall.
     """
     if name not in SCHEDULES:
         raise ConfigError(

@@ -53,7 +53,7 @@ def test_one_cycle_rises_from_a_25th_to_the_peak_and_falls_to_nothing():
 
 @pytest.mark.parametrize("warmup", [0, 100])
 def test_one_cycle_needs_both_slopes(warmup):
-    with pytest.raises(ConfigError, match="warmup must leave some for both directions"):
+    with pytest.raises(ConfigError, match="needs steps for both its rise and its fall"):
         curve("one_cycle", (0,), warmup_steps=warmup)
 
 

@@ -70,7 +70,7 @@ def join(
 
     def give_up() -> None:
         # 2: a flag must be corrected; 1: a scheduler may try again, as a lost machine comes back.
-        print(f"error: {failed} ({MEETING_SECONDS} s)", file=sys.stderr)
+        print(f"error: {failed} It has waited {MEETING_SECONDS} s.", file=sys.stderr)
         _leave(2 if coordinator else 1)
 
     # JAX would abort with a stack trace when its own time is up.
@@ -91,7 +91,7 @@ def join(
             return Job()  # a TPU on a single machine
         raise
     except RuntimeError as e:
-        raise ConfigError(f"{failed} ({str(e).splitlines()[0]})") from e
+        raise ConfigError(f"{failed} JAX reports: {str(e).splitlines()[0]}") from e
     finally:
         late.cancel()
     all_cores = os.cpu_count() or 1
