@@ -40,7 +40,7 @@ def test_records_and_files_are_chosen_without_reading_them_all(tiny, image_dir):
 @pytest.mark.parametrize(
     ("classes", "count", "words"),
     [
-        (("3", "x"), 0, "names 'x', which digits train has not; its classes are 0, 1"),
+        (("3", "x"), 0, "names 'x', which digits train does not have; its classes are 0, 1"),
         (("3", "3"), 0, "names a class twice"),
         (("3",), 1000, "fewer than the 1000"),
     ],
