@@ -238,8 +238,10 @@ def test_an_unreadable_example_is_named_counted_and_replaced(caplog):
     examples._named.clear()
     source = broken(16, broken={3, 4})
     batches = take(pipeline.train_batches(source, **OPTIONS), 4)
-    assert sum(b["bad"].sum() for b in batches) == 2 * (2 + 1)  # 3 passes over 3 and 4; 4 over 4
-    assert "Passing over /data/3.jpg" in caplog.text
+    assert sum(b["bad"].sum() for b in batches) == 2 * (
+        2 + 1
+    )  # example 3 skips 3 and 4; example 4 skips 4
+    assert "Skipping /data/3.jpg" in caplog.text
     assert caplog.text.count("/data/3.jpg") == 1  # once, though there were two epochs
     same(take(pipeline.train_batches(source, workers=1, **OPTIONS), 4), batches)
 
