@@ -64,7 +64,7 @@ def test_imagenet(tars, tmp_path, capsys, monkeypatch):
     arguments = ["imagenet2012", "--skip-hash", "--workers=1", f"--data-dir={tmp_path}"]
     assert run(*arguments, f"--train={train}", f"--val={validation}") == 0
     printed = capsys.readouterr().err
-    assert "train: 9 examples of 1,000 classes, from 0 to 3 of each" in printed
+    assert "train: 9 examples of 1,000 classes, from 0 to 3 per class" in printed
 
     records = tfds.data_source("imagenet2012", data_dir=tmp_path, split="train")
     assert len(records) == 9
@@ -83,7 +83,7 @@ def test_imagenet(tars, tmp_path, capsys, monkeypatch):
     assert all(image[:2] == b"\xff\xd8" for image in images)  # the PNG has become a JPEG
     assert JPEGS[0].read_bytes() in images  # untouched
     assert run(*arguments, f"--train={train}") == 2
-    assert "exists already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
 
 
 def test_the_layout_is_that_of_tfds(tars, tmp_path):
@@ -129,7 +129,7 @@ def test_an_interrupted_run_goes_on(tars, tmp_path, monkeypatch, capsys):
 def test_tars_are_checked_before_hours_are_spent(tars, tmp_path, capsys, monkeypatch):
     arguments = ["imagenet2012", f"--data-dir={tmp_path}", f"--val={tars[1]}"]
     assert run(*arguments) == 2
-    assert "published validation tar 6,744,924,160: the download is incomplete" in (
+    assert "published validation tar has 6,744,924,160: the download is incomplete" in (
         capsys.readouterr().err
     )
     size = tars[1].stat().st_size
