@@ -19,9 +19,8 @@ except ImportError:
 cv2.setNumThreads(0)  # the pipeline already decodes each image in its own thread or process
 
 MAX_PIXELS = 178_956_970  # above this, Pillow too reports a decompression bomb
-MAX_PIXELS_PER_BYTE = (
-    1000  # of a JPEG; a single colour has 64 pixels per byte, a photograph 2 to 20
-)
+# Of a JPEG. An image of a single colour has 64 pixels per byte, a photograph 2 to 20.
+MAX_PIXELS_PER_BYTE = 1000
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
 
 # reduction -> OpenCV's flag. Their names say grey or BGR, but with COLOR_RGB the result is RGB.
