@@ -113,14 +113,14 @@ def make_task(config: ml_collections.ConfigDict) -> Task:
 
 def make_loss(config: ml_collections.ConfigDict) -> Loss:
     """Returns the loss of a configuration as evaluations take it: against unchanged targets."""
-    return losses.make_loss(config.loss or make_task(config).losses[0])
+    return losses.make_loss(config.loss or make_task(config).default_loss)
 
 
 def student_loss(config: ml_collections.ConfigDict) -> Loss:
     """Returns the loss that training minimises: with smoothing, thresholds and any teacher."""
     distill = config.distill
     loss = losses.make_loss(
-        config.loss or make_task(config).losses[0],
+        config.loss or make_task(config).default_loss,
         smoothing=config.label_smoothing,
         threshold=config.bce_threshold if config.loss == "binary_cross_entropy" else 0.0,
     )

@@ -4,7 +4,7 @@ All functions are pure and run on the device. Image i of a batch uses key i spli
 key, so the result does not depend on how the batch is spread over devices.
 
 `AUGMENTATIONS` is the table of the augmentations of a single image. A new one is an entry there, a
-function of (key, image, options), and its options in `Options` and `augment`.
+function of (key, image, options), and a field of `Options`.
 """
 
 import dataclasses
@@ -25,16 +25,28 @@ SPLIT_KEYS = 5  # an image's key is split into so many; the numbers from here on
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """The options of the augmentations of a single image, as `augment` describes them."""
+    """The options of the augmentations of a single image; by default all are off.
 
-    flip: bool
-    pad: int
-    jitter: Sequence[float]
-    policy: str
-    policy_ops: int
-    policy_magnitude: int
-    erase: float
-    erase_fill: Sequence[float]
+    Attributes:
+      flip: whether to mirror half of the images.
+      pad: width in pixels of the border of zeros from which a random [H, W] is cut; 0: off.
+      jitter: strengths of brightness, contrast, saturation and hue, as in torchvision's
+        ColorJitter.
+      policy: "randaugment", "trivialaugment" or "" (off).
+      policy_ops: number of operations per image of RandAugment.
+      policy_magnitude: strength of RandAugment, from 0 to 30.
+      erase: probability of random erasing, which paints over a rectangle.
+      erase_fill: colour of that rectangle, from 0 to 255: one value, or one per channel.
+    """
+
+    flip: bool = False
+    pad: int = 0
+    jitter: Sequence[float] = NO_JITTER
+    policy: str = ""
+    policy_ops: int = 2
+    policy_magnitude: int = 9
+    erase: float = 0.0
+    erase_fill: Sequence[float] = (0.0,)
 
 
 class Augmentation(NamedTuple):
@@ -119,38 +131,23 @@ def augment(
     images: jax.Array,
     targets: jax.Array | None = None,
     *,
-    flip: bool = False,
-    pad: int = 0,
-    jitter: Sequence[float] = NO_JITTER,
-    policy: str = "",
-    policy_ops: int = 2,
-    policy_magnitude: int = 9,
-    erase: float = 0.0,
-    erase_fill: Sequence[float] = (0.0,),
     mixup: float = 0.0,
     cutmix: float = 0.0,
     mix_probability: float = 1.0,
+    **options: Any,
 ) -> jax.Array | tuple[jax.Array, jax.Array]:
-    """Applies the augmentations that are switched on, in the order of the arguments.
+    """Applies the augmentations that are switched on, those of `AUGMENTATIONS` in their order first.
 
     Args:
       key: random key of this step.
       images: uint8 [B, H, W, C].
       targets: float32 [B, classes], the targets of the loss, which are mixed as the images are.
         None: only images are returned, and mixup and CutMix must be off.
-      flip: whether to mirror half of the images.
-      pad: width in pixels of the border of zeros from which a random [H, W] is cut; 0: off.
-      jitter: strengths of brightness, contrast, saturation and hue, as in torchvision's
-        ColorJitter.
-      policy: "randaugment", "trivialaugment" or "" (off).
-      policy_ops: number of operations per image of RandAugment.
-      policy_magnitude: strength of RandAugment, from 0 to 30.
-      erase: probability of random erasing, which paints over a rectangle.
-      erase_fill: colour of that rectangle, from 0 to 255: one value, or one per channel.
       mixup: alpha of mixup's Beta(alpha, alpha); 0: off.
       cutmix: alpha of CutMix's Beta(alpha, alpha); 0: off. If both are on, each image uses either
         with probability 1/2.
       mix_probability: probability that an image is mixed.
+      **options: fields of `Options`.
 
     Returns:
       images, uint8 [B, H, W, C]; with `targets`, the pair (images, targets float32 [B, classes]).
@@ -160,17 +157,8 @@ def augment(
         not 3, or mixup or CutMix is on and there are no targets.
     """
     image_key, mix_key = jax.random.split(key)
-    options = Options(
-        flip=flip,
-        pad=pad,
-        jitter=jitter,
-        policy=policy,
-        policy_ops=policy_ops,
-        policy_magnitude=policy_magnitude,
-        erase=erase,
-        erase_fill=erase_fill,
-    )
-    active = [entry for entry in AUGMENTATIONS if _is_on(getattr(options, entry.option))]
+    given = Options(**options)
+    active = [entry for entry in AUGMENTATIONS if _is_on(getattr(given, entry.option))]
 
     def augment_one(key: jax.Array, image: jax.Array) -> jax.Array:
         keys = jax.random.split(key, SPLIT_KEYS)
@@ -178,7 +166,7 @@ def augment(
             # The split is as old as the first five augmentations; another length could change
             # their keys, and with them the images of existing runs.
             own = keys[number] if number < SPLIT_KEYS else jax.random.fold_in(key, number)
-            image = apply(own, image, options)
+            image = apply(own, image, given)
         return image
 
     images = jax.vmap(augment_one)(jax.random.split(image_key, len(images)), images)
