@@ -136,7 +136,7 @@ def augment(
     mix_probability: float = 1.0,
     **options: Any,
 ) -> jax.Array | tuple[jax.Array, jax.Array]:
-    """Applies the augmentations that are switched on, those of `AUGMENTATIONS` in their order first.
+    """Applies the augmentations that are switched on: `AUGMENTATIONS` in order, then mixing.
 
     Args:
       key: random key of this step.
