@@ -122,7 +122,7 @@ def test_what_is_advised_is_called_as_this_process_was(capsys, argv0, called):
     assert f"usage: {called} [COMMAND]" in out
     assert out.count("main.py") == (out.count(called) if "main.py" in called else 0)
     assert cli.main([argv0]) == 2
-    assert f"to begin: {called} --config=configs/digits.py" in capsys.readouterr().err
+    assert f"for example: {called} --config=configs/digits.py" in capsys.readouterr().err
 
 
 def test_short_forms_of_the_format():

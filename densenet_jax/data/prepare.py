@@ -1,18 +1,19 @@
-"""Prepares data sets for training, once.
+"""Prepares data sets for training; each is prepared once.
 
     python -m densenet_jax.data.prepare imagenet2012 --train=TAR --val=TAR [--max-size=320]
     python -m densenet_jax.data.prepare folder DIR --name=NAME [--max-size=320]
     python -m densenet_jax.data.prepare convert DATA_DIR/NAME/VERSION --data-dir=NEW_DIR
     python -m densenet_jax.data.prepare tfds NAME
 
-`imagenet2012` builds ImageNet from the two tars of ILSVRC 2012, `folder` a data set from a folder
-of images (DIR/train/CLASS/*, DIR/val/CLASS/*, or DIR/CLASS/*), `convert` turns a data set that
-TFDS has prepared as TFRecord into ArrayRecord. These three can be stopped and started again: what
-is finished is kept. `tfds` downloads and prepares one of TFDS's data sets, and alone needs
-TensorFlow (requirements-prepare.txt). The result is for `--config.data.name=NAME`.
+`imagenet2012` builds ImageNet from the two tars of ILSVRC 2012. `folder` builds a data set from a
+folder of images (DIR/train/CLASS/*, DIR/val/CLASS/*, or DIR/CLASS/*). `convert` converts a data set
+that TFDS has prepared as TFRecord to ArrayRecord. These three can be stopped and started again;
+they keep finished shards. `tfds` downloads and prepares a data set of TFDS; only this command needs
+TensorFlow (requirements-prepare.txt). Train on the result with `--config.data.name=NAME`.
 """
 
 import argparse
+import functools
 import os
 import pathlib
 import sys
@@ -23,11 +24,18 @@ from densenet_jax.data.preparing.shards import Item
 from densenet_jax.data.sources import folders
 from densenet_jax.data.sources.source import DataError
 
-VERSION = "5.1.0"  # of TFDS's imagenet2012, whose layout this is
+VERSION = "5.1.0"  # of TFDS's imagenet2012, which has the same layout
 
 
 def imagenet2012(options: argparse.Namespace) -> pathlib.Path:
-    """Builds imagenet2012 from the tars; returns its folder."""
+    """Builds imagenet2012 from the tars of ILSVRC 2012 and returns its folder.
+
+    Args:
+      options: of the command `imagenet2012`, see `--help`.
+
+    Raises:
+      DataError: a tar is missing, damaged or the wrong file, or the data set cannot be written.
+    """
     import tensorflow_datasets as tfds
 
     tars = {"train": options.train, "validation": options.val}
@@ -46,7 +54,7 @@ def imagenet2012(options: argparse.Namespace) -> pathlib.Path:
         with building.bar("bytes") as progress:
             for split, path in tars.items():
                 task = progress.add_task(f"checking {path.name}", total=path.stat().st_size)
-                ilsvrc.check_md5(path, split, lambda n, task=task: progress.advance(task, n))
+                ilsvrc.check_md5(path, split, functools.partial(progress.advance, task))
     classes, validation_wnids = ilsvrc.labels()
     splits = {}
     for split, path in tars.items():
@@ -67,13 +75,20 @@ def imagenet2012(options: argparse.Namespace) -> pathlib.Path:
         expected = ilsvrc.TARS[split][2]
         if len(items) != expected:
             building.console.print(
-                f"Note: {split} has {len(items):,} images, ILSVRC 2012 {expected:,}."
+                f"Note: {split} has {len(items):,} images; that of ILSVRC 2012 has {expected:,}."
             )
     return final
 
 
 def folder(options: argparse.Namespace) -> pathlib.Path:
-    """Builds a data set from a folder of images; returns its folder."""
+    """Builds a data set from a folder of images and returns its folder.
+
+    Args:
+      options: of the command `folder`, see `--help`.
+
+    Raises:
+      DataError: the folder has no images of classes, or the data set cannot be written.
+    """
     import tensorflow_datasets as tfds
 
     final, folder = building.folders_of(options, options.name, "1.0.0")
@@ -83,6 +98,7 @@ def folder(options: argparse.Namespace) -> pathlib.Path:
         if split == "test" and (one_folder or not (base / "test").is_dir()):
             continue
         source = folders.image_folder(str(base), split, options.holdout)
+        assert isinstance(source.examples, folders.Files)
         splits[split] = [
             Item(path, os.path.relpath(path, base), label) for path, label in source.examples.files
         ]
@@ -100,7 +116,7 @@ def folder(options: argparse.Namespace) -> pathlib.Path:
         split_infos=infos,
         version="1.0.0",
         supervised_keys=("image", "label"),
-        check_data=False,  # which needs TensorFlow
+        check_data=False,  # the check needs TensorFlow
     )
     building.finish(folder, final)
     building.report(splits, source.class_names)
@@ -108,14 +124,21 @@ def folder(options: argparse.Namespace) -> pathlib.Path:
 
 
 def from_tfds(options: argparse.Namespace) -> pathlib.Path:
-    """Downloads and prepares a data set of TFDS as ArrayRecord; returns its folder."""
+    """Downloads a data set of TFDS, prepares it as ArrayRecord, and returns its folder.
+
+    Args:
+      options: of the command `tfds`, see `--help`.
+
+    Raises:
+      DataError: TensorFlow is not installed, or TFDS cannot prepare the data set.
+    """
     try:
         import importlib_resources  # noqa: F401
         import tensorflow  # noqa: F401
     except ImportError as e:
         raise DataError(
-            f"Preparing {options.name} needs the package {e.name}, in this environment or in one "
-            "of its own: pip install -r requirements-prepare.txt"
+            f"Preparing {options.name} needs the package {e.name}; install it, in this environment "
+            "or in a separate one: pip install -r requirements-prepare.txt"
         ) from None
     import tensorflow_datasets as tfds
 
@@ -123,7 +146,7 @@ def from_tfds(options: argparse.Namespace) -> pathlib.Path:
     try:
         builder = tfds.builder(options.name, data_dir=data_dir, file_format="array_record")
         builder.download_and_prepare()
-    except Exception as e:  # every builder raises its own
+    except Exception as e:  # builders have errors of their own
         raise DataError(f"TFDS cannot prepare {options.name}: {e}") from e
     return pathlib.Path(builder.data_path)
 
@@ -141,16 +164,19 @@ def _parser() -> argparse.ArgumentParser:
         "--data-dir",
         type=pathlib.Path,
         default=pathlib.Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")),
-        help="where data sets are kept (default: %(default)s)",
+        help="directory of prepared data sets (default: %(default)s)",
     )
     images = argparse.ArgumentParser(add_help=False)
     images.add_argument(
         "--max-size",
         type=int,
-        help="resize images whose shorter side is longer than so many pixels",
+        help="reduce images whose shorter side has more pixels than this",
     )
     images.add_argument(
-        "--workers", type=int, default=os.cpu_count(), help="processes (default: one per core)"
+        "--workers",
+        type=int,
+        default=os.cpu_count(),
+        help="number of processes (default: one per core)",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     command = commands.add_parser(
@@ -159,20 +185,25 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--train", type=pathlib.Path, help="ILSVRC2012_img_train.tar, 138 GB")
     command.add_argument("--val", type=pathlib.Path, help="ILSVRC2012_img_val.tar, 6.3 GB")
     command.add_argument(
-        "--skip-hash", action="store_true", help="do not compare the tars' sizes and MD5"
+        "--skip-hash", action="store_true", help="do not check the sizes and MD5 of the tars"
     )
     command.set_defaults(run=imagenet2012)
     command = commands.add_parser(
         "folder", parents=[common, images], help="a data set from a folder of images"
     )
     command.add_argument("folder", type=pathlib.Path)
-    command.add_argument("--name", required=True, help="what to call the data set")
+    command.add_argument("--name", required=True, help="name of the data set")
     command.add_argument(
-        "--holdout", type=float, default=0.1, help="validation share of a folder without splits"
+        "--holdout",
+        type=float,
+        default=0.1,
+        help="share of the validation split, for a folder without splits (default: %(default)s)",
     )
     command.set_defaults(run=folder)
     command = commands.add_parser(
-        "convert", parents=[common], help="a data set that TFDS has prepared as TFRecord"
+        "convert",
+        parents=[common],
+        help="a data set that TFDS has prepared as TFRecord, to ArrayRecord",
     )
     command.add_argument("source", type=pathlib.Path, metavar="DATA_DIR/NAME/VERSION")
     command.set_defaults(run=converting.convert)
@@ -185,7 +216,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command; returns the exit code."""
+    """Runs a command and returns its exit code: 0, 2 for an error, 130 if interrupted.
+
+    Args:
+      arguments: of the command line; None: those of this process.
+    """
     options = _parser().parse_args(arguments)
     try:
         final = options.run(options)
@@ -193,7 +228,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         building.console.print(str(e), soft_wrap=True, markup=False)
         return 2
     except KeyboardInterrupt:
-        building.console.print("Stopped; the same command goes on from here.")
+        building.console.print("Stopped; the same command continues from here.")
         return 130
     building.console.print(f"Finished: {final}", soft_wrap=True)
     return 0

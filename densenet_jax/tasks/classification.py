@@ -35,7 +35,7 @@ class Classification(Task):
     """Labels are integers [B]; predictions are the softmax of the logits."""
 
     name = "classification"
-    losses = ("cross_entropy", "binary_cross_entropy")
+    default_loss = "cross_entropy"
     measured = (TOP1, TOP5)
     columns = (TOP1, TOP5, LOSS, CALIBRATION_ERROR)
 

@@ -4,7 +4,7 @@ A new loss is one function and one entry of `LOSSES`.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -40,9 +40,16 @@ def binary_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
     return optax.sigmoid_binary_cross_entropy(logits, targets).sum(axis=-1)
 
 
-LOSSES: dict[str, Loss] = {
-    "cross_entropy": cross_entropy,
-    "binary_cross_entropy": binary_cross_entropy,
+class Entry(NamedTuple):
+    """A loss, and the names of the tasks that it fits."""
+
+    function: Loss
+    tasks: tuple[str, ...]
+
+
+LOSSES: dict[str, Entry] = {
+    "cross_entropy": Entry(cross_entropy, ("classification",)),
+    "binary_cross_entropy": Entry(binary_cross_entropy, ("classification",)),
 }
 
 
@@ -60,7 +67,7 @@ def make_loss(name: str, *, smoothing: float = 0.0, threshold: float = 0.0) -> L
     """
     if name not in LOSSES:
         raise ValueError(f"loss is {name!r}; it must be one of {', '.join(LOSSES)}.")
-    function = LOSSES[name]
+    function = LOSSES[name].function
 
     def loss(logits: jax.Array, targets: jax.Array) -> jax.Array:
         logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))

@@ -11,6 +11,8 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax
 
+from densenet_jax.tasks.losses import LOSSES
+
 Metrics = dict[str, Any]
 
 
@@ -61,7 +63,7 @@ class Task(abc.ABC):
 
     Class attributes:
       name: the value of `config.task`.
-      losses: the losses that fit it, keys of `losses.LOSSES`; the first is the default.
+      default_loss: key of `losses.LOSSES`.
       measured: its metrics besides the loss, the default best one first.
       columns: what the command `evaluate` shows of a split, keys of `summary`.
 
@@ -73,7 +75,7 @@ class Task(abc.ABC):
     """
 
     name: ClassVar[str]
-    losses: ClassVar[tuple[str, ...]]
+    default_loss: ClassVar[str]
     measured: ClassVar[tuple[Metric, ...]]
     columns: ClassVar[tuple[Metric, ...]]
 
@@ -82,6 +84,11 @@ class Task(abc.ABC):
         if best and best not in known:
             raise ValueError(f"best_metric is {best!r}; it must be one of {', '.join(known)}.")
         self.best = known[best] if best else self.measured[0]
+
+    @property
+    def losses(self) -> list[str]:
+        """The losses that fit the task, keys of `losses.LOSSES`."""
+        return [name for name, entry in LOSSES.items() if self.name in entry.tasks]
 
     @property
     def metrics(self) -> tuple[Metric, ...]:

@@ -141,7 +141,7 @@ def _warmup_stable_decay(shape: Shape) -> optax.Schedule:
 
 
 def _one_cycle(shape: Shape) -> optax.Schedule:
-    """Rises from 1/25 of the peak, falls to nearly 0, along half cosines (Smith and Topin, 2018)."""
+    """Rises from 1/25 of the peak, then falls to almost 0: half cosines (Smith and Topin, 2018)."""
     if not 0 < shape.warmup < shape.total:
         raise ConfigError(
             f"The schedule one_cycle would rise for {shape.warmup} of {shape.total} steps, but it "

@@ -130,14 +130,14 @@ def make_task(config: ml_collections.ConfigDict) -> Task:
 
 def make_loss(config: ml_collections.ConfigDict) -> Loss:
     """Returns the loss for evaluation: without label smoothing, thresholds or a teacher."""
-    return losses.make_loss(config.loss or make_task(config).losses[0])
+    return losses.make_loss(config.loss or make_task(config).default_loss)
 
 
 def student_loss(config: ml_collections.ConfigDict) -> TrainLoss:
     """Returns the loss for training: with label smoothing, thresholds and the teacher, if any."""
     distill = config.distill
     loss = losses.make_loss(
-        config.loss or make_task(config).losses[0],
+        config.loss or make_task(config).default_loss,
         smoothing=config.label_smoothing,
         threshold=config.bce_threshold if config.loss == "binary_cross_entropy" else 0.0,
     )

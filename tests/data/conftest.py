@@ -1,4 +1,4 @@
-"""Small data sets, made for the tests."""
+"""Small data sets for the tests."""
 
 import io
 import json
@@ -18,7 +18,7 @@ JPEGS = sorted((GOLDEN / "eval_preprocess").glob("*.JPEG"))
 
 
 def picture(height=24, width=32, seed=0, channels=3):
-    """A smooth picture, uint8 [H, W, C] (or [H, W]), that survives JPEG."""
+    """Returns a smooth picture that JPEG hardly changes, uint8 [H, W, C] ([H, W] if C is 1)."""
     rng = np.random.default_rng(seed)
     small = rng.integers(0, 256, (4, 4, channels), np.uint8).squeeze()
     return np.asarray(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC))
@@ -33,10 +33,10 @@ def encode(array, kind="JPEG", **options):
 def write_tfds(
     data_dir, name, splits, classes, features=("image", "label", "file_name"), version="1.0.0"
 ):
-    """Writes a data set in TFDS's format.
+    """Writes a data set in TFDS's format and returns its folder.
 
-    `splits` maps names to lists of (image bytes, label), or of records; `features` names its
-    features, or maps their names to them.
+    `splits` is {name: [(image bytes, label), ...]} or {name: [serialised record, ...]}; `features`
+    is a tuple of names, or {name: TFDS feature}.
     """
     folder, base = data_dir / name / version, name.split("/")[0]
     folder.mkdir(parents=True)
@@ -79,7 +79,7 @@ def write_tfds(
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
-    """A TFDS data directory with `tiny`: 40 training and 10 validation JPEGs of 4 classes."""
+    """A TFDS data directory with `tiny`: 40 training and 10 validation JPEGs, 4 classes."""
     root = tmp_path_factory.mktemp("tfds")
     splits = {
         split: [(encode(picture(24 + i % 5, 40, i)), i % 4) for i in range(count)]
@@ -91,7 +91,7 @@ def tiny(tmp_path_factory):
 
 @pytest.fixture
 def image_dir(tmp_path):
-    """A folder of images: train and val, of the classes cat and dog."""
+    """A folder of images with the splits train and val and the classes cat and dog."""
     for split, count in (("train", 6), ("val", 2)):
         for label, name in enumerate(("cat", "dog")):
             folder = tmp_path / "images" / split / name
@@ -102,7 +102,7 @@ def image_dir(tmp_path):
 
 
 def as_tfrecord(folder, new):
-    """Turns a data set of `write_tfds` into one prepared as TFRecord."""
+    """Writes a copy, as TFRecord, of a data set of `write_tfds`, and returns its folder `new`."""
     import struct
 
     from array_record.python.array_record_module import ArrayRecordReader

@@ -1,4 +1,4 @@
-"""Batches: the order, the shares, resuming, workers, memory, broken examples, a clean end."""
+"""Batches: order, shares of processes, resuming, workers, memory, unreadable examples, exit."""
 
 import dataclasses
 import os
@@ -37,7 +37,7 @@ def same(first, second):
 
 
 def numbered(count, classes=None):
-    """A source whose example i is an image of the value i, of class i."""
+    """Returns a source whose example i is an image of constant value i with label i."""
     values = np.arange(count)
     images = np.broadcast_to(values[:, None, None, None], (count, 4, 4, 3)).astype(np.uint8)
     names = tuple(map(str, range(classes or count)))
@@ -121,7 +121,7 @@ def test_a_workers_block_is_taken_until_no_view_of_its_array_is_left():
     receive = buffers.Receiver()
     message = pickle.loads(pickle.dumps(block.message((2, 3))))
     view = receive({"image": message})["image"][1:]
-    del receive  # the stream may be closed before its batches are gone
+    del receive  # a stream may be closed while its batches are still in use
     assert buffers.take_block((2, 3)) is not block
     np.testing.assert_array_equal(view, [[7, 7, 7]])
     del view
@@ -134,7 +134,7 @@ def test_a_block_has_no_name_once_it_has_arrived_and_outlives_its_worker():
     arrived.array((2, 3))[...] = 7
     message = pickle.loads(pickle.dumps(arrived.message((2, 3))))
     later = pickle.loads(pickle.dumps(arrived.message((2, 3))))
-    with pytest.raises(FileNotFoundError):  # nothing is left behind if all are killed now
+    with pytest.raises(FileNotFoundError):  # nothing remains if both processes are killed now
         SharedMemory(arrived.memory.name)
     worker._end()
     with pytest.raises(FileNotFoundError):
@@ -211,7 +211,10 @@ def test_memory_mistakes(source):
 
 
 class Broken(list):
-    """Examples of which some cannot be decoded, and some fail to be read a few times."""
+    """Examples, some of which cannot be decoded, or can only be read after some failed attempts.
+
+    `broken` has the numbers of the former, `flaky` maps the latter to their failed attempts.
+    """
 
     def __init__(self, count, broken=(), flaky=None):
         good = encode(picture())
@@ -238,8 +241,9 @@ def test_an_unreadable_example_is_named_counted_and_replaced(caplog):
     examples._named.clear()
     source = broken(16, broken={3, 4})
     batches = take(pipeline.train_batches(source, **OPTIONS), 4)
-    assert sum(b["bad"].sum() for b in batches) == 2 * (2 + 1)  # 3 passes over 3 and 4; 4 over 4
-    assert "Passing over /data/3.jpg" in caplog.text
+    # In each of the two epochs, the place of example 3 skips 3 and 4, and that of 4 skips 4.
+    assert sum(b["bad"].sum() for b in batches) == 2 * (2 + 1)
+    assert "Skipping /data/3.jpg" in caplog.text
     assert caplog.text.count("/data/3.jpg") == 1  # once, though there were two epochs
     same(take(pipeline.train_batches(source, workers=1, **OPTIONS), 4), batches)
 
@@ -277,7 +281,7 @@ def test_a_broken_data_set_ends_the_run():
         take(pipeline.train_batches(broken(32, broken=set(range(32))), **OPTIONS), 1)
 
 
-def test_a_disk_that_goes_away_for_a_moment(monkeypatch):
+def test_a_disk_that_fails_for_a_moment_is_read_again(monkeypatch):
     waits = []
     monkeypatch.setattr(time, "sleep", waits.append)
     assert examples.read(broken(4, flaky={2: 3}), 2)["label"] == 0
@@ -288,7 +292,7 @@ def test_a_disk_that_goes_away_for_a_moment(monkeypatch):
     assert out == 1
 
 
-def test_a_corrupt_record_is_passed_over(tmp_path):
+def test_a_corrupt_record_is_skipped(tmp_path):
     rng = np.random.default_rng(0)
     noise = [(encode(rng.integers(0, 256, (64, 64, 3), np.uint8)), 0) for _ in range(40)]
     folder = write_tfds(tmp_path, "damaged", {"train": noise}, ["a"])
@@ -313,7 +317,7 @@ def test_a_label_out_of_range_is_always_an_error():
         take(pipeline.train_batches(source, **OPTIONS), 1)
 
 
-# --- speed, and a clean end -----------------------------------------------------------------------
+# --- speed and exit -------------------------------------------------------------------------------
 
 
 def test_memory_is_fast():
@@ -326,7 +330,7 @@ def test_memory_is_fast():
         start = time.perf_counter()
         for _ in range(100):
             next(stream)
-    assert 25_600 / (time.perf_counter() - start) > 40_000  # 500,000 when the machine is free
+    assert 25_600 / (time.perf_counter() - start) > 40_000  # an idle machine reaches 500,000
 
 
 def test_a_worker_that_is_killed_is_noticed(source):
@@ -338,7 +342,7 @@ def test_a_worker_that_is_killed_is_noticed(source):
             if "grain" in child.name:
                 os.kill(child.pid, signal.SIGKILL)
         with pytest.raises(DataError, match=r"has died \(.*exit code -9.*--config.data.workers"):
-            list(stream)  # what was read before, and then the error
+            list(stream)  # first the batches already read, then the error
 
 
 ABANDONED = """
@@ -360,7 +364,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("end", ["abandoned", "killed"])
-def test_what_is_abandoned_or_killed_leaves_nothing_behind(tiny, tmp_path, end):
+def test_abandoned_and_killed_processes_leave_nothing_behind(tiny, tmp_path, end):
     script = tmp_path / "abandon.py"
     script.write_text(ABANDONED)
     environment = os.environ | {"PYTHONPATH": os.getcwd()}
@@ -370,7 +374,7 @@ def test_what_is_abandoned_or_killed_leaves_nothing_behind(tiny, tmp_path, end):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=120,  # its workers have its stderr: this waits for them too
+        timeout=120,  # its workers have its stderr, so `run` waits for them too
     )
     if end == "abandoned":
         assert done.returncode == 0

@@ -35,7 +35,7 @@ def add(tar, name, data):
 
 @pytest.fixture
 def tars(tmp_path, monkeypatch):
-    """Both tars, with 3 training images of 3 classes and 6 validation images."""
+    """Returns both tars: 3 training images in each of 3 classes, and 6 validation images."""
     images = [path.read_bytes() for path in JPEGS]
     for split, (size, md5, _) in ilsvrc.TARS.items():
         monkeypatch.setitem(ilsvrc.TARS, split, (size, md5, 0))
@@ -49,7 +49,7 @@ def tars(tmp_path, monkeypatch):
                     add(inner, f"{wnid}_{i}.JPEG", image)
             add(outer, f"{wnid}.tar", inner_bytes.getvalue())
     with tarfile.open(validation, "w") as tar:
-        for k in (3, 0, 1, 2, 5, 4):  # the order of the tar is not that of the names
+        for k in (3, 0, 1, 2, 5, 4):  # the order in the tar differs from that of the names
             add(tar, f"ILSVRC2012_val_{k + 1:08}.JPEG", encode(picture(40, 60, k)))
     return train, validation
 
@@ -64,7 +64,7 @@ def test_imagenet(tars, tmp_path, capsys, monkeypatch):
     arguments = ["imagenet2012", "--skip-hash", "--workers=1", f"--data-dir={tmp_path}"]
     assert run(*arguments, f"--train={train}", f"--val={validation}") == 0
     printed = capsys.readouterr().err
-    assert "train: 9 examples of 1,000 classes, from 0 to 3 of each" in printed
+    assert "train: 9 examples of 1,000 classes, from 0 to 3 per class" in printed
 
     records = tfds.data_source("imagenet2012", data_dir=tmp_path, split="train")
     assert len(records) == 9
@@ -83,7 +83,7 @@ def test_imagenet(tars, tmp_path, capsys, monkeypatch):
     assert all(image[:2] == b"\xff\xd8" for image in images)  # the PNG has become a JPEG
     assert JPEGS[0].read_bytes() in images  # untouched
     assert run(*arguments, f"--train={train}") == 2
-    assert "exists already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
 
 
 def test_the_layout_is_that_of_tfds(tars, tmp_path):
@@ -101,7 +101,7 @@ def test_the_layout_is_that_of_tfds(tars, tmp_path):
     assert (folder / "label.labels.txt").read_text().split() == CLASSES
 
 
-def test_an_interrupted_run_goes_on(tars, tmp_path, monkeypatch, capsys):
+def test_an_interrupted_run_continues(tars, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(shards, "SHARD_BYTES", 50_000)
     arguments = ["imagenet2012", "--skip-hash", "--workers=1", f"--data-dir={tmp_path}"]
     arguments.append(f"--train={tars[0]}")
@@ -129,7 +129,7 @@ def test_an_interrupted_run_goes_on(tars, tmp_path, monkeypatch, capsys):
 def test_tars_are_checked_before_hours_are_spent(tars, tmp_path, capsys, monkeypatch):
     arguments = ["imagenet2012", f"--data-dir={tmp_path}", f"--val={tars[1]}"]
     assert run(*arguments) == 2
-    assert "published validation tar 6,744,924,160: the download is incomplete" in (
+    assert "published validation tar has 6,744,924,160: the download is incomplete" in (
         capsys.readouterr().err
     )
     size = tars[1].stat().st_size
@@ -241,12 +241,12 @@ def test_tfds_prepares_array_records(tmp_path, monkeypatch):
 
 
 def test_crc32c():
-    # RFC 3720: the CRC32C of 32 zeros is 8A9136AA, which TFRecord turns and shifts.
+    # RFC 3720: the CRC32C of 32 zeros is 8A9136AA, which TFRecord rotates and adds a constant to.
     crc = 0x8A9136AA
     assert tfrecord.masked_crc(bytes(32)) == ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
-def test_a_file_that_is_no_tfrecord(tmp_path):
+def test_a_file_that_is_not_a_tfrecord_is_refused(tmp_path):
     path = tmp_path / "x.tfrecord"
     path.write_bytes(JPEGS[0].read_bytes())
     with pytest.raises(DataError, match="not a TFRecord"):

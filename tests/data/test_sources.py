@@ -1,4 +1,4 @@
-"""Finding data sets, and saying what is wrong with them."""
+"""Finding data sets by name, and the messages for those that cannot be used."""
 
 import sys
 import types
@@ -64,7 +64,7 @@ def test_one_folder_is_divided_by_a_hash(tmp_path):
     (tmp_path / "x" / "new.png").touch()
     moved = split("validation", holdout=0.25) ^ validation
     assert moved <= {str(tmp_path / "x" / "new.png")}
-    # A fixed value: another hash would mix training images into everybody's validation split.
+    # A fixed value, because another hash would move training images to existing validation splits.
     assert folders._fraction("cat/1.jpg") == pytest.approx(0.195336, abs=1e-6)
 
 
@@ -104,7 +104,7 @@ def test_tfds(tiny):
     assert source.examples.__getitems__([3, 1])[1]["label"] == 1
 
 
-def test_what_everybody_sees_first(tmp_path):
+def test_the_message_without_imagenet(tmp_path):
     """`python main.py --config=configs/densenet121.py` on a machine without ImageNet."""
     message = fails("imagenet2012 is not in", "imagenet2012", "train", str(tmp_path))
     assert (

@@ -1,4 +1,4 @@
-"""Some classes, and a few examples of each: the right ones, in order, under new labels."""
+"""Subsets of classes and of examples per class: the right examples, their order and new labels."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def test_classes_are_numbered_anew_in_the_order_given():
     np.testing.assert_array_equal(part.examples.labels, labels)
 
 
-def test_of_each_class_the_first_examples():
+def test_per_class_keeps_the_first_examples():
     whole = by_name.load("digits", "train").examples
     part = by_name.load("digits", "train", per_class=3).examples
     assert np.bincount(part.labels).tolist() == [3] * 10
@@ -40,11 +40,11 @@ def test_records_and_files_are_chosen_without_reading_them_all(tiny, image_dir):
 @pytest.mark.parametrize(
     ("classes", "count", "words"),
     [
-        (("3", "x"), 0, "names 'x', which digits train has not; its classes are 0, 1"),
+        (("3", "x"), 0, "names 'x', which digits train does not have; its classes are 0, 1"),
         (("3", "3"), 0, "names a class twice"),
         (("3",), 1000, "fewer than the 1000"),
     ],
 )
-def test_classes_that_are_not_there(classes, count, words):
+def test_mistakes_in_the_choice_of_classes(classes, count, words):
     with pytest.raises(DataError, match=words):
         by_name.load("digits", "train", classes=classes, per_class=count)

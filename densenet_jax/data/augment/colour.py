@@ -1,18 +1,21 @@
-"""Colour on the device: conversions and jitter of one uint8 image [H, W, C]."""
+"""Colour conversions and colour jitter of one image [H, W, C], on the device."""
 
 import jax
 import jax.numpy as jnp
 
-HUE_NEEDS_RGB = "hue and saturation need 3 channels"
+HUE_NEEDS_RGB = "Jitter of hue and saturation needs images with 3 channels"
 
 
 def to_uint8(image: jax.Array) -> jax.Array:
-    """Rounds and clips floats from 0 to 255."""
+    """Returns floats rounded and clipped to 0..255, as uint8."""
     return jnp.clip(jnp.round(image), 0, 255).astype(jnp.uint8)
 
 
 def grayscale(image: jax.Array) -> jax.Array:
-    """Returns the luma [H, W, 1] of a uint8 image, in the integer arithmetic of Pillow."""
+    """Returns the luma, uint8 [H, W, 1], of a uint8 image [H, W, 1 or 3], computed as Pillow does.
+
+    Pillow's integer arithmetic: (19595 R + 38470 G + 7471 B + 32768) >> 16.
+    """
     if image.shape[-1] == 1:
         return image
     weights = jnp.array([19595, 38470, 7471], jnp.int32)
@@ -21,18 +24,24 @@ def grayscale(image: jax.Array) -> jax.Array:
 
 
 def mean_luma(image: jax.Array) -> jax.Array:
-    """Returns the rounded mean of the luma, a float."""
+    """Returns the mean luma of a uint8 image, rounded to a whole number, as a float32 scalar."""
     return jnp.floor(grayscale(image).astype(jnp.float32).mean() + 0.5)
 
 
 def blend(base: jax.Array, image: jax.Array, factor: jax.Array) -> jax.Array:
-    """Returns base + factor (image - base), clipped to 0..255, in float32."""
+    """Returns base + factor (image - base), clipped to 0..255, in float32.
+
+    Args:
+      base: broadcastable to `image`; the result for factor 0.
+      image: [H, W, C]; the result for factor 1.
+      factor: scalar; values above 1 extrapolate.
+    """
     base, image = base.astype(jnp.float32), image.astype(jnp.float32)
     return jnp.clip(base + factor * (image - base), 0, 255)
 
 
 def shift_hue(image: jax.Array, shift: jax.Array) -> jax.Array:
-    """Turns the hue of a float image 0..255 [H, W, 3] by `shift` of the full circle."""
+    """Returns a float image 0..255 [H, W, 3] with its hue rotated by `shift` full turns."""
     high, low = image.max(-1), image.min(-1)
     chroma = high - low
     safe = jnp.where(chroma == 0, 1, chroma)
@@ -42,8 +51,9 @@ def shift_hue(image: jax.Array, shift: jax.Array) -> jax.Array:
     )
     hue = hue + 6 * shift
 
-    # Channel n of HSV -> RGB: the value minus the chroma times a trapezoid of the hue.
-    def channel(offset):
+    # HSV -> RGB: each channel is the value minus the chroma times a trapezoid function of the hue,
+    # which differs between the channels by its offset alone.
+    def channel(offset: int) -> jax.Array:
         k = (offset + hue) % 6
         return high - chroma * jnp.clip(jnp.minimum(k, 4 - k), 0, 1)
 
@@ -60,14 +70,29 @@ def jitter(
 ) -> jax.Array:
     """Changes brightness, contrast, saturation and hue by random amounts, in this order.
 
-    The first three are multiplied by a factor from [max(0, 1 - strength), 1 + strength]; the hue
-    turns by at most `hue` (up to 0.5) of the circle. Zero leaves a property alone.
+    The strengths mean what they do in torchvision's ColorJitter; 0 leaves a property unchanged.
+
+    Args:
+      key: random key of this image.
+      image: uint8 [H, W, C].
+      brightness: strength; the factor is uniform in [max(0, 1 - strength), 1 + strength].
+      contrast: likewise.
+      saturation: likewise; needs C = 3.
+      hue: largest rotation of the hue in full turns, from 0 to 0.5; needs C = 3.
+
+    Returns:
+      uint8 [H, W, C].
+
+    Raises:
+      ValueError: saturation or hue is on, and the image does not have 3 channels.
     """
     if (saturation or hue) and image.shape[-1] != 3:
-        raise ValueError(f"{HUE_NEEDS_RGB}; the images have {image.shape[-1]}.")
+        raise ValueError(
+            f"{HUE_NEEDS_RGB}; the images have {image.shape[-1]}. Set both strengths to 0."
+        )
     keys = jax.random.split(key, 4)
 
-    def factor(key, strength):
+    def factor(key: jax.Array, strength: float) -> jax.Array:
         return jax.random.uniform(key, (), minval=max(0, 1 - strength), maxval=1 + strength)
 
     if brightness:
@@ -77,6 +102,6 @@ def jitter(
     if saturation:
         image = to_uint8(blend(grayscale(image), image, factor(keys[2], saturation)))
     if hue:
-        turn = jax.random.uniform(keys[3], (), minval=-hue, maxval=hue)
-        image = to_uint8(shift_hue(image.astype(jnp.float32), turn))
+        shift = jax.random.uniform(keys[3], (), minval=-hue, maxval=hue)
+        image = to_uint8(shift_hue(image.astype(jnp.float32), shift))
     return image

@@ -1,22 +1,81 @@
-"""What happens to a batch of images inside the step: everything random or arithmetic.
+"""Random augmentation, mixing and normalisation of a batch of images, inside the training step.
 
-All functions are pure and run on the device. Example i of a batch draws from key i, split from the
-step's key, so the outcome does not depend on how the batch is spread over devices.
+All functions are pure and run on the device. Image i of a batch uses key i split from the step's
+key, so the result does not depend on how the batch is spread over devices.
+
+`AUGMENTATIONS` is the table of the augmentations of a single image. A new one is an entry there, a
+function of (key, image, options), and a field of `Options`.
 """
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
+from jax.typing import DTypeLike
 
 from densenet_jax.data.augment import colour, mixing, policies
 
 NO_JITTER = (0.0, 0.0, 0.0, 0.0)
+SPLIT_KEYS = 5  # an image's key is split into so many; the numbers from here on are folded into it
 
 
-def normalize(images: jax.Array, mean: Sequence[float], std: Sequence[float], dtype) -> jax.Array:
-    """Returns uint8 images as (x / 255 - mean) / std, in `dtype`; mean and std are per channel."""
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The options of the augmentations of a single image; by default all are off.
+
+    Attributes:
+      flip: whether to mirror half of the images.
+      pad: width in pixels of the border of zeros from which a random [H, W] is cut; 0: off.
+      jitter: strengths of brightness, contrast, saturation and hue, as in torchvision's
+        ColorJitter.
+      policy: "randaugment", "trivialaugment" or "" (off).
+      policy_ops: number of operations per image of RandAugment.
+      policy_magnitude: strength of RandAugment, from 0 to 30.
+      erase: probability of random erasing, which paints over a rectangle.
+      erase_fill: colour of that rectangle, from 0 to 255: one value, or one per channel.
+    """
+
+    flip: bool = False
+    pad: int = 0
+    jitter: Sequence[float] = NO_JITTER
+    policy: str = ""
+    policy_ops: int = 2
+    policy_magnitude: int = 9
+    erase: float = 0.0
+    erase_fill: Sequence[float] = (0.0,)
+
+
+class Augmentation(NamedTuple):
+    """An augmentation of a single image.
+
+    Attributes:
+      option: name of the field of `Options` that switches it on: anything but False, 0, "" or a
+        sequence of zeros.
+      key: number of its random key, which no other entry has. A changed number changes the images
+        of every run that uses the augmentation.
+      apply: function of (key, image uint8 [H, W, C], options) that returns uint8 [H, W, C].
+    """
+
+    option: str
+    key: int
+    apply: Callable[[jax.Array, jax.Array, Options], jax.Array]
+
+
+def normalize(
+    images: jax.Array, mean: Sequence[float], std: Sequence[float], dtype: DTypeLike
+) -> jax.Array:
+    """Returns uint8 images [..., C] as (x / 255 - mean) / std in `dtype`.
+
+    Args:
+      images: uint8 [..., C].
+      mean: one value per channel, for images from 0 to 1.
+      std: standard deviation, one value per channel, for images from 0 to 1.
+      dtype: of the result; the arithmetic is float32.
+    """
     scale = 1 / (255 * jnp.asarray(std, jnp.float32))
     shift = jnp.asarray(mean, jnp.float32) / jnp.asarray(std, jnp.float32)
     return (images.astype(jnp.float32) * scale - shift).astype(dtype)
@@ -28,10 +87,43 @@ def random_flip(key: jax.Array, image: jax.Array) -> jax.Array:
 
 
 def pad_and_crop(key: jax.Array, image: jax.Array, pad: int) -> jax.Array:
-    """Pads an image [H, W, C] by `pad` zeros on each side and cuts a random window of its size."""
+    """Pads an image [H, W, C] with `pad` zeros on each side and returns a random [H, W, C] of it.
+
+    The usual augmentation of CIFAR: Lee et al., 2015 (Deeply-Supervised Nets), He et al., 2016.
+    """
     padded = jnp.pad(image, ((pad, pad), (pad, pad), (0, 0)))
     top, left = jax.random.randint(key, (2,), 0, 2 * pad + 1)
     return lax.dynamic_slice(padded, (top, left, 0), image.shape)
+
+
+def _flip(key: jax.Array, image: jax.Array, options: Options) -> jax.Array:
+    return random_flip(key, image)
+
+
+def _pad(key: jax.Array, image: jax.Array, options: Options) -> jax.Array:
+    return pad_and_crop(key, image, options.pad)
+
+
+def _jitter(key: jax.Array, image: jax.Array, options: Options) -> jax.Array:
+    return colour.jitter(key, image, *options.jitter)
+
+
+def _policy(key: jax.Array, image: jax.Array, options: Options) -> jax.Array:
+    return policies.apply(key, image, options.policy, options.policy_ops, options.policy_magnitude)
+
+
+def _erase(key: jax.Array, image: jax.Array, options: Options) -> jax.Array:
+    return mixing.random_erase(key, image, options.erase, options.erase_fill)
+
+
+AUGMENTATIONS = (  # in the order in which they are applied
+    # The flip comes first: after the crop, XLA:CPU takes 1.4 times as long for both.
+    Augmentation("flip", key=1, apply=_flip),
+    Augmentation("pad", key=0, apply=_pad),
+    Augmentation("jitter", key=2, apply=_jitter),
+    Augmentation("policy", key=3, apply=_policy),
+    Augmentation("erase", key=4, apply=_erase),
+)
 
 
 def augment(
@@ -39,57 +131,45 @@ def augment(
     images: jax.Array,
     targets: jax.Array | None = None,
     *,
-    flip: bool = False,
-    pad: int = 0,
-    jitter: Sequence[float] = NO_JITTER,
-    policy: str = "",
-    policy_ops: int = 2,
-    policy_magnitude: int = 9,
-    erase: float = 0.0,
-    erase_fill: Sequence[float] = (0.0,),
     mixup: float = 0.0,
     cutmix: float = 0.0,
     mix_probability: float = 1.0,
+    **options: Any,
 ) -> jax.Array | tuple[jax.Array, jax.Array]:
-    """Applies the augmentations that are switched on, in the order of the arguments.
+    """Applies the augmentations that are switched on: `AUGMENTATIONS` in order, then mixing.
 
     Args:
-      key: of this step.
+      key: random key of this step.
       images: uint8 [B, H, W, C].
-      targets: float32 [B, C], what the loss compares with, mixed as the images are; None: images
-        alone (then nothing can be mixed).
-      flip: whether half of the images are mirrored.
-      pad: pixels of zeros around the image before a window of the old size is cut; 0: off.
-      jitter: strength of brightness, contrast, saturation and hue, as in torchvision's ColorJitter.
-      policy: "randaugment", "trivialaugment" or "".
-      policy_ops: operations an image, for RandAugment.
-      policy_magnitude: strength of RandAugment from 0 to 30.
-      erase: probability that a rectangle is painted over.
-      erase_fill: its colour, from 0 to 255, one value or one per channel.
+      targets: float32 [B, classes], the targets of the loss, which are mixed as the images are.
+        None: only images are returned, and mixup and CutMix must be off.
       mixup: alpha of mixup's Beta(alpha, alpha); 0: off.
-      cutmix: alpha of CutMix's; 0: off. With both on, a fair coin decides for each image.
-      mix_probability: share of the images that are mixed at all.
+      cutmix: alpha of CutMix's Beta(alpha, alpha); 0: off. If both are on, each image uses either
+        with probability 1/2.
+      mix_probability: probability that an image is mixed.
+      **options: fields of `Options`.
 
     Returns:
-      uint8 images [B, H, W, C]; with `targets`, also these, float32 [B, C].
+      images, uint8 [B, H, W, C]; with `targets`, the pair (images, targets float32 [B, classes]).
+
+    Raises:
+      ValueError: the policy or its strength is unknown, jitter of saturation or hue is on and C is
+        not 3, or mixup or CutMix is on and there are no targets.
     """
     image_key, mix_key = jax.random.split(key)
+    given = Options(**options)
+    active = [entry for entry in AUGMENTATIONS if _is_on(getattr(given, entry.option))]
 
-    def one(key, image):
-        keys = jax.random.split(key, 5)
-        if flip:  # first: after the crop, XLA:CPU takes 1.4 times as long for both
-            image = random_flip(keys[1], image)
-        if pad:
-            image = pad_and_crop(keys[0], image, pad)
-        if any(jitter):
-            image = colour.jitter(keys[2], image, *jitter)
-        if policy:
-            image = policies.apply(keys[3], image, policy, policy_ops, policy_magnitude)
-        if erase:
-            image = mixing.random_erase(keys[4], image, erase, erase_fill)
+    def augment_one(key: jax.Array, image: jax.Array) -> jax.Array:
+        keys = jax.random.split(key, SPLIT_KEYS)
+        for _, number, apply in active:
+            # The split is as old as the first five augmentations; another length could change
+            # their keys, and with them the images of existing runs.
+            own = keys[number] if number < SPLIT_KEYS else jax.random.fold_in(key, number)
+            image = apply(own, image, given)
         return image
 
-    images = jax.vmap(one)(jax.random.split(image_key, len(images)), images)
+    images = jax.vmap(augment_one)(jax.random.split(image_key, len(images)), images)
     if targets is None:
         if mixup or cutmix:
             raise ValueError("mixup and cutmix need targets: augment(key, images, targets, ...).")
@@ -99,3 +179,8 @@ def augment(
             mix_key, images, targets, mixup=mixup, cutmix=cutmix, probability=mix_probability
         )
     return images, targets
+
+
+def _is_on(value: Any) -> bool:
+    """Returns whether an option, a scalar, string or sequence of numbers, switches something on."""
+    return bool(value) if isinstance(value, str) else bool(np.any(value))

@@ -7,14 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.special import betaincinv
 
-AREA = (0.02, 1 / 3)  # the erased share of the image, and its height / width: Zhong et al., 2017
+# Ranges of random erasing (Zhong et al., 2017): share of the image's area, and height / width.
+AREA = (0.02, 1 / 3)
 ASPECT = (0.3, 3.3)
 
 
 def symmetric_beta(key: jax.Array, alpha: float) -> jax.Array:
-    """Returns a draw from Beta(alpha, alpha), one of 4,096 equally likely quantiles.
+    """Returns a sample from Beta(alpha, alpha), a float32 scalar.
 
-    A table instead of `jax.random.beta`, whose rejection loop takes seconds to compile.
+    The sample is one of 4,096 equally likely quantiles from a table: the rejection loop of
+    `jax.random.beta` takes seconds to compile.
     """
     count = 4096
     quantiles = betaincinv(alpha, alpha, (np.arange(count) + 0.5) / count)
@@ -22,10 +24,10 @@ def symmetric_beta(key: jax.Array, alpha: float) -> jax.Array:
 
 
 def rectangle(shape: tuple[int, int], centre: jax.Array, size: jax.Array) -> jax.Array:
-    """Returns the mask [H, W] of a rectangle, cut at the image's edges.
+    """Returns the mask of a rectangle, clipped at the edges of the image: bool [H, W].
 
     Args:
-      shape: H, W.
+      shape: (H, W) of the image.
       centre: (y, x) in pixels.
       size: (height, width) in pixels.
     """
@@ -38,7 +40,20 @@ def rectangle(shape: tuple[int, int], centre: jax.Array, size: jax.Array) -> jax
 def random_erase(
     key: jax.Array, image: jax.Array, probability: float, fill: Sequence[float]
 ) -> jax.Array:
-    """Paints a random rectangle of an image [H, W, C] in the colour `fill`, with a probability."""
+    """Paints a random rectangle of an image in one colour, with a given probability.
+
+    Random erasing (Zhong et al., 2017). The rectangle lies inside the image; its area is uniform in
+    `AREA`, and the logarithm of its height / width is uniform in that of `ASPECT`.
+
+    Args:
+      key: random key of this image.
+      image: uint8 [H, W, C].
+      probability: that a rectangle is painted.
+      fill: colour from 0 to 255, one value or one per channel.
+
+    Returns:
+      uint8 [H, W, C].
+    """
     whether, area_key, aspect_key, place = jax.random.split(key, 4)
     height, width = image.shape[:2]
     area = jax.random.uniform(area_key, (), minval=AREA[0], maxval=AREA[1]) * height * width
@@ -63,29 +78,41 @@ def mix(
     cutmix: float,
     probability: float,
 ) -> tuple[jax.Array, jax.Array]:
-    """Mixes every example with the one before it in the batch (the first with the last).
+    """Mixes each example with the previous one in the batch (the first with the last).
+
+    At least one of `mixup` and `cutmix` must be on. If both are, each example uses either with
+    probability 1/2.
 
     Args:
+      key: random key of this batch.
       images: uint8 [B, H, W, C].
       targets: float32 [B, classes].
-      mixup: alpha of Beta(alpha, alpha) for the share of an image in a weighted mean (Zhang et al.,
-        2018); 0: off.
-      cutmix: the same for the share outside a pasted rectangle (Yun et al., 2019); 0: off.
-      probability: share of the examples that are mixed.
+      mixup: alpha of mixup (Zhang et al., 2018), whose weight of the example's own image is drawn
+        from Beta(alpha, alpha); 0: off.
+      cutmix: alpha of CutMix (Yun et al., 2019), whose share of the image outside the pasted
+        rectangle is drawn from Beta(alpha, alpha); 0: off.
+      probability: that an example is mixed.
 
     Returns:
-      images and targets of the same shapes; the targets hold each class's share.
+      (images uint8 [B, H, W, C], targets float32 [B, classes]); the targets are mixed by the
+      shares of the images.
     """
     height, width = images.shape[1:3]
 
-    def one(key, image, other, target, other_target):
+    def mix_one(
+        key: jax.Array,
+        image: jax.Array,
+        other: jax.Array,
+        target: jax.Array,
+        other_target: jax.Array,
+    ) -> tuple[jax.Array, jax.Array]:
         whether, which, mixup_key, cutmix_key, place = jax.random.split(key, 5)
         use_cutmix = jax.random.bernoulli(which, 0.5) if mixup else jnp.bool_(True)
         mixed, share = image, jnp.float32(1)
         if mixup:
             share = symmetric_beta(mixup_key, mixup)
-            sum_ = share * image.astype(jnp.float32) + (1 - share) * other.astype(jnp.float32)
-            mixed = jnp.round(sum_).astype(image.dtype)
+            mean = share * image.astype(jnp.float32) + (1 - share) * other.astype(jnp.float32)
+            mixed = jnp.round(mean).astype(image.dtype)
         if cutmix:
             side = jnp.sqrt(1 - symmetric_beta(cutmix_key, cutmix))
             limit = jnp.array([height, width], jnp.float32)
@@ -93,7 +120,7 @@ def mix(
                 (height, width), jax.random.uniform(place, (2,)) * limit, side * limit
             )
             cut = jnp.where(pasted[..., None], other, image)
-            # The rectangle may reach over the edge: the share is what is really left.
+            # The rectangle may reach beyond the edge, so the share is counted, not drawn.
             mixed = jnp.where(use_cutmix, cut, mixed)
             share = jnp.where(use_cutmix, 1 - pasted.mean(dtype=jnp.float32), share)
         mixes = jax.random.bernoulli(whether, probability)
@@ -102,6 +129,6 @@ def mix(
         return mixed, share * target + (1 - share) * other_target
 
     keys = jax.random.split(key, len(images))
-    # A roll by one moves one example between neighbouring devices, where a shuffle moves them all.
+    # Rolling by one moves one example between neighbouring devices; a shuffle would move them all.
     others, other_targets = jnp.roll(images, 1, axis=0), jnp.roll(targets, 1, axis=0)
-    return jax.vmap(one)(keys, images, others, targets, other_targets)
+    return jax.vmap(mix_one)(keys, images, others, targets, other_targets)

@@ -1,8 +1,9 @@
 """RandAugment (Cubuk et al., 2019) and TrivialAugment (Müller and Hutter, 2021) on the device.
 
-Under `vmap` a switch between 14 operations would compute all of them for every image. Instead each
-operation is a setting of three steps that always run: one affine warp, one blend with a base image,
-one table of 256 values per channel. The arithmetic is Pillow's, on uint8.
+Under `vmap`, a switch between 14 operations would compute all of them for every image. Instead,
+every operation is a setting of the same three steps, which always run: one affine warp, one blend
+with a base image, and one lookup table of 256 values per channel. The arithmetic is that of Pillow,
+on uint8.
 """
 
 import jax
@@ -20,10 +21,15 @@ POLICIES = ("randaugment", "trivialaugment")
 
 
 def strengths(policy: str, height: int, width: int) -> np.ndarray:
-    """Returns the value of every operation at every strength, float32 [14, 31].
+    """Returns the value of each operation of `OPS` at each strength, float32 [14, 31].
 
-    Units: shear as a slope, translation in pixels, rotation in degrees, blends as the distance of
-    their factor from 1, posterize in bits kept, solarize as the threshold.
+    Units: slope for shear, pixels for translation, degrees for rotation, distance of the factor
+    from 1 for blends, number of bits kept for posterize, threshold for solarize.
+
+    Args:
+      policy: "randaugment" or "trivialaugment", which have different ranges.
+      height: of the images in pixels.
+      width: of the images in pixels.
     """
     if policy == "randaugment":
         shear, turn, factor, bits = 0.3, 30.0, 0.9, 4
@@ -46,19 +52,33 @@ def strengths(policy: str, height: int, width: int) -> np.ndarray:
 
 
 def apply(key: jax.Array, image: jax.Array, policy: str, ops: int, magnitude: int) -> jax.Array:
-    """Applies a policy to one uint8 image [H, W, C].
+    """Applies a policy to one image.
 
-    RandAugment applies `ops` operations of strength `magnitude`; TrivialAugment one of random
-    strength. Each operation is equally likely, and those with a direction go either way.
+    RandAugment applies `ops` operations of strength `magnitude`; TrivialAugment applies one of
+    random strength. All operations are equally likely, and those with a direction take either one
+    with probability 1/2.
+
+    Args:
+      key: random key of this image.
+      image: uint8 [H, W, C].
+      policy: "randaugment" or "trivialaugment".
+      ops: number of operations of RandAugment.
+      magnitude: strength of RandAugment, from 0 to 30.
+
+    Returns:
+      uint8 [H, W, C].
+
+    Raises:
+      ValueError: there is no such policy or strength.
     """
     if policy not in POLICIES:
-        raise ValueError(f"there is no policy {policy!r}; choose one of {POLICIES}.")
+        raise ValueError(f"There is no policy {policy!r}; use one of {', '.join(POLICIES)}.")
     if not 0 <= magnitude < BINS:
         raise ValueError(f"policy_magnitude is {magnitude}; it must be from 0 to {BINS - 1}.")
     trivial = policy == "trivialaugment"
     table = jnp.asarray(strengths(policy, *image.shape[:2]))
 
-    def one(image, key):
+    def apply_one(image: jax.Array, key: jax.Array) -> tuple[jax.Array, None]:
         which, strength, side = jax.random.split(key, 3)
         op = jax.random.randint(which, (), 0, len(OPS))
         level = jax.random.randint(strength, (), 0, BINS) if trivial else magnitude
@@ -66,13 +86,23 @@ def apply(key: jax.Array, image: jax.Array, policy: str, ops: int, magnitude: in
         return operate(image, op, table[op, level], sign), None
 
     # A scan, so that a second operation does not compile the first one again.
-    return jax.lax.scan(one, image, jax.random.split(key, 1 if trivial else ops))[0]
+    return jax.lax.scan(apply_one, image, jax.random.split(key, 1 if trivial else ops))[0]
 
 
 def operate(image: jax.Array, op: jax.Array, value: jax.Array, sign: jax.Array) -> jax.Array:
-    """Applies operation number `op` of `OPS`, at a value of `strengths`, to one uint8 image."""
+    """Applies one operation to one image.
 
-    def setting(name, on, off):
+    Args:
+      image: uint8 [H, W, C].
+      op: number of the operation in `OPS`, an integer scalar.
+      value: its strength in the units of `strengths`, a float32 scalar.
+      sign: 1 or -1, the direction, for the operations that have one.
+
+    Returns:
+      uint8 [H, W, C].
+    """
+
+    def setting(name: str, on: jax.Array, off: jax.Array | float) -> jax.Array:
         return jnp.where(op == OPS.index(name), on, off)
 
     signed = sign * value
@@ -101,10 +131,28 @@ def operate(image: jax.Array, op: jax.Array, value: jax.Array, sign: jax.Array) 
     return jax.vmap(lambda row, channel: row[channel], (0, -1), -1)(table, image)
 
 
-def warp(image, *, shear_x, shear_y, move_x, move_y, turn) -> jax.Array:
-    """Shears or shifts about the top left corner, or turns about the centre; at most one at a time.
+def warp(
+    image: jax.Array,
+    *,
+    shear_x: jax.Array,
+    shear_y: jax.Array,
+    move_x: jax.Array,
+    move_y: jax.Array,
+    turn: jax.Array,
+) -> jax.Array:
+    """Shears an image about its top left corner, shifts it, or rotates it about its centre.
 
-    The nearest pixel is taken, and what comes from outside is black.
+    At most one of the arguments may differ from 0. Each pixel of the result is the nearest pixel of
+    the image; pixels from outside of it are black.
+
+    Args:
+      image: uint8 [H, W, C].
+      shear_x, shear_y: slopes, scalars.
+      move_x, move_y: shifts in pixels, scalars.
+      turn: angle in degrees, a scalar.
+
+    Returns:
+      uint8 [H, W, C].
     """
     height, width = image.shape[:2]
     angle = jnp.deg2rad(turn)
@@ -120,16 +168,20 @@ def warp(image, *, shear_x, shear_y, move_x, move_y, turn) -> jax.Array:
 
 
 def smooth(image: jax.Array) -> jax.Array:
-    """Applies Pillow's SMOOTH filter to uint8: the mean of 3 x 3, the centre with weight 5."""
+    """Applies Pillow's SMOOTH filter to an image, uint8 [H, W, C].
+
+    The filter is the weighted mean of 3 x 3 pixels, in which the centre has weight 5 and the others
+    have weight 1.
+    """
     x = image.astype(jnp.int32)
     height, width = x.shape[:2]
     shifted = [x[i : height - 2 + i, j : width - 2 + j] for i in range(3) for j in range(3)]
     inner = (2 * (sum(shifted) + 4 * shifted[4]) + 13) // 26  # rounded division by 13
-    return image.at[1:-1, 1:-1].set(inner.astype(jnp.uint8))  # the border stays as it is
+    return image.at[1:-1, 1:-1].set(inner.astype(jnp.uint8))  # Pillow leaves the border unchanged
 
 
 def autocontrast_table(image: jax.Array) -> jax.Array:
-    """Returns the table [C, 256] that stretches each channel to the full range."""
+    """Returns the table that stretches each channel of an image to the full range, int [C, 256]."""
     low = image.min((0, 1)).astype(jnp.float32)[:, None]
     high = image.max((0, 1)).astype(jnp.float32)[:, None]
     stretched = jnp.floor((jnp.arange(256) - low) * (255 / jnp.maximum(high - low, 1)) + 1e-3)
@@ -137,9 +189,9 @@ def autocontrast_table(image: jax.Array) -> jax.Array:
 
 
 def equalize_table(image: jax.Array) -> jax.Array:
-    """Returns the table [C, 256] that makes each channel's histogram flat."""
+    """Returns the table that flattens the histogram of each channel of an image, int [C, 256]."""
 
-    def one(channel):
+    def table(channel: jax.Array) -> jax.Array:
         counts = jnp.zeros(256, jnp.int32).at[channel.ravel()].add(1)
         last = counts[255 - jnp.argmax(counts[::-1] > 0)]
         step = (counts.sum() - last) // 255
@@ -147,4 +199,4 @@ def equalize_table(image: jax.Array) -> jax.Array:
         flat = jnp.clip((step // 2 + before) // jnp.maximum(step, 1), 0, 255)
         return jnp.where(step == 0, jnp.arange(256), flat)
 
-    return jax.vmap(one, -1)(image)
+    return jax.vmap(table, -1)(image)

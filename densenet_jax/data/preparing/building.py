@@ -1,13 +1,15 @@
-"""What every way to prepare a data set has in common: its folder, shards, progress, last words."""
+"""The common steps of preparing a data set: folder, shards, progress bar and final report."""
 
 import argparse
 import collections
+import functools
 import json
 import os
 import pathlib
 import shutil
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -22,26 +24,37 @@ console = Console(stderr=True, highlight=False)
 def folders_of(
     options: argparse.Namespace, name: str, version: str
 ) -> tuple[pathlib.Path, pathlib.Path]:
-    """Returns where the data set will be, and where it is until it is finished."""
+    """Returns (final folder of the data set, folder in which it is built), and creates the latter.
+
+    Args:
+      options: of the command; `data_dir` is used.
+      name: of the data set, NAME or NAME/CONFIG.
+      version: of the data set.
+
+    Raises:
+      DataError: the data set exists, or the folder cannot be created.
+    """
     final = options.data_dir.expanduser() / name / version
     if (final / "dataset_info.json").exists():
-        raise DataError(f"{final} exists already; remove it to build it again.")
+        raise DataError(f"{final} already exists; remove it to build it again.")
     folder = final.with_name(f"{version}.incomplete")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:
-        raise DataError(f"{folder} cannot be made: {e.strerror}; choose another --data-dir.") from e
+        raise DataError(
+            f"{folder} cannot be created: {e.strerror}; choose another --data-dir."
+        ) from e
     return final, folder
 
 
 def _begin(folder: pathlib.Path, options: argparse.Namespace) -> None:
-    """Makes sure that shards written earlier were written with the same settings."""
+    """Raises DataError if shards from an earlier call were written with other settings."""
     settings = {key: getattr(options, key, None) for key in ("max_size", "holdout")}
     record = folder / "settings.json"
     if record.exists() and json.loads(record.read_text()) != settings:
         raise DataError(
-            f"{folder} was begun with the settings {record.read_text()}; go on with the same, or "
-            "remove it."
+            f"{folder} was begun with the settings {record.read_text()}; use the same ones to "
+            "continue, or remove the folder."
         )
     record.write_text(json.dumps(settings))
 
@@ -49,12 +62,27 @@ def _begin(folder: pathlib.Path, options: argparse.Namespace) -> None:
 def write(
     folder: pathlib.Path,
     name: str,
-    splits: dict[str, Sequence[Item]],
+    splits: Mapping[str, Sequence[Item]],
     options: argparse.Namespace,
     *,
     jpeg_only: bool,
-) -> list:
-    """Writes the shards of all splits; returns TFDS's description of them."""
+) -> list[Any]:
+    """Writes the shards of all splits that do not exist yet.
+
+    Args:
+      folder: in which the data set is built.
+      name: of the data set.
+      splits: {name of the split: its images}.
+      options: of the command; `max_size`, `workers` and, if there is one, `holdout` are used.
+      jpeg_only: whether to convert images that are not RGB or grey JPEGs to RGB JPEGs.
+
+    Returns:
+      TFDS's `SplitInfo` of each split.
+
+    Raises:
+      DataError: the disk is too small, an image cannot be read, or shards were written with other
+        settings.
+    """
     _begin(folder, options)
     from tensorflow_datasets.core import naming
     from tensorflow_datasets.core.splits import SplitInfo
@@ -63,12 +91,12 @@ def write(
         split: sum(item.size or os.path.getsize(item.path) for item in items)
         for split, items in splits.items()
     }
-    there = sum(p.stat().st_size for p in folder.iterdir() if p.is_file())
-    needed, free = sum(sizes.values()) - there, shutil.disk_usage(folder).free
+    written = sum(p.stat().st_size for p in folder.iterdir() if p.is_file())
+    needed, free = sum(sizes.values()) - written, shutil.disk_usage(folder).free
     if needed > free and not options.max_size:
         raise DataError(
-            f"{folder} needs {needed / 1e9:.1f} GB more and its disk has {free / 1e9:.1f} GB free; "
-            "choose another --data-dir, or a --max-size."
+            f"{folder} needs {needed / 1e9:.1f} GB more, and its disk has {free / 1e9:.1f} GB "
+            "free; choose another --data-dir, or reduce the images with --max-size."
         )
     infos = []
     with bar() as progress:
@@ -83,7 +111,7 @@ def write(
                 max_size=options.max_size,
                 jpeg_only=jpeg_only,
                 workers=options.workers,
-                advance=lambda n, task=task: progress.advance(task, n),
+                advance=functools.partial(progress.advance, task),
             )
             template = naming.ShardedFileTemplate(
                 data_dir=folder, dataset_name=name, split=split, filetype_suffix="array_record"
@@ -97,28 +125,30 @@ def write(
 
 
 def finish(folder: pathlib.Path, final: pathlib.Path) -> None:
+    """Removes temporary files and renames the folder of a complete data set to its final name."""
     (folder / "settings.json").unlink(missing_ok=True)
     shutil.rmtree(folder / "tfds", ignore_errors=True)
     os.replace(folder, final)
 
 
-def report(splits: dict[str, Sequence[Item]], classes: Sequence[str]) -> None:
-    """Prints how many examples each split and its classes have."""
+def report(splits: Mapping[str, Sequence[Item]], classes: Sequence[str]) -> None:
+    """Prints the number of examples of each split and the smallest, median and largest class."""
     for split, items in splits.items():
-        counts = collections.Counter(item.label for item in items)
-        counts = [counts[label] for label in range(len(classes))]
+        count_of = collections.Counter(item.label for item in items)
+        counts = [count_of[label] for label in range(len(classes))]
         smallest, median, largest = min(counts), round(statistics.median(counts)), max(counts)
         console.print(
             f"{split}: {len(items):,} examples of {len(classes):,} classes, from {smallest:,} to "
-            f"{largest:,} of each, the median {median:,}",
+            f"{largest:,} per class (median {median:,})",
             soft_wrap=True,
         )
         empty = [name for name, count in zip(classes, counts, strict=True) if not count]
         if empty:
-            console.print(f"  classes without any: {len(empty):,}, the first is {empty[0]}")
+            console.print(f"  {len(empty):,} classes have no examples; the first is {empty[0]}")
 
 
 def bar(unit: str = "examples") -> Progress:
+    """Returns a progress bar that shows the number of examples, or for "bytes" the percentage."""
     done = MofNCompleteColumn() if unit == "examples" else TextColumn("{task.percentage:>3.0f} %")
     columns = TextColumn("{task.description}"), BarColumn(), done, TimeRemainingColumn()
     return Progress(*columns, console=console)

@@ -2,8 +2,8 @@
 
     DATA_DIR/NAME/VERSION/NAME-SPLIT.array_record-00000-of-00008
 
-A shard is written under another name and renamed when it is complete, so a shard that exists is
-finished; and the folder is called VERSION.incomplete until the metadata are written.
+A shard is written under a temporary name and renamed when it is complete, so that an existing shard
+is complete. The folder is called VERSION.incomplete until the metadata are written.
 """
 
 import concurrent.futures
@@ -13,7 +13,7 @@ import io
 import multiprocessing
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from PIL import Image
 
@@ -21,13 +21,21 @@ from densenet_jax.data.reading import worker_lifetime
 from densenet_jax.data.reading.decoding import FORMATS, ImageError, jpeg_header
 from densenet_jax.data.sources.source import DataError
 
-SHARD_BYTES = 128 * 2**20  # a shard's size to aim at
-QUALITY = 90  # of JPEGs that are made smaller
+SHARD_BYTES = 128 * 2**20  # approximate size of a shard
+QUALITY = 90  # JPEG quality of images whose size is reduced
 
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """An image to be stored: `size` bytes at `offset` of a file; None: all of it."""
+    """An image to be stored.
+
+    Attributes:
+      path: of the file that contains the image.
+      name: of the image.
+      label: number of its class.
+      offset: position of the encoded image in the file in bytes.
+      size: of the encoded image in bytes; None: up to the end of the file.
+    """
 
     path: str
     name: str
@@ -36,18 +44,22 @@ class Item:
     size: int | None = None
 
     def read(self) -> bytes:
+        """Returns the encoded image."""
         with open(self.path, "rb") as file:
             file.seek(self.offset)
             return file.read(-1 if self.size is None else self.size)
 
 
 def shuffled(items: Iterable[Item]) -> list[Item]:
-    """Returns items in the order of a hash of their names, so that slices of a split are fair."""
+    """Returns items in the order of a hash of their names.
+
+    A slice of a split such as `train[:10%]` then contains images of all classes.
+    """
     return sorted(items, key=lambda item: hashlib.blake2b(item.name.encode()).digest())
 
 
 def shard_count(items: Sequence[Item], total_bytes: int) -> int:
-    """Returns the number of shards of about `SHARD_BYTES`."""
+    """Returns the number of shards of about `SHARD_BYTES` each, at least one image in each."""
     return max(1, min(len(items), round(total_bytes / SHARD_BYTES)))
 
 
@@ -66,14 +78,21 @@ def write_split(
     """Writes the shards of a split that do not exist yet.
 
     Args:
-      items: in the order of the split.
-      max_size: limit of the shorter side in pixels; larger images are resized.
-      jpeg_only: turn images that are not RGB or grey JPEGs into RGB JPEGs.
-      workers: processes.
-      advance: called with the number of examples of every finished shard.
+      folder: in which the shards are written.
+      dataset: name of the data set.
+      split: name of the split.
+      items: the images in the order of the split.
+      shards: number of shards.
+      max_size: limit of the shorter side in pixels, to which larger images are reduced; None: none.
+      jpeg_only: whether to convert images that are not RGB or grey JPEGs to RGB JPEGs.
+      workers: number of processes.
+      advance: called with the number of examples of each finished shard.
 
     Returns:
-      the number of examples of every shard, and the bytes of them all.
+      ([number of examples of each shard], total size of all shards in bytes).
+
+    Raises:
+      DataError: an image cannot be read.
     """
     paths = [
         folder / f"{dataset}-{split}.array_record-{k:05d}-of-{shards:05d}" for k in range(shards)
@@ -90,7 +109,7 @@ def write_split(
         for path, part in todo:
             advance(_write_images(path, part, max_size, jpeg_only))
     elif todo:
-        # Not forked: ArrayRecord's threads do not survive that.
+        # Spawned, because ArrayRecord's threads do not survive a fork.
         context = multiprocessing.get_context("spawn")
         with concurrent.futures.ProcessPoolExecutor(
             workers, context, initializer=worker_lifetime.end_with_parent
@@ -102,13 +121,18 @@ def write_split(
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 for process in multiprocessing.active_children():
-                    process.terminate()  # its shard is begun anew the next time
+                    process.terminate()  # the next call starts its shard anew
                 raise
     return [len(part) for part in parts], sum(path.stat().st_size for path in paths)
 
 
 def write_shard(path: pathlib.Path, records: Iterable[bytes]) -> int:
-    """Writes one shard of serialised examples, which appears when complete; returns its length."""
+    """Writes one shard and returns its number of records; the file appears when it is complete.
+
+    Args:
+      path: of the shard.
+      records: serialised examples.
+    """
     from array_record.python.array_record_module import ArrayRecordWriter
 
     temporary = path.with_name(f"writing-{path.name}")
@@ -123,7 +147,7 @@ def write_shard(path: pathlib.Path, records: Iterable[bytes]) -> int:
 
 
 def count_records(path: pathlib.Path) -> int | None:
-    """Returns the number of records in a shard; None if it is broken."""
+    """Returns the number of records in a shard, or None if it is damaged."""
     from array_record.python.array_record_module import ArrayRecordReader
 
     try:
@@ -137,7 +161,13 @@ def count_records(path: pathlib.Path) -> int | None:
 
 
 def example_record(image: bytes, label: int, name: str) -> bytes:
-    """Returns a serialised tf.train.Example with TFDS's features image, label and file_name."""
+    """Returns a serialised tf.train.Example with TFDS's features image, label and file_name.
+
+    Args:
+      image: the encoded image.
+      label: number of its class.
+      name: its file name.
+    """
     from tensorflow_datasets.proto import tf_example_pb2
 
     example = tf_example_pb2.Example()
@@ -148,29 +178,36 @@ def example_record(image: bytes, label: int, name: str) -> bytes:
 
 
 def standard_image(image: bytes, max_size: int | None = None, jpeg_only: bool = False) -> bytes:
-    """Returns an image to be stored: the very bytes wherever they need no change.
+    """Returns an image as it is stored: the same bytes if they need no change.
+
+    Args:
+      image: an encoded image.
+      max_size: limit of the shorter side in pixels, to which larger images are reduced; None: none.
+      jpeg_only: whether to convert images that are not RGB or grey JPEGs to RGB JPEGs.
 
     Raises:
-      ImageError: it must be changed, and cannot be decoded.
+      ImageError: the image must be changed and cannot be decoded.
     """
     header = jpeg_header(image)
-    plain = header is not None and header[2] in (1, 3)
-    if plain and not (max_size and min(header[:2]) > max_size):
+    plain = header is not None and header[2] in (1, 3)  # an RGB or grey JPEG
+    if header and plain and not (max_size and min(header[:2]) > max_size):
         return image
     try:
         with Image.open(io.BytesIO(image), formats=FORMATS) as picture:
             shorter = min(picture.size)
-            shrink = bool(max_size) and shorter > max_size
+            scale = max_size / shorter if max_size and shorter > max_size else 1
+            shrink = scale < 1
             if not shrink and (plain or not jpeg_only):
                 return image
-            scale = max_size / shorter if shrink else 1
             width, height = (max(1, round(side * scale)) for side in picture.size)
             if shrink and plain:
-                picture.draft("RGB", (2 * width, 2 * height))  # a cheap first reduction
+                picture.draft(
+                    "RGB", (2 * width, 2 * height)
+                )  # decode at a reduced size, which is faster
             mode = "L" if picture.mode == "L" else "RGB"
             resized = picture.convert(mode).resize((width, height), Image.Resampling.LANCZOS)
             out = io.BytesIO()
-            # Colours at half resolution make a photograph decode in two thirds of the time.
+            # With colours at half resolution, a photograph is decoded in two thirds of the time.
             quality, subsampling = (QUALITY, "4:2:0") if shrink else (100, "4:4:4")
             resized.save(out, "JPEG", quality=quality, subsampling=subsampling)
             return out.getvalue()
@@ -181,13 +218,15 @@ def standard_image(image: bytes, max_size: int | None = None, jpeg_only: bool = 
 def _write_images(
     path: pathlib.Path, items: Sequence[Item], max_size: int | None, jpeg_only: bool
 ) -> int:
-    def records():
+    """Writes a shard of images and returns their number; a function that a worker can import."""
+
+    def records() -> Iterator[bytes]:
         for item in items:
             try:
                 image = standard_image(item.read(), max_size, jpeg_only)
             except (ImageError, OSError) as e:
                 raise DataError(
-                    f"{item.name} in {item.path}: {e}. Check or remove that file."
+                    f"{item.name} in {item.path}: {e}. Repair or remove that file."
                 ) from e
             yield example_record(image, item.label, item.name)
 

@@ -1,12 +1,14 @@
-"""Batch number b of a split, as a function of b: whole arrays, decoded by threads or by one worker.
+"""Batch number n of a split as a function of n: whole arrays, decoded by threads or by one worker.
 
-A batch also holds `bad` int32 [b]: how many unreadable examples were passed over for each example.
+Each batch contains `bad`, int32 [b]: the number of unreadable examples that were skipped to obtain
+each of its examples.
 """
 
 import concurrent.futures
 import dataclasses
 import functools
 import os
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,29 +17,39 @@ from densenet_jax.data.reading import buffers, host, order
 from densenet_jax.data.reading import examples as reading
 from densenet_jax.data.sources.source import Arrays, Source
 
-Batch = dict[str, np.ndarray]
-CHUNK = 512  # examples read together when a split is read from end to end
-ENDLESS = 2**48  # batches: more than anyone trains
+# {"image": uint8 [b, H, W, C], or a `buffers.Message` about it, "label": int32 [b], "bad": int32
+# [b], ...}
+Batch = dict[str, Any]
+CHUNK = 512  # number of examples read together when a whole split is read
+ENDLESS = 2**48  # length of the training stream in batches: more than any run trains
 _recycler = buffers.Recycler()
 
 
 class Rows(Protocol):
-    """Something for each example of a split; small to pickle, for the worker processes."""
+    """An array with a row for each example of a split, such as the logits of a teacher.
+
+    Its pickle must be small, because each worker process receives one.
+    """
 
     def __getitem__(self, examples: np.ndarray) -> np.ndarray:
-        """Returns the rows of some examples, [b, ...]."""
+        """Returns the rows [b, ...] of the examples with the numbers int64 [b]."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Batches:
-    """What the batches of training and of evaluation share.
+    """The common part of training and evaluation batches.
 
     Attributes:
-      batch_size: examples in a global batch, over all processes.
-      process_index, process_count: which contiguous share of every batch is this process's.
-      strict: an unreadable example is an error, and not passed over.
-      threads: that decode one batch together.
-      shared: leave the images in shared memory, for another process, and give out a
+      source: the split.
+      batch_size: number of examples in a global batch, over all processes.
+      image_size: height and width of the images in pixels.
+      channels: of the images, 3 or 1.
+      process_index: number of this process, which reads the contiguous share of each batch with
+        this number.
+      process_count: number of processes that share each batch.
+      strict: whether an unreadable example raises DataError instead of being replaced.
+      threads: number of threads that decode a batch together.
+      shared: whether the images are put in shared memory for another process; the batch then has a
         `buffers.Message` in their place.
     """
 
@@ -53,22 +65,30 @@ class Batches:
 
     @property
     def share(self) -> int:
+        """Number of examples of a batch that this process reads."""
         return self.batch_size // self.process_count
 
     def positions(self, batch: int) -> np.ndarray:
-        """Returns the positions, in the stream of examples, of this process's share of a batch."""
+        """Returns the positions in the stream of this process's share of a batch, int64 [b]."""
         start = batch * self.batch_size + self.process_index * self.share
         return np.arange(start, start + self.share)
 
-    def fill(self, indices: np.ndarray, prepare, image_size: int) -> Batch:
-        """Returns the examples `indices`, and blanks up to the share of this process.
+    def fill(
+        self, indices: np.ndarray, prepare: Callable[[int], reading.Prepare], image_size: int
+    ) -> Batch:
+        """Returns a batch of some examples, filled with blanks up to this process's share b.
 
         Args:
-          prepare: `prepare(k)` is the function that crops the batch's example k.
-          image_size: height and width of its images.
+          indices: numbers of the examples, int64 [n] with n at most b.
+          prepare: `prepare(k)` is the function that decodes and crops the batch's example k.
+          image_size: height and width of the images in pixels.
+
+        Returns:
+          {"image": uint8 [b, H, W, C] or a `buffers.Message` about it, "label": int32 [b],
+          "bad": int32 [b]}.
         """
         held, count, share = self.source.examples, len(indices), self.share
-        if isinstance(held, Arrays) and held.fitted:
+        if isinstance(held, Arrays) and held.bad is not None:
             parts = {"image": held.images, "label": held.labels, "bad": held.bad}
             blank = [(0, share - count)]
             return {
@@ -83,13 +103,13 @@ class Batches:
         labels, bad = np.zeros(share, np.int32), np.zeros(share, np.int32)
         images[count:] = 0
 
-        def one(k):
+        def load(k: int) -> None:
             labels[k], bad[k] = reading.load(
                 self.source, int(indices[k]), prepare(k), self.strict, images[k]
             )
 
         try:
-            for_each(one, count, self.threads)
+            for_each(load, count, self.threads)
         except BaseException:
             if block:
                 buffers.give_back(block)
@@ -102,8 +122,12 @@ class TrainBatches(Batches):
     """An endless sequence of shuffled batches.
 
     Attributes:
-      later_sizes: (batch, image size) from which batch on images have another size, ascending.
-      beside: rows of something for each example, given out as `teacher`; None: nothing.
+      random_crop: whether to cut out a random region; otherwise the whole image is resized.
+      crop_scale: range of the region's share of the image's area.
+      seed: of the order and the crops.
+      later_sizes: ((first batch, image size), ...) in ascending order: from that batch on, images
+        have that size.
+      beside: rows for the examples, which batches contain as `teacher`; None: nothing.
     """
 
     random_crop: bool
@@ -116,24 +140,24 @@ class TrainBatches(Batches):
         return ENDLESS
 
     def indices(self, batch: int) -> np.ndarray:
-        """Returns the examples' numbers in this process's share of a batch."""
+        """Returns the numbers of the examples in this process's share of a batch, int64 [b]."""
         return order.examples_at(self.positions(batch), len(self.source), self.seed)
 
     def size_of(self, batch: int) -> int:
-        """Returns height and width of a batch's images."""
+        """Returns the height and width of a batch's images in pixels."""
         begun = [size for first, size in self.later_sizes if first <= batch]
         return begun[-1] if begun else self.image_size
 
     def __getitem__(self, batch: int) -> Batch:
         positions, image_size = self.positions(batch), self.size_of(batch)
-        draws = [None] * self.share
+        draws = None
         if self.random_crop:
             draws = order.draws_at(int(positions[0]), self.share, self.seed)
 
-        def prepare(k):
+        def prepare(k: int) -> reading.Prepare:
             return functools.partial(
                 host.train_crop,
-                draws=draws[k],
+                draws=None if draws is None else draws[k],
                 image_size=image_size,
                 channels=self.channels,
                 random_crop=self.random_crop,
@@ -147,9 +171,14 @@ class TrainBatches(Batches):
 
 @dataclasses.dataclass(frozen=True)
 class EvalBatches(Batches):
-    """One pass over a split; blanks fill the last batch.
+    """One pass over a split, whose last batch is filled with blank images.
 
-    `mask` bool [b] is False for the blanks, and for examples that cannot be read.
+    Batches also contain `mask`, bool [b], which is False for blank images and for examples that
+    cannot be read.
+
+    Attributes:
+      crop_fraction: share of the shorter side that the crop shows, see `host.center_crop`.
+      interpolation: "bicubic" or "bilinear".
     """
 
     crop_fraction: float
@@ -168,11 +197,12 @@ class EvalBatches(Batches):
             crop_fraction=self.crop_fraction,
             interpolation=self.interpolation,
         )
-        batch = self.fill(indices, lambda _: crop, self.image_size)
-        # What stands in for an unreadable example is counted at its own place.
-        batch["mask"] = (batch["bad"] == 0) & (np.arange(self.share) < len(indices))
-        batch["bad"] = (batch["bad"] > 0).astype(np.int32)
-        return batch
+        filled = self.fill(indices, lambda _: crop, self.image_size)
+        # Each unreadable example counts once, in its own place. If the one after it is unreadable
+        # too, both were skipped to fill the first place, and `bad` is 2 there.
+        filled["mask"] = (filled["bad"] == 0) & (np.arange(self.share) < len(indices))
+        filled["bad"] = (filled["bad"] > 0).astype(np.int32)
+        return filled
 
 
 def hold(
@@ -184,61 +214,82 @@ def hold(
     interpolation: str = "bicubic",
     strict: bool = False,
 ) -> Source:
-    """Reads a split once and returns it as one uint8 array in memory.
+    """Reads a split once and returns it as a source with one uint8 array in memory.
 
-    `train_batches(random_crop=False)` and `eval_batches` then only pick rows of it, and give the
-    same batches as before.
+    `train_batches(random_crop=False)` and `eval_batches` then only pick rows of the array, and give
+    the same batches as from the original source.
 
     Args:
-      crop_fraction: of the evaluation crop; None: the whole image as a square, as for training.
+      source: the split; it is returned unchanged if it is already in memory and fitted.
+      image_size: height and width of the images in pixels.
+      channels: 3 or 1.
+      crop_fraction: share of the shorter side that the evaluation crop shows; None: the whole image
+        is resized to a square, as for training.
+      interpolation: of the evaluation crop, "bicubic" or "bilinear".
+      strict: whether an unreadable example raises DataError instead of being replaced.
 
     Returns:
-      a source that needs no decoding. Unreadable examples are replaced and counted as always.
+      a source whose examples are `Arrays` with `bad`, the counts of skipped unreadable examples.
+
+    Raises:
+      DataError: as for `examples.load`.
     """
     if isinstance(source.examples, Arrays) and source.examples.fitted:
         return source
+    crop: reading.Prepare
     if crop_fraction is None:
-        options = {"draws": None, "random_crop": False, "crop_scale": (1.0, 1.0)}
-        crop = functools.partial(host.train_crop, **options)
+        crop = functools.partial(
+            host.train_crop,
+            draws=None,
+            image_size=image_size,
+            channels=channels,
+            random_crop=False,
+            crop_scale=(1.0, 1.0),
+        )
     else:
-        options = {"crop_fraction": crop_fraction, "interpolation": interpolation}
-        crop = functools.partial(host.eval_crop, **options)
-    crop = functools.partial(crop, image_size=image_size, channels=channels)
+        crop = functools.partial(
+            host.eval_crop,
+            image_size=image_size,
+            channels=channels,
+            crop_fraction=crop_fraction,
+            interpolation=interpolation,
+        )
     images = np.empty((len(source), image_size, image_size, channels), np.uint8)
     labels, bad = np.empty(len(source), np.int32), np.empty(len(source), np.int32)
 
-    def some(chunk):
+    def load_chunk(chunk: int) -> None:
         start = chunk * CHUNK
         numbers = range(start, min(start + CHUNK, len(source)))
         read_ahead = reading.read_together(source, numbers)
         for i in numbers:
             labels[i], bad[i] = reading.load(read_ahead, i, crop, strict, images[i])
 
-    for_each(some, -(-len(source) // CHUNK), default_threads())
+    for_each(load_chunk, -(-len(source) // CHUNK), default_threads())
     return dataclasses.replace(source, examples=Arrays(images, labels, bad))
 
 
 def default_threads() -> int:
-    """Returns the number of cores this process may use, 16 at most."""
+    """Returns the number of cores this process may use, at most 16."""
     return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 8, 16)
 
 
 @functools.cache
 def _pool(pid: int, threads: int) -> concurrent.futures.ThreadPoolExecutor:
+    """Returns this process's pool of threads; a forked process has another pid and gets its own."""
     return concurrent.futures.ThreadPoolExecutor(threads, thread_name_prefix="decode")
 
 
-def for_each(function, count: int, threads: int) -> None:
-    """Calls `function(0)` to `function(count - 1)`, by threads where there are more than one."""
+def for_each(function: Callable[[int], None], count: int, threads: int) -> None:
+    """Calls `function(0)` to `function(count - 1)`, in this thread or, if more, in `threads`."""
     if threads <= 1:
         for k in range(count):
             function(k)
         return
     chunk = max(1, min(64, count // (4 * threads)))
 
-    def some(start: int) -> Any:
+    def call_chunk(start: int) -> None:
         for k in range(start, min(start + chunk, count)):
             function(k)
 
-    for _ in _pool(os.getpid(), threads).map(some, range(0, count, chunk)):
-        pass  # raises what a thread has raised
+    for _ in _pool(os.getpid(), threads).map(call_chunk, range(0, count, chunk)):
+        pass  # the iterator raises the errors of the threads

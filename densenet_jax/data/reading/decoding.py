@@ -1,8 +1,8 @@
-"""Encoded image -> uint8 array; never more pixels than a limit, whatever the file says.
+"""Decodes images to uint8 arrays, with a limit on the number of pixels.
 
-OpenCV decodes ordinary JPEGs, at reduced size where that is enough; Pillow the rest, and everything
-that OpenCV refuses. Where simplejpeg is installed it takes OpenCV's place at full size, being some
-6 % faster. All three contain libjpeg-turbo and give the same pixels.
+OpenCV decodes ordinary JPEGs, at a reduced size if that is enough. Pillow decodes all other files,
+and those that OpenCV refuses. If simplejpeg is installed, it replaces OpenCV at full size, where it
+is about 6 % faster. All three contain libjpeg-turbo and give the same pixels.
 """
 
 import io
@@ -16,13 +16,14 @@ try:
 except ImportError:
     simplejpeg = None
 
-cv2.setNumThreads(0)  # the pipeline has a thread or a process per image already
+cv2.setNumThreads(0)  # the pipeline already decodes each image in its own thread or process
 
-MAX_PIXELS = 178_956_970  # at which Pillow too speaks of a decompression bomb
-MAX_PIXELS_PER_BYTE = 1000  # of a JPEG: one of a single colour has 64, a photograph 2 to 20
+MAX_PIXELS = 178_956_970  # above this, Pillow too reports a decompression bomb
+# Of a JPEG. An image of a single colour has 64 pixels per byte, a photograph 2 to 20.
+MAX_PIXELS_PER_BYTE = 1000
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
 
-# OpenCV's names for these promise grey or BGR; together with COLOR_RGB they reduce in RGB.
+# reduction -> OpenCV's flag. Their names say grey or BGR, but with COLOR_RGB the result is RGB.
 _REDUCED = {
     1: 0,
     2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
@@ -30,11 +31,11 @@ _REDUCED = {
     8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
 }
 _FLAGS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-_TAIL = 64  # bytes of padding to allow for after a JPEG's end marker
+_TAIL = 64  # bytes of padding allowed after a JPEG's end marker
 
 
 class ImageError(ValueError):
-    """An image that cannot be decoded."""
+    """An image cannot be decoded; the message says why."""
 
 
 def decode(
@@ -43,27 +44,30 @@ def decode(
     reduction: int = 1,
     header: tuple[int, int, int] | None = None,
 ) -> np.ndarray:
-    """Returns an image as uint8 [H, W, channels]; arrays pass through.
+    """Returns an image as uint8 [H, W, channels].
 
-    Grayscale becomes RGB (and the reverse, for one channel), CMYK and palettes are converted, alpha
-    is dropped, 16 bits become 8, and the EXIF orientation is ignored, as torchvision and timm do.
+    Encoded images are converted to grey or RGB as `channels` requires, from grey, RGB, CMYK and
+    palettes. Alpha is dropped, 16 bits become 8, and the EXIF orientation is ignored, as
+    torchvision and timm do. Arrays are only checked, and repeated from 1 channel to `channels`.
 
     Args:
       image: an encoded image, or uint8 [H, W], [H, W, 1] or [H, W, channels].
-      channels: 3 or 1.
-      reduction: 1, 2, 4 or 8: the size may be divided by so much, where that saves time.
-      header: what `jpeg_header` says, where it has been asked.
+      channels: 3 (RGB) or 1 (grey).
+      reduction: 1, 2, 4 or 8; the decoder may divide height and width by it if that saves time.
+      header: result of `jpeg_header(image)`, if already known.
 
     Raises:
-      ImageError: not an image, a broken one, or one of more than 179 million pixels.
+      ImageError: the data are not an image or are damaged, the image has more than 179 million
+        pixels, or the array has another shape or dtype.
     """
     if isinstance(image, np.ndarray):
         return _from_array(image, channels)
     header = header or jpeg_header(image)
     if header:
         _check_size(*header[:2], len(image))
-        ends = image.rfind(b"\xff\xd9", -_TAIL) >= 0  # else truncated, which only Pillow reports
-        if ends and channels == 3 and header[2] in (1, 3):
+        # Without its end marker the file is truncated, which only Pillow reports.
+        complete = image.rfind(b"\xff\xd9", -_TAIL) >= 0
+        if complete and channels == 3 and header[2] in (1, 3):
             decoded = _fast_jpeg(image, reduction)
             if decoded is not None:
                 return decoded
@@ -71,10 +75,13 @@ def decode(
 
 
 def dimensions(image: bytes | np.ndarray) -> tuple[int, int]:
-    """Returns height and width, of an encoded image from its header alone.
+    """Returns (height, width) of an image; only the header of an encoded image is read.
+
+    Args:
+      image: an encoded image, or an array [H, W, ...].
 
     Raises:
-      ImageError: not an image, or one of more than 179 million pixels.
+      ImageError: the data are not an image, or it has more than 179 million pixels.
     """
     if isinstance(image, np.ndarray):
         return image.shape[:2]
@@ -91,7 +98,7 @@ def dimensions(image: bytes | np.ndarray) -> tuple[int, int]:
 
 
 def jpeg_header(image: bytes) -> tuple[int, int, int] | None:
-    """Returns height, width and number of components of a JPEG; None if it is none."""
+    """Returns (height, width, number of components) of a JPEG, or None for other data."""
     if image[:2] != b"\xff\xd8":
         return None
     at = 2
@@ -99,7 +106,7 @@ def jpeg_header(image: bytes) -> tuple[int, int, int] | None:
         if image[at] != 0xFF:
             return None
         marker = image[at + 1]
-        if marker == 0xFF:  # filling
+        if marker == 0xFF:  # a fill byte before a marker
             at += 1
         elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             height = int.from_bytes(image[at + 5 : at + 7], "big")
@@ -114,17 +121,19 @@ def jpeg_header(image: bytes) -> tuple[int, int, int] | None:
 
 def _check_size(height: int, width: int, jpeg_bytes: int | None = None) -> None:
     if height * width > MAX_PIXELS:
-        raise ImageError(f"{width} x {height} pixels are more than {MAX_PIXELS:,}")
+        raise ImageError(f"{width} x {height} pixels are more than the limit of {MAX_PIXELS:,}")
     if jpeg_bytes and height * width > MAX_PIXELS_PER_BYTE * jpeg_bytes:
-        raise ImageError(f"{width} x {height} pixels cannot be in {jpeg_bytes:,} bytes")
+        raise ImageError(
+            f"{width} x {height} pixels cannot be in {jpeg_bytes:,} bytes: the header is damaged"
+        )
 
 
 def _fast_jpeg(image: bytes, reduction: int) -> np.ndarray | None:
-    """Returns uint8 [H, W, 3]; None if the decoder refuses the image."""
+    """Returns a JPEG as uint8 [H, W, 3], or None if the decoder refuses it."""
     if simplejpeg and reduction == 1:
         try:
             return simplejpeg.decode_jpeg(image, "RGB", fastdct=False, fastupsample=False)
-        except ValueError:  # it is stricter; what the others say holds
+        except ValueError:  # simplejpeg is stricter; the other decoders decide
             pass
     try:
         flags = _FLAGS | _REDUCED[reduction]
@@ -134,30 +143,34 @@ def _fast_jpeg(image: bytes, reduction: int) -> np.ndarray | None:
 
 
 def _from_array(image: np.ndarray, channels: int) -> np.ndarray:
+    """Returns an array [H, W], [H, W, 1] or [H, W, channels] as uint8 [H, W, channels]."""
     if image.ndim == 2:
         image = image[..., None]
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (1, channels):
         raise ImageError(
-            f"an array of {image.dtype} {list(image.shape)}, not uint8 [height, width, {channels}]"
+            f"the array is {image.dtype} {list(image.shape)}; it must be uint8 [height, width, "
+            f"{channels}]"
         )
     return image if image.shape[2] == channels else np.repeat(image, channels, axis=2)
 
 
 def _pillow(image: bytes, channels: int) -> np.ndarray:
+    """Returns an encoded image as uint8 [H, W, channels], decoded by Pillow."""
     mode = "L" if channels == 1 else "RGB"
     try:
         with Image.open(io.BytesIO(image), formats=FORMATS) as picture:
             _check_size(picture.height, picture.width)
-            if picture.mode.startswith("I"):  # 16 bits of grey, which `convert` would clip
+            if picture.mode.startswith("I"):  # 16-bit grey, which `convert` would clip
                 array = (np.asarray(picture) >> 8).clip(0, 255).astype(np.uint8)
                 return np.repeat(array[..., None], channels, axis=2)
             array = np.asarray(picture.convert(mode))
-    except Exception as e:  # a broken file makes Pillow raise nearly anything
+    except Exception as e:  # for a damaged file, Pillow raises almost any exception
         raise _as_image_error(e) from e
     return array[..., None] if channels == 1 else array
 
 
 def _as_image_error(error: Exception) -> ImageError:
+    """Returns an ImageError with the reason of an exception of Pillow."""
     if isinstance(error, ImageError):
         return error
     reason = str(error).split(" <_io.BytesIO")[0] or type(error).__name__

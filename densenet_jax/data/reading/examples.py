@@ -1,13 +1,13 @@
-"""One example, ready for a batch; or, where it cannot be read, the next one of the split.
+"""Loads one example into a batch; if it is unreadable, loads the next one of the split.
 
-A week-long run should not die of one broken file or of a disk that goes away for a moment.
+One damaged file, or a disk that is unavailable for a moment, should not end a run of a week.
 """
 
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -16,24 +16,39 @@ from densenet_jax.data.sources.source import DataError, Source
 
 _log = logging.getLogger(__name__)
 RETRY_DELAYS = (0.1, 0.5, 2.0, 5.0)  # seconds between attempts to read a record
-NEIGHBOURS = 10  # examples tried in one place before the data set is given up
-_named: set[str] = set()  # by this process, so that each broken example is named once
+NEIGHBOURS = 10  # number of examples tried in one place before the data set is reported as broken
+_named: set[str] = set()  # unreadable examples that this process has logged, each of them once
+
+
+class Prepare(Protocol):
+    """Decodes and crops an image for a batch."""
+
+    def __call__(self, image: bytes | np.ndarray, *, out: np.ndarray | None) -> np.ndarray:
+        """Returns the image, uint8 [H, W, C].
+
+        Args:
+          image: encoded, or uint8 [h, w, c].
+          out: memory of the result's shape, in which the result may be written.
+        """
 
 
 def read(source: Source, index: int) -> dict[str, Any]:
-    """Returns example `index`, trying again where the storage fails.
+    """Returns example `index`, and tries again if the storage fails.
+
+    Returns:
+      {"image": bytes or uint8 [H, W, C], "label": int}.
 
     Raises:
-      ImageError: the record is corrupt, or the storage keeps failing.
-      DataError: its label is none of the classes.
+      ImageError: the record is corrupt, or still unreadable after the last retry.
+      DataError: the label is not the number of a class.
     """
     for delay in (*RETRY_DELAYS, None):
         try:
             example = source.examples[index]
             break
         except (OSError, RuntimeError) as e:  # ArrayRecord's reader raises RuntimeError
-            if "orrupted" in str(e):  # a wrong checksum stays wrong
-                raise ImageError(f"a corrupt record: {e}") from e
+            if "orrupted" in str(e):  # a wrong checksum: retries do not help
+                raise ImageError(f"the record is corrupt: {e}") from e
             if delay is None:
                 raise ImageError(f"still unreadable after {len(RETRY_DELAYS)} retries: {e}") from e
         time.sleep(delay)
@@ -41,7 +56,8 @@ def read(source: Source, index: int) -> dict[str, Any]:
     if not 0 <= label < source.num_classes:
         raise DataError(
             f"{source.describe(index)} has the label {label}, but there are "
-            f"{source.num_classes} classes (0 to {source.num_classes - 1})."
+            f"{source.num_classes} classes (0 to {source.num_classes - 1}). Correct the data set, "
+            "or choose a split with labels."
         )
     return example
 
@@ -49,67 +65,74 @@ def read(source: Source, index: int) -> dict[str, Any]:
 def read_together(source: Source, numbers: range) -> Source:
     """Returns the source with some examples already read, which is much faster than one by one.
 
-    Where that fails, or the source has no way to do so, it is returned as it is.
+    The source itself is returned if its examples have no `__getitems__`, or if that fails.
+
+    Args:
+      source: the split.
+      numbers: consecutive numbers of the examples to read, at least one.
     """
-    many = getattr(source.examples, "__getitems__", None)
-    if many is None:
+    if not hasattr(source.examples, "__getitems__"):
         return source
     try:
         return dataclasses.replace(source, examples=_ReadAhead(source.examples, numbers))
-    except (OSError, RuntimeError):  # one corrupt record fails them all
+    except (OSError, RuntimeError):  # one corrupt record makes the whole call fail
         return source
 
 
-class _ReadAhead(Sequence):
-    def __init__(self, examples, numbers: range):
+class _ReadAhead(Sequence[dict[str, Any]]):
+    """The examples of a source, of which those in `numbers` are in memory."""
+
+    def __init__(self, examples: Any, numbers: range):
         self._examples, self._first = examples, numbers[0]
         self._read = examples.__getitems__(list(numbers))
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._examples)
 
-    def __getitem__(self, i):
+    def __getitem__(self, i: Any) -> Any:
         ahead = 0 <= i - self._first < len(self._read)
         return self._read[i - self._first] if ahead else self._examples[i]
 
 
 def load(
-    source: Source, index: int, prepare: Callable[..., np.ndarray], strict: bool, out: np.ndarray
+    source: Source, index: int, prepare: Prepare, strict: bool, out: np.ndarray
 ) -> tuple[int, int]:
-    """Writes an example's image; returns its label, and how many unreadable were passed over.
+    """Writes the image of an example to `out` and returns (label, number of skipped examples).
 
-    In place of an unreadable example comes the next of the split, so that the same data give the
-    same batches however they are read.
+    The next example of the split replaces an unreadable one, so that the same data give the same
+    batches with any number of threads and processes.
 
     Args:
-      prepare: takes the example's `image`, and `out`, where it may write the image for the batch;
-        returns that image.
-      strict: raise for an unreadable example instead.
-      out: where the image goes.
+      source: the split.
+      index: number of the example.
+      prepare: decodes and crops the image.
+      strict: whether to raise DataError for an unreadable example instead of replacing it.
+      out: the image is written here, uint8 [H, W, C].
 
     Raises:
-      DataError: an example is unreadable and `strict`, or many in a row are.
+      DataError: an example is unreadable and `strict` is set, or 10 in a row are unreadable, or a
+        label is not the number of a class.
     """
     for skipped in range(NEIGHBOURS):
         candidate = (index + skipped) % len(source)
         try:
             example = read(source, candidate)
             image = prepare(example["image"], out=out)
-            if not np.may_share_memory(image, out):  # OpenCV returns another object, same memory
+            if not np.may_share_memory(image, out):  # OpenCV may return another array of it
                 out[...] = image
             return example["label"], skipped
         except ImageError as e:
             name = source.describe(candidate)
             if strict:
                 raise DataError(
-                    f"{name}: {e}. Mend or remove it, or pass --config.data.strict=False to go on "
-                    "without it."
+                    f"{name}: {e}. Repair or remove it, or pass --config.data.strict=False to use "
+                    "the next example instead."
                 ) from e
             if name not in _named:
                 _named.add(name)
-                _log.warning("Passing over %s: %s", name, e)
+                _log.warning("Skipping %s: %s", name, e)
             error = e
     raise DataError(
-        f"{NEIGHBOURS} examples in a row cannot be read, from {source.describe(index)} on "
-        f"(the last: {error}). Check the disk or mount, and the data set."
+        f"{NEIGHBOURS} examples in a row cannot be read, from {source.describe(index)} on (the "
+        f"last error: {error}). Check the disk or mount, and the data set."
     )

@@ -1,7 +1,7 @@
-"""The order of training: a function of (seed, position) alone.
+"""The order and the random numbers of training, as functions of (seed, position) alone.
 
-Position p of the endless stream of shuffled epochs holds the same example whatever the number of
-processes, workers or threads, and whether the data set is read from disk or held in memory.
+Position p of the endless stream of shuffled epochs is the same example for any number of processes,
+workers and threads, whether the data set is read from disk or held in memory.
 """
 
 import functools
@@ -9,20 +9,22 @@ import math
 
 import numpy as np
 
-DRAWS = (10, 4)  # for an example: attempts to find a region, and numbers for each
+DRAWS = (10, 4)  # random numbers of an example: attempts to find a crop, numbers per attempt
 
 
-@functools.lru_cache(maxsize=2)  # an epoch, and the next while batches are read ahead
+@functools.lru_cache(maxsize=2)  # the current epoch, and the next one for batches read ahead
 def _epoch(length: int, seed: int, epoch: int) -> np.ndarray:
+    """Returns the examples' numbers in the order of one epoch, int64 [length]."""
     return np.random.default_rng([seed, epoch]).permutation(length)
 
 
 def examples_at(positions: np.ndarray, length: int, seed: int) -> np.ndarray:
-    """Returns the examples' numbers at some positions of the stream.
+    """Returns the numbers of the examples at some positions of the stream, int64 [n].
 
     Args:
-      positions: int64, ascending.
+      positions: int64 [n], ascending.
       length: number of examples in the data set.
+      seed: of the order.
     """
     epochs, within = np.divmod(positions, length)
     parts = [
@@ -34,12 +36,12 @@ def examples_at(positions: np.ndarray, length: int, seed: int) -> np.ndarray:
 def draws_at(start: int, count: int, seed: int) -> np.ndarray:
     """Returns the host's random numbers for `count` positions from `start` on.
 
-    A generator for every example would take as long as a twentieth of its decoding. Philox can
+    A new generator for each example would take a twentieth of the time of its decoding. Philox can
     jump to any position instead.
 
     Returns:
-      float64 [count, *DRAWS] from 0 to 1.
+      float64 [count, *DRAWS], uniform from 0 to 1.
     """
     generator = np.random.Philox(key=seed)
-    generator.advance(start * math.prod(DRAWS) // 4)  # a step of Philox makes four numbers
+    generator.advance(start * math.prod(DRAWS) // 4)  # a step of Philox gives 4 numbers
     return np.random.Generator(generator).random((count, *DRAWS))

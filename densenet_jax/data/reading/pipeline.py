@@ -1,8 +1,8 @@
-"""Batches read ahead by Grain's threads or worker processes, and put on the mesh.
+"""Batches read ahead by Grain's threads or worker processes, and put on the devices of the mesh.
 
-The order of examples is a function of (seed, position) alone, whatever the number of processes,
-workers or threads: global batch b holds positions [b B, (b + 1) B) of an endless stream of shuffled
-epochs.  A run's position in its data is therefore its step, and resuming means starting there.
+The order of examples is a function of (seed, position) alone, for any number of processes, workers
+and threads: global batch n contains the positions [n B, (n + 1) B) of an endless stream of shuffled
+epochs. The step of a run is therefore its position in the data, and a resumed run starts there.
 """
 
 import dataclasses
@@ -32,7 +32,9 @@ class Reader:
     """Batches from number `start` on; iterating starts the threads or processes that read ahead.
 
     Attributes:
-      workers: decoding processes; 0: threads of this one.
+      batches: the batches by number.
+      workers: number of decoding processes; 0: threads of this process decode.
+      start: number of the first batch.
     """
 
     batches: Batches
@@ -43,16 +45,16 @@ class Reader:
         return Stream(iter(self.dataset()))
 
     def dataset(self) -> grain.IterDataset:
-        """Returns the Grain data set."""
+        """Returns the batches as a Grain data set that reads ahead."""
         batches = grain.MapDataset.source(self.batches)[self.start :]
         if not self.workers:
-            # Threads share a batch, so that few are under way; the second keeps them busy at
-            # the end of the first.
+            # All decoding threads share a batch, so that few batches are in progress; the second
+            # keeps the threads busy at the end of the first.
             return batches.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=2))
         _parse_flags()
-        # Each worker makes whole batches with one thread: the processes are the parallelism.
+        # Each worker decodes whole batches with one thread; the parallelism is that of processes.
         batches = batches.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1))
-        # Labels are too few for shared memory of their own.
+        # Labels are too small for blocks of shared memory of their own.
         small = grain.experimental.DatasetOptions(min_shm_size=2**16)
         batches = grain.experimental.WithOptionsIterDataset(batches, small)
         options = grain.MultiprocessingOptions(self.workers, per_worker_buffer_size=1)
@@ -81,31 +83,41 @@ def train_batches(
 
     Args:
       source: the training split.
-      batch_size: examples in a global batch, over all processes.
-      image_size: height and width of the images given out.
-      random_crop: random-resized-crop; False: the whole image, resized if it has another size.
-      crop_scale: range of the crop's share of the area.
-      seed: of order and crops.
-      start: number of global batches to leave out at the beginning (the step to resume at).
-      workers: decoding processes; 0: threads of this one.
-      strict: raise DataError for an unreadable example instead of passing over it.
-      later_sizes: (batch, image size) from which batch on images have another size, ascending.
-      beside: rows of something for each example of the split, see `Yields`.
+      batch_size: number of examples in a global batch, over all processes.
+      image_size: height and width of the images in pixels.
+      channels: of the images, 3 or 1.
+      random_crop: whether to cut out a random region (random-resized-crop); otherwise the whole
+        image is resized if it has another size.
+      crop_scale: range of the crop's share of the image's area.
+      seed: of the order and the crops.
+      start: number of the first global batch: the step at which a run resumes.
+      workers: number of decoding processes; 0: threads of this process decode.
+      process_index: number of this process.
+      process_count: number of processes that share each global batch.
+      strict: whether an unreadable example raises DataError instead of being replaced.
+      later_sizes: ((first batch, image size), ...) in ascending order: from that batch on, images
+        have that size.
+      beside: rows for the examples of the split, such as a teacher's logits, which batches contain
+        as `teacher`.
 
     Yields:
       {"image": uint8 [b, H, W, C], "label": int32 [b], "bad": int32 [b]} with
-      b = batch_size / process_count; `bad` counts the unreadable examples passed over.  With
-      `beside` also {"teacher": its rows of the examples [b, ...]}.
+      b = batch_size / process_count; `bad` counts the unreadable examples that were skipped to
+      obtain each example. With `beside` also {"teacher": [b, ...]}.
+
+    Raises:
+      DataError: the batch cannot be divided among the processes, the split is empty, or options do
+        not suit images held in memory.
     """
     _check(source, batch_size, image_size, channels, process_count)
     if random_crop and _fitted(source):
         raise DataError(
-            "data.in_memory holds images already cropped, so data.random_crop must be False; "
-            "pass --config.data.random_crop=False or --config.data.in_memory=False."
+            "data.in_memory keeps images that are already cropped, so data.random_crop must be "
+            "False; pass --config.data.random_crop=False or --config.data.in_memory=False."
         )
     if later_sizes and _fitted(source):
         raise DataError(
-            "data.in_memory holds images of one size, so data.train_sizes can have one at most; "
+            "data.in_memory keeps images of one size, so data.train_sizes can have at most one; "
             "pass --config.data.in_memory=False."
         )
     batches = TrainBatches(
@@ -119,7 +131,7 @@ def train_batches(
         threads=1 if workers else default_threads(),
         shared=workers > 0,
         random_crop=random_crop,
-        crop_scale=tuple(crop_scale),
+        crop_scale=(crop_scale[0], crop_scale[1]),
         seed=seed,
         later_sizes=tuple(later_sizes),
         beside=beside,
@@ -140,13 +152,30 @@ def eval_batches(
     process_count: int = 1,
     strict: bool = False,
 ) -> Reader:
-    """Returns this process's part of one pass over a split, every example exactly once.
+    """Returns this process's part of one pass over a split, with each example exactly once.
 
     The last batch is filled with blank images.
 
+    Args:
+      source: the split.
+      batch_size: number of examples in a global batch, over all processes.
+      image_size: height and width of the images in pixels.
+      channels: of the images, 3 or 1.
+      crop_fraction: share of the shorter side that the crop shows, see `host.center_crop`.
+      interpolation: "bicubic" or "bilinear".
+      workers: number of decoding processes; 0: threads of this process decode.
+      process_index: number of this process.
+      process_count: number of processes that share each global batch.
+      strict: whether an unreadable example raises DataError instead of being masked.
+
     Yields:
-      {"image": uint8 [b, H, W, C], "label": int32 [b], "mask": bool [b], "bad": int32 [b]}; the
-      mask is False for the filling and for unreadable examples, which `bad` counts.
+      {"image": uint8 [b, H, W, C], "label": int32 [b], "mask": bool [b], "bad": int32 [b]} with
+      b = batch_size / process_count. The mask is False for blank images and for unreadable
+      examples; `bad` is 1 for unreadable examples.
+
+    Raises:
+      DataError: the batch cannot be divided among the processes, the split is empty, or images held
+        in memory have another size.
     """
     _check(source, batch_size, image_size, channels, process_count)
     batches = EvalBatches(
@@ -166,14 +195,24 @@ def eval_batches(
 
 
 def to_mesh(reader: Reader, sharding: NamedSharding) -> Stream:
-    """Returns an iterator over batches as global arrays, two of them on the devices in advance.
+    """Returns an iterator over batches as global arrays, two of which are on the devices early.
 
-    The images of a training source held in memory are put on every device, if they are few enough;
-    a batch is then only its examples' numbers, and the host does nothing.
+    If a training split is held in memory and small enough, all of it is put on every device, and
+    the host only sends the numbers of each batch's examples (see `resident`).
+
+    Args:
+      reader: this process's part of the batches.
+      sharding: of a batch over the devices of all processes, over its first axis.
+
+    Yields:
+      the reader's batches as global arrays [B, ...].
     """
     batches = reader.batches
-    on_device = isinstance(batches, TrainBatches) and batches.beside is None
-    if on_device and resident.fits(batches.source):
+    if (
+        isinstance(batches, TrainBatches)
+        and batches.beside is None
+        and resident.fits(batches.source)
+    ):
         return resident.batches(batches, reader.start, sharding)
 
     def put(batch: Batch) -> Batch:
@@ -188,29 +227,32 @@ def to_mesh(reader: Reader, sharding: NamedSharding) -> Stream:
 
 
 def _fitted(source: Source) -> bool:
+    """Returns whether a split is in memory, already cropped and resized for batches."""
     return isinstance(source.examples, Arrays) and source.examples.fitted
 
 
 def _check(
     source: Source, batch_size: int, image_size: int, channels: int, process_count: int
 ) -> None:
+    """Raises DataError if a split cannot give the requested batches."""
     if batch_size % process_count:
         raise DataError(
             f"The batch of {batch_size} examples cannot be shared by {process_count} processes; "
-            "make the batch size a multiple of their number."
+            "make the batch size a multiple of the number of processes."
         )
     if not len(source):
-        raise DataError(f"{source.name} has no examples.")
+        raise DataError(f"{source.name} has no examples; choose another split.")
     expected = (image_size, image_size, channels)
-    if _fitted(source) and source.examples.images.shape[1:] != expected:
+    held = source.examples
+    if isinstance(held, Arrays) and held.fitted and held.images.shape[1:] != expected:
         raise DataError(
-            f"The images held in memory are {list(source.examples.images.shape[1:])}, but "
-            f"data.image_size and data.channels ask for {list(expected)}."
+            f"The images held in memory are {list(held.images.shape[1:])}, but data.image_size and "
+            f"data.channels require {list(expected)}; pass --config.data.in_memory=False."
         )
 
 
 def _parse_flags() -> None:
-    """Grain's workers read absl flags, which nobody has parsed in a notebook or a test."""
+    """Marks absl's flags as parsed: Grain's workers read them, and notebooks and tests do not."""
     from absl import flags
 
     if not flags.FLAGS.is_parsed():

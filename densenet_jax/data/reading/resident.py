@@ -1,8 +1,9 @@
-"""A training split that lies on every device: a batch is then only its examples' numbers.
+"""Batches gathered on the device from a training split that every device holds.
 
-The host computes the order, as always a function of (seed, position), and sends 4 bytes an example;
-the rows are gathered on the device.  Every device holds the whole split: a split over the devices
-would save memory where there is plenty (CIFAR is 154 MB), and make every batch an exchange.
+The host computes the order, which is a function of (seed, position) as in all other cases, and
+sends the numbers of the examples, 4 bytes each; the device gathers their rows. Every device holds
+the whole split: dividing it over the devices would save memory that is not scarce (CIFAR has
+154 MB) and make every batch an exchange between devices.
 """
 
 import functools
@@ -18,18 +19,28 @@ from densenet_jax.data.reading.batches import TrainBatches
 from densenet_jax.data.reading.stream import Batch, Stream
 from densenet_jax.data.sources.source import Arrays, Source
 
-DEVICE_BYTES = 2**30  # of images, the most that every device holds
+DEVICE_BYTES = 2**30  # largest size of the images that every device holds
 
 
 def fits(source: Source) -> bool:
-    """Whether a split is held in memory, fitted to its use, and small enough for every device."""
+    """Returns whether a split is in memory, fitted, and small enough for every device."""
     held = source.examples
     return isinstance(held, Arrays) and held.fitted and held.images.nbytes <= DEVICE_BYTES
 
 
 def put(source: Source, sharding: NamedSharding) -> dict[str, jax.Array]:
-    """Returns the split's arrays on every device of a sharding's mesh."""
+    """Returns the arrays of a split, copied to every device of a sharding's mesh.
+
+    Args:
+      source: a split for which `fits` is true.
+      sharding: of a batch, over its first axis.
+
+    Returns:
+      {"image": uint8 [N, H, W, C], "label": int32 [N], "bad": int32 [N]}.
+    """
     held, everywhere = source.examples, NamedSharding(sharding.mesh, PartitionSpec())
+    assert isinstance(held, Arrays)
+    assert held.bad is not None  # the split is fitted
     arrays = {"image": held.images, "label": held.labels, "bad": held.bad}
     return {
         name: jax.make_array_from_callback(array.shape, everywhere, array.__getitem__)
@@ -38,13 +49,31 @@ def put(source: Source, sharding: NamedSharding) -> dict[str, jax.Array]:
 
 
 def pick(arrays: dict[str, jax.Array], rows: jax.Array, sharding: NamedSharding) -> Batch:
-    """Returns the batch with the examples `rows` [B], spread over the devices; to be traced."""
+    """Returns the batch of some examples, sharded over the devices; call it in a traced function.
+
+    Args:
+      arrays: as returned by `put`.
+      rows: numbers of the examples, int32 [B].
+      sharding: of the batch.
+
+    Returns:
+      {"image": uint8 [B, H, W, C], "label": int32 [B], "bad": int32 [B]}.
+    """
     batch = {name: array[rows] for name, array in arrays.items()}
     return jax.lax.with_sharding_constraint(batch, sharding)
 
 
 def batches(order: TrainBatches, start: int, sharding: NamedSharding) -> Stream:
-    """Returns the batches from number `start` on, each gathered by a program of its own."""
+    """Returns the batches from number `start` on, each gathered by a call of a compiled function.
+
+    Args:
+      order: the batches of a split for which `fits` is true.
+      start: number of the first batch.
+      sharding: of a batch, over its first axis.
+
+    Yields:
+      {"image": uint8 [B, H, W, C], "label": int32 [B], "bad": int32 [B]}, global arrays.
+    """
     arrays = put(order.source, sharding)
     gather = jax.jit(functools.partial(pick, sharding=sharding))
 
@@ -59,23 +88,27 @@ def batches(order: TrainBatches, start: int, sharding: NamedSharding) -> Stream:
 def windows(
     order: TrainBatches, spans: Iterable[tuple[int, int]], length: int, sharding: NamedSharding
 ) -> Stream:
-    """Returns what dispatches of several steps need: the split, and the rows of their batches.
+    """Returns the inputs of dispatches of several steps: the split and the rows of their batches.
 
     Args:
-      spans: (first, end): the numbers of the batches of each dispatch, at most `length`.
+      order: the batches of a split for which `fits` is true.
+      spans: (first, end) of each dispatch, which uses the batches first to end - 1, at most
+        `length`.
+      length: number of batches for which the compiled dispatch has room.
+      sharding: of a batch, over its first axis.
 
     Yields:
-      {"arrays": the split's, "rows": int32 [length, b], of which the first `count` are meant,
-       "count": int}.
+      {"arrays": as returned by `put`, "rows": int32 [length, B], "count": int}; the first `count`
+      rows are the examples of batches, the others are zeros.
     """
     arrays = put(order.source, sharding)
-    in_turn = NamedSharding(sharding.mesh, PartitionSpec(None, *sharding.spec))
+    rows_sharding = NamedSharding(sharding.mesh, PartitionSpec(None, *sharding.spec))
 
     def cut() -> Iterator[dict[str, Any]]:
         for first, end in spans:
             rows = np.zeros((length, order.share), np.int32)
             rows[: end - first] = [order.indices(number) for number in range(first, end)]
-            rows = jax.make_array_from_process_local_data(in_turn, rows)
-            yield {"arrays": arrays, "rows": rows, "count": end - first}
+            placed = jax.make_array_from_process_local_data(rows_sharding, rows)
+            yield {"arrays": arrays, "rows": placed, "count": end - first}
 
     return Stream(cut())

@@ -1,11 +1,11 @@
-"""An iterator over batches that ends cleanly: its threads, worker processes and shared memory."""
+"""An iterator over batches that ends its threads and worker processes and frees shared memory."""
 
 import atexit
 import contextlib
 import gc
 import weakref
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Self
 
 from densenet_jax.data.sources.source import DataError
 
@@ -13,10 +13,10 @@ Batch = dict[str, Any]
 
 
 class Stream(Iterator[Batch]):
-    """An iterator over batches that can be closed, which ends its threads and worker processes.
+    """An iterator over batches; closing it ends the threads and worker processes that read ahead.
 
-    Streams that are still open when the interpreter ends are closed then: worker processes that are
-    merely abandoned leave shared memory and noise behind.
+    Streams that are still open when the interpreter exits are closed then, because abandoned worker
+    processes would leave shared memory and error output behind.
     """
 
     def __init__(self, batches: Iterator[Batch]):
@@ -30,25 +30,25 @@ class Stream(Iterator[Batch]):
             if "terminated unexpectedly" not in str(e):
                 raise
             self.close()
-            # Signal 7 is a bus error: shared memory that is promised but not there.
+            # Signal 7 is a bus error: the system has no memory for a page of shared memory.
             lack = "shared memory (/dev/shm; docker run --shm-size)" if "-7" in str(e) else "memory"
             raise DataError(
                 f"A process that reads data has died ({str(e).split('. ')[0]}), most often for "
-                f"lack of {lack}: try a smaller --config.data.workers, and start the run again "
-                "with the same --workdir to resume it."
+                f"lack of {lack}. Reduce --config.data.workers, and start the run again with the "
+                "same --workdir to resume it."
             ) from e
 
     def close(self) -> None:
-        """Ends reading; safe to call twice."""
+        """Ends the threads and worker processes; further calls have no effect."""
         batches, self._batches = self._batches, iter(())
         _open.discard(self)
         if hasattr(batches, "close"):
             batches.close()
 
-    def __enter__(self) -> "Stream":
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
@@ -57,20 +57,22 @@ _open: "weakref.WeakSet[Stream]" = weakref.WeakSet()
 
 @atexit.register
 def _close_all() -> None:
+    """Closes the open streams when the interpreter exits."""
     for stream in list(_open):
-        with contextlib.suppress(Exception):  # nothing may keep the interpreter from ending
+        with contextlib.suppress(Exception):  # no error may keep the interpreter from exiting
             stream.close()
-    gc.collect()  # Grain's iterators, which would complain of their half-dismantled modules
+    # Delete Grain's iterators now; later they would report errors from half-deleted modules.
+    gc.collect()
     _finish_deletions()
 
 
 def _finish_deletions() -> None:
-    """Waits for the thread in which Grain unlinks shared memory, lest it be killed half-way."""
+    """Waits for the threads in which Grain unlinks shared memory, so that no block remains."""
     with contextlib.suppress(ImportError, AttributeError):
         from grain._src.python.ipc.shared_memory_array import SharedMemoryArray
 
         pool = SharedMemoryArray._del_thread_pool
         if pool is not None:
-            SharedMemoryArray._disable_async_del()  # what comes later is unlinked at once
+            SharedMemoryArray._disable_async_del()  # later blocks are unlinked directly
             pool.close()
             pool.join()

@@ -1,4 +1,4 @@
-"""A data set's name -> random access to its examples."""
+"""Finds a data set by its name and gives random access to the examples of a split."""
 
 from collections.abc import Sequence
 
@@ -19,16 +19,23 @@ def load(
     """Returns one split of a data set.
 
     Args:
-      name: `digits`; `synthetic`, `synthetic:SIZE:CLASSES`; `folder` for the images of
-        `data_dir/split/class/*` or `data_dir/class/*`; `hf:OWNER/NAME` of the Hugging Face hub;
-        else a TFDS data set with `image` and `label`, `name`, `name/config` or `name:version`.
-      split: the split's name; slices (`train[:90%]`) work for TFDS and Hugging Face.
-      data_dir: the folder of the images, or TFDS's data directory ("" for its default).
-      holdout: the share of a folder without splits that becomes its validation split.
-      classes, per_class: of a part of it, see `subsets.choose`.
+      name: one of
+        - `digits`, scikit-learn's digits;
+        - `synthetic` or `synthetic:SIZE:CLASSES`, noise for benchmarks;
+        - `folder`, images in `data_dir/SPLIT/CLASS/*` or `data_dir/CLASS/*`;
+        - `hf:OWNER/NAME` or `hf:OWNER/NAME:CONFIG`, a data set of the Hugging Face hub;
+        - `NAME`, `NAME/CONFIG` or `NAME:VERSION`, a data set of TFDS with the features `image` and
+          `label`.
+      split: name of the split; for TFDS and Hugging Face also a slice such as `train[:90%]`.
+      data_dir: the folder of images, or TFDS's data directory ("" for its default), or for Hugging
+        Face a folder in the repository.
+      holdout: share of a folder without splits that is its validation split, between 0 and 1.
+      classes: names of the classes to keep, which become labels 0, 1, ... in this order; (): all.
+      per_class: number of examples of each class to keep, the first ones of the split; 0: all.
 
     Raises:
-      DataError: there is no such data set, split or class, or it is not prepared.
+      DataError: there is no such data set, split or class, the data set is not prepared, or it
+        cannot be read.
     """
     return subsets.choose(_whole(name, split, data_dir, holdout), classes, per_class)
 

@@ -1,20 +1,27 @@
-"""Data sets of the Hugging Face hub, through the package `datasets` where it is installed."""
+"""Data sets of the Hugging Face hub; they need the package `datasets`."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from densenet_jax.data.sources.source import DataError, Source
 
 
-class _Rows(Sequence):
-    """The rows of a split, images left encoded."""
+class _Rows(Sequence[dict[str, Any]]):
+    """The rows of a split as examples, with the images still encoded.
 
-    def __init__(self, rows, image: str, label: str):
+    Attributes:
+      rows: a `datasets.Dataset`.
+      image: name of the column of images, as {"bytes": bytes or None, "path": str}.
+      label: name of the column of labels.
+    """
+
+    def __init__(self, rows: Any, image: str, label: str):
         self.rows, self.image, self.label = rows, image, label
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, i):
+    def __getitem__(self, i: Any) -> Any:
         row = self.rows[int(i)]
         image = row[self.image]
         data = image["bytes"]
@@ -25,32 +32,37 @@ class _Rows(Sequence):
 
 
 def hub_dataset(name: str, split: str, data_dir: str = "") -> Source:
-    """Returns a split of `hf:OWNER/NAME` or `hf:OWNER/NAME:CONFIG`.
+    """Returns a split of a data set of the Hugging Face hub.
 
-    The first column of images and the first of class labels are used.
+    The first column of images and the first column of class labels are used.
 
     Args:
-      data_dir: a folder inside the repository, or of the images for `hf:imagefolder`.
+      name: `hf:OWNER/NAME` or `hf:OWNER/NAME:CONFIG`.
+      split: name of the split, or a slice such as `train[:90%]`.
+      data_dir: a folder in the repository, or the folder of images for `hf:imagefolder`; "": none.
 
     Raises:
-      DataError: `datasets` is not installed, or the hub has no such data set or columns.
+      DataError: `datasets` is not installed, the data set cannot be loaded, or it has no column of
+        images or of class labels.
     """
     try:
         import datasets
     except ImportError:
-        raise DataError(f"{name} needs the package datasets: pip install datasets.") from None
+        raise DataError(
+            f"{name} needs the package datasets; install it: pip install datasets"
+        ) from None
     path, _, config = name.removeprefix("hf:").partition(":")
     try:
         rows = datasets.load_dataset(path, config or None, split=split, data_dir=data_dir or None)
-    except Exception as e:  # the hub, the network and every builder raise their own
+    except Exception as e:  # hub, network and builders have errors of their own
         raise DataError(f"Hugging Face cannot load {path!r}, split {split!r}: {e}") from e
     features = rows.features
     images = [key for key, value in features.items() if isinstance(value, datasets.Image)]
     labels = [key for key, value in features.items() if isinstance(value, datasets.ClassLabel)]
     if not images or not labels:
         raise DataError(
-            f"{name} has the columns {', '.join(features)}; image classification needs one of "
-            "images and one of class labels."
+            f"{name} has the columns {', '.join(features)}; image classification needs a column of "
+            "images and one of class labels. Choose another data set."
         )
     rows = rows.cast_column(images[0], datasets.Image(decode=False))
     names = tuple(features[labels[0]].names)

@@ -1,6 +1,7 @@
-"""What a data set is to the rest: examples by number, and the names of the classes.
+"""The interface of a data set: examples by number, and the names of the classes.
 
-An example is `{"image": bytes or uint8 [H, W, C], "label": int}`; decoding is `decoding`'s work.
+An example is `{"image": bytes or uint8 [H, W, C], "label": int}`. Bytes are an encoded image,
+which `data.reading.decoding` decodes.
 """
 
 import dataclasses
@@ -11,7 +12,7 @@ import numpy as np
 
 
 class DataError(ValueError):
-    """The data set cannot be used; the message says which, why, and what to do."""
+    """A data set cannot be used; the message says which one, why, and what to do."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,11 +20,13 @@ class Source:
     """Random access to one split.
 
     Attributes:
-      examples: `examples[i]` is example i, `len(examples)` their number.
-      class_names: in label order.
-      name: of data set and split, for messages.
-      accepted: returns for every example the labels that are right, where there may be several, or
-        none; it may have to read the whole split. None: each example has its one label.
+      examples: `examples[i]` is example i, `{"image": bytes or uint8 [H, W, C], "label": int}`. It
+        may also have `__getitems__(numbers)`, which returns a list of examples at once; `path(i)`,
+        the file of example i; and `labels`, the labels of all examples.
+      class_names: names of the classes in label order.
+      name: of the data set and split, for messages.
+      accepted: function that returns the correct labels of each example, [[int, ...], ...], which
+        may be several or none; it may read the whole split. None: each example has one label.
     """
 
     examples: Sequence[dict[str, Any]]
@@ -39,19 +42,20 @@ class Source:
         return len(self.class_names)
 
     def describe(self, index: int) -> str:
-        """Returns what to call an example in a message: its file, or its number."""
-        files = getattr(self.examples, "path", None)
-        return files(index) if files else f"example {index} of {self.name}"
+        """Returns the name of an example for messages: the path of its file, or its number."""
+        path = getattr(self.examples, "path", None)
+        return path(index) if path else f"example {index} of {self.name}"
 
 
-class Arrays(Sequence):
-    """Examples held as arrays.
+class Arrays(Sequence[dict[str, Any]]):
+    """Examples held in memory as arrays.
 
     Attributes:
       images: uint8 [N, H, W, C].
       labels: int32 [N].
-      bad: int32 [N], of images that are fitted to their use: how many unreadable examples were
-        passed over for each. None: the images are still to be cropped or resized.
+      bad: int32 [N], only if the images are already cropped and resized as batches need them: the
+        number of unreadable examples that were skipped to obtain each image. None: the images are
+        still to be cropped or resized.
     """
 
     def __init__(self, images: np.ndarray, labels: np.ndarray, bad: np.ndarray | None = None):
@@ -59,10 +63,13 @@ class Arrays(Sequence):
 
     @property
     def fitted(self) -> bool:
+        """Whether the images are already cropped and resized as batches need them."""
         return self.bad is not None
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, i):
+    # Any, here and in the other sequences of examples: Sequence also declares slices, which they do
+    # not support.
+    def __getitem__(self, i: Any) -> Any:
         return {"image": self.images[i], "label": int(self.labels[i])}

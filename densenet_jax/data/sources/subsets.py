@@ -1,64 +1,72 @@
-"""Some classes of a data set, or a few examples of each: for transfer and few-shot learning."""
+"""Subsets of a data set for transfer and few-shot learning: some classes, some examples of each."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
 from densenet_jax.data.sources.source import Arrays, DataError, Source
 
-TOGETHER = 1024  # records read at a time where labels are known only from them
+READ_TOGETHER = 1024  # records read at once when the labels must be read from the records
 
 
 def choose(source: Source, classes: Sequence[str] = (), per_class: int = 0) -> Source:
-    """Returns a source with some of the examples, numbered anew, in their order.
+    """Returns a source with some of the examples, in their original order.
 
     Args:
-      classes: names of classes, which become labels 0, 1, ... in this order; (): all classes.
-      per_class: of every class only the first so many examples of the split; 0: all.
+      source: the whole split.
+      classes: names of the classes to keep, which become labels 0, 1, ... in this order; (): all.
+      per_class: number of examples of each class to keep, the first ones of the split; 0: all.
 
     Raises:
-      DataError: there is no such class, one is named twice, or it has too few examples.
+      DataError: a class is unknown, named twice, or has too few examples.
     """
     if not classes and not per_class:
         return source
     names = tuple(classes) or source.class_names
-    strangers = [name for name in names if name not in source.class_names]
-    if strangers:
+    unknown = [name for name in names if name not in source.class_names]
+    if unknown:
         raise DataError(
-            f"data.classes names {strangers[0]!r}, which {source.name} has not; its classes are "
-            f"{', '.join(source.class_names[:20])}{', ...' * (source.num_classes > 20)}."
+            f"data.classes names {unknown[0]!r}, which {source.name} does not have; its classes "
+            f"are {', '.join(source.class_names[:20])}{', ...' * (source.num_classes > 20)}."
         )
     if len(set(names)) < len(names):
-        raise DataError(f"data.classes names a class twice: {', '.join(names)}.")
+        raise DataError(
+            f"data.classes names a class twice: {', '.join(names)}. Name each class once."
+        )
     found = labels(source)
     new_label = np.full(source.num_classes, -1, np.int32)
     new_label[[source.class_names.index(name) for name in names]] = np.arange(len(names))
     renamed = new_label[found]
-    rows = [np.flatnonzero(renamed == label)[: per_class or None] for label in range(len(names))]
-    for name, own in zip(names, rows, strict=True):
+    rows_of = [np.flatnonzero(renamed == label)[: per_class or None] for label in range(len(names))]
+    for name, own in zip(names, rows_of, strict=True):
         if len(own) < max(per_class, 1):
             raise DataError(
                 f"{source.name} has {len(own)} examples of {name!r}, fewer than the "
-                f"{max(per_class, 1)} that data.examples_per_class and data.classes ask for."
+                f"{max(per_class, 1)} needed; reduce data.examples_per_class, or remove the class "
+                "from data.classes."
             )
-    rows = np.sort(np.concatenate(rows))
+    rows = np.sort(np.concatenate(rows_of))
     title = f"{source.name}, {len(rows)} examples of {len(names)} classes"
     return Source(_take(source.examples, rows, renamed[rows]), names, title)
 
 
 def labels(source: Source) -> np.ndarray:
-    """Returns the labels of all examples, int [N]; reads the split where it must."""
+    """Returns the labels of all examples, int [N]; reads the whole split if that is necessary."""
     known = getattr(source.examples, "labels", None)
     if known is not None:
         return np.asarray(known)
     many, count = getattr(source.examples, "__getitems__", None), len(source)
     if many is None:
         return np.array([source.examples[i]["label"] for i in range(count)])
-    parts = (range(i, min(i + TOGETHER, count)) for i in range(0, count, TOGETHER))
+    parts = (range(i, min(i + READ_TOGETHER, count)) for i in range(0, count, READ_TOGETHER))
     return np.array([example["label"] for part in parts for example in many(list(part))])
 
 
-def _take(examples: Sequence, rows: np.ndarray, new_labels: np.ndarray) -> Sequence:
+def _take(
+    examples: Sequence[dict[str, Any]], rows: np.ndarray, new_labels: np.ndarray
+) -> Sequence[dict[str, Any]]:
+    """Returns the examples `rows` [N], with the labels `new_labels` [N]."""
     if isinstance(examples, Arrays):
         bad = None if examples.bad is None else examples.bad[rows]
         return Arrays(examples.images[rows], new_labels, bad)
@@ -66,19 +74,20 @@ def _take(examples: Sequence, rows: np.ndarray, new_labels: np.ndarray) -> Seque
     return kind(examples, rows, new_labels)
 
 
-class _Chosen(Sequence):
-    """Some of the examples, under new numbers and labels."""
+class _Chosen(Sequence[dict[str, Any]]):
+    """Some of the examples with new numbers and labels: example i is `examples[rows[i]]`."""
 
-    def __init__(self, examples: Sequence, rows: np.ndarray, new_labels: np.ndarray):
+    # Any, because a sequence of examples may have more methods: see `Source.examples`.
+    def __init__(self, examples: Any, rows: np.ndarray, new_labels: np.ndarray):
         self.examples, self.rows, self.labels = examples, rows, new_labels
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, i):
+    def __getitem__(self, i: Any) -> Any:
         return {**self.examples[int(self.rows[i])], "label": int(self.labels[i])}
 
-    def __getitems__(self, numbers):
+    def __getitems__(self, numbers: Iterable[int]) -> list[dict[str, Any]]:
         rows = [int(self.rows[i]) for i in numbers]
         many = getattr(self.examples, "__getitems__", None)
         found = many(rows) if many else [self.examples[row] for row in rows]
@@ -89,7 +98,8 @@ class _Chosen(Sequence):
 
 
 class _ChosenFiles(_Chosen):
-    """The same of files, which are named in messages."""
+    """Chosen examples that are files, whose paths are used in messages."""
 
     def path(self, i: int) -> str:
+        """Returns the path of example i, for messages."""
         return self.examples.path(int(self.rows[i]))

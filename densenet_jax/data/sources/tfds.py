@@ -1,64 +1,74 @@
-"""Data sets in the format of TensorFlow Datasets, prepared as ArrayRecord; without TensorFlow."""
+"""Data sets of TensorFlow Datasets (TFDS) prepared as ArrayRecord, read without TensorFlow."""
 
 import contextlib
 import difflib
 import functools
 import logging
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from densenet_jax.data.sources.source import DataError, Source
 
 
-class _Records(Sequence):
-    """The records of a split, images left encoded.
+class _Records(Sequence[dict[str, Any]]):
+    """The records of a split as examples, with the images still encoded.
 
-    TFDS's own `__getitem__` decodes every feature; reading two fields of the protocol buffer
+    TFDS's own `__getitem__` decodes every feature; reading only two fields of the protocol buffer
     takes a tenth of its time.
+
+    Attributes:
+      records: TFDS's sequence of serialised `tf.train.Example`.
+      name: of the data set and split.
+      label: name of the feature that is the label.
     """
 
-    def __init__(self, records, name: str, label: str = "label"):
+    def __init__(self, records: Any, name: str, label: str = "label"):
         self.records, self.name, self.label = records, name, label
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, i):
+    def __getitem__(self, i: Any) -> Any:
         return self._parse(self.records[i])
 
-    def __getitems__(self, numbers):
+    def __getitems__(self, numbers: Sequence[int]) -> list[dict[str, Any]]:
         return [self._parse(record) for record in self.records.__getitems__(numbers)]
 
-    def _parse(self, record: bytes) -> dict:
+    def _parse(self, record: bytes) -> dict[str, Any]:
         features = _features(record)
         label = features[self.label].int64_list.value[0]
         return {"image": features["image"].bytes_list.value[0], "label": label}
 
     def several(self, feature: str) -> list[tuple[int, ...]]:
-        """Returns the values of a feature of labels, for every example."""
+        """Returns the values of an integer feature with several values, for every example."""
         return [tuple(_features(record)[feature].int64_list.value) for record in self.records]
 
 
-def _features(record: bytes):
+def _features(record: bytes) -> Mapping[str, Any]:
+    """Returns {name: tf.train.Feature} of a serialised `tf.train.Example`."""
     return _example_type().FromString(record).features.feature
 
 
 @functools.cache  # looking it up for every record takes longer than parsing the record
-def _example_type():
+def _example_type() -> Any:
+    """Returns the class `tf.train.Example`."""
     from tensorflow_datasets.proto import tf_example_pb2
 
     return tf_example_pb2.Example
 
 
 def tfds_source(name: str, split: str, data_dir: str = "") -> Source:
-    """Returns a split of `NAME`, `NAME/CONFIG` or `NAME:VERSION`.
+    """Returns a split of a data set of TFDS.
 
     Args:
-      split: may be a slice, `train[:90%]`.
+      name: `NAME`, `NAME/CONFIG` or `NAME:VERSION`.
+      split: name of the split, or a slice such as `train[:90%]`.
       data_dir: TFDS's data directory, on a disk or a mounted bucket; "": TFDS's default.
 
     Raises:
-      DataError: TFDS does not know the data set, it is not prepared, or it has no such split.
+      DataError: TFDS does not know the data set, it is not prepared as ArrayRecord, it has no
+        `image` or `label`, it has no such split, or it cannot be read.
     """
     import tensorflow_datasets as tfds
 
@@ -66,7 +76,7 @@ def tfds_source(name: str, split: str, data_dir: str = "") -> Source:
     if where and not where.is_dir():
         raise DataError(
             f"data.data_dir={data_dir} is not a folder; it must be a TFDS data directory, which "
-            f"holds {name.split(':')[0].split('/')[0]}/VERSION/."
+            f"contains {name.split(':')[0].split('/')[0]}/VERSION/."
         )
     with _quiet():
         builder = _builder(tfds, name, where)
@@ -77,18 +87,18 @@ def tfds_source(name: str, split: str, data_dir: str = "") -> Source:
     if builder.info.file_format.value != "array_record":
         raise DataError(
             f"{name} in {builder.data_path} was prepared as {builder.info.file_format.value}, "
-            "which has no random access. Convert it, once:\n"
+            "which has no random access. Convert it once:\n"
             "  python -m densenet_jax.data.prepare convert "
             f"{builder.data_path} --data-dir=NEW_DIR\n"
             "and pass --config.data.data_dir=NEW_DIR."
         )
     features = builder.info.features
-    # ImageNet's ReaL labels stand beside the original ones.
+    # The data set imagenet2012_real has the ReaL labels in addition to the original ones.
     label = "original_label" if "real_label" in features else "label"
     if not {"image", label} <= set(features):
         raise DataError(
             f"{name} has the features {', '.join(sorted(features))}; image classification needs "
-            "'image' and 'label'."
+            "'image' and 'label'. Choose another data set."
         )
     if split.split("[")[0] not in builder.info.splits:
         raise DataError(
@@ -96,7 +106,8 @@ def tfds_source(name: str, split: str, data_dir: str = "") -> Source:
             f"{', '.join(sorted(builder.info.splits)) or 'none'}."
         )
     try:
-        # A file that must not be read is seldom alone; retries would take minutes to say so.
+        # If one file is not readable, the others seldom are; this finds out before reading
+        # examples does, whose retries would take minutes.
         for path in builder.info.splits[split].filepaths[:1]:
             open(path, "rb").close()
         source = builder.as_data_source(split=split)
@@ -108,7 +119,14 @@ def tfds_source(name: str, split: str, data_dir: str = "") -> Source:
     return Source(records, tuple(features[label].names), title, accepted)
 
 
-def _builder(tfds, name: str, where: pathlib.Path | None):
+def _builder(tfds: Any, name: str, where: pathlib.Path | None) -> Any:
+    """Returns TFDS's builder of a data set; raises DataError if there is none.
+
+    Args:
+      tfds: the module tensorflow_datasets.
+      name: `NAME`, `NAME/CONFIG` or `NAME:VERSION`.
+      where: the data directory; None: TFDS's default.
+    """
     try:
         return tfds.builder(name, data_dir=where)
     except tfds.core.registered.DatasetNotFoundError:
@@ -132,17 +150,18 @@ def _builder(tfds, name: str, where: pathlib.Path | None):
         raise DataError(f"TFDS cannot read {name!r} in {where or 'its directory'}: {e}") from e
 
 
-def _root(builder) -> pathlib.Path:
-    """Returns the data directory that holds a builder's NAME/[CONFIG/]VERSION."""
+def _root(builder: Any) -> pathlib.Path:
+    """Returns the data directory that contains a builder's NAME/[CONFIG/]VERSION."""
     depth = 3 if builder.builder_config else 2
     return pathlib.Path(builder.data_path).parents[depth - 1]
 
 
 def how_to_prepare(name: str, path: pathlib.Path) -> str:
-    """Returns what to tell someone who has not prepared a data set.
+    """Returns the message for a data set that is not prepared, with the commands that prepare it.
 
     Args:
-      path: where it would be, DIR/NAME/VERSION.
+      name: `NAME`, `NAME/CONFIG` or `NAME:VERSION`.
+      path: folder of the prepared data set, DIR/NAME/VERSION or DIR/NAME/CONFIG/VERSION.
     """
     short = name.split(":")[0].split("/")[0]
     root = next((p.parent for p in path.parents if p.name == short), path.parent.parent)
@@ -169,7 +188,7 @@ def how_to_prepare(name: str, path: pathlib.Path) -> str:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps TFDS's warnings about folders it has looked into off the screen."""
+    """Suppresses TFDS's warnings about the folders in which it looks for a data set."""
     logger = logging.getLogger("absl")
     level = logger.level
     logger.setLevel(logging.ERROR)

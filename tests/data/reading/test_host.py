@@ -188,7 +188,7 @@ def test_a_header_that_promises_too_much_is_refused():
 
 
 def corrupt(data, rng):
-    """Damages a file in one of the ways that disks, networks and people do."""
+    """Returns a file damaged in one of the ways that disks, networks and people cause."""
     data = bytearray(data)
     kind = rng.integers(6)
     if kind == 0:  # flipped bits
@@ -214,7 +214,7 @@ def corrupt(data, rng):
 
 
 def survive(count, seed=0):
-    """Decodes damaged files; returns how many were refused, the seconds, and the KiB gained."""
+    """Decodes damaged files; returns (number refused, seconds, growth of memory in KiB)."""
     rng = np.random.default_rng(seed)
     originals = [path.read_bytes() for path in JPEGS]
     before, start, refused = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic(), 0
@@ -239,7 +239,7 @@ def test_damaged_files_are_decoded_or_refused():
     assert grown < 600_000
 
 
-def test_what_is_no_image():
+def test_data_that_are_not_an_image_are_refused():
     for data in (b"", b"\xff\xd8", b"\xff\xd8\xff\xd9", b"hello", b"\xff\xd8" + b"\xff" * 500):
         for function in (host.decode, decoding.dimensions):
             with pytest.raises(ImageError, match="not a readable image"):
