@@ -34,6 +34,7 @@ from densenet_jax.training.errors import CheckpointError, ConfigError
 from densenet_jax.training.eval_loop import Evaluated
 from densenet_jax.training.loop import train_and_evaluate
 from densenet_jax.training.rundir import run_weights
+from densenet_jax.training.rundir.workdir import check_classes
 from densenet_jax.weights import PUBLISHED, Pretrained, WeightsError
 
 # Errors that the user can correct; they are shown without a traceback.
@@ -184,6 +185,7 @@ def open_run(
     with config.unlocked():
         config.init_from = ""  # the checkpoint replaces the initial weights
     setup = experiment.build(config)
+    check_classes(setup.eval_source.class_names, pathlib.Path(workdir))
     _, variables, _, step = run_weights.read(workdir, setup.config, checkpoint)
     return setup, variables, step
 

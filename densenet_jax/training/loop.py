@@ -71,7 +71,7 @@ def train_and_evaluate(
         evaluation=max(1.0, config.eval_every_epochs * epoch),
     )
 
-    make_workdir(config, folder)
+    make_workdir(config, setup.eval_source.class_names, folder)
     keep, score = config.checkpoints_to_keep, setup.task.best.score
     with locked(folder), Checkpoints(folder, keep, score=score) as checkpoints:
         first = jax.process_index() == 0  # only the first process of a job writes files

@@ -8,7 +8,9 @@ A truncated, bit-flipped or partly deleted one is skipped, and never loaded.
 import concurrent.futures
 import contextlib
 import dataclasses
+import itertools
 import logging
+import os
 import pathlib
 import shutil
 import time
@@ -26,6 +28,8 @@ from densenet_jax.training.rundir.checksums import SEAL, seal, unsound
 from densenet_jax.training.state import TrainState
 
 logger = logging.getLogger(__name__)
+
+UNSOUND = "checkpoints_unsound"  # beside the folder of checkpoints
 
 
 class Checkpoints:
@@ -235,36 +239,62 @@ class Checkpoints:
         order = sorted(steps, reverse=True)
         if which == "best":
             order.sort(key=lambda s: self._score(self._manager.metrics(s) or {}), reverse=True)
+        reasons = []
         for step in order:
             damage = unsound(self.path / str(step))
             if damage is None:
                 return step
+            reasons.append(f"{step}: {damage}")
             logger.warning("Checkpoint %d in %s is not used: %s.", step, self.path, damage)
-        raise CheckpointError(f"There is no {'sound ' if steps else ''}checkpoint in {self.path}.")
+        if not steps:
+            raise CheckpointError(f"There is no checkpoint in {self.path}.")
+        raise CheckpointError(
+            f"There is no sound checkpoint in {self.path} ({'; '.join(reasons[:3])}). Nothing was "
+            "changed: restore their files from a copy, or choose another --workdir to start anew."
+        )
 
     def resume(self, target: TrainState) -> TrainState | None:
-        """Returns the latest intact state, or None, and removes later, damaged checkpoints.
+        """Returns the latest intact state; None: the run has not completed a checkpoint yet.
+
+        Later checkpoints, which are damaged or incomplete, make room for new ones of the same
+        steps: they are moved to the folder `checkpoints_unsound` of the run.  Nothing is deleted.
 
         Args:
           target: the shapes, types and shardings of the state, see `run_state.restore_target`.
 
         Raises:
-          CheckpointError: the checkpoint is of another model, optimiser or version.
+          CheckpointError: the checkpoint is of another model, optimiser or version; or there are
+            several checkpoints and none can be used.
         """
         step: int | None
         try:
             step = self.resolve("latest")
         except CheckpointError:
+            # One alone is what a run leaves that was killed while it wrote its first checkpoint.
+            if len(self.steps()) > 1:
+                raise
             step = None
         state = None if step is None else self._restore(step, target)
         if jax.process_index() == 0:
             for later in self.steps():
                 if step is None or later > step:
-                    shutil.rmtree(self.path / str(later))
+                    self._set_aside(later)
         if self._together:
             multihost_utils.sync_global_devices("later checkpoints are removed")
         self._manager.reload()
         return state
+
+    def _set_aside(self, step: int) -> None:
+        """Moves a checkpoint (a link itself, not its target) out of the folder of checkpoints."""
+        folder = self.path.parent / UNSOUND
+        folder.mkdir(exist_ok=True)
+        free = (
+            f"{step}{suffix}"
+            for suffix in itertools.chain([""], (f"-{i}" for i in itertools.count(2)))
+        )
+        name = next(name for name in free if not os.path.lexists(folder / name))
+        os.rename(self.path / str(step), folder / name)
+        logger.warning("Checkpoint %d was moved to %s.", step, folder / name)
 
     def restore(self, which: str | int, target: Any) -> tuple[int, Any]:
         """Returns a checkpoint's step and its state.

@@ -3,6 +3,7 @@
 import hashlib
 import pathlib
 
+from densenet_jax.training.errors import CheckpointError
 from densenet_jax.training.rundir import atomic_files
 
 SEAL = "SHA256SUMS"  # the file of checksums, in the format of `sha256sum -c`
@@ -17,11 +18,27 @@ def seal(folder: pathlib.Path) -> None:
 
 
 def unsound(folder: pathlib.Path) -> str | None:
-    """Returns what is wrong with a folder that should have checksums; None if all files match."""
+    """Returns what is wrong with a folder that should have checksums; None if all files match.
+
+    Raises:
+      CheckpointError: a file cannot be read, which says nothing about its content.
+    """
+    try:
+        return _unsound(folder)
+    except OSError as e:
+        raise CheckpointError(
+            f"{e.filename or folder} cannot be read ({e.strerror}); nothing was changed. Check the "
+            "disk and the permissions, then start again."
+        ) from e
+
+
+def _unsound(folder: pathlib.Path) -> str | None:
     try:
         lines = (folder / SEAL).read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError):
+    except FileNotFoundError:
         return f"it was not completely written (it has no {SEAL})"
+    except ValueError:
+        return f"{SEAL} is damaged (it is not text)"
     expected = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
     found = _digests(folder)
     missing = expected.keys() - found.keys()

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import itertools
 import json
 import os
 import pathlib
@@ -33,17 +34,21 @@ FIXED = (
 )
 
 
-def make_workdir(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+def make_workdir(
+    config: ml_collections.ConfigDict, class_names: Sequence[str], workdir: pathlib.Path
+) -> None:
     """Creates a run's directory, unless it exists.
 
     Args:
       config: the run's configuration.
+      class_names: of the data, in label order.
       workdir: the directory.
 
     Raises:
-      ConfigError: the directory holds a run with another configuration (a key of `FIXED` differs),
-        its config.json is damaged, or it cannot be written.
+      ConfigError: the directory holds a run with another configuration (a key of `FIXED` differs)
+        or other classes, its config.json is damaged, or it cannot be written.
     """
+    check_classes(class_names, workdir)
     path = workdir / "config.json"
     new = json.loads(config.to_json())
     if path.exists():
@@ -65,6 +70,33 @@ def make_workdir(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> No
         (workdir / "lock").touch()
     except OSError as e:
         raise ConfigError(f"--workdir={workdir} cannot be written: {e.strerror}.") from None
+
+
+def check_classes(class_names: Sequence[str], workdir: pathlib.Path) -> None:
+    """Compares the classes of the data with those that a run was trained with.
+
+    Args:
+      class_names: of the data, in label order.
+      workdir: the run's directory; one without classes.json has nothing to compare with.
+
+    Raises:
+      ConfigError: they differ; the message has the first that does.
+    """
+    try:
+        trained = json.loads((workdir / "classes.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return
+    if not isinstance(trained, list) or trained == list(class_names):
+        return
+    pairs = itertools.zip_longest(trained, class_names)
+    label, (was, now) = next((i, pair) for i, pair in enumerate(pairs) if pair[0] != pair[1])
+    was, now = ("missing" if name is None else repr(name) for name in (was, now))
+    raise ConfigError(
+        f"{workdir} was trained with other classes than the data have now: label {label} was {was} "
+        f"and is {now} (of {len(trained)} and {len(class_names)} classes). Give the classes their "
+        f"names of {workdir / 'classes.json'} again, or start another run from this one: "
+        f"--workdir=NEW --config.init_from={workdir}."
+    )
 
 
 def save_config(
@@ -135,9 +167,13 @@ def locked(workdir: pathlib.Path) -> Iterator[None]:
         yield
         return
     path = workdir / "lock"
-    with path.open("a+", encoding="utf-8") as file:
+    # The directory itself is locked: a tidy person, or a cleaner, may delete the file `lock`, which
+    # is only there to say who holds it.  (Earlier versions locked the file; both are held.)
+    with path.open("a+", encoding="utf-8") as file, _opened(workdir) as directory:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for held in (directory, file):
+                if held is not None:
+                    fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             file.seek(0)
             raise ConfigError(
@@ -148,3 +184,21 @@ def locked(workdir: pathlib.Path) -> Iterator[None]:
         file.write(f"host {socket.gethostname()}, process {os.getpid()}\n")
         file.flush()
         yield
+
+
+@contextlib.contextmanager
+def _opened(folder: pathlib.Path) -> Iterator[int | None]:
+    """Opens a folder to be locked; None where its file system has no locks of folders (NFS)."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield descriptor  # held by another: the caller's attempt says so
+            return
+        except OSError:
+            yield None
+            return
+        yield descriptor
+    finally:
+        os.close(descriptor)

@@ -85,14 +85,53 @@ def test_damage_is_named_and_the_one_before_is_used(workdir, damage, caplog):
         assert checkpoints.resolve("latest") == 4
 
 
-def test_all_damaged_is_a_fresh_start(workdir):
+def test_several_without_a_sound_one_are_refused_and_kept(workdir):
     for step in (2, 3, 4):
-        flip_a_bit(workdir / "checkpoints" / str(step))
+        never_sealed(workdir / "checkpoints" / str(step))
+    before = sorted(workdir.rglob("*"))
     with open_checkpoints(workdir) as checkpoints:
-        with pytest.raises(CheckpointError, match="no sound checkpoint"):
-            checkpoints.resolve("best")
+        for resolve in (lambda: checkpoints.resolve("best"), lambda: checkpoints.resume(None)):
+            with pytest.raises(CheckpointError, match=r"no sound checkpoint .*4: .*no SHA256SUMS"):
+                resolve()
+        assert checkpoints.steps() == [2, 3, 4]
+    assert sorted(workdir.rglob("*")) == before
+
+
+def test_a_first_checkpoint_that_was_not_completed_is_a_fresh_start(workdir):
+    """What a run leaves that was killed while it wrote it; it is set aside, not deleted."""
+    for step in (2, 3):
+        shutil.rmtree(workdir / "checkpoints" / str(step))
+    never_sealed(workdir / "checkpoints" / "4")
+    with open_checkpoints(workdir) as checkpoints:
         assert checkpoints.resume(make_state(0)) is None
         assert checkpoints.steps() == []
+    assert any((workdir / "checkpoints_unsound" / "4").iterdir())
+
+
+def test_a_damaged_checkpoint_behind_a_link_keeps_its_files(workdir, tmp_path):
+    """Only the link is moved."""
+    folder, elsewhere = workdir / "checkpoints" / "4", tmp_path / "elsewhere"
+    folder.rename(elsewhere)
+    folder.symlink_to(elsewhere)
+    never_sealed(elsewhere)
+    files = sorted(elsewhere.rglob("*"))
+    with open_checkpoints(workdir) as checkpoints:
+        assert int(checkpoints.resume(make_state(0)).step) == 3
+    assert sorted(elsewhere.rglob("*")) == files
+    assert (workdir / "checkpoints_unsound" / "4").is_symlink()
+
+
+def test_a_checkpoint_that_cannot_be_read_is_an_error(workdir, monkeypatch):
+    def denied(*_):
+        raise PermissionError(13, "Permission denied", "some file")
+
+    monkeypatch.setattr(checksums, "_digests", denied)
+    with (
+        open_checkpoints(workdir) as checkpoints,
+        pytest.raises(CheckpointError, match="some file cannot be read"),
+    ):
+        checkpoints.resume(make_state(0))
+    assert len(list((workdir / "checkpoints").iterdir())) >= 3
 
 
 def test_a_damaged_checkpoint_is_not_restored_on_request(workdir):
