@@ -24,6 +24,7 @@ def hits(logits: jax.Array, labels: jax.Array, k: int) -> jax.Array:
     Args:
       logits: [B, C].
       labels: integers [B].
+      k: number of highest logits that count.
     """
     own = jnp.take_along_axis(logits, labels[:, None], axis=1)
     before = jnp.arange(logits.shape[1]) < labels[:, None]

@@ -46,7 +46,12 @@ class Metric(NamedTuple):
         return value if self.higher_is_better else -value
 
     def show(self, metrics: Mapping[str, Any], digits: int | None = None) -> str:
-        """Returns the metric as text, "97.22%" or "0.1234"; "-" if there is none."""
+        """Returns the metric as text, "97.22%" or "0.1234"; "-" if there is none.
+
+        Args:
+          metrics: by key.
+          digits: number of digits after the point; None: 2 for percentages, 4 for others.
+        """
         value = self.value(metrics)
         if value is None:
             return "-"

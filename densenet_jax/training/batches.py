@@ -63,7 +63,16 @@ def in_memory(setup: Experiment, source: Source, *, train: bool) -> Source:
 
 
 def eval_batches(setup: Experiment, source: Source | None = None) -> Stream:
-    """Returns one pass over the evaluation split (or another split), on the mesh."""
+    """Returns one pass over a split, as batches on the mesh.
+
+    Args:
+      setup: the experiment.
+      source: the split; None: the evaluation split.
+
+    Yields:
+      {"image": uint8 [B, H, W, C], "label": int32 [B], "mask": bool [B], "bad": int32 [B]}, see
+      `pipeline.eval_batches`.
+    """
     data = setup.config.data
     batches = pipeline.eval_batches(
         setup.eval_source if source is None else source,
@@ -75,7 +84,18 @@ def eval_batches(setup: Experiment, source: Source | None = None) -> Stream:
 
 
 def stored_logits(setup: Experiment, source: Source) -> distillation.StoredLogits | None:
-    """Returns the teacher's logits of the training split; None if the configuration has none."""
+    """Returns the file of a teacher's logits of the training split.
+
+    Args:
+      setup: the experiment.
+      source: the training split.
+
+    Returns:
+      the opened file; None if config.distill.logits is not set.
+
+    Raises:
+      ConfigError, WeightsError: the file is not one of logits, or is of other data.
+    """
     path = setup.config.distill.logits
     if not path:
         return None
@@ -83,7 +103,13 @@ def stored_logits(setup: Experiment, source: Source) -> distillation.StoredLogit
 
 
 def reader(setup: Experiment, source: Source, state: TrainState) -> pipeline.Reader:
-    """Returns the endless training batches that follow a state, on the host."""
+    """Returns the endless training batches that follow a state, on the host.
+
+    Args:
+      setup: the experiment.
+      source: the training split.
+      state: the state, whose step and order determine the position in the data.
+    """
     config, data = setup.config, setup.config.data
     total, sizes = total_steps(config, len(source)), setup.train_sizes
     later = [(round(total * i / len(sizes)), size) for i, size in enumerate(sizes)][1:]
@@ -101,7 +127,13 @@ def reader(setup: Experiment, source: Source, state: TrainState) -> pipeline.Rea
 
 
 def train_batches(setup: Experiment, source: Source, state: TrainState) -> Stream:
-    """Returns the endless training batches that follow a state, on the mesh."""
+    """Returns the endless training batches that follow a state, on the mesh.
+
+    Args:
+      setup: the experiment.
+      source: the training split.
+      state: the state, whose step and order determine the position in the data.
+    """
     return pipeline.to_mesh(reader(setup, source, state), meshes.batch_sharding(setup.mesh))
 
 

@@ -50,7 +50,14 @@ def make_eval_step(
 
 
 def sums(task: Task, loss: Loss, logits: jax.Array, labels: jax.Array, mask: jax.Array) -> Metrics:
-    """Returns the sums of loss and metrics over the examples where mask [B] is True.
+    """Returns the sums of loss and metrics over the examples of a batch where the mask is True.
+
+    Args:
+      task: what the network is trained for.
+      loss: the loss for evaluation.
+      logits: [B, C].
+      labels: of the same examples, [B].
+      mask: whether an example counts, bool [B].
 
     Returns:
       {"loss", the keys of `Task.measure`, "examples": how many count, "nonfinite": how many of

@@ -15,7 +15,12 @@ from densenet_jax.training.state import TrainState
 
 
 def state_sharding(setup: Experiment, optimizer: optax.GradientTransformation) -> Any:
-    """Returns the sharding of the state: one for all its arrays, or a tree like the state."""
+    """Returns the sharding of the state: one for all its arrays, or a tree like the state.
+
+    Args:
+      setup: the experiment.
+      optimizer: its optimiser, whose state is sharded, too.
+    """
     if setup.mesh.shape["model"] == 1:
         return meshes.replicated(setup.mesh)
     state = abstract_state(setup, optimizer)
@@ -23,7 +28,12 @@ def state_sharding(setup: Experiment, optimizer: optax.GradientTransformation) -
 
 
 def initial_state(setup: Experiment, optimizer: optax.GradientTransformation) -> TrainState:
-    """Returns the state before the first step, created directly in its sharding."""
+    """Returns the state before the first step, created directly in its sharding.
+
+    Args:
+      setup: the experiment, from whose weights the state starts, if it has any.
+      optimizer: its optimiser.
+    """
     sharding = state_sharding(setup, optimizer)
     if setup.weights is None:
         return jax.jit(_fresh(setup, optimizer), out_shardings=sharding)()
@@ -36,6 +46,10 @@ def initial_state(setup: Experiment, optimizer: optax.GradientTransformation) ->
 def abstract_state(setup: Experiment, optimizer: optax.GradientTransformation) -> TrainState:
     """Returns the state as `jax.ShapeDtypeStruct`s; nothing is computed.
 
+    Args:
+      setup: the experiment.
+      optimizer: its optimiser.
+
     Raises:
       ConfigError: the model cannot take the images.
     """
@@ -46,7 +60,12 @@ def abstract_state(setup: Experiment, optimizer: optax.GradientTransformation) -
 
 
 def restore_target(setup: Experiment, optimizer: optax.GradientTransformation) -> TrainState:
-    """Returns the state as `jax.ShapeDtypeStruct`s with shardings, to restore a checkpoint into."""
+    """Returns the state as `jax.ShapeDtypeStruct`s with shardings, to restore a checkpoint into.
+
+    Args:
+      setup: the experiment.
+      optimizer: its optimiser.
+    """
     state, sharding = abstract_state(setup, optimizer), state_sharding(setup, optimizer)
     if isinstance(sharding, jax.sharding.Sharding):
         sharding = jax.tree.map(lambda _: sharding, state)

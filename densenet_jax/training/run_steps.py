@@ -25,7 +25,13 @@ from densenet_jax.training.state import TrainState
 def optimizer(
     setup: Experiment, total_steps: int, steps_per_epoch: float
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
-    """Returns the optimiser of a run of `total_steps`, and its learning rate by step."""
+    """Returns the optimiser of a run, and its learning rate by step.
+
+    Args:
+      setup: the experiment.
+      total_steps: number of steps in the run.
+      steps_per_epoch: number of steps in an epoch, which may be a fraction.
+    """
     units = Units(total_steps, steps_per_epoch, setup.config.batch_size)
     schedule = make_schedule(setup.config, units)
     return make_optimizer(setup.config, schedule), schedule
@@ -34,7 +40,14 @@ def optimizer(
 def preprocess(
     setup: Experiment, key: jax.Array, images: jax.Array, labels: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Maps uint8 images and labels to augmented, normalised images and targets [B, classes]."""
+    """Returns augmented, normalised images [B, H, W, C] and their targets [B, classes].
+
+    Args:
+      setup: the experiment.
+      key: of the random augmentation.
+      images: uint8 [B, H, W, C].
+      labels: [B].
+    """
     targets = setup.task.targets(labels, setup.model.num_classes)
     images, targets = device.augment(key, images, targets, **setup.config.augment)
     return setup.normalize(images), targets
@@ -55,7 +68,16 @@ def step_options(setup: Experiment) -> dict[str, Any]:
 def train_step(
     setup: Experiment, optimizer: optax.GradientTransformation, schedule: optax.Schedule
 ) -> Callable[..., Any]:
-    """Returns the compiled training step on the mesh, with the teacher if there is one."""
+    """Returns the compiled training step on the mesh, with the teacher if there is one.
+
+    Args:
+      setup: the experiment.
+      optimizer: its optimiser.
+      schedule: the optimiser's learning rate by step.
+
+    Returns:
+      a function of (state, batch) that returns the next state and its metrics.
+    """
     step = steps.make_train_step(
         setup.model,
         optimizer,
@@ -71,7 +93,12 @@ def train_step(
 
 
 def many_steps(setup: Experiment, step: dispatch.Step) -> dispatch.Step:
-    """Returns the function that takes all steps of a window of `batches.train_windows`."""
+    """Returns the function that takes all steps of a window of `batches.train_windows`.
+
+    Args:
+      setup: the experiment.
+      step: the training step, see `train_step`.
+    """
     config, sharding = setup.config, meshes.batch_sharding(setup.mesh)
     pick = functools.partial(resident.pick, sharding=sharding)
     return dispatch.many_steps(step, pick, config.steps_per_dispatch, config.nonfinite_limit)
@@ -85,7 +112,12 @@ def eval_step(setup: Experiment) -> Callable[..., Any]:
 
 
 def beside_teacher(setup: Experiment, step: Callable[..., Any]) -> Callable[..., Any]:
-    """Returns a step whose batches also bring the teacher's variables, if there is a teacher."""
+    """Returns a step whose batches also bring the teacher's variables, if there is a teacher.
+
+    Args:
+      setup: the experiment.
+      step: a function of (state, batch).
+    """
     if setup.teacher is None:
         return step
     return setup.teacher.beside(step, meshes.replicated(setup.mesh))
@@ -126,6 +158,10 @@ def evaluate(
 
 def check_training(setup: Experiment, source: Source) -> None:
     """Makes checks whose errors training would raise only after creating the run's directory.
+
+    Args:
+      setup: the experiment.
+      source: the training split.
 
     Raises:
       ConfigError: the stored logits are of other data, a model cannot take the images, or batch

@@ -147,7 +147,12 @@ def student_loss(config: ml_collections.ConfigDict) -> TrainLoss:
 
 
 def settle_preprocessing(config: ml_collections.ConfigDict, given: Preprocessing) -> None:
-    """Sets the keys of preprocessing that a configuration leaves open (None) to given values."""
+    """Sets the keys of preprocessing that a configuration leaves open (None).
+
+    Args:
+      config: the configuration, which is changed.
+      given: the values for these keys.
+    """
     values = {
         "image_size": given.image_size,
         "eval_crop": given.crop_fraction,
@@ -161,7 +166,12 @@ def settle_preprocessing(config: ml_collections.ConfigDict, given: Preprocessing
 
 
 def total_steps(config: ml_collections.ConfigDict, train_examples: int) -> int:
-    """Returns the length of the run in steps: `total_steps` if set, else from `total_epochs`."""
+    """Returns the length of the run in steps: `total_steps` if set, else from `total_epochs`.
+
+    Args:
+      config: the configuration.
+      train_examples: number of examples in the training split.
+    """
     if config.total_steps is not None:
         return config.total_steps
     return max(1, round(config.total_epochs * train_examples / config.batch_size))

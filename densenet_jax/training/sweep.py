@@ -192,7 +192,12 @@ def sweep(
 
 
 def table(rows: list[dict[str, Any]], task: Task) -> Table:
-    """Returns the results of `run` as a table in which the best run is bold."""
+    """Returns the results of a sweep as a table in which the best run is bold.
+
+    Args:
+      rows: as `run` returns them; at least one.
+      task: the task of the runs, which knows their metrics.
+    """
     titles = [metric.title for metric in task.metrics]
     shown = Table(*rows[0]["values"], *titles, "step", "seconds", box=None)
     best = max(map(task.best.score, rows))

@@ -52,7 +52,13 @@ class Length:
 def latest_state(
     setup: Experiment, optimizer: optax.GradientTransformation, checkpoints: Checkpoints
 ) -> TrainState:
-    """Returns the state of the latest intact checkpoint, or a fresh one if there is none."""
+    """Returns the state of the latest intact checkpoint, or a fresh one if there is none.
+
+    Args:
+      setup: the experiment.
+      optimizer: its optimiser.
+      checkpoints: the run's checkpoints; those after the latest intact one are removed.
+    """
     saved = checkpoints.resume(run_state.restore_target(setup, optimizer))
     return run_state.initial_state(setup, optimizer) if saved is None else saved
 

@@ -1,4 +1,4 @@
-"""Every example counted once, and sums small enough to check by hand."""
+"""Every example counts once; the sums are small enough to check by hand."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +16,7 @@ LABELS = np.array([0, 1, 1, 2, 0], np.int32)
 
 
 def batches(mask=(True, True, True, True, False, False), size=2):
-    """Batches of two; the sixth example is a blank, the fifth cannot be read."""
+    """Returns batches of two; the fifth example is unreadable, the sixth is padding."""
     images = np.concatenate([np.arange(5), [0]]).astype(np.uint8)
     labels = np.concatenate([LABELS, [0]])
     for i in range(0, 6, size):

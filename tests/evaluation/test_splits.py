@@ -1,4 +1,4 @@
-"""Data sets that judge the same classes, in the layout in which TFDS prepares them."""
+"""Evaluation on related data sets of the same classes, in the layout that TFDS prepares."""
 
 import importlib
 import json

@@ -1,4 +1,4 @@
-"""Views of an image: which pixels they are, and how their predictions are averaged."""
+"""The pixels of an image's views, and the average of their predictions."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (2, 7, 6, 3), np.uint8)
 
 
 class Model:
-    """Its logits are linear in the pixels."""
+    """A model whose logits are linear in the pixels."""
 
     @staticmethod
     def apply(variables, images):

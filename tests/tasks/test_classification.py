@@ -1,4 +1,4 @@
-"""Metrics on logits whose answers are known."""
+"""Metrics on logits with known results."""
 
 import jax.numpy as jnp
 import numpy as np

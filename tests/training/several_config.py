@@ -1,4 +1,4 @@
-"""The run of test_processes.py: tiny, and in float64, so that it is the same however it is cut."""
+"""Configuration of test_processes.py: tiny, and in float64, so that devices do not matter."""
 
 from densenet_jax.configs import default
 

@@ -1,4 +1,4 @@
-"""Many steps in one call: the run of single steps, whatever interrupts it."""
+"""Several steps per dispatch give the same run as single steps, even after interruptions."""
 
 import os
 import signal

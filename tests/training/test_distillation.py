@@ -1,4 +1,4 @@
-"""Distillation: the loss by hand, a teacher in its own normalisation, logits in a file."""
+"""Distillation: the loss against hand-computed values, a teacher's normalisation, stored logits."""
 
 import pathlib
 import struct
@@ -38,7 +38,7 @@ def test_the_loss_is_hintons():
 
 
 class Mean:
-    """A model whose logits are what it sees: the mean of each channel, scaled."""
+    """A model whose logits are the scaled mean of each channel of its input."""
 
     num_classes, in_channels, dtype = 3, 3, jnp.float32
 

@@ -1,4 +1,4 @@
-"""The evaluation of a split: every example once, and no metrics of a network that is broken."""
+"""Evaluation of a split: every example counts once, and a broken network has no metrics."""
 
 import jax.numpy as jnp
 import numpy as np

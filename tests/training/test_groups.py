@@ -1,4 +1,4 @@
-"""Groups with statistics of their own: what they mean, and that devices do not matter."""
+"""Groups with their own batch statistics: their results, and independence of the devices."""
 
 import functools
 import re
@@ -67,7 +67,7 @@ def lower(axes: tuple[int, int], group_size: int | None, accumulate: int):
 
 @functools.cache
 def compiled(*mode):
-    """Returns the step and its arguments; it is not worth optimising for a few steps."""
+    """Returns the step, compiled quickly as it runs only a few times, and its arguments."""
     with jax.enable_x64():
         lowered, state, batch = lower(*mode)
         options = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
@@ -109,14 +109,14 @@ def test_eight_devices_give_what_one_gives(axes, group_size, accumulate):
 
 
 def test_micro_batches_are_the_even_and_the_odd_examples():
-    """The same groups, one after another or cut from another order of the examples."""
+    """Groups one after another give the same as groups of reordered examples."""
     assert plan(BATCH, 8, 1, 2) == Groups(accumulate=2, parallel=8, in_turn=1)
     assert plan(BATCH, 8, 1, 1) == Groups(accumulate=1, parallel=8, in_turn=2)
     assert_same(run(EIGHT, 1, 2), run(EIGHT, 1, 1, order=TWO_MICRO_BATCHES))
 
 
 def test_a_group_is_a_small_batch_of_its_own():
-    """Against a loop over the groups: gradients, running statistics and metrics are means."""
+    """Gradients, running statistics and metrics are the means of a loop over the groups."""
     with jax.enable_x64():
         model, _, state = parts()
         batch = jax.tree.map(lambda x: x[TWO_MICRO_BATCHES,], make_batch())
@@ -155,7 +155,7 @@ def test_a_group_is_a_small_batch_of_its_own():
 
 
 def test_no_device_waits_for_another_before_its_gradients_are_complete():
-    """With groups of their own, devices communicate only to add up what the groups gave."""
+    """If each device has its own groups, devices communicate only to add up their results."""
 
     def collectives(mode):
         names = "all-reduce|all-gather|reduce-scatter|collective-permute|all-to-all"

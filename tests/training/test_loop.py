@@ -1,4 +1,4 @@
-"""A whole run on the digits, interrupted and not: small, but through every part."""
+"""Whole runs on the digits, with and without interruptions; small, but with every part."""
 
 import contextlib
 import functools

@@ -1,4 +1,4 @@
-"""Every mesh gives what one device gives; what cannot be a mesh is refused."""
+"""Every mesh gives the results of a single device; impossible meshes are refused."""
 
 import functools
 import itertools
@@ -93,7 +93,7 @@ def test_the_presets_are_among_the_meshes_tried():
 
 @pytest.mark.parametrize("axes", AXES)
 def test_a_mesh_gives_what_one_device_gives(axes):
-    """Parameters, running statistics, and by the momentum's state the gradients too."""
+    """Compares parameters, running statistics, and through the momentum the gradients, too."""
     _, one, metrics_one, scores_one = run(1, 1)
     _, many, metrics, scores = run(*axes)
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(many), strict=True):
@@ -105,7 +105,7 @@ def test_a_mesh_gives_what_one_device_gives(axes):
 
 
 def test_a_run_goes_on_with_other_meshes(tmp_path):
-    """Each step on another mesh, from the checkpoint of the one before."""
+    """Each step runs on another mesh, from the checkpoint of the step before."""
     way = [(8, 1), (1, 1), (2, 4), (2, 1), (1, 8), (2, 2), (8, 1)]  # 8, 1, 8, 2, 8, 4, 8 devices
     losses = {"changing": [], "one": []}
     with jax.enable_x64():
@@ -152,7 +152,7 @@ def test_the_largest_dimension_that_divides_is_split():
 
 
 class Fake:
-    """A device as far as a mesh looks at it."""
+    """The attributes of a device that `make_mesh` uses."""
 
     def __init__(self, number, process, platform="gpu", slice_index=0):
         self.id, self.process_index, self.platform = number, process, platform
@@ -160,7 +160,7 @@ class Fake:
 
 
 def test_devices_of_a_process_are_neighbours():
-    """As on a TPU pod, where a process's chips are not numbered in a row."""
+    """On a TPU pod the chips of a process are not numbered consecutively."""
     devices = [Fake(i, process) for i, process in enumerate((0, 1, 0, 1, 2, 3, 2, 3))]
     mesh = meshes.make_mesh(4, 2, devices=devices)
     assert [[d.process_index for d in row] for row in mesh.devices] == [[p, p] for p in range(4)]
@@ -178,8 +178,8 @@ def test_devices_of_a_process_are_neighbours():
         ({"data": 3, "model": -1}, "mesh.data is 3, which does not divide"),
         ({"preset": "gpu"}, "JAX sees only cpu devices; is jax.cuda13. installed"),
         ({"preset": "tpu_fsdp"}, "JAX sees only cpu devices; is jax.tpu. installed"),
-        ({"preset": "gpu", "model": 2}, "leave out config.mesh.data and config.mesh.model"),
-        ({"data": 4, "devices": [Fake(i, i // 4) for i in range(8)]}, "must take all of them"),
+        ({"preset": "gpu", "model": 2}, "leave out either the preset, or config.mesh.data and"),
+        ({"data": 4, "devices": [Fake(i, i // 4) for i in range(8)]}, "must use all of them"),
         ({"devices": [Fake(i, i // 5) for i in range(8)]}, r"have \[5, 3\] devices"),
     ],
 )

@@ -1,4 +1,4 @@
-"""What the report of a bad step looks at: the step's own loss, with its teacher."""
+"""The diagnosis of a non-finite step uses the step's own loss, including its teacher."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""One update of every optimiser against its formula; masks; what is off leaves no trace."""
+"""One update of every optimiser against its formula; masks; disabled features keep no state."""
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ def first_update(**options):
 
 
 def expected(name: str, kernel: bool, p: np.ndarray, g: np.ndarray) -> np.ndarray:
-    """The first step of each method from zero moments, as its paper has it."""
+    """Returns the first update of each method, from zero moments, as in its paper."""
     decay = DECAY * p if kernel else 0 * p
     norm = np.linalg.norm
     if name == "sgd":  # Nesterov, 0.9: the gradient, and 0.9 of the momentum it has just become

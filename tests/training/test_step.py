@@ -1,4 +1,4 @@
-"""The training step: what it changes, and that it does not matter how many devices run it."""
+"""The training step: what it changes, and its independence of the number of devices."""
 
 import functools
 
@@ -86,7 +86,7 @@ def test_a_step_changes_everything_that_it_should(one_device):
 
 def test_what_is_random_depends_on_seed_and_step_alone():
     class Model:
-        """Its logits are the images' mean, so that the loss shows the augmentation."""
+        """A model whose logits are the images' mean, so that augmentation changes the loss."""
 
         @staticmethod
         def apply(variables, images, **_):

@@ -1,4 +1,4 @@
-"""A sweep's grid: what it takes, what it refuses, and what is left of it on disk."""
+"""Sweeps: accepted and refused grids, and the files on disk."""
 
 import importlib
 import json
@@ -79,7 +79,7 @@ def test_a_bad_point_is_refused_before_anything_runs(grid, words):
 def test_rows_are_of_the_best_evaluation_and_a_run_that_diverges_is_one(
     tmp_path, monkeypatch, capsys
 ):
-    """The loop is played by a stand-in: tests/training/test_loop.py is about the real one."""
+    """A stand-in replaces the training loop; tests/training/test_loop.py tests the real one."""
     started = []
 
     def train(config, workdir, listeners):

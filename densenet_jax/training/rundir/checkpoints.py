@@ -135,7 +135,13 @@ class Checkpoints:
         self._pending = self._finisher.submit(self._finish, step)
 
     def save_again(self, step: int, state: TrainState, metrics: dict[str, float]) -> None:
-        """Starts to replace the checkpoint of a step by one that has metrics; see `save`."""
+        """Starts to replace the checkpoint of a step by one that has metrics.
+
+        Args:
+          step: the state's step.
+          state: the state.
+          metrics: of the evaluation at this step, {name: value}.
+        """
         if step in self.steps():
             self._manager.delete(step)
         self.save(step, state, metrics)

@@ -1,4 +1,4 @@
-"""What the variables of each launcher mean."""
+"""Detection of each launcher from its variables."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Real processes, real collectives: a job is killed, stopped, resumed by fewer, and fails.
+"""Jobs of real processes with real collectives: killed, stopped, resumed by fewer, and failing.
 
 By Open MPI where it is installed, else as plain processes that are told of each other.
 """
@@ -77,7 +77,7 @@ class JobOf:
             ]
 
     def wait(self) -> list[int]:
-        """Returns the exit codes; whatever is late is killed."""
+        """Returns the exit codes; processes that take too long are killed."""
         end = time.monotonic() + SECONDS
         try:
             return [p.wait(max(1, end - time.monotonic())) for p in self.processes]
@@ -119,7 +119,7 @@ def variables(workdir: pathlib.Path) -> list[np.ndarray]:
 
 
 def test_killed_stopped_and_resumed_it_is_the_run_of_one(tmp_path):
-    """Two processes, of which one is killed; four, of which one is asked to stop; two again."""
+    """Kills one of two processes, then asks one of four to stop, then ends the run with two."""
     workdir = tmp_path / "several"
     job = JobOf(2, workdir, mpi=bool(MPIRUN))
     job.wait_for_step(3)
@@ -158,7 +158,7 @@ def test_killed_stopped_and_resumed_it_is_the_run_of_one(tmp_path):
 
 
 def test_what_one_process_alone_finds_wrong_ends_all_and_is_said_once(tmp_path):
-    """Here it has another configuration than the first process."""
+    """The second process has another configuration than the first one."""
     job = JobOf(2, tmp_path / "run", mpi=False, last=("--config.log_every=7",))
     assert job.wait() == [2, 2]
     text = job.log.read_text()
@@ -167,7 +167,7 @@ def test_what_one_process_alone_finds_wrong_ends_all_and_is_said_once(tmp_path):
 
 
 def test_a_sweep_whose_second_run_diverges_and_an_evaluation_from_its_first(tmp_path):
-    """Two processes: what goes wrong is gone back from and told once; tables are of one writer."""
+    """In two processes a rollback happens in both and is printed once, and one writes the table."""
     folder = tmp_path / "sweep"
     sweep = "--sweep=optimizer.learning_rate=[0.05,1e30]"
     length = ("--config.total_steps=12", "--config.checkpoint_every_steps=2")

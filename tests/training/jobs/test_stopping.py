@@ -1,4 +1,4 @@
-"""Signals: the first asks, the second ends the process, whatever it is doing; hang-ups ask."""
+"""The first signal asks a run to stop, a second one ends the process; a hang-up only asks."""
 
 import signal
 import subprocess

@@ -1,4 +1,4 @@
-"""Checkpoints that were damaged, torn or could not be written are never loaded."""
+"""Checkpoints that are damaged, incomplete or could not be written are never loaded."""
 
 import functools
 import pathlib
@@ -171,7 +171,7 @@ def test_a_save_that_fails_keeps_the_last_and_later_ones_succeed(workdir, monkey
 
 
 def test_a_seal_is_on_the_disk_after_its_files(tmp_path, monkeypatch):
-    """A power cut must not leave a sealed checkpoint of empty files."""
+    """A power cut must not leave empty files with a checksum file beside them."""
     (tmp_path / "1" / "folder").mkdir(parents=True)
     (tmp_path / "1" / "folder" / "array").write_text("numbers")
     flushed = []

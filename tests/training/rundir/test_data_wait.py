@@ -1,4 +1,4 @@
-"""What counts as waiting for data: only what keeps a step from running."""
+"""Waiting for data counts only while it keeps the next step from running."""
 
 import subprocess
 import sys
@@ -11,7 +11,7 @@ from densenet_jax.training.rundir.data_wait import DataWait
 
 
 class Clock:
-    """Stands still until it is set."""
+    """A clock that moves only when it is set."""
 
     now = 0.0
 
@@ -20,7 +20,7 @@ class Clock:
 
 
 class Result:
-    """What a step computes; there when the test says so."""
+    """The result of a step, which becomes ready when the test says so."""
 
     def __init__(self):
         self.there = threading.Event()

@@ -1,4 +1,4 @@
-"""TensorBoard and W&B get what metrics.jsonl has, each step once, whatever happened before."""
+"""TensorBoard and W&B get the records of metrics.jsonl, each step once, even after failures."""
 
 import importlib
 import pathlib
@@ -29,7 +29,7 @@ def record(step: int, split: str = "train", **values) -> dict:
 
 
 def write(workdir: pathlib.Path, name: str, resume_step: int, steps) -> None:
-    """Lets a run write the records of some steps, as the loop does."""
+    """Writes the records of some steps, as the training loop does."""
     listeners = loggers.open_loggers([name], workdir, config())
     with MetricsLog(workdir / "metrics.jsonl", resume_step, listeners) as log:
         for step in steps:
@@ -43,7 +43,7 @@ def tensorboard(workdir: pathlib.Path) -> dict[str, list]:
 
 
 def wandb_records(data: bytes) -> Iterator[Record]:
-    """Yields what a .wandb file holds: LevelDB's log format after 7 bytes of their own."""
+    """Yields the records of a .wandb file: 7 bytes of W&B's own, then LevelDB's log format."""
     at, whole = 7, b""
     while len(data) - at > 7:
         if 32768 - at % 32768 < 7:  # no room for a header: the next block
@@ -135,7 +135,7 @@ def test_wandb_that_lets_nobody_in_is_a_clear_error(tmp_path, monkeypatch):
         raise wandb.errors.UsageError("No API key configured.")
 
     monkeypatch.setattr(wandb, "init", refuse)
-    with pytest.raises(ConfigError, match="No API key configured; WANDB_MODE=offline keeps"):
+    with pytest.raises(ConfigError, match="No API key configured; with WANDB_MODE=offline"):
         loggers.open_loggers(["wandb"], tmp_path, config())
 
 
@@ -153,7 +153,7 @@ def test_a_missing_package_and_a_misspelt_logger_are_told_before_anything_is_mad
 
 
 class Broken:
-    """A listener that fails at all it is told."""
+    """A listener all of whose methods fail."""
 
     def __init__(self):
         self.told = []

@@ -1,4 +1,4 @@
-"""metrics.jsonl: whole lines, each step once, whatever the disk does."""
+"""metrics.jsonl has whole lines and each step once, even if the disk fails."""
 
 import json
 import os
@@ -23,7 +23,7 @@ def test_resuming_forgets_what_lies_beyond(tmp_path):
 
 
 class FullDisk:
-    """A raw file that takes only a few more bytes, as a disk that fills up does."""
+    """A raw file that accepts only a few more bytes, like a disk that fills up."""
 
     def __init__(self, file, room: int):
         self.file, self.room = file, room
@@ -40,7 +40,7 @@ class FullDisk:
 
 
 class ReadOnly:
-    """A raw file on a disk that was made read-only: it can be neither written nor cut."""
+    """A raw file on a disk that has become read-only: it cannot be written or truncated."""
 
     def __init__(self, file):
         self.file = file

@@ -1,4 +1,4 @@
-"""The live line, where it is shown: a terminal, a pipe, a notebook, and nobody at all."""
+"""The progress line on a terminal, in a pipe, in a notebook, and after the output was closed."""
 
 import itertools
 import os
@@ -29,7 +29,7 @@ print("the end", file=sys.stderr)
 
 
 def on_a_terminal(columns: int, **variables: str) -> str:
-    """Returns what a terminal of a width receives."""
+    """Returns the text that a terminal of the given width receives."""
     ours, theirs = pty.openpty()
     environment = os.environ | {"COLUMNS": str(columns), "LINES": "24", "TERM": "xterm"} | variables
     command = [sys.executable, "-c", SCRIPT, progress.__file__]
@@ -106,7 +106,7 @@ def test_lines_in_a_pipe_become_rarer(monkeypatch, capsys):
 
 
 class Display:
-    """What IPython's display keeps on the screen: one text for each identity."""
+    """A stand-in for IPython's display, which keeps the last text of each identity."""
 
     def __init__(self):
         self.shown: list[str] = []

@@ -1,4 +1,4 @@
-"""Checkpoints of every version: what is stored, what is read, and what is said of the rest."""
+"""Stored states: their names, checkpoints of older versions, and errors for all others."""
 
 import functools
 import importlib
@@ -66,10 +66,10 @@ def test_a_transformation_without_arrays_may_join_the_chain(tmp_path):
     ("target", "message"),
     [
         (make_state(optax.adam(0.1)), "has no opt_state/"),
-        (make_state(optax.sgd(0.1)), "is called opt_state/trace/"),
+        (make_state(optax.sgd(0.1)), "the configured state has no opt_state/trace/"),
         (
             make_state(params={"stem": PARAMS["stem"], "head": {"bias": jnp.ones(4)}}),
-            r"\[3\] there",
+            r"has shape \[3\] in the checkpoint",
         ),
     ],
 )
@@ -93,7 +93,7 @@ def test_a_newer_version_is_refused(tmp_path, monkeypatch):
 
 
 def test_a_run_of_the_first_version_goes_on(tmp_path):
-    """Written before checkpoints had a number: the nested state, with Orbax's marks of nothing."""
+    """Format 0, from before checkpoints had a number: the nested state, with its empty parts."""
     with tarfile.open(GOLDEN / "format0.tar.xz") as archive:
         archive.extractall(tmp_path, filter="data")
     config = importlib.import_module("configs.default").get_config()
