@@ -1,9 +1,9 @@
 """A convolution whose gradients XLA:CPU computes as fast inside a loop as outside of one.
 
-Autodiff names the dimensions of a gradient's convolution in an order of its own.  XLA:CPU brings
-them into the usual order, for which it has a fast kernel, at the top level of a program only; in a
-`lax.scan` or `lax.while_loop` what is left runs some 20 times slower (jaxlib 0.10.2).  So the
-usual order is written out here.  The numbers are the same to the bit.
+Automatic differentiation writes the convolutions of a gradient with an unusual order of dimensions.
+XLA:CPU has a fast kernel only for the usual order, and it reorders only at the top level of a
+program: inside a `lax.scan` or `lax.while_loop` such a convolution runs some 20 times slower
+(jaxlib 0.10.2).  Here the gradients are written in the usual order; they are equal to the bit.
 """
 
 import functools

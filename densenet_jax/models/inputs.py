@@ -1,4 +1,4 @@
-"""What a batch of images must look like, checked once where it enters a model."""
+"""The check of a batch of images, made once where it enters a model."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""What owns the parameters of a network: kernels, and batch normalisation with its statistics."""
+"""Modules that own parameters: kernels, and batch normalisation with its running statistics."""
 
 from collections.abc import Callable
 from typing import Any

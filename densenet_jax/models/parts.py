@@ -1,4 +1,4 @@
-"""Which part of a network a parameter belongs to: what masks for fine-tuning are made of."""
+"""The part of a network that a parameter belongs to, for masks in fine-tuning."""
 
 import re
 from typing import Any
@@ -24,13 +24,13 @@ def part_of(path: str) -> str:
       path: `module/.../leaf`, with or without the collection in front.
 
     Raises:
-      ValueError: the path is of no model of ours.
+      ValueError: no DenseNet or RDNet has such a variable.
     """
     module = path.removeprefix("params/").removeprefix("batch_stats/").partition("/")[0]
     for pattern, part in _PARTS:
         if match := re.match(pattern, module):
             return part if isinstance(part, str) else part(match)
-    raise ValueError(f"{path!r} is of no part of a DenseNet or RDNet.")
+    raise ValueError(f"{path!r} belongs to no part of a DenseNet or RDNet.")
 
 
 def parts(params: Any) -> Any:
@@ -49,6 +49,6 @@ def parts(params: Any) -> Any:
 def mask(params: Any, *names: str) -> Any:
     """Returns a tree like `params`, True where the part is one of `names`.
 
-    `mask(params, "head")` is what trains alone when the backbone is frozen.
+    `mask(params, "head")` is True for the parameters that train while the backbone is frozen.
     """
     return jax.tree.map(lambda part: part in names, parts(params))

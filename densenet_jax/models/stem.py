@@ -1,4 +1,4 @@
-"""The stems: what happens to an image before the first dense block.
+"""The stems, which process an image before the first dense block.
 
 A stem is a row of `STEMS`: convolutions, whether BN and activation follow each, and a pooling.
 """

@@ -11,7 +11,8 @@ from jax.extend import core
 from densenet_jax.models.densenet import DenseNet
 from densenet_jax.models.variants import VARIANTS
 
-# Of each variant, at its image size: what `count` gives, which takes seconds; a test compares.
+# Multiply-adds of each variant at its image size, stored because `count` takes seconds; a test
+# compares them with it.
 MULTIPLY_ADDS = {
     "densenet121": 2_834_161_664,
     "densenet161": 7_727_907_072,
@@ -43,8 +44,8 @@ class Size(NamedTuple):
 def count(model: nn.Module, image_size: int) -> Size:
     """Counts a model's parameters, and the multiply-adds of its convolutions and matrix products.
 
-    They are those of the definition: a transition convolves, then pools.  (The model pools first
-    where it can, which gives the same for a quarter of the work.)
+    A transition is counted as it is defined, convolution before pooling.  (The model pools first
+    where it can, which gives the same result with a quarter of the work.)
     """
     if isinstance(model, DenseNet):
         # With dropout after its convolution a transition keeps the order of the definition.

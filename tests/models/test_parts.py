@@ -49,5 +49,5 @@ def test_mask_of_the_head_alone():
 
 
 def test_path_of_something_else():
-    with pytest.raises(ValueError, match="'layer4/conv' is of no part"):
+    with pytest.raises(ValueError, match="'layer4/conv' belongs to no part"):
         part_of("layer4/conv")

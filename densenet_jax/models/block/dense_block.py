@@ -130,7 +130,7 @@ def _evaluate_with_kernels(x, layers, implementation):
     return implementations.find(implementation).evaluate(x, layers)
 
 
-# Training with frozen statistics differentiates the plain twin.
+# Training with frozen statistics differentiates the plain implementation.
 _evaluate_with_kernels.defvjp(
     lambda x, layers, how: (_evaluate_with_kernels(x, layers, how), (x, layers)),
     lambda how, residuals, d_features: jax.vjp(_evaluate, *residuals)[1](d_features),

@@ -1,8 +1,8 @@
 """Batch normalisation in pieces: moments, the affine map they make, and the gradients of both.
 
 Normalisation is y = gain * x + shift with gain = scale / sqrt(var + epsilon) and
-shift = bias - mean * gain (Ioffe and Szegedy, 2015).  Whoever makes a feature map computes its
-moments once; whoever reads it computes `affine`, a few numbers a channel.
+shift = bias - mean * gain (Ioffe and Szegedy, 2015).  The moments of a feature map are computed
+once, where the map is made; each layer that reads it computes `affine`, two numbers per channel.
 """
 
 from collections.abc import Callable

@@ -142,7 +142,7 @@ def build(directory: pathlib.Path) -> pathlib.Path:
 
 
 def _check_owner(path: pathlib.Path) -> None:
-    """A library runs with the user's rights: nobody else may have put it there."""
+    """Raises NativeError if other users could have written a file: its code runs as this user."""
     status = path.stat()
     if status.st_uid != os.getuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise NativeError(f"others than this user can write {path}; delete it.")

@@ -3,7 +3,7 @@
 XLA:CPU writes a normalised input to memory and reads it again, and measures an output in a pass of
 its own.  Here a stage normalises while it packs its input for the product, measures its output
 while that is in registers, and gives all its gradients in one pass.  The folder `native` has them
-in C++; the functions below have the meaning of those in `stages`.
+in C++; the functions below compute what those of the same names in `block.plain` compute.
 """
 
 import jax
@@ -16,7 +16,7 @@ from densenet_jax.models.cpu.library import array, call
 
 
 def forward(source, gain, shift, kernel, *, into=None, offset=0, dropout=None, pivot=0.0):
-    """See `stages.forward`; 1x1 stages make a new array, 3x3 stages write into a buffer."""
+    """See `block.plain.forward`; 1x1 stages make a new array, 3x3 stages write into a buffer."""
     assert dropout is None
     assert (into is None) == (kernel.shape[:2] == (1, 1))
     d = kernel.shape[3]
@@ -41,7 +41,7 @@ def forward(source, gain, shift, kernel, *, into=None, offset=0, dropout=None, p
 def backward(
     source, gain, shift, kernel, *, d_out, out, correction, offset=0, d_source=None, dropout=None
 ):
-    """See `stages.backward`; 1x1 stages add to d_source, 3x3 stages return their own."""
+    """See `block.plain.backward`; 1x1 stages add to d_source, 3x3 stages return their own."""
     assert dropout is None
     assert (d_source is not None) == (kernel.shape[:2] == (1, 1))
     c, vectors = kernel.shape[2], (gain, shift, kernel, *correction)
@@ -71,7 +71,7 @@ def evaluate(x, layers):
 
 
 def block_forward(x, statistics, layers, epsilon):
-    """Returns what `block_gradient.forward` needs: a whole block on one device, in one call."""
+    """Computes a whole block on one device in one call; returns what `gradient.forward` needs."""
     positions, c = x.shape[:3], x.shape[3] + added(layers)
     results = [array(*positions, c), array(c), array(c)]
     for (_, kernel), _ in layers:

@@ -58,7 +58,7 @@ def _convolution_backward(stride, residuals, cotangents):
         return call("ConvolveBackward", arrays, out, stride=stride)
 
     (d_kernel,) = over_devices(run, (x, d_y, y), (constant, slope), returns_maps=False)
-    # Of images nobody wants it: the compiler leaves it out.
+    # The gradient of images is not used in training; the compiler removes it then.
     corrected = d_y + constant + slope * y
     dx, _ = convolution.gradients(x, kernel.astype(x.dtype), corrected, stride)
     return dx, d_kernel.astype(kernel.dtype)
@@ -68,7 +68,12 @@ measured_convolution.defvjp(_convolution_forward, _convolution_backward)
 
 
 def _pooling(function: str, shape: Callable[[int, int], tuple[int, int]]) -> Callable:
-    """Returns a twin in `pooling`: height and width to those of the result, and its gradient."""
+    """Returns the CPU kernel of a function in `pooling`, with its gradient.
+
+    Args:
+      function: its name in the library.
+      shape: maps height and width of the input to those of the result.
+    """
 
     @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
     def pool(x, gain, shift, activation):

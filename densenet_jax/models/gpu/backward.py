@@ -1,12 +1,13 @@
 """The transposes of BN-ReLU-convolution as GPU kernels.
 
-Each reads what it needs once: the gradient of its output is completed on load (what the output's
-moments contribute is linear in the output), the ReLU's mask is computed again, the source's
-gradient is written or added in place, and the sums for scale, shift and kernel are taken from the
-same tiles.  A program walks over a range of rows, so that the kernel's gradient stays in its
-registers; the programs' parts are added afterwards, in a fixed order: results repeat to the bit.
+Each kernel reads its inputs once.  The gradient of the output is completed on load (the part that
+comes through the output's moments is linear in the output), the mask of the ReLU is computed again,
+the gradient of the source is written or added in place, and the sums for scale, shift and kernel
+are taken from the same tiles.  A program walks over a range of rows, so that its gradient of the
+kernel stays in registers; the gradients of all programs are added afterwards in a fixed order, so
+results repeat to the bit.
 
-The plain twins are in `stages`, whose `backward` says what the arguments mean.
+`block.plain.backward` computes the same in plain JAX, and explains the arguments.
 """
 
 import functools

@@ -1,8 +1,8 @@
-"""BN-ReLU-convolution as GPU kernels that normalise on load and sum for the next norm on store.
+"""BN-ReLU-convolution as GPU kernels that normalise on load and measure on store.
 
 XLA cannot fuse a normalisation into a convolution, nor the sums of its output: it writes and reads
-the maps several times over.  Here they are read once and written once.  The plain twins are in
-`stages`, whose `forward` says what the arguments mean.
+the maps several times.  Here they are read once and written once.  `block.plain.forward` computes
+the same in plain JAX, and explains the arguments.
 """
 
 import functools

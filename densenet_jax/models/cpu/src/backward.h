@@ -1,8 +1,8 @@
-// The transposes of BN-ReLU-convolution: one pass over the maps gives every gradient.
+// The transposes of BN-ReLU-convolution: one pass over the maps computes every gradient.
 //
-// The gradient of the output is completed while it is packed, d_out + slope * out + constant; the
-// ReLU's mask is computed again; the sums for gain and shift are taken from registers.  Each part
-// of the batch has its own gradient of the kernel, added up at the end.
+// The gradient of the output is completed while it is packed: d_out + slope * out + constant.  The
+// mask of the ReLU is computed again, and the sums for gain and shift are taken from registers.
+// Each part of the batch has its own gradient of the kernel; these are added at the end.
 
 #pragma once
 
@@ -15,14 +15,14 @@ struct Vectors {
   const float *gain, *shift, *constant, *slope;
 };
 
-// How the gradient of an output [B, H, W, > offset] is completed: it gets constant + slope * out.
+// The gradient of an output [B, H, W, > offset], to which constant + slope * out is added.
 struct Gradient {
   const float *d_out, *out;
   int64_t channels, offset;
   const float *constant, *slope;
 };
 
-// What the transposes give besides the gradient of x.
+// The results of the transposes besides the gradient of x.
 struct Results {
   float *kernel, *shift, *gain;
 };

@@ -1,7 +1,7 @@
-// A dense block in training mode: what gradient.py says, layer after layer, in one call.
+// A dense block in training: the algorithm of gradient.py, for all layers in one call.
 //
-// XLA compiles what lies between two kernels again for each layer, since each has another number of
-// channels.  Here that is a few loops over vectors.
+// XLA would compile the vector arithmetic between two kernels again for each layer, since each layer
+// has another number of channels.  Here it is a few loops.
 
 #pragma once
 
@@ -70,7 +70,8 @@ class BatchAffine {
   std::vector<float> gain_, shift_;
 };
 
-// What each output of a stage is about, from the moments of its input: `statistics.expected_output`.
+// The expected mean of each output of a stage, from the moments of its input:
+// `statistics.expected_output`.
 inline std::vector<float> expected_output(const Kernel& kernel, int64_t taps, const Affine& norm,
                                           const Moments& batch) {
   std::vector<double> inputs(kernel.inputs), outputs(kernel.outputs);
@@ -107,7 +108,7 @@ inline void copy_channels(Pool& pool, const Map& from, const Map& to) {
 
 // Arrays: x [B, H, W, C], its mean and variance, then each layer's scale, bias and kernel, twice.
 // Results: features [B, H, W, C + growth rate * layers], their mean and variance, then for each
-// layer what is between its convolutions, [B, H, W, width], and its mean and variance.
+// layer the map between its convolutions, [B, H, W, width], with its mean and variance.
 inline void block_forward(Call& call) {
   Map x = call.array().map();
   Moments before = take_moments(call);
@@ -177,10 +178,10 @@ inline PairResults take_results(Call& call) {
 }
 
 // Arrays: the gradients of features and of their mean and variance; features, mean and variance;
-// then for each layer, the last one first, its parameters, and what is between its convolutions
-// with its mean and variance.  Results: the gradients of features (in place; of their first
-// channels when all is done), mean and variance; memory for the gradient of what is between; then
-// the gradients of each layer's parameters, in the same order.
+// then for each layer, from the last to the first, its parameters, and the map between its
+// convolutions with its mean and variance.  Results: the gradients of features (in place; at the end
+// their first channels are the gradient of the block's input), mean and variance; memory for the
+// gradient of the map between; then the gradients of each layer's parameters, in the same order.
 inline void block_backward(Call& call) {
   const float* d_features_before = call.array().data();
   Moments d_before = take_moments(call);
@@ -203,7 +204,7 @@ inline void block_backward(Call& call) {
     c -= growth;
     std::vector<float> zeros(2 * width);
     Moments d_inner{zeros.data(), zeros.data() + width};
-    // The moments of these channels have no reader left: their gradient is complete.
+    // All readers of these channels have been visited: the gradient of their moments is complete.
     Correction own(all.from(c), d_all.from(c), growth, n);
     backward_3x3(call.pool, between, BatchAffine(second, inner, epsilon), second.kernel,
                  {d_features, features.data, features.channels, c, own.constant.data(),

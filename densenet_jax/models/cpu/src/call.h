@@ -1,4 +1,4 @@
-// What XLA hands a function: arrays, results and numbers.
+// The arguments of a function that XLA calls: arrays, results and numbers.
 
 #pragma once
 
@@ -26,7 +26,7 @@ class Array {
   ffi::Span<const int64_t> sizes_;
 };
 
-// Arrays and results come in order, each as it is asked for.
+// Arrays and results are taken one after another, in the order of the call.
 class Call {
  public:
   Call(ffi::ThreadPool pool, ffi::RemainingArgs arrays, ffi::RemainingRets results,

@@ -1,7 +1,8 @@
-// A convolution of any size and stride on a few channels, as a stem has it.
+// A convolution of any size and stride on a few channels, for stems.
 //
-// What a kernel's row reads at one output pixel lies together in memory: size * channels values,
-// stride * channels from those of the next.  Packed as a pixel's channels it is a matrix product.
+// The values that one row of the kernel reads at an output pixel are contiguous in memory: size *
+// channels values, stride * channels before those of the next pixel.  Packed like the channels of a
+// pixel they make the convolution a matrix product.
 
 #pragma once
 
@@ -9,7 +10,7 @@
 
 namespace densenet {
 
-// A kernel [size, size, C, D], half of whose size is added in zeros around x [B, H, W, C].
+// The windows of a kernel [size, size, C, D] in x [B, H, W, C], with size / 2 zeros around x.
 class Windows {
  public:
   Windows(const Map& x, const Map& y, int64_t size, int64_t stride)
@@ -49,7 +50,7 @@ class Windows {
   int64_t size, stride, depth, row_size;
 };
 
-// Rows of y at a time: enough work for the threads, few enough for the cache.
+// Rows of y that a task computes: enough tasks for the threads, few enough rows for the cache.
 inline int64_t strip_height(Pool& pool, const Map& y) {
   int64_t wanted = std::max<int64_t>(8, 4 * pool.num_threads());
   return std::clamp<int64_t>(y.images * y.height / wanted, 1, 8);

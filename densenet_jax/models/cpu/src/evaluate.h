@@ -21,7 +21,7 @@ inline void store_normalised(const Tile<M, N>& tile, int64_t first, int64_t widt
   }
 }
 
-// A whole bottleneck layer with fixed statistics: what is between its convolutions stays in cache.
+// A whole bottleneck layer with fixed statistics; the map between its convolutions stays in cache.
 inline void layer(Pool& pool, const Map& features, int64_t offset, const Affine& norm1,
                   const Kernel& kernel1, const Affine& norm2, const Kernel& kernel2) {
   int64_t c = kernel1.inputs, e = kernel1.outputs, d = kernel2.outputs;

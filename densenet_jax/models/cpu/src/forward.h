@@ -1,4 +1,5 @@
-// BN-ReLU-convolution: normalised while it is packed, measured while it is stored.
+// BN-ReLU-convolution: the input is normalised while it is packed, and the sums of the output are
+// taken while it is stored.
 
 #pragma once
 
@@ -121,7 +122,7 @@ inline void forward_3x3(Pool& pool, const Map& x, const Affine& norm, const Kern
   const float* gain = padded(kGain, norm.gain, c);
   const float* shift = padded(kShift, norm.shift, c);
   pivot = padded(kSlope, pivot, d);
-  // Whole images, or strips of them where there are few.
+  // The parts are whole images, or strips of them if there are few images.
   int64_t wanted = std::max<int64_t>(8, 4 * pool.num_threads());
   int64_t strips = std::min(ceil_div(height, 4), ceil_div(wanted, x.images));
   int64_t parts = x.images * strips;

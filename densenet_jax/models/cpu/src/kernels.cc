@@ -1,4 +1,4 @@
-// The functions that XLA calls on a CPU: see native_kernels.py.
+// The functions that XLA calls on a CPU: see stages.py and stem.py.
 
 #include "convolution.h"
 #include "evaluate.h"

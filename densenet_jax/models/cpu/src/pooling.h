@@ -17,7 +17,7 @@ void channel_groups(Pool& pool, const Map& x, F&& f) {
   });
 }
 
-// The gradients of gain and shift while they are summed: a part for each task, all added at the end.
+// The gradients of gain and shift: partial sums of each task, added at the end.
 struct AffineSums {
   AffineSums(int64_t parts, int64_t channels)
       : parts(parts),
@@ -27,7 +27,7 @@ struct AffineSums {
     std::fill_n(gains, parts * 2 * size, 0.0f);
   }
 
-  // Adds what follows from the gradient of x * gain + shift at channel `c` and beyond.
+  // Adds the contributions of the gradient of x * gain + shift, from channel `c` on.
   void add(int64_t part, int64_t c, Vec gradient, Vec x) const {
     float *gain = gains + part * 2 * size + c, *shift = gain + size;
     store(gain, load(gain) + gradient * x);
@@ -115,7 +115,7 @@ struct Window {
 };
 
 // Whether a value takes the place of the largest one so far: the first of equal values stays, and
-// NaN wins, so that what went wrong is seen.
+// NaN wins, so that a broken network is noticed.
 inline auto wins(Vec value, Vec largest) { return (value > largest) | (value != value); }
 
 // Arrays: x, gain, shift.  The result: maxima of relu(x * gain + shift) over `Window`s; NaN where a

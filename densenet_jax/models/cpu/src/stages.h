@@ -1,4 +1,4 @@
-// Single stages, for blocks whose statistics are summed over devices between them.
+// Single stages, for blocks whose statistics are summed over several devices between stages.
 
 #pragma once
 

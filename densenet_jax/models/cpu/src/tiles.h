@@ -40,13 +40,13 @@ using Pool = xla::ffi::ThreadPool;
 
 inline Vec load(const float* p) { return *reinterpret_cast<const AnyVec*>(p); }
 inline void store(float* p, Vec v) { *reinterpret_cast<AnyVec*>(p) = v; }
-// A number that is none stays so: what went wrong must be seen.
+// NaN stays NaN, so that a broken network is noticed.
 inline Vec relu(Vec v) { return v < 0 ? Vec{} : v; }
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 
-// Memory of a thread that stays from call to call: fresh pages are slow.
+// Scratch memory of a thread, kept from call to call because fresh pages are slow.
 inline float* scratch(int slot, int64_t count) {
   struct Buffer {
     float* data = nullptr;
@@ -65,7 +65,7 @@ inline float* scratch(int slot, int64_t count) {
   return buffer.data;
 }
 
-// Calls f(0) ... f(count - 1) on the threads of a pool, this one among them.
+// Calls f(0) ... f(count - 1) on the threads of a pool, including the calling thread.
 template <class F>
 void parallel(Pool& pool, int64_t count, F&& f) {
   struct State {
@@ -73,7 +73,7 @@ void parallel(Pool& pool, int64_t count, F&& f) {
   };
   auto state = std::make_shared<State>();
   state->left = count;
-  // A helper that comes late finds nothing left, and does not touch f.
+  // A worker that starts late finds nothing left to do and does not touch f, which may be gone.
   auto work = [state, count, &f] {
     for (int64_t i; (i = state->next.fetch_add(1)) < count; state->left.fetch_sub(1)) f(i);
   };
@@ -110,8 +110,8 @@ inline void pack_chunk(float* out, const float* x, int64_t pixels, int64_t strid
 
 constexpr int kMostLines = 7;
 
-// Where the rows of a product lie: the sum is over `lines` lines, all chunks of `channels`
-// channels, and `taps` neighbouring pixels, in this order.
+// Where the rows of a matrix product lie in memory. The sum runs over `lines` lines, all chunks of
+// `channels` channels, and `taps` neighbouring pixels, in this order.
 struct Operand {
   const float* line[kMostLines];
   int lines, taps;
@@ -210,7 +210,7 @@ inline void store(float* p, Vec v, int64_t count) {
   std::memcpy(p, rest, std::max<int64_t>(count, 0) * 4);
 }
 
-// Adds the parts of partial sums, `size` apart, in their order: results repeat to the bit.
+// Adds partial sums that lie `size` apart, always in the same order, so results repeat to the bit.
 inline void add_parts(Pool& pool, const float* partial, int64_t parts, int64_t size,
                       int64_t rows, int64_t stride, float* out, int64_t columns) {
   int64_t step = std::max<int64_t>(1, 16384 / stride);
@@ -237,7 +237,7 @@ inline void dispatch(int64_t m, int64_t columns, F&& f) {
   }
 }
 
-// Cuts `pixels` into tiles of nearly the same size, at most kRows: f(first, count).
+// Divides `pixels` into tiles of nearly equal size, at most kRows, and calls f(first, count).
 template <class F>
 inline void tiles(int64_t pixels, F&& f) {
   int64_t count = ceil_div(pixels, kRows);
