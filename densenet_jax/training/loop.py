@@ -150,5 +150,7 @@ def say_start(
         f"{config.model.name} on {config.data.name}: {len(train_source)} training and "
         f"{len(setup.eval_source)} evaluation images, {batch}, {state}"
     )
+    for note in dict.fromkeys((*train_source.notes, *setup.eval_source.notes)):
+        progress.note(note)
     for line in meshes.describe(setup.mesh):
         progress.note(line)

@@ -81,6 +81,58 @@ def test_folder_mistakes(image_dir, tmp_path):
     fails("no class folders", "folder", "train", str(empty))
 
 
+def make_images(*paths):
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+@pytest.mark.parametrize(
+    ("train", "val"), [("Train", "Val"), ("TRAINING", "Test"), ("train", "valid")]
+)
+def test_split_folders_in_any_capitals(tmp_path, train, val):
+    make_images(*(tmp_path / s / c / "1.jpg" for s in (train, val) for c in ("cat", "dog")))
+    for split in ("train", "validation"):
+        source = folders.image_folder(str(tmp_path), split)
+        assert source.class_names == ("cat", "dog")
+        assert len(source) == 2
+    chosen_by_test = any("chooses the best checkpoint" in note for note in source.notes)
+    assert chosen_by_test == (val == "Test")
+
+
+def test_folders_that_are_not_classes_are_refused(tmp_path):
+    high = tmp_path / "high"
+    make_images(*(high / "dataset" / "train" / c / "1.jpg" for c in ("cat", "dog")))
+    fails(r"one level too high. Set --config.data.data_dir=.*dataset", "folder", "train", str(high))
+    folds = tmp_path / "folds"
+    make_images(*(folds / f / c / "1.jpg" for f in ("fold1", "fold2") for c in ("cat", "dog")))
+    fails("look like splits, not like classes", "folder", "train", str(folds))
+    single = tmp_path / "single"
+    make_images(single / "cat" / "1.jpg")
+    fails("only one class, cat", "folder", "train", str(single))
+    twice = tmp_path / "twice"
+    make_images(*(twice / s / c / "1.jpg" for s in ("train", "Train") for c in ("cat", "dog")))
+    fails("Train and train; leave one", "folder", "train", str(twice))
+
+
+def test_every_class_keeps_a_training_image(tmp_path):
+    names = [f"rare{i}" for i in range(40)]
+    make_images(*(tmp_path / name / "1.png" for name in names))
+    source = folders.image_folder(str(tmp_path), "train", holdout=0.5)
+    assert sorted(source.examples.labels) == list(range(40))
+
+
+def test_links_are_followed_once_and_left_out_files_are_counted(tmp_path):
+    data, store = tmp_path / "data", tmp_path / "store"
+    make_images(data / "cat" / "1.jpg", data / "dog" / "1.jpg", data / "dog" / "2.TIFF")
+    make_images(data / "dog" / "notes.txt", *(store / f"{i}.png" for i in range(5)))
+    (data / "cat" / "more").symlink_to(store)
+    (store / "loop").symlink_to(data / "cat")
+    found, notes = folders._label(data, ["cat", "dog"], may_lack_classes=False)
+    assert [label for _, label in found] == [0] * 6 + [1]
+    assert "2 files are left out (1 .tiff, 1 .txt)" in notes[0]
+
+
 def test_folder_without_permission(image_dir, monkeypatch):
     def refuse(path):
         raise PermissionError(13, "Permission denied", str(path))

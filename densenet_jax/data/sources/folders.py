@@ -1,15 +1,20 @@
 """Data sets of image files, in one folder for each class."""
 
+import collections
 import hashlib
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 from densenet_jax.data.sources.source import DataError, Source
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
-SPLIT_ALIASES = {"validation": ("validation", "val", "valid", "test"), "train": ("train",)}
+# Names of split folders, in any capitals, the preferred ones first.
+SPLIT_ALIASES = {
+    "validation": ("validation", "val", "valid", "test", "testing"),
+    "train": ("train", "training"),
+}
 
 
 class Files(Sequence[dict[str, Any]]):
@@ -67,26 +72,85 @@ def image_folder(root: str, split: str, holdout: float = 0.1) -> Source:
             f"{root} is not a folder; set data.data_dir to a folder that contains "
             "train/CLASS/*.jpg or CLASS/*.jpg."
         )
-    names = SPLIT_ALIASES.get(split, (split,))
-    folder = next((base / n for n in names if (base / n).is_dir()), None)
-    if folder is None and not (base / "train").is_dir():
+    folder, train = _split_folder(base, split), _split_folder(base, "train")
+    if folder is None and train is None:
         return _part_of_one_folder(base, split, holdout)
     if folder is None:
+        names = SPLIT_ALIASES.get(split, (split,))
         raise DataError(
             f"{root} has no folder {' or '.join(names)}; it has {', '.join(_folders(base))}. "
             "Add the folder, or choose another split."
         )
     # The training split defines the classes, so that a label means the same class in all splits.
-    class_root = base / "train" if (base / "train").is_dir() else folder
-    classes = _folders(class_root)
+    class_root = folder if train is None else train
+    classes = _classes(class_root)
     unknown = sorted(set(_folders(folder)) - set(classes))
     if unknown:
         raise DataError(
             f"{folder} has classes that {class_root} lacks: {', '.join(unknown)}. Add them there, "
             "or remove them here."
         )
-    files = _label(folder, classes, may_lack_classes=folder != class_root)
-    return Source(Files(files), tuple(classes), str(folder))
+    files, notes = _label(folder, classes, may_lack_classes=folder != class_root)
+    if folder.name.lower() in ("test", "testing") and split == "validation":
+        notes = (
+            f"there is no validation folder: {folder} chooses the best checkpoint, so its "
+            "accuracy is not that of unseen images",
+            *notes,
+        )
+    return Source(Files(files), tuple(classes), str(folder), notes=notes)
+
+
+def _split_folder(base: pathlib.Path, split: str) -> pathlib.Path | None:
+    """Returns the folder of a split, whatever its capitals; None if there is none.
+
+    Raises:
+      DataError: several folders differ only in their capitals.
+    """
+    there = [path for path in sorted(base.iterdir()) if path.is_dir()] if base.is_dir() else []
+    for name in SPLIT_ALIASES.get(split, (split,)):
+        found = [path for path in there if path.name.lower() == name.lower()]
+        exact = [path for path in found if path.name == name]
+        if len(found) > 1:
+            raise DataError(
+                f"{base} has {' and '.join(path.name for path in found)}; leave one folder for the "
+                f"{split} split."
+            )
+        if exact or found:
+            return (exact or found)[0]
+    return None
+
+
+def _classes(folder: pathlib.Path) -> list[str]:
+    """Returns the names of the class folders.
+
+    Raises:
+      DataError: there is only one, or the folders look like splits or like a data set each.
+    """
+    classes = _folders(folder)
+    inner = [
+        {child.name for child in (folder / name).iterdir() if child.is_dir()}
+        if not any(child.is_file() for child in (folder / name).iterdir())
+        else set()
+        for name in classes
+    ]
+    if len(classes) == 1 and inner[0]:
+        raise DataError(
+            f"{folder} has one folder, {classes[0]}, which has only folders "
+            f"({', '.join(sorted(inner[0])[:3])}): it is one level too high. "
+            f"Set --config.data.data_dir={folder / classes[0]}."
+        )
+    if len(classes) > 1 and all(names and names == inner[0] for names in inner):
+        raise DataError(
+            f"{folder} has the folders {', '.join(classes[:3])}, which all contain the folders "
+            f"{', '.join(sorted(inner[0])[:3])}: they look like splits, not like classes. Name the "
+            "splits train and val, or --config.data.train_split and --config.data.eval_split."
+        )
+    if len(classes) == 1:
+        raise DataError(
+            f"{folder} has only one class, {classes[0]}; a classifier needs at least two class "
+            "folders."
+        )
+    return classes
 
 
 def _part_of_one_folder(base: pathlib.Path, split: str, holdout: float) -> Source:
@@ -97,19 +161,26 @@ def _part_of_one_folder(base: pathlib.Path, split: str, holdout: float) -> Sourc
         )
     if not 0 < holdout < 1:
         raise DataError(f"data.holdout is {holdout}; set it to a share between 0 and 1.")
-    classes = _folders(base)
+    classes = _classes(base)
     held_out = split == "validation"
+    found, notes = _label(base, classes, may_lack_classes=False)
+    fractions = [_fraction(os.path.relpath(path, base)) for path, _ in found]
+    # The image with the largest hash of each class is for training, so that no class lacks one.
+    largest = [0.0] * len(classes)
+    for fraction, (_, label) in zip(fractions, found, strict=True):
+        largest[label] = max(largest[label], fraction)
     files = [
         (path, label)
-        for path, label in _label(base, classes, may_lack_classes=False)
-        if (_fraction(os.path.relpath(path, base)) < holdout) == held_out
+        for fraction, (path, label) in zip(fractions, found, strict=True)
+        if (fraction < holdout and fraction < largest[label]) == held_out
     ]
     if not files:
         raise DataError(
             f"The {split} split of {base} is empty with data.holdout={holdout}; choose another "
             "share, or divide the images into the folders train and val."
         )
-    return Source(Files(files), tuple(classes), f"{base} ({split})")
+    notes = (f"the {split} split is a part of {base} (data.holdout={holdout:g})", *notes)
+    return Source(Files(files), tuple(classes), f"{base} ({split})", notes=notes)
 
 
 def _fraction(path: str) -> float:
@@ -130,11 +201,14 @@ def _folders(base: pathlib.Path) -> list[str]:
 
 def _label(
     folder: pathlib.Path, classes: list[str], may_lack_classes: bool
-) -> list[tuple[str, int]]:
-    """Returns [(path, label), ...] of the images of all classes, in order of class and file name.
+) -> tuple[list[tuple[str, int]], tuple[str, ...]]:
+    """Returns [(path, label), ...] of all images, and notes about the files that are left out.
+
+    The order is that of class and file names.
 
     Args:
-      folder: contains a folder for each class, which may have folders of its own.
+      folder: contains a folder for each class, which may have folders of its own; links are
+        followed.
       classes: names of the classes in label order.
       may_lack_classes: whether a class may have no images.
     """
@@ -143,15 +217,20 @@ def _label(
         raise DataError(f"The folder {error.filename} cannot be read: {error.strerror}.")
 
     files: list[tuple[str, int]] = []
+    left_out: collections.Counter[str] = collections.Counter()
     for label, name in enumerate(classes):
         if may_lack_classes and not (folder / name).is_dir():
             continue
-        paths = sorted(
-            os.path.join(parent, file)
-            for parent, _, children in os.walk(folder / name, onerror=refuse)
-            for file in children
-            if file.lower().endswith(IMAGE_SUFFIXES) and file[0] != "."
-        )
+        paths = []
+        for parent, children in _walk(folder / name, refuse):
+            for file in children:
+                if file[0] == ".":
+                    continue
+                if file.lower().endswith(IMAGE_SUFFIXES):
+                    paths.append(os.path.join(parent, file))
+                else:
+                    left_out[os.path.splitext(file)[1].lower() or "without suffix"] += 1
+        paths.sort()
         if not paths and not may_lack_classes:
             raise DataError(
                 f"The class folder {folder / name} has no images ({', '.join(IMAGE_SUFFIXES)}); "
@@ -160,4 +239,27 @@ def _label(
         files += [(path, label) for path in paths]
     if not files:
         raise DataError(f"{folder} has no images ({', '.join(IMAGE_SUFFIXES)}).")
-    return files
+    if not left_out:
+        return files, ()
+    ranked = sorted(left_out.items(), key=lambda item: (-item[1], item[0]))[:5]
+    kinds = ", ".join(f"{count} {suffix}" for suffix, count in ranked)
+    return files, (
+        f"{folder}: {sum(left_out.values())} files are left out ({kinds}); images end in "
+        f"{', '.join(IMAGE_SUFFIXES)}",
+    )
+
+
+def _walk(
+    folder: pathlib.Path, refuse: Callable[[OSError], NoReturn]
+) -> Iterator[tuple[str, list[str]]]:
+    """Yields (folder, names of its files) of a folder and all below; each link is followed once."""
+    seen = {os.path.realpath(folder)}
+    for parent, children, files in os.walk(folder, onerror=refuse, followlinks=True):
+        new = []
+        for child in children:
+            real = os.path.realpath(os.path.join(parent, child))
+            if real not in seen:
+                seen.add(real)
+                new.append(child)
+        children[:] = new
+        yield parent, files

@@ -27,12 +27,15 @@ class Source:
       name: of the data set and split, for messages.
       accepted: function that returns the correct labels of each example, [[int, ...], ...], which
         may be several or none; it may read the whole split. None: each example has one label.
+      notes: sentences about the split that a run prints when it starts: where its images come
+        from, and what was left out.
     """
 
     examples: Sequence[dict[str, Any]]
     class_names: tuple[str, ...]
     name: str = "the data set"
     accepted: Callable[[], Sequence[Sequence[int]]] | None = None
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.examples)

@@ -48,7 +48,7 @@ def choose(source: Source, classes: Sequence[str] = (), per_class: int = 0) -> S
             )
     rows = np.sort(np.concatenate(rows_of))
     title = f"{source.name}, {len(rows)} examples of {len(names)} classes"
-    return Source(_take(source.examples, rows, renamed[rows]), names, title)
+    return Source(_take(source.examples, rows, renamed[rows]), names, title, notes=source.notes)
 
 
 def labels(source: Source) -> np.ndarray:
