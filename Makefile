@@ -15,6 +15,7 @@ test: .venv/installed-test lint
 lint: .venv/installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/mypy
 
 docs: .venv/installed-test
 	$(BIN)/python -m mkdocs build --strict
