@@ -41,9 +41,11 @@ class Classification(Task):
     columns = (TOP1, TOP5, LOSS, CALIBRATION_ERROR)
 
     def targets(self, labels: jax.Array, outputs: int) -> jax.Array:
+        """Returns the labels one-hot, float32 [B, outputs]."""
         return jax.nn.one_hot(labels, outputs)
 
     def measure(self, logits: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
+        """Returns {"top1", "top5"}: whether the label is among the highest logits, bool [B]."""
         return {"top1": hits(logits, labels, 1), "top5": hits(logits, labels, 5)}
 
     def answers(
@@ -62,6 +64,7 @@ class Classification(Task):
         return {**found, "labels": labels, "mask": mask}
 
     def combine_views(self, logits: jax.Array) -> jax.Array:
+        """Returns the logarithm of the mean softmax over the views, [V, B, C] -> [B, C]."""
         logs = jax.nn.log_softmax(logits)
         return jax.nn.logsumexp(logs, axis=0) - jnp.log(len(logits))
 

@@ -141,11 +141,13 @@ class TensorBoard:
             path.unlink(missing_ok=True)
 
     def write(self, record: Record) -> None:
+        """Writes a record; an evaluation's, or after some seconds any, is flushed to disk."""
         self._event(record, time.time())
         if time.monotonic() - self._flushed > FLUSH_SECONDS or record["split"] != "train":
             self._flush()
 
     def close(self, failed: bool) -> None:
+        """Closes the file."""
         if self._writer is not None:
             self._writer.close()
 
@@ -203,6 +205,7 @@ class WandB:
             self._next = int(self._cursor.read_text()) + 1
 
     def restart(self, records: Sequence[Record]) -> None:
+        """Sends those of the records that W&B does not have yet."""
         for record in records:
             self.write(record)
 
@@ -215,6 +218,7 @@ class WandB:
         self._cursor.write_text(str(record["step"]))
 
     def close(self, failed: bool) -> None:
+        """Ends this part of the W&B run, and marks it as failed or finished."""
         self._run.finish(exit_code=int(failed))
 
 
