@@ -1,5 +1,6 @@
 """BN-ReLU-pooling and its gradient by hand, against automatic differentiation of Flax's pooling."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -40,6 +41,4 @@ def test_matches_flax(name, size, activation):
 
         actual = value_and_gradients(lambda *args: pool(*args, activation))
         expected = value_and_gradients(lambda *args: reference(norm_act(*args, activation)))
-        jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12), actual, expected
-        )
+        chex.assert_trees_all_close(actual, expected, rtol=1e-12, atol=1e-12)

@@ -3,6 +3,7 @@
 import functools
 import re
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -88,8 +89,7 @@ def run(*mode, order: tuple[int, ...] | None = None):
 
 
 def assert_same(actual, expected):
-    for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
+    chex.assert_trees_all_close(actual, expected, rtol=1e-10, atol=1e-12)
 
 
 ONE, EIGHT = (1, 1), (8, 1)

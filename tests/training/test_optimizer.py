@@ -1,5 +1,6 @@
 """One update of every optimiser against its formula; masks; disabled features keep no state."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -86,7 +87,7 @@ def test_unknown_optimiser_is_named():
 def test_only_kernels_decay():
     params = {"a": {"kernel": 1.0}, "b": {"scale": 1.0, "bias": 1.0, "gamma": 1.0}}
     wanted = {"a": {"kernel": True}, "b": {"scale": False, "bias": False, "gamma": False}}
-    assert jax.tree.all(jax.tree.map(lambda x, y: x == y, decay_mask(params), wanted))
+    chex.assert_trees_all_equal(decay_mask(params), wanted)
 
 
 def test_gradients_are_clipped_before_anything_else():
@@ -95,11 +96,10 @@ def test_gradients_are_clipped_before_anything_else():
     clipped = make_optimizer(lambda _: RATE, weight_decay=0.0, clip_norm=norm / 4)
     whole, _ = plain.update(GRADIENTS, plain.init(PARAMS), PARAMS)
     quarter, _ = clipped.update(GRADIENTS, clipped.init(PARAMS), PARAMS)
-    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(quarter), strict=True):
-        np.testing.assert_allclose(b, a / 4, rtol=1e-5)
+    chex.assert_trees_all_close(quarter, jax.tree.map(lambda g: g / 4, whole), rtol=1e-5)
     loose = make_optimizer(lambda _: RATE, weight_decay=0.0, clip_norm=norm * 2)
     same, _ = loose.update(GRADIENTS, loose.init(PARAMS), PARAMS)
-    assert jax.tree.all(jax.tree.map(np.array_equal, whole, same))
+    chex.assert_trees_all_equal(whole, same)
 
 
 def test_rates_fall_towards_the_stem():

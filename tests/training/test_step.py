@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -196,8 +197,7 @@ def test_averages_follow_what_trains_and_forget_where_they_began():
         new = jax.device_get(state.variables)
         averages = jax.tree.map(lambda a, v: decay * a + (1 - decay) * v, averages, new)  # noqa: B023
     assert state.result is state.ema
-    for a, b in zip(jax.tree.leaves(state.ema), jax.tree.leaves(averages), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    chex.assert_trees_all_close(state.ema, averages, rtol=1e-5, atol=1e-6)
     moved = jax.tree.map(lambda a, b: not np.array_equal(a, b), state.ema, state.variables)
     assert jax.tree.all(moved)  # running statistics, too
     assert fresh_state(model, optimizer, mesh).ema is None

@@ -6,6 +6,7 @@ import json
 import pathlib
 import tarfile
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -58,8 +59,8 @@ def test_a_transformation_without_arrays_may_join_the_chain(tmp_path):
     with open_checkpoints(saved(tmp_path, state)) as checkpoints:
         found = checkpoints.resume(make_state(clipped))
     assert int(found.step) == 7
-    jax.tree.map(np.testing.assert_array_equal, found.params, state.params)
-    assert jax.tree.structure(found) == jax.tree.structure(make_state(clipped))
+    chex.assert_trees_all_equal(found.params, state.params)
+    chex.assert_trees_all_equal_structs(found, make_state(clipped))
 
 
 @pytest.mark.parametrize(
