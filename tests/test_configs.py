@@ -200,7 +200,7 @@ def test_finetune_asks_the_name_of_the_weights(source, network):
     config = load("finetune", f"{source},folder")
     assert config.model.name == network
     if not network:
-        with pytest.raises(ConfigError, match="does not say which network it is of"):
+        with pytest.raises(ConfigError, match="does not say which network to build"):
             settings.build_model(config)
 
 

@@ -91,7 +91,7 @@ def test_the_command_works_in_any_directory(environment, tmp_path):
     assert (said.returncode, said.stderr) == (0, "")
     assert "densenet-jax predict" in said.stdout
     assert "main.py" not in said.stdout
-    assert f"{environment}/" in said.stdout.split("see")[1]  # the file that has every key
+    assert f"{environment}/" in said.stdout  # the file that has every key
     said = run(environment, tmp_path, "densenet-jax", "--config=configs/digits.py", *TINY)
     assert said.returncode == 0, said.stderr
     assert "densenet-jax evaluate --workdir=runs/digits" in said.stdout

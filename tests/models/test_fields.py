@@ -32,24 +32,25 @@ def test_the_plan_of_densenet121():
 
 
 def test_growth_rate_of_each_block_reaches_every_count():
-    model = create_model("densenet121", growth_rate=(8, 16, 32, 64), num_classes=10)
+    fields = {"block_sizes": (1, 2, 3, 2), "num_classes": 10}
+    model = create_model("densenet121", growth_rate=(8, 16, 32, 64), **fields)
     assert [b.growth_rate for b in model.plan()] == [8, 16, 32, 64]
     variables = jax.eval_shape(model.init, jax.random.key(0), images((1, 64, 64, 3)))
-    # Counted by hand: 64 -> 112 -> 56 -> 248 -> 124 -> 892 -> 446 -> 1470 feature maps.
-    assert variables["params"]["classifier"]["kernel"].shape == (1470, 10)
-    assert variables["params"]["transition2"]["conv"]["kernel"].shape == (1, 1, 248, 124)
-    last = variables["params"]["denseblock4"]["denselayer16"]
-    assert last["conv1"]["kernel"].shape == (1, 1, 446 + 15 * 64, 256)
+    # Counted by hand: 64 -> 72 -> 36 -> 68 -> 34 -> 130 -> 65 -> 193 feature maps.
+    assert variables["params"]["classifier"]["kernel"].shape == (193, 10)
+    assert variables["params"]["transition2"]["conv"]["kernel"].shape == (1, 1, 68, 34)
+    last = variables["params"]["denseblock4"]["denselayer2"]
+    assert last["conv1"]["kernel"].shape == (1, 1, 65 + 64, 256)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
     assert summary.count(model, 64).parameters == parameters
     narrow, wide = (
-        limits.work(create_model("densenet121", growth_rate=g, num_classes=10), 64)
+        limits.work(create_model("densenet121", growth_rate=g, **fields), 64)
         for g in (16, (16, 16, 16, 32))
     )
     assert wide[0].bytes > narrow[0].bytes
     assert wide[1].bytes > narrow[1].bytes
-    equal = create_model("densenet121", growth_rate=(32,) * 4)
-    assert limits.work(equal, 64) == limits.work(create_model("densenet121"), 64)
+    same, one = (create_model("densenet121", growth_rate=g, **fields) for g in ((32,) * 4, 32))
+    assert limits.work(same, 64) == limits.work(one, 64)
     assert identify(model)[1]["growth_rate"] == (8, 16, 32, 64)
 
 
@@ -65,9 +66,10 @@ def test_a_growth_rate_of_each_block_is_read_back_from_a_configuration():
     assert config["densenet_jax"]["fields"]["growth_rate"] in ((4, 6), [4, 6])
 
 
-@pytest.mark.parametrize("name", activation.ACTIVATIONS)
-@pytest.mark.parametrize("implementation", ["reference", "plain", "cpu"])
-def test_gradients_follow_the_activation(name, implementation, caplog):
+@pytest.mark.parametrize(
+    ("name", "implementation"), [("silu", "plain"), ("leaky_relu", "plain"), ("gelu", "cpu")]
+)
+def test_gradients_follow_the_activation(name, implementation):
     model = create_model("densenet121", **TINY, activation=name, implementation=implementation)
     variables, x = random_variables(model), images()
 

@@ -47,7 +47,8 @@ def test_a_stem_of_nan_gives_logits_of_nan(implementation, train):
     model = create_model("densenet121", **TINY, implementation=implementation)
     variables = random_variables(model)
     variables["params"]["conv0"]["kernel"] = variables["params"]["conv0"]["kernel"] * jnp.nan
-    logits = model.apply(variables, jnp.ones((2, 32, 32, 3)), train, mutable=["batch_stats"])[0]
+    run = jax.jit(lambda v, x: model.apply(v, x, train, mutable=["batch_stats"])[0])
+    logits = run(variables, jnp.ones((2, 32, 32, 3)))
     assert np.isnan(logits).all()
 
 
@@ -71,15 +72,20 @@ def test_training_without_mutable_statistics_is_refused():
     model = create_model("densenet121", **TINY)
     variables, images = random_variables(model), jnp.ones((2, 32, 32, 3))
     with pytest.raises(flax.errors.ModifyScopeVariableError, match="batch_stats"):
-        model.apply(variables, images, train=True)
+        jax.eval_shape(lambda v, x: model.apply(v, x, train=True), variables, images)
     frozen = model.clone(freeze_statistics=True)
-    assert frozen.apply(variables, images, train=True).shape == (2, 3)
+    assert jax.jit(lambda v, x: frozen.apply(v, x, train=True))(variables, images).shape == (2, 3)
 
 
 def test_one_value_a_channel_is_refused():
     model = create_model("densenet121", **{**TINY, "block_sizes": (1, 1, 1, 1)})
     variables = random_variables(model)
+
+    def trace(*shape):
+        train = lambda v, x: model.apply(v, x, True, mutable=["batch_stats"])  # noqa: E731
+        jax.eval_shape(train, variables, jax.ShapeDtypeStruct(shape, jnp.float32))
+
     with pytest.raises(ValueError, match=r"one value per channel to train on .*larger batch_size"):
-        model.apply(variables, jnp.ones((1, 32, 32, 3)), True, mutable=["batch_stats"])
-    model.apply(variables, jnp.ones((1, 64, 64, 3)), True, mutable=["batch_stats"])
-    model.apply(variables, jnp.ones((2, 32, 32, 3)), True, mutable=["batch_stats"])
+        trace(1, 32, 32, 3)
+    trace(1, 64, 64, 3)
+    trace(2, 32, 32, 3)
