@@ -10,7 +10,7 @@ demo: .venv/installed
 	$(BIN)/python main.py --config=configs/digits.py --workdir=runs/digits
 
 test: .venv/installed-test lint
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 lint: .venv/installed-test
 	$(BIN)/ruff format --check .

@@ -39,9 +39,16 @@ def show(record: dict[str, Any], task: Task) -> None:
     for column in table.columns[1:]:
         column.justify = "right"
     console.print(table)
-    known = [c for c in record["classes"] if c["examples"]]
-    if len(known) > WORST:
-        metric = task.measured[0]
+    if record.get("nonfinite"):
+        console.print(
+            f"the logits of {record['nonfinite']} of {record['examples']} examples are not finite: "
+            "there are no metrics",
+            highlight=False,
+        )
+        return
+    metric = task.measured[0]
+    known = [c for c in record["classes"] if metric.value(c) is not None]
+    if len(known) > 1:
         worst = sorted(known, key=metric.score)[:WORST]
         named = ", ".join(f"{row['class']} {metric.show(row, 1)}" for row in worst)
         console.print(

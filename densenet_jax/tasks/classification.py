@@ -11,6 +11,7 @@ from densenet_jax.tasks.calibration import calibration
 from densenet_jax.tasks.task import LOSS, Metric, Task
 
 TOP1, TOP5 = Metric("top1", "top-1"), Metric("top5", "top-5")
+BALANCED = Metric("balanced_accuracy", "balanced accuracy")
 CALIBRATION_ERROR = Metric("ece", "calibration error", higher_is_better=False)
 
 
@@ -38,7 +39,7 @@ class Classification(Task):
     name = "classification"
     default_loss = "cross_entropy"
     measured = (TOP1, TOP5)
-    columns = (TOP1, TOP5, LOSS, CALIBRATION_ERROR)
+    columns = (TOP1, TOP5, BALANCED, LOSS, CALIBRATION_ERROR)
 
     def targets(self, labels: jax.Array, outputs: int) -> jax.Array:
         """Returns the labels one-hot, float32 [B, outputs]."""
@@ -72,11 +73,13 @@ class Classification(Task):
         """Returns for each example its likeliest class, its probability, and the metrics.
 
         Returns:
-          {"predicted": int [B], "confidence": float32 [B], "top1", "top5": bool [B]}.
+          {"predicted": int [B], "confidence": float32 [B], "finite": whether all logits are finite,
+          bool [B], "top1", "top5": bool [B]}.
         """
         return {
             "predicted": jnp.argmax(logits, axis=1),
             "confidence": jax.nn.softmax(logits).max(axis=1).astype(jnp.float32),
+            "finite": jnp.isfinite(logits).all(axis=1),
             **self.measure(logits, labels),
         }
 
@@ -84,28 +87,50 @@ class Classification(Task):
         """Returns the metrics of a split, those of each class, and how calibrated it is.
 
         Returns:
-          {"top1", "top5", "loss", "ece", "examples", "bins": see `calibration.calibration`,
-          "classes": [{"class", "examples", "top1", "top5"}]}; None for a class without examples.
+          {"top1", "top5", "balanced_accuracy": mean of the recalls of the classes with examples,
+          "f1": mean of their F1, "loss", "ece", "examples", "bins": see `calibration.calibration`,
+          "classes": [{"class", "examples", "top1", "top5", "recall", "precision", "f1"}]}; None
+          for a class without examples.  If any logits are not finite, "nonfinite" says of how many
+          examples, and every metric is None.
         """
+        from sklearn.metrics import precision_recall_fscore_support  # takes half a second
+
+        label, numbers = scores["label"], range(len(class_names))
         bins, error = calibration(scores["confidence"], scores["top1"])
-        counts = np.bincount(scores["label"], minlength=len(class_names))
+        counts = np.bincount(label, minlength=len(class_names))
         by_class = {
-            metric.key: np.bincount(scores["label"], scores[metric.key], len(class_names))
+            metric.key: np.bincount(label, scores[metric.key], len(class_names))
+            / np.maximum(counts, 1)
             for metric in self.measured
         }
-        return {
+        found = precision_recall_fscore_support(
+            label, scores["predicted"], labels=numbers, zero_division=0
+        )
+        by_class |= dict(zip(("precision", "recall", "f1"), found[:3], strict=True))
+        metrics: dict[str, Any] = {
             **{metric.key: float(scores[metric.key].mean()) for metric in self.measured},
+            BALANCED.key: float(by_class["recall"][counts > 0].mean()),
+            "f1": float(by_class["f1"][counts > 0].mean()),
             "loss": float(scores["loss"].mean(dtype=np.float64)),
             CALIBRATION_ERROR.key: error,
-            "examples": len(scores["label"]),
+        }
+        nonfinite = int((~scores["finite"]).sum())
+        if nonfinite:
+            metrics = dict.fromkeys(metrics) | {"nonfinite": nonfinite}
+        return {
+            **metrics,
+            "examples": len(label),
             "bins": bins,
             "classes": [
                 {
                     "class": name,
-                    "examples": int(count),
-                    **{key: sums[i] / count if count else None for key, sums in by_class.items()},
+                    "examples": int(counts[i]),
+                    **{
+                        key: float(values[i]) if counts[i] and not nonfinite else None
+                        for key, values in by_class.items()
+                    },
                 }
-                for i, (name, count) in enumerate(zip(class_names, counts, strict=True))
+                for i, name in enumerate(class_names)
             ],
         }
 

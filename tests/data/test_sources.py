@@ -5,6 +5,7 @@ import types
 
 import numpy as np
 import pytest
+from tensorflow_datasets import features as tfds_features
 
 from densenet_jax.data.sources import by_name, folders, tfds
 from densenet_jax.data.sources.source import DataError
@@ -185,6 +186,21 @@ def test_tfds_mistakes(tiny, tmp_path):
 def test_tfds_without_labels(tmp_path):
     write_tfds(tmp_path, "plain", {"train": [(b"", 0)]}, ["a"], features=("image", "file_name"))
     fails("needs 'image' and 'label'", "plain", "train", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("feature", "task"),
+    [
+        (tfds_features.Sequence(tfds_features.ClassLabel(names=["a", "b"])), "multi-label"),
+        (tfds_features.Scalar(np.float32), "regression"),
+        (tfds_features.Tensor(shape=(2,), dtype=np.float32), "regression"),
+    ],
+    ids=["sequence", "number", "numbers"],
+)
+def test_tfds_with_labels_of_another_task(tmp_path, feature, task):
+    kinds = {"image": tfds_features.Image(shape=(None, None, 3)), "label": feature}
+    write_tfds(tmp_path, "other", {"train": [(b"", 0)]}, ["a"], features=kinds)
+    fails(f"not one class for each image: its task is {task}", "other", "train", str(tmp_path))
 
 
 def test_tfds_as_tfrecord_names_the_converter(tiny, tmp_path):

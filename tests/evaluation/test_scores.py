@@ -55,6 +55,27 @@ def test_any_accepted_label_is_right_and_none_does_not_count(found):
     assert got == {"real_top1": pytest.approx(2 / 3), "real_examples": 3}
 
 
+def test_rare_classes_count_as_much_as_others():
+    """Nine of ten examples are of one class, which is all that this network ever answers."""
+    scores = {
+        "label": np.array([0] * 9 + [1]),
+        "predicted": np.zeros(10, int),
+        "confidence": np.ones(10, np.float32),
+        "loss": np.zeros(10, np.float32),
+        "finite": np.ones(10, bool),
+        "top1": np.array([True] * 9 + [False]),
+        "top5": np.ones(10, bool),
+    }
+    got = TASK.summary(scores, ("healthy", "rare", "absent"))
+    assert got["top1"] == pytest.approx(0.9)
+    assert got["balanced_accuracy"] == pytest.approx(0.5)
+    assert got["f1"] == pytest.approx((18 / 19 + 0) / 2)
+    assert [row["recall"] for row in got["classes"]] == [1.0, 0.0, None]
+    broken = TASK.summary({**scores, "finite": np.arange(10) > 2}, ("healthy", "rare", "absent"))
+    assert broken["nonfinite"] == 3
+    assert broken["top1"] is broken["balanced_accuracy"] is broken["loss"] is None
+
+
 def test_calibration():
     confidence = np.array([0.95, 0.95, 0.55, 0.55])
     bins, error = calibration(confidence, np.array([1, 1, 1, 0], bool), bins=10)

@@ -3,6 +3,7 @@
 import atexit
 import contextlib
 import gc
+import re
 import weakref
 from collections.abc import Iterator
 from typing import Any, Self
@@ -30,12 +31,18 @@ class Stream(Iterator[Batch]):
             if "terminated unexpectedly" not in str(e):
                 raise
             self.close()
+            said = f"A process that reads data has died ({str(e).split('. ')[0]})"
+            if re.search(r"exit code:? 1\b", str(e)):  # an exception, and not a signal
+                raise DataError(
+                    f"{said}. Each of these processes imports the script again, so in a script the "
+                    'training must stand below `if __name__ == "__main__":`; or set '
+                    "config.data.workers=0."
+                ) from e
             # Signal 7 is a bus error: the system has no memory for a page of shared memory.
             lack = "shared memory (/dev/shm; docker run --shm-size)" if "-7" in str(e) else "memory"
             raise DataError(
-                f"A process that reads data has died ({str(e).split('. ')[0]}), most often for "
-                f"lack of {lack}. Reduce --config.data.workers, and start the run again with the "
-                "same --workdir to resume it."
+                f"{said}, most often for lack of {lack}. Reduce --config.data.workers, and start "
+                "the run again with the same --workdir to resume it."
             ) from e
 
     def close(self) -> None:

@@ -100,6 +100,13 @@ def tfds_source(name: str, split: str, data_dir: str = "") -> Source:
             f"{name} has the features {', '.join(sorted(features))}; image classification needs "
             "'image' and 'label'. Choose another data set."
         )
+    if not isinstance(features[label], tfds.features.ClassLabel):
+        kind = type(features[label]).__name__
+        task = "regression" if kind in ("Scalar", "Tensor") else "multi-label classification"
+        raise DataError(
+            f"The feature {label!r} of {name} is a {kind}, not one class for each image: its task "
+            f"is {task}, and config.task is classification. Choose a data set with a ClassLabel."
+        )
     if split.split("[")[0] not in builder.info.splits:
         raise DataError(
             f"{name} in {root} has no split {split!r}; it has "
