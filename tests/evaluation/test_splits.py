@@ -93,3 +93,11 @@ def test_five_crops_need_a_margin(setup):
     config.data.eval_crop = 1.0
     with pytest.raises(ConfigError, match="--crops=5 needs images with a margin"):
         splits.with_margin(experiment.dataclasses.replace(setup, config=config))
+
+
+@pytest.mark.parametrize(("size", "crop", "side"), [(224, 0.95, 235), (299, 0.9, 332)])
+def test_five_crops_are_cut_from_the_image_that_one_crop_is_cut_from(setup, size, crop, side):
+    config = setup.config.copy_and_resolve_references()
+    config.data.image_size, config.data.eval_crop = size, crop
+    wide = splits.with_margin(experiment.dataclasses.replace(setup, config=config)).config.data
+    assert (wide.image_size, wide.eval_crop) == (side, 1.0)

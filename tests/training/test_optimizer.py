@@ -9,7 +9,7 @@ import pytest
 
 from densenet_jax.training.errors import ConfigError
 from densenet_jax.training.masks import decay_mask, depth_factors
-from densenet_jax.training.optimizer import OPTIMIZERS, make_optimizer
+from densenet_jax.training.optimizer import OPTIMIZERS, make_optimizer, with_clock
 
 PARAMS = {
     "conv0": {"kernel": jnp.array([3.0, 4.0])},
@@ -131,3 +131,18 @@ def test_what_is_off_leaves_no_trace_in_the_state():
     )
     structure = jax.tree.structure(off.init(PARAMS))
     assert structure == jax.tree.structure(plain.init(PARAMS))
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_schedules_follow_the_step_of_the_run(name):
+    """Optax counts updates, which a skipped step does not make."""
+    optimizer = make_optimizer(lambda step: jnp.where(step == 7, 1.0, 0.0), name=name)
+    _, late = optimizer.update(GRADIENTS, optimizer.init(PARAMS), PARAMS)  # one update behind
+
+    def largest_change(step: int) -> float:
+        # The rate of lars goes into its momentum, which is 0 here: all rates before were 0.
+        changes, _ = optimizer.update(GRADIENTS, with_clock(late, jnp.int32(step)), PARAMS)
+        return max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(changes))
+
+    assert largest_change(7) > 0
+    assert largest_change(6) == largest_change(8) == 0

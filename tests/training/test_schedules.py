@@ -86,3 +86,13 @@ def test_polynomial_falls_with_the_square_of_the_time_left():
 def test_unknown_schedule_is_named():
     with pytest.raises(ConfigError, match="'linear'; it must be one of constant, cosine"):
         curve("linear", (0,))
+
+
+@pytest.mark.parametrize(("warmup", "total"), [(1, 49), (29, 100), (57, 100), (7, 25)])
+def test_one_cycle_peaks_at_the_end_of_its_warm_up(warmup, total):
+    """Also where warmup / total * total is rounded down to a step less."""
+    schedule = make_schedule("one_cycle", learning_rate=1.0, total_steps=total, warmup_steps=warmup)
+    rates = np.array([float(schedule(step)) for step in range(total)])
+    assert np.isfinite(rates).all()
+    assert rates.argmax() == warmup
+    assert rates[warmup] == pytest.approx(1.0)
