@@ -42,7 +42,19 @@ def collect(
         return {**found, **task.scores(logits, label)}
 
     # Results stay on the device until the end: the loop never waits for them.
-    results = [score(variables, batch) for batch in batches]
+    return gather([score(variables, batch) for batch in batches])
+
+
+def gather(results: Iterable[dict[str, jax.Array]]) -> Scores:
+    """Returns the rows of all batches whose "mask" is True, on the host.
+
+    Args:
+      results: of each batch of a split, in order: {"mask": bool [B], and arrays [B, ...]}.
+
+    Returns:
+      {"index": the examples' numbers in the split, int [N]; and the arrays without "mask",
+       [N, ...]}.
+    """
     parts = [_on_host(result) for result in results]
     merged = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     mask = merged.pop("mask")

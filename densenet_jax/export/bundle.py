@@ -166,9 +166,10 @@ def of_run(
     config = run_weights.read_config(workdir) if config is None else config
     model, variables, preprocessing, step = run_weights.read(workdir, config, checkpoint)
     data, results = config.data, {}
+    measured = settings.make_task(config).measured
     for line in _lines(pathlib.Path(workdir) / "metrics.jsonl"):
         if line.get("split") == "eval" and line.get("step") == step:
-            for metric in settings.make_task(config).measured:
+            for metric in measured:
                 if metric.value(line) is not None:
                     results[metric.title] = f"{metric.show(line)} on {data.name}/{data.eval_split}"
     return make(

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from densenet_jax.models.block.statistics import widen
+from densenet_jax.models.inputs import check_name
 
 # Functions of one array, element by element, that JAX can differentiate.  `gelu` is the exact one
 # (with the error function) and `leaky_relu` has slope 0.01 below 0, as in PyTorch and timm.
@@ -33,9 +34,7 @@ def find_activation(name: str) -> Callable[[jax.Array], jax.Array]:
     Raises:
       ValueError: there is none of this name; the message lists the names.
     """
-    if name not in ACTIVATIONS:
-        known = ", ".join(map(repr, ACTIVATIONS))
-        raise ValueError(f"activation is {name!r}; it must be one of {known}.")
+    check_name("activation", name, ACTIVATIONS)
     return ACTIVATIONS[name]
 
 

@@ -1,7 +1,22 @@
-"""The check of a batch of images, made once where it enters a model."""
+"""Checks of what a model is given: names of choices, and batches of images."""
+
+from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
+
+
+def check_name(field: str, name: str, known: Iterable[str]) -> None:
+    """Raises ValueError for a name that is not among the known ones; the message lists them.
+
+    Args:
+      field: of the model, for the message.
+      name: its value.
+      known: the values that it may have.
+    """
+    if name not in known:
+        choices = ", ".join(map(repr, known))
+        raise ValueError(f"{field} is {name!r}; it must be one of {choices}.")
 
 
 def check_images(images: jax.Array, in_channels: int, smallest: int) -> None:

@@ -17,6 +17,7 @@ from jax import lax
 
 from densenet_jax.models.activation import act_gradient, norm_act, norm_act_gradients
 from densenet_jax.models.block.statistics import widen
+from densenet_jax.models.inputs import check_name
 
 
 def average_pool(x: jax.Array) -> jax.Array:
@@ -56,9 +57,7 @@ def find_global_pool(name: str) -> Callable[[jax.Array], jax.Array]:
     Raises:
       ValueError: there is none of this name; the message lists the names.
     """
-    if name not in GLOBAL_POOLS:
-        known = ", ".join(map(repr, GLOBAL_POOLS))
-        raise ValueError(f"global_pool is {name!r}; it must be one of {known}.")
+    check_name("global_pool", name, GLOBAL_POOLS)
     return lambda x: GLOBAL_POOLS[name](widen(x))
 
 

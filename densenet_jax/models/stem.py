@@ -13,6 +13,7 @@ from flax import linen as nn
 from densenet_jax.models.activation import norm_act
 from densenet_jax.models.block.plain import convolve
 from densenet_jax.models.block.statistics import Moments, moments
+from densenet_jax.models.inputs import check_name
 from densenet_jax.models.pooling import every_second, norm_act_max_pool
 
 
@@ -82,6 +83,5 @@ STEMS = {
 
 def find_stem(name: str) -> Stem:
     """Returns a row of `STEMS`; ValueError names the rows there are."""
-    if name not in STEMS:
-        raise ValueError(f"stem is {name!r}; it must be one of {', '.join(map(repr, STEMS))}.")
+    check_name("stem", name, STEMS)
     return STEMS[name]

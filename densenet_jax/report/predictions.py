@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from flax import linen as nn
 
+from densenet_jax.evaluation.scores import gather
 from densenet_jax.tasks.task import Task
 
 FILE = "predictions.npz"
@@ -119,25 +120,12 @@ def merge(
       step: of the checkpoint.
       data: name of the data set and the split.
     """
-    parts = [_on_host(answer) for answer in answers]
-    merged = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    mask = merged.pop("mask")
     return Predictions(
-        index=np.flatnonzero(mask),
         class_names=np.array(list(class_names), dtype=str),
         step=step,
         data=data,
-        **{name: array[mask] for name, array in merged.items()},
+        **gather(answers),
     )
-
-
-def _on_host(result: dict[str, jax.Array]) -> dict[str, np.ndarray]:
-    """Returns the arrays of all processes as NumPy arrays."""
-    if jax.process_count() == 1:
-        return jax.device_get(result)
-    from jax.experimental import multihost_utils
-
-    return multihost_utils.process_allgather(result, tiled=True)
 
 
 def save(predictions: Predictions, workdir: str | pathlib.Path) -> pathlib.Path:

@@ -128,18 +128,22 @@ def make_task(config: ml_collections.ConfigDict) -> Task:
     return task
 
 
+def _loss_name(config: ml_collections.ConfigDict) -> str:
+    return config.loss or make_task(config).default_loss
+
+
 def make_loss(config: ml_collections.ConfigDict) -> Loss:
     """Returns the loss for evaluation: without label smoothing, thresholds or a teacher."""
-    return losses.make_loss(config.loss or make_task(config).default_loss)
+    return losses.make_loss(_loss_name(config))
 
 
 def student_loss(config: ml_collections.ConfigDict) -> TrainLoss:
     """Returns the loss for training: with label smoothing, thresholds and the teacher, if any."""
-    distill = config.distill
+    distill, name = config.distill, _loss_name(config)
     loss = losses.make_loss(
-        config.loss or make_task(config).default_loss,
+        name,
         smoothing=config.label_smoothing,
-        threshold=config.bce_threshold if config.loss == "binary_cross_entropy" else 0.0,
+        threshold=config.bce_threshold if name == "binary_cross_entropy" else 0.0,
     )
     if not (distill.teacher or distill.logits):
         return loss

@@ -106,17 +106,15 @@ def _split_folder(base: pathlib.Path, split: str) -> pathlib.Path | None:
     Raises:
       DataError: several folders differ only in their capitals.
     """
-    there = [path for path in sorted(base.iterdir()) if path.is_dir()] if base.is_dir() else []
+    there = _subfolders(base)
     for name in SPLIT_ALIASES.get(split, (split,)):
-        found = [path for path in there if path.name.lower() == name.lower()]
-        exact = [path for path in found if path.name == name]
+        found = [folder for folder in there if folder.lower() == name.lower()]
         if len(found) > 1:
             raise DataError(
-                f"{base} has {' and '.join(path.name for path in found)}; leave one folder for the "
-                f"{split} split."
+                f"{base} has {' and '.join(found)}; leave one folder for the {split} split."
             )
-        if exact or found:
-            return (exact or found)[0]
+        if found:
+            return base / found[0]
     return None
 
 
@@ -127,12 +125,7 @@ def _classes(folder: pathlib.Path) -> list[str]:
       DataError: there is only one, or the folders look like splits or like a data set each.
     """
     classes = _folders(folder)
-    inner = [
-        {child.name for child in (folder / name).iterdir() if child.is_dir()}
-        if not any(child.is_file() for child in (folder / name).iterdir())
-        else set()
-        for name in classes
-    ]
+    inner = [set(_subfolders(folder / name, alone=True)) for name in classes]
     if len(classes) == 1 and inner[0]:
         raise DataError(
             f"{folder} has one folder, {classes[0]}, which has only folders "
@@ -189,11 +182,32 @@ def _fraction(path: str) -> float:
     return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "big") / 2**64
 
 
-def _folders(base: pathlib.Path) -> list[str]:
+def _subfolders(base: pathlib.Path, alone: bool = False) -> list[str]:
+    """Returns the names of the folders in a folder, sorted, without hidden ones.
+
+    Args:
+      base: the folder.
+      alone: return none if there is a file beside them; the search ends at the first file, since a
+        class may have a million.
+
+    Raises:
+      DataError: the folder cannot be read.
+    """
+    found = []
     try:
-        found = sorted(p.name for p in base.iterdir() if p.is_dir() and p.name[0] != ".")
+        with os.scandir(base) as entries:
+            for entry in entries:
+                if alone and entry.is_file():
+                    return []
+                if entry.is_dir() and entry.name[0] != ".":
+                    found.append(entry.name)
     except OSError as e:
         raise DataError(f"The folder {base} cannot be read: {e.strerror}.") from e
+    return sorted(found)
+
+
+def _folders(base: pathlib.Path) -> list[str]:
+    found = _subfolders(base)
     if not found:
         raise DataError(f"{base} has no class folders; it must contain CLASS/*.jpg.")
     return found

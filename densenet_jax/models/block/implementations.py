@@ -26,6 +26,7 @@ from densenet_jax.models.block.statistics import positions
 from densenet_jax.models.cpu import library
 from densenet_jax.models.cpu import stages as cpu_stages
 from densenet_jax.models.cpu import stem as cpu_stem
+from densenet_jax.models.inputs import check_name
 
 IMPLEMENTATIONS = ("auto", "reference", "plain", "gpu", "interpreted", "cpu")
 # Names of earlier versions, which configurations of runs still have.
@@ -46,9 +47,7 @@ def check_implementation(name: str) -> str:
       ValueError: there is none of this name; the message lists the names.
     """
     name = EARLIER_NAMES.get(name, name)
-    if name not in IMPLEMENTATIONS:
-        known = ", ".join(map(repr, IMPLEMENTATIONS))
-        raise ValueError(f"implementation is {name!r}; it must be one of {known}.")
+    check_name("implementation", name, IMPLEMENTATIONS)
     return name
 
 

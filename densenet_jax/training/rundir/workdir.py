@@ -169,36 +169,35 @@ def locked(workdir: pathlib.Path) -> Iterator[None]:
     path = workdir / "lock"
     # The directory itself is locked: a tidy person, or a cleaner, may delete the file `lock`, which
     # is only there to say who holds it.  (Earlier versions locked the file; both are held.)
-    with path.open("a+", encoding="utf-8") as file, _opened(workdir) as directory:
-        try:
-            for held in (directory, file):
-                if held is not None:
-                    fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.seek(0)
-            raise ConfigError(
-                f"{workdir} is in use by another run ({file.read().strip() or 'unknown'}); "
-                "wait for it, stop it, or choose another --workdir."
-            ) from None
-        file.truncate(0)
-        file.write(f"host {socket.gethostname()}, process {os.getpid()}\n")
-        file.flush()
-        yield
-
-
-@contextlib.contextmanager
-def _opened(folder: pathlib.Path) -> Iterator[int | None]:
-    """Opens a folder to be locked; None where its file system has no locks of folders (NFS)."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    directory = os.open(workdir, os.O_RDONLY)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield descriptor  # held by another: the caller's attempt says so
-            return
-        except OSError:
-            yield None
-            return
-        yield descriptor
+        with path.open("a+", encoding="utf-8") as file:
+            try:
+                _lock(directory)
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                file.seek(0)
+                raise ConfigError(
+                    f"{workdir} is in use by another run ({file.read().strip() or 'unknown'}); "
+                    "wait for it, stop it, or choose another --workdir."
+                ) from None
+            file.truncate(0)
+            file.write(f"host {socket.gethostname()}, process {os.getpid()}\n")
+            file.flush()
+            yield
     finally:
-        os.close(descriptor)
+        os.close(directory)
+
+
+def _lock(directory: int) -> None:
+    """Locks an open directory, unless its file system has no locks of directories (NFS).
+
+    Raises:
+      BlockingIOError: another process holds the lock.
+    """
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:
+        pass
