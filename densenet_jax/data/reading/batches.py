@@ -17,8 +17,8 @@ from densenet_jax.data.reading import buffers, host, order
 from densenet_jax.data.reading import examples as reading
 from densenet_jax.data.sources.source import Arrays, Source
 
-# {"image": uint8 [b, H, W, C], or a `buffers.Message` about it, "label": int32 [b], "bad": int32
-# [b], ...}
+# {"image": uint8 [b, H, W, C], or a `buffers.Message` about it, "label": int32 [b] or float32
+# [b, L] (see `data.sources.source`), "bad": int32 [b], ...}
 Batch = dict[str, Any]
 CHUNK = 512  # number of examples read together when a whole split is read
 ENDLESS = 2**48  # length of the training stream in batches: more than any run trains
@@ -84,8 +84,8 @@ class Batches:
           image_size: height and width of the images in pixels.
 
         Returns:
-          {"image": uint8 [b, H, W, C] or a `buffers.Message` about it, "label": int32 [b],
-          "bad": int32 [b]}.
+          {"image": uint8 [b, H, W, C] or a `buffers.Message` about it, "label": int32 [b] or
+          float32 [b, L], "bad": int32 [b]}.
         """
         held, count, share = self.source.examples, len(indices), self.share
         if isinstance(held, Arrays) and held.bad is not None:
@@ -100,7 +100,7 @@ class Batches:
         shape = (share, image_size, image_size, self.channels)
         block = buffers.take_block(shape) if self.shared else None
         images = block.array(shape) if block else _recycler.empty(shape)
-        labels, bad = np.zeros(share, np.int32), np.zeros(share, np.int32)
+        labels, bad = self.source.blank_labels(share), np.zeros(share, np.int32)
         images[count:] = 0
 
         def load(k: int) -> None:
@@ -255,7 +255,7 @@ def hold(
             interpolation=interpolation,
         )
     images = np.empty((len(source), image_size, image_size, channels), np.uint8)
-    labels, bad = np.empty(len(source), np.int32), np.empty(len(source), np.int32)
+    labels, bad = source.blank_labels(len(source)), np.zeros(len(source), np.int32)
 
     def load_chunk(chunk: int) -> None:
         start = chunk * CHUNK

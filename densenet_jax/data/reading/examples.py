@@ -36,11 +36,11 @@ def read(source: Source, index: int) -> dict[str, Any]:
     """Returns example `index`, and tries again if the storage fails.
 
     Returns:
-      {"image": bytes or uint8 [H, W, C], "label": int}.
+      {"image": bytes or uint8 [H, W, C], "label": see `data.sources.source`}.
 
     Raises:
       ImageError: the record is corrupt, or still unreadable after the last retry.
-      DataError: the label is not the number of a class.
+      DataError: the label is not one that the split can have.
     """
     for delay in (*RETRY_DELAYS, None):
         try:
@@ -52,14 +52,30 @@ def read(source: Source, index: int) -> dict[str, Any]:
             if delay is None:
                 raise ImageError(f"still unreadable after {len(RETRY_DELAYS)} retries: {e}") from e
         time.sleep(delay)
-    label = example["label"]
-    if not 0 <= label < source.num_classes:
-        raise DataError(
-            f"{source.describe(index)} has the label {label}, but there are "
-            f"{source.num_classes} classes (0 to {source.num_classes - 1}). Correct the data set, "
-            "or choose a split with labels."
-        )
+    _check_label(source, index, example["label"])
     return example
+
+
+def _check_label(source: Source, index: int, label: Any) -> None:
+    """Raises DataError for a label that the split cannot have."""
+    count = source.num_classes
+    if source.task == "classification":
+        if 0 <= label < count:
+            return
+        allowed = f"there are {count} classes (0 to {count - 1})"
+    else:
+        values, unit = np.asarray(label), source.task == "multilabel"
+        in_range = np.isnan(values) | (
+            (values >= 0) & (values <= 1) if unit else np.isfinite(values)
+        )
+        if values.shape == (count,) and in_range.all():
+            return
+        kind = "from 0 to 1, or NaN where it is unknown" if unit else "finite, or NaN"
+        allowed = f"a label of the task {source.task} is {count} numbers, each {kind}"
+    raise DataError(
+        f"{source.describe(index)} has the label {label}, but {allowed}. Correct the data set, or "
+        "choose a split with labels."
+    )
 
 
 def read_together(source: Source, numbers: range) -> Source:
@@ -96,7 +112,7 @@ class _ReadAhead(Sequence[dict[str, Any]]):
 
 def load(
     source: Source, index: int, prepare: Prepare, strict: bool, out: np.ndarray
-) -> tuple[int, int]:
+) -> tuple[Any, int]:
     """Writes the image of an example to `out` and returns (label, number of skipped examples).
 
     The next example of the split replaces an unreadable one, so that the same data give the same
@@ -111,7 +127,7 @@ def load(
 
     Raises:
       DataError: an example is unreadable and `strict` is set, or 10 in a row are unreadable, or a
-        label is not the number of a class.
+        label is not one that the split can have.
     """
     for skipped in range(NEIGHBOURS):
         candidate = (index + skipped) % len(source)

@@ -1,11 +1,16 @@
-"""The interface of a data set: examples by number, and the names of the classes.
+"""The interface of a data set: examples by number, and what their labels mean.
 
-An example is `{"image": bytes or uint8 [H, W, C], "label": int}`. Bytes are an encoded image,
-which `data.reading.decoding` decodes.
+An example is `{"image": bytes or uint8 [H, W, C], "label": its label}`. Bytes are an encoded image,
+which `data.reading.decoding` decodes. What a label is depends on the task:
+
+- classification: the number of a class, an int;
+- multilabel: float32 [L], 1 for each label that is present, 0 for one that is absent, and NaN for
+  one that is unknown;
+- regression: float32 [L], the numbers to predict, NaN where one is unknown.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,15 +25,18 @@ class Source:
     """Random access to one split.
 
     Attributes:
-      examples: `examples[i]` is example i, `{"image": bytes or uint8 [H, W, C], "label": int}`. It
+      examples: `examples[i]` is example i, `{"image": bytes or uint8 [H, W, C], "label": ...}`. It
         may also have `__getitems__(numbers)`, which returns a list of examples at once; `path(i)`,
-        the file of example i; and `labels`, the labels of all examples.
-      class_names: names of the classes in label order.
+        the file of example i; and `labels`, the labels of all examples, [N] or [N, L].
+      class_names: names of the classes in label order; of the L labels, or of the L numbers.
       name: of the data set and split, for messages.
       accepted: function that returns the correct labels of each example, [[int, ...], ...], which
         may be several or none; it may read the whole split. None: each example has one label.
       notes: sentences about the split that a run prints when it starts: where its images come
         from, and what was left out.
+      task: what the labels are: "classification", "multilabel" or "regression".
+      groups: the group of each example, such as its patient; None if the groups are unknown.
+      columns: other known columns of the examples by name, for scores of subgroups.
     """
 
     examples: Sequence[dict[str, Any]]
@@ -36,6 +44,9 @@ class Source:
     name: str = "the data set"
     accepted: Callable[[], Sequence[Sequence[int]]] | None = None
     notes: tuple[str, ...] = ()
+    task: str = "classification"
+    groups: Sequence[str] | None = None
+    columns: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -43,6 +54,12 @@ class Source:
     @property
     def num_classes(self) -> int:
         return len(self.class_names)
+
+    def blank_labels(self, count: int) -> np.ndarray:
+        """Returns zeros for the labels of `count` examples: int32 [N], or float32 [N, L]."""
+        if self.task == "classification":
+            return np.zeros(count, np.int32)
+        return np.zeros((count, self.num_classes), np.float32)
 
     def describe(self, index: int) -> str:
         """Returns the name of an example for messages: the path of its file, or its number."""
@@ -55,7 +72,7 @@ class Arrays(Sequence[dict[str, Any]]):
 
     Attributes:
       images: uint8 [N, H, W, C].
-      labels: int32 [N].
+      labels: int32 [N], or float32 [N, L].
       bad: int32 [N], only if the images are already cropped and resized as batches need them: the
         number of unreadable examples that were skipped to obtain each image. None: the images are
         still to be cropped or resized.
@@ -75,4 +92,5 @@ class Arrays(Sequence[dict[str, Any]]):
     # Any, here and in the other sequences of examples: Sequence also declares slices, which they do
     # not support.
     def __getitem__(self, i: Any) -> Any:
-        return {"image": self.images[i], "label": int(self.labels[i])}
+        label = self.labels[i]
+        return {"image": self.images[i], "label": label if label.ndim else int(label)}

@@ -1,5 +1,6 @@
 """Subsets of a data set for transfer and few-shot learning: some classes, some examples of each."""
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -48,7 +49,15 @@ def choose(source: Source, classes: Sequence[str] = (), per_class: int = 0) -> S
             )
     rows = np.sort(np.concatenate(rows_of))
     title = f"{source.name}, {len(rows)} examples of {len(names)} classes"
-    return Source(_take(source.examples, rows, renamed[rows]), names, title, notes=source.notes)
+    return dataclasses.replace(
+        source,
+        examples=_take(source.examples, rows, renamed[rows]),
+        class_names=names,
+        name=title,
+        accepted=None,
+        groups=None if source.groups is None else [source.groups[row] for row in rows],
+        columns={name: [column[row] for row in rows] for name, column in source.columns.items()},
+    )
 
 
 def labels(source: Source) -> np.ndarray:
