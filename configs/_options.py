@@ -3,8 +3,7 @@
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
+from ml_collections import ConfigDict, FieldReference
 
 ABOVE_0 = 1e-12  # the lower end of ranges that exclude 0
 
@@ -18,7 +17,7 @@ class Option(NamedTuple):
       about: what it does, for people.
       range: smallest and largest number, of each number if the value is a tuple; None: no number,
         or any.
-      kind: the type of values, where the default is None; `object`: several types.
+      kind: the type of values, where it is not that of the default; `object`: several types.
       whole: whether a value of several types or a tuple must consist of whole numbers.
     """
 
@@ -40,5 +39,8 @@ def to_config(options: Iterable[Option]) -> ConfigDict:
             if parent not in node:
                 node[parent] = ConfigDict()
             node = node[parent]
-        node[name] = option.default if option.kind is None else placeholder(option.kind)
+        if option.kind is None:
+            node[name] = option.default
+        else:
+            node[name] = FieldReference(option.default, field_type=option.kind)
     return config

@@ -31,21 +31,43 @@ RUN = (
     Option(
         "task",
         "classification",
-        "What the network is trained for: `classification`, one label for each example.",
+        "What the network is trained for: `classification`, one label for each example; "
+        "`multilabel`, several, each present, absent or unknown; `regression`, numbers.",
     ),
     Option(
         "loss",
-        "cross_entropy",
-        "`cross_entropy`, or `binary_cross_entropy`: a separate loss for each class, summed; '': "
-        "the task's own.",
+        "",
+        "'': the task's first one. Classification: `cross_entropy`, `focal`, or "
+        "`binary_cross_entropy`, a separate loss for each class, summed. Multilabel: "
+        "`binary_cross_entropy` or `focal`. Regression: `huber` or `squared_error`.",
+    ),
+    Option(
+        "class_weights",
+        "",
+        "Weights of the classes in the training loss, for rare ones: numbers, or `auto`, inversely "
+        "proportional to their frequency. Multilabel: of each label where it is present; `auto` is "
+        "the number of absent for each present one.",
+        range=(ABOVE_0, 1e6),
+        kind=object,
     ),
     Option(
         "best_metric",
         "",
-        "The metric that chooses the best checkpoint: `top1`, `top5` or `loss`; '': the task's "
-        "own, top1.",
+        "The metric that chooses the best checkpoint: `top1`, `top5` or `loss`; `auroc`, "
+        "`average_precision` or `loss`; `mae`, `rmse`, `r2` or `loss`; '': the task's first one.",
     ),
-    Option("label_smoothing", 0.0, "Share of the target spread over all classes.", (0, 0.999)),
+    Option(
+        "early_stopping",
+        0,
+        "End the run after this many evaluations without a better one; 0: never.",
+        range=(0, COUNT),
+    ),
+    Option(
+        "label_smoothing",
+        0.0,
+        "Share of the target spread over all classes; of a label, over present and absent.",
+        range=(0, 0.999),
+    ),
     Option(
         "bce_threshold",
         0.0,
@@ -130,8 +152,9 @@ MODEL = (
         "model.freeze_statistics",
         None,
         "For fine-tuning: normalise with the statistics of the loaded weights, and do not update "
-        "them.",
-        kind=bool,
+        "them; True, False, or parts of the network, ('stem', 'block1'). None: the parts in "
+        "optimizer.frozen.",
+        kind=object,
     ),
     Option(
         "model.activation",
@@ -192,6 +215,26 @@ DATA = (
         "Number of training examples of each class, the first of the split, for few-shot "
         "learning; 0: all.",
         range=(0, 10**9),
+    ),
+    Option(
+        "data.balanced",
+        False,
+        "Draw every class equally often for training, rare ones repeatedly. Multilabel: every "
+        "label equally often, and the examples without any label as often as a label.",
+    ),
+    Option(
+        "data.target_mean",
+        None,
+        "Regression: mean of each number in the training split; None: measured.",
+        range=(-1e30, 1e30),
+        kind=tuple,
+    ),
+    Option(
+        "data.target_std",
+        None,
+        "Regression: standard deviation of each number in the training split; None: measured.",
+        range=(ABOVE_0, 1e30),
+        kind=tuple,
     ),
     Option(
         "data.image_size",
@@ -383,7 +426,8 @@ OPTIMIZER = (
     Option(
         "optimizer.frozen",
         (),
-        "Parts that do not train, for fine-tuning: ('stem', 'block1', ..., 'norm', 'head').",
+        "Parts that do not train and keep their running statistics, for fine-tuning: ('stem', "
+        "'block1', ..., 'norm', 'head').",
     ),
 )
 

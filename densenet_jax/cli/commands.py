@@ -29,12 +29,11 @@ from densenet_jax.report.analysis import finite
 from densenet_jax.report.page import in_bytes
 from densenet_jax.training import experiment, settings, teacher_logits
 from densenet_jax.training import mesh as meshes
-from densenet_jax.training import sweep as sweeps
 from densenet_jax.training.errors import CheckpointError, ConfigError
 from densenet_jax.training.eval_loop import Evaluated
+from densenet_jax.training.jobs import sweep as sweeps
 from densenet_jax.training.loop import train_and_evaluate
-from densenet_jax.training.rundir import run_weights
-from densenet_jax.training.rundir.workdir import check_classes
+from densenet_jax.training.rundir import run_classes, run_outputs, run_weights
 from densenet_jax.weights import PUBLISHED, Pretrained, WeightsError
 
 # Errors that the user can correct; they are shown without a traceback.
@@ -150,7 +149,16 @@ def evaluate(
         of = f"step {step}"
     else:
         setup, of = experiment.build(config), config.init_from
-        variables = cast(Pretrained, setup.weights).variables
+        found = cast(Pretrained, setup.weights)
+        if found.report.fresh:
+            why = "; ".join(found.notes) or "the numbers of classes differ"
+            raise ConfigError(
+                f"{of} has no classifier for the classes of {setup.eval_source.name} ({why}): its "
+                "answers would be random. Choose data of its classes, or train it first."
+            )
+        for note in found.notes:
+            print(f"{of}: {note}")
+        variables = found.variables
     variables = meshes.on_every_device(variables, setup.mesh)
     with jax.set_mesh(setup.mesh):
         own, *others = splits.assess(setup, variables, crops=int(crops), flip=flip)
@@ -185,7 +193,7 @@ def open_run(
     with config.unlocked():
         config.init_from = ""  # the checkpoint replaces the initial weights
     setup = experiment.build(config)
-    check_classes(setup.eval_source.class_names, pathlib.Path(workdir))
+    run_classes.check(setup.eval_source.class_names, pathlib.Path(workdir))
     _, variables, _, step = run_weights.read(workdir, setup.config, checkpoint)
     return setup, variables, step
 
@@ -198,6 +206,7 @@ def predict(
     checkpoint: str,
     cam: str | None,
     format: str,
+    top: str | None = None,
 ) -> int:
     """Prints a model's predictions for images; returns 2 if any image could not be read, else 0.
 
@@ -209,17 +218,40 @@ def predict(
       checkpoint: "best", "latest" or a step of the run.
       cam: folder for class activation maps; None: none are written.
       format: "table", "json" or "csv".
+      top: number of classes for each image, or "all"; None: as the task has it.
     """
-    names: list[str] | None = None
     if weights:
+        names = run_weights.class_names(weights)  # if it is the directory of a run
         loaded = run_weights.load(weights)
         model, variables, preprocessing = loaded.model, loaded.variables, loaded.preprocessing
+        outputs = loaded.outputs
     else:
         folder = cast(str, workdir)  # the command line has --weights or --workdir
-        model, variables, preprocessing, _ = run_weights.read(folder, config, checkpoint)
-        names = run_weights.class_names(folder)
-    found = predicting.predict(model, variables, preprocessing, names, words, cam=cam)
+        given = cast(ml_collections.ConfigDict, config)
+        model, variables, preprocessing, step = run_weights.read(folder, given, checkpoint)
+        names, outputs = run_weights.class_names(folder), run_outputs.read(folder, given, step)
+    found = predicting.predict(
+        *(model, variables, preprocessing, names, words),
+        outputs=outputs,
+        top=_count(top),
+        cam=cam,
+    )
     return answers.show(found, format)
+
+
+def _count(top: str | None) -> int | None:
+    """Returns the number of classes that --top asks for; None: as the task has it.
+
+    Raises:
+      PredictError: it is neither a number above 0 nor `all`.
+    """
+    if top is None:
+        return None
+    if top == "all":
+        return 10**9
+    if not top.isdecimal() or not int(top):
+        raise PredictError(f"--top={top} must be a number above 0, or all.")
+    return int(top)
 
 
 def export(

@@ -63,6 +63,7 @@ FLAGS = {
             "export": ("onnx", "stablehlo", "safetensors", "triton"),
         },
     ),
+    "top": Flag("number of classes or labels for each image, however unlikely, or all", "N"),
     "output": Flag("the file to write; for an export, a folder or a file such as x.onnx", "PATH"),
     "preprocess": Flag(
         "include preprocessing: the model takes uint8 pixels and returns probabilities", ""
@@ -97,10 +98,11 @@ COMMANDS = {
         flags=("checkpoint", "crops", "flip", *PROCESS_FLAGS),
     ),
     "predict": Command(
-        "top-5 labels with probabilities for image files, folders, globs, file:// URLs, or - for "
-        "standard input; from --workdir=DIR or --weights=SOURCE",
+        "answers for image files, folders, globs, file:// URLs, or - for standard input: the five "
+        "likeliest classes with probabilities, the labels from their thresholds on, or numbers; "
+        "from --workdir=DIR or --weights=SOURCE",
         needs="source",
-        flags=("checkpoint", "weights", "cam", "format"),
+        flags=("checkpoint", "weights", "cam", "format", "top"),
         words="IMAGE...",
     ),
     "report": Command(

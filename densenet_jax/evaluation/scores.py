@@ -9,6 +9,7 @@ import numpy as np
 
 from densenet_jax.tasks.losses import Loss
 from densenet_jax.tasks.task import Task
+from densenet_jax.training.eval_loop import gather
 
 Scores = dict[str, np.ndarray]
 
@@ -31,7 +32,7 @@ def collect(
 
     Returns:
       {"index": the examples' numbers in the split, int [N]; "label": [N]; "loss": float32 [N];
-       and the arrays of `task.scores`, [N, ...]}.
+       "logits": [N, C]; and the arrays of `task.scores`, [N, ...]}.
     """
 
     @jax.jit
@@ -39,32 +40,8 @@ def collect(
         logits, label = predict(variables, batch["image"]), batch["label"]
         losses = loss(logits, task.targets(label, logits.shape[-1]))
         found = {"mask": batch["mask"], "label": label, "loss": losses.astype(jnp.float32)}
+        found["logits"] = logits
         return {**found, **task.scores(logits, label)}
 
     # Results stay on the device until the end: the loop never waits for them.
     return gather([score(variables, batch) for batch in batches])
-
-
-def gather(results: Iterable[dict[str, jax.Array]]) -> Scores:
-    """Returns the rows of all batches whose "mask" is True, on the host.
-
-    Args:
-      results: of each batch of a split, in order: {"mask": bool [B], and arrays [B, ...]}.
-
-    Returns:
-      {"index": the examples' numbers in the split, int [N]; and the arrays without "mask",
-       [N, ...]}.
-    """
-    parts = [_on_host(result) for result in results]
-    merged = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    mask = merged.pop("mask")
-    return {"index": np.flatnonzero(mask), **{k: value[mask] for k, value in merged.items()}}
-
-
-def _on_host(result: dict[str, jax.Array]) -> dict[str, np.ndarray]:
-    """Returns global arrays as NumPy arrays, with the rows of all processes."""
-    if jax.process_count() == 1:
-        return jax.device_get(result)
-    from jax.experimental import multihost_utils
-
-    return multihost_utils.process_allgather(result, tiled=True)

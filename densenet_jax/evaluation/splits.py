@@ -8,6 +8,7 @@ from densenet_jax.data.sources import by_name
 from densenet_jax.data.sources.source import DataError, Source
 from densenet_jax.evaluation import scores, test_time_augmentation
 from densenet_jax.tasks.classification import Classification
+from densenet_jax.tasks.outputs import Outputs
 from densenet_jax.training import batches, settings
 from densenet_jax.training.errors import ConfigError
 from densenet_jax.training.experiment import Experiment
@@ -20,9 +21,30 @@ RELATED = {
 }
 
 
+@dataclasses.dataclass(frozen=True)
+class Assessed:
+    """What a model answers for a split, and how good that is.
+
+    Attributes:
+      record: {"data", "split", "crops", "flip"} and `Task.summary`; also
+        `Classification.accepted`, where examples have several right labels.
+      scores: of every example, see `scores.collect`.
+      source: the split.
+    """
+
+    record: dict[str, Any]
+    scores: scores.Scores
+    source: Source
+
+
 def assess(
-    setup: Experiment, variables: Any, *, crops: int = 1, flip: bool = False
-) -> list[dict[str, Any]]:
+    setup: Experiment,
+    variables: Any,
+    *,
+    crops: int = 1,
+    flip: bool = False,
+    outputs: Outputs | None = None,
+) -> list[Assessed]:
     """Evaluates a model on its evaluation split and on prepared data sets of the same classes.
 
     Args:
@@ -30,10 +52,10 @@ def assess(
       variables: the model's variables, {"params", "batch_stats"}, on that mesh.
       crops: number of views of each image, 1 or 5 (see `test_time_augmentation.cut`).
       flip: whether the mirror images of the views are evaluated, too.
+      outputs: what the model's outputs mean, with calibration and thresholds; None: without them.
 
     Returns:
-      a record for each data set, the configuration's own first: {"data", "split", "crops", "flip"}
-      and `Task.summary`; also `Classification.accepted`, where examples have several right labels.
+      one for each data set, the configuration's own first.
 
     Raises:
       ConfigError: five crops were requested, but the images have no margin to crop.
@@ -49,17 +71,21 @@ def assess(
         source = _find(other, split, data.data_dir)
         if source is not None and source.num_classes == setup.model.num_classes:
             splits[other, split] = source
-    records = []
+    results = []
     for (name, split), source in splits.items():
         split_batches = batches.eval_batches(wide, source)
         found = scores.collect(setup.task, loss, predict, variables, split_batches)
         record = {"data": name, "split": split, "crops": crops, "flip": flip}
-        record |= setup.task.summary(found, source.class_names)
+        groups = None
+        if source.groups is not None:
+            groups = [source.groups[i] for i in found["index"]]
+            record["groups"] = len(set(groups))
+        record |= setup.task.summary(found, source.class_names, outputs, groups)
         if source.accepted is not None and isinstance(setup.task, Classification):
             sets = source.accepted()
             record |= setup.task.accepted(found, [sets[i] for i in found["index"]])
-        records.append(record)
-    return records
+        results.append(Assessed(record, found, source))
+    return results
 
 
 def with_margin(setup: Experiment) -> Experiment:

@@ -16,8 +16,9 @@ from flax import linen as nn
 from densenet_jax.data.sources import imagenet_classes
 from densenet_jax.models.densenet import DenseNet
 from densenet_jax.models.variants import identify
+from densenet_jax.tasks.outputs import SOFTMAX, Outputs
 from densenet_jax.training import settings
-from densenet_jax.training.rundir import run_weights
+from densenet_jax.training.rundir import run_outputs, run_weights
 from densenet_jax.weights import PUBLISHED, Preprocessing
 from densenet_jax.weights.published import of_model
 
@@ -45,6 +46,7 @@ class Bundle:
       origin: where the weights come from, in words, for the model card.
       licence: of the weights; None if unknown.
       results: measured metrics in words: {"top-1": "99.44 % of 360 images of digits/test"}.
+      outputs: how the outputs become probabilities or numbers.
     """
 
     model: nn.Module
@@ -54,6 +56,7 @@ class Bundle:
     origin: str
     licence: str | None = None
     results: dict[str, str] = dataclasses.field(default_factory=dict)
+    outputs: Outputs = SOFTMAX
 
     @property
     def name(self) -> str:
@@ -74,13 +77,14 @@ class Bundle:
         """Returns what a program needs to use the export, as a dict for JSON.
 
         Keys: "model" (its name), "preprocessing" (the fields of `Preprocessing`), "channels",
-        "class_names" (in label order).
+        "class_names" (in label order), "outputs" (see `Outputs.spec`).
         """
         return {
             "model": self.name,
             "preprocessing": dataclasses.asdict(self.preprocessing),
             "channels": self.model.in_channels,
             "class_names": list(self.class_names),
+            "outputs": self.outputs.spec(),
         }
 
 
@@ -93,6 +97,7 @@ def make(
     origin: str = "",
     licence: str | None = None,
     results: dict[str, str] | None = None,
+    outputs: Outputs = SOFTMAX,
 ) -> Bundle:
     """Returns a bundle of a model and its variables.
 
@@ -105,6 +110,7 @@ def make(
       origin: where the weights come from, in words.
       licence: of the weights; None if unknown.
       results: measured metrics in words, see `Bundle`.
+      outputs: how the outputs become probabilities or numbers.
 
     Raises:
       ExportError: the number of class names differs from the model's number of classes.
@@ -124,7 +130,14 @@ def make(
     variables = {key: _arrays(value) for key, value in variables.items()}
     names = imagenet_classes.readable(class_names)
     return Bundle(
-        model.clone(**overrides), variables, preprocessing, names, origin, licence, results or {}
+        model.clone(**overrides),
+        variables,
+        preprocessing,
+        names,
+        origin,
+        licence,
+        results or {},
+        outputs,
     )
 
 
@@ -143,10 +156,11 @@ def of_weights(source: str, **options: Any) -> Bundle:
     if row is not None and row.accuracy.top1:
         results["top-1, published"] = f"{row.accuracy.top1:g} % on ImageNet-1k's validation split"
     return make(
-        *(found.model, found.variables, found.preprocessing),
+        *(found.model, found.variables, found.preprocessing, run_weights.class_names(source)),
         origin=source,
         licence=found.licence,
         results=results,
+        outputs=found.outputs,
     )
 
 
@@ -176,6 +190,7 @@ def of_run(
         *(model, variables, preprocessing, run_weights.class_names(workdir)),
         origin=f"step {step} of a run on {data.name}, seed {config.seed}",
         results=results,
+        outputs=run_outputs.read(workdir, config, step),
     )
 
 

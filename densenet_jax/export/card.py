@@ -8,6 +8,7 @@ import jinja2
 
 from densenet_jax.export.bundle import Bundle
 from densenet_jax.models import summary
+from densenet_jax.tasks.by_name import find_task
 
 TEMPLATE = pathlib.Path(__file__).parent / "card.md"
 
@@ -38,6 +39,7 @@ def render(bundle: Bundle, format: str, **facts: Any) -> str:
     return template.render(
         **{**defaults, **facts},
         bundle=bundle,
+        several=find_task(bundle.outputs.task).several,
         format=format,
         size=summary.count(bundle.model, bundle.preprocessing.image_size),
         versions={name: importlib.metadata.version(name) for name in ("jax", "flax")},

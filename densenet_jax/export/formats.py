@@ -13,6 +13,7 @@ import numpy as np
 from densenet_jax.export import card, stablehlo
 from densenet_jax.export.bundle import Bundle, ExportError, need
 from densenet_jax.export.onnx.calibration import Calibration
+from densenet_jax.tasks.by_name import find_task
 from densenet_jax.weights import timm_config, to_state_dict, write_safetensors
 
 LOADER = pathlib.Path(__file__).parent / "load_stablehlo.py"
@@ -134,7 +135,7 @@ def _stablehlo(bundle: Bundle, target: Target, *, preprocess: bool) -> Written:
         "file": path.name,
         "platforms": exported.platforms,
         "convention": exported.calling_convention_version,
-        "output": "probabilities" if preprocess and bundle.model.num_classes else "scores",
+        "output": bundle.outputs.noun if preprocess and bundle.model.num_classes else "scores",
         "width": exported.out_avals[0].shape[1],
     }
 
@@ -211,7 +212,9 @@ def _write_int8(
 
     int8.quantize(before, after, map(prepared, given.calibration))
     images = map(prepared, given.images)
-    compared = int8.compare(before, after, list(images), given.labels)
+    outputs = None if preprocess else bundle.outputs
+    task = find_task(bundle.outputs.task)
+    compared = int8.compare(before, after, list(images), given.labels, task, outputs)
     return {**compared, "calibration": given.about, "on": given.on}
 
 

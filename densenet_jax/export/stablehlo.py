@@ -21,8 +21,8 @@ def program(
 
     Args:
       bundle: the model; without a classifier, the function returns pooled features.
-      preprocess: the function maps uint8 pixels to probabilities; False: it maps normalised
-        float32 images to logits.
+      preprocess: the function maps uint8 pixels to probabilities or numbers; False: it maps
+        normalised float32 images to logits.
 
     Returns:
       (function of images [B, H, W, C] to outputs [B, N], np.uint8 or np.float32).
@@ -34,7 +34,7 @@ def program(
             return cast(jax.Array, model.apply(variables, images))
         images = device.normalize(images, given.mean, given.std, jnp.float32)
         scores = cast(jax.Array, model.apply(variables, images))
-        return jax.nn.softmax(scores) if model.num_classes else scores
+        return bundle.outputs(scores) if model.num_classes else scores
 
     return run, np.uint8 if preprocess else np.float32
 

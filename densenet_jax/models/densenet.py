@@ -14,7 +14,7 @@ from densenet_jax.models.activation import find_activation, norm_act
 from densenet_jax.models.block import dense_block, implementations
 from densenet_jax.models.block.plain import convolve, dropout
 from densenet_jax.models.block.statistics import Moments, at_least_float32, moments, positions
-from densenet_jax.models.inputs import check_images
+from densenet_jax.models.inputs import check_images, check_name
 from densenet_jax.models.layers import BatchNorm, Kernel
 from densenet_jax.models.plan import BlockPlan, per_block
 from densenet_jax.models.pooling import average_pool, find_global_pool, norm_act_average_pool
@@ -157,7 +157,8 @@ class DenseNet(nn.Module):
       norm_epsilon: added to variances.
       norm_momentum: weight of the batch in the running statistics (PyTorch's convention).
       freeze_statistics: also in training, normalise with the running statistics and leave them as
-        they are (for fine-tuning on little data or with small batches).
+        they are (for fine-tuning on little data or with small batches): True, or the names of the
+        parts that do, as in `parts`: "stem", "block1", ..., "norm".
       activation: "relu", "silu", "gelu" or "leaky_relu", after every norm; see `activation`.
       global_pool: what becomes of the last feature maps: "avg" (mean over positions), "max",
         "avgmax" (the mean of both) or "catavgmax" (both, 2 C features), as timm names them.
@@ -179,7 +180,7 @@ class DenseNet(nn.Module):
     drop_path_rate: float = 0.0
     norm_epsilon: float = 1e-5
     norm_momentum: float = 0.1
-    freeze_statistics: bool = False
+    freeze_statistics: bool | tuple[str, ...] = False
     activation: str = "relu"
     global_pool: str = "avg"
     implementation: str = "auto"
@@ -203,6 +204,9 @@ class DenseNet(nn.Module):
     def setup(self):
         find_activation(self.activation)
         find_global_pool(self.global_pool)
+        if not isinstance(self.freeze_statistics, bool):
+            for part in self.freeze_statistics:
+                check_name(part, self.norm_parts, "part in freeze_statistics")
         implementations.check_implementation(self.implementation)
         norm_args = {
             "epsilon": self.norm_epsilon,
@@ -249,17 +253,31 @@ class DenseNet(nn.Module):
         # The stem rounds sizes up, each transition rounds them down.
         smallest = (2 ** (len(self.block_sizes) - 1) - 1) * find_stem(self.stem).reduction + 1
         check_images(images, self.in_channels, smallest)
-        batch_statistics = train and not self.freeze_statistics
         dropout_rate = self.dropout_rate if train else 0.0
-        x, stages = self._stem(images.astype(self.dtype), batch_statistics), {}
+        live = {part: train and not self._keeps_statistics(part) for part in self.norm_parts}
+        x, stages = self._stem(images.astype(self.dtype), live["stem"]), {}
         batch, drop_paths = None, self.drop_paths() if train else [()] * len(self.block_sizes)
         for i in range(1, len(self.block_sizes) + 1):
             if i > 1:
                 x = getattr(self, f"transition{i - 1}")(x, batch, dropout_rate)
-            batch = moments(x) if batch_statistics else None
+            batch = moments(x) if live[f"block{i}"] else None
             x, batch = getattr(self, f"denseblock{i}")(x, batch, dropout_rate, drop_paths[i - 1])
             stages[f"block{i}"] = x
+        if not live["norm"]:
+            batch = None
+        elif batch is None:  # the last block keeps its statistics, the norm after it does not
+            batch = moments(x)
         return {**stages, "final": self.norm_final(x, batch)}
+
+    @property
+    def norm_parts(self) -> list[str]:
+        """The parts of the network that have norms, see `parts`."""
+        return ["stem", *(f"block{i + 1}" for i in range(len(self.block_sizes))), "norm"]
+
+    def _keeps_statistics(self, part: str) -> bool:
+        """Returns whether a part normalises with its running statistics in training, too."""
+        frozen = self.freeze_statistics
+        return frozen if isinstance(frozen, bool) else part in frozen
 
     def drop_paths(self) -> list[tuple[float, ...]]:
         """Returns each block's rates of drop path, growing linearly from 0 at the first layer."""

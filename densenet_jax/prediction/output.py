@@ -5,7 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable
-from typing import TextIO
+from typing import Any, TextIO
 
 import numpy as np
 from rich.color import Color
@@ -20,6 +20,7 @@ from densenet_jax.report import pictures
 PICTURE = 14  # width of a picture on a terminal in characters, each of which shows two pixels
 BAR = 12  # width of the bar of a probability in characters
 FORMATS = ("table", "json", "csv")
+NONE = "no label from its threshold on"
 
 
 Write = Callable[[Answer], object]
@@ -58,10 +59,14 @@ def _json(file: TextIO) -> Write:
     """Returns a function that writes an answer as a line of JSON."""
 
     def write(answer: Answer) -> None:
-        ranks = zip(answer.classes, answer.labels, answer.probabilities, strict=True)
+        unit = "value" if answer.outputs.task == "regression" else "probability"
+        ranks = zip(answer.classes, answer.labels, answer.values, strict=True)
+        found: list[dict[str, Any]] = [{"class": i, "label": n, unit: p} for i, n, p in ranks]
+        for row, present in zip(found, answer.present, strict=False):
+            row["present"] = present
         record = {
             "path": answer.path,
-            "predictions": [{"class": i, "label": n, "probability": p} for i, n, p in ranks],
+            "predictions": found,
             "overlay": answer.overlay,
             "error": answer.error,
         }
@@ -71,17 +76,31 @@ def _json(file: TextIO) -> Write:
 
 
 def _csv(file: TextIO) -> Write:
-    """Writes the header; returns a function that writes an answer as rows of CSV."""
+    """Returns a function that writes an answer as rows of CSV, the first one after a header.
+
+    Of regression, the column `probability` is called `value`; of several labels there is a column
+    `present`, and an image without any has a row without a label.
+    """
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["path", "rank", "class", "label", "probability", "overlay", "error"])
+    began = False
 
     def write(answer: Answer) -> None:
+        nonlocal began
+        task = answer.outputs.task
+        several = ["present"] * (task == "multilabel")
+        if not began:
+            unit = "value" if task == "regression" else "probability"
+            writer.writerow(["path", "rank", "class", "label", unit, *several, "overlay", "error"])
+            began = True
         path, overlay = printable(answer.path), printable(answer.overlay or "")
-        if answer.error is not None:
-            writer.writerow([path, "", "", "", "", "", printable(answer.error)])
-        ranks = zip(answer.classes, answer.labels, answer.probabilities, strict=True)
-        for rank, (number, label, probability) in enumerate(ranks, 1):
-            writer.writerow([path, rank, number, label, f"{probability:.6f}", overlay, ""])
+        if not answer.classes:
+            blank = [""] * (4 + len(several))
+            writer.writerow([path, *blank, overlay, printable(answer.error or "")])
+        ranks = zip(answer.classes, answer.labels, answer.values, strict=True)
+        for rank, (number, label, value) in enumerate(ranks, 1):
+            present = [int(p) for p in answer.present[rank - 1 : rank]]
+            row = [path, rank, number, printable(label), _number(answer, value)]
+            writer.writerow([*row, *present, overlay, ""])
 
     return write
 
@@ -114,13 +133,19 @@ def _text(answer: Answer) -> Text:
     text = Text(printable(answer.path), style="bold", no_wrap=True, overflow="ellipsis")
     if answer.error is not None:
         return text.append(f"\nerror: {printable(answer.error)}", style="not bold red")
-    width = max(map(len, answer.labels))
-    for rank, (label, chance) in enumerate(zip(answer.labels, answer.probabilities, strict=True)):
-        bar = "█" * round(BAR * chance)
-        style = "not bold" if rank else "bold green"
-        text.append(f"\n{chance:7.2%} ", style=style)
-        text.append(f"{bar:{BAR}} ", style="not bold cyan")
-        text.append(f"{label:{width}}", style=style)
+    if not answer.classes:
+        text.append(f"\n{NONE}", style="not bold")
+    width = max(map(len, answer.labels), default=0)
+    for rank, (label, value) in enumerate(zip(answer.labels, answer.values, strict=True)):
+        strong = answer.present[rank] if answer.present else not rank
+        style = "bold green" if strong else "not bold"
+        if answer.outputs.task == "regression":
+            text.append(f"\n{value:12.6g} ", style="bold green")
+        else:
+            bar = "█" * round(BAR * value)
+            text.append(f"\n{value:7.2%} ", style=style)
+            text.append(f"{bar:{BAR}} ", style="not bold cyan")
+        text.append(f"{printable(label):{width}}", style=style)
     if answer.overlay:
         text.append(f"\n{printable(answer.overlay)}", style="not bold dim")
     return text
@@ -130,9 +155,19 @@ def _line(answer: Answer) -> str:
     """Returns an answer as a line of plain text."""
     if answer.error is not None:
         return f"{printable(answer.path)}: error: {printable(answer.error)}"
-    ranks = zip(answer.labels, answer.probabilities, strict=True)
-    line = f"{printable(answer.path)}: " + ", ".join(f"{n} {p:.2%}" for n, p in ranks)
+    shown = [
+        f"{printable(name)} {value:.6g}"
+        if answer.outputs.task == "regression"
+        else f"{printable(name)} {value:.2%}"
+        for name, value in zip(answer.labels, answer.values, strict=True)
+    ]
+    line = f"{printable(answer.path)}: {', '.join(shown) or NONE}"
     return f"{line} ({printable(answer.overlay)})" if answer.overlay else line
+
+
+def _number(answer: Answer, value: float) -> str:
+    """Returns a value with a fixed number of digits: 6 after the point of a probability."""
+    return f"{value:.8g}" if answer.outputs.task == "regression" else f"{value:.6f}"
 
 
 def half_blocks(image: np.ndarray, columns: int) -> Text:

@@ -1,4 +1,4 @@
-"""Predictions for image files: for each file the likeliest classes, or an error."""
+"""Predictions for image files: for each file the likeliest classes, its labels, or numbers."""
 
 import concurrent.futures
 import contextlib
@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from PIL import Image
@@ -25,6 +24,7 @@ from densenet_jax.data.reading import decoding, host
 from densenet_jax.data.sources import imagenet_classes
 from densenet_jax.data.sources.folders import IMAGE_SUFFIXES
 from densenet_jax.report import activation_maps, pictures
+from densenet_jax.tasks.outputs import SOFTMAX, Outputs
 from densenet_jax.weights.published import Preprocessing
 
 STDIN = "-"
@@ -46,21 +46,32 @@ class Answer:
 
     Attributes:
       path: of the file, as it was given or found.
-      classes: numbers of the classes, likeliest first; empty if there is an error.
+      classes: numbers of the classes, likeliest first; of several labels, those that are predicted,
+        likeliest first, or all that were asked for; of regression, all numbers in order. Empty if
+        there is an error.
       labels: their names.
-      probabilities: their probabilities, from 0 to 1.
+      values: their probabilities, from 0 to 1; of regression, the numbers.
       image: the cropped image that the model saw, uint8 [H, W, C]; None if there is an error.
       overlay: path of the image with its class activation map; None if none was requested.
       error: why the image could not be predicted; None if it could.
+      present: of several labels, whether each is predicted.
+      outputs: what the model's outputs mean.
     """
 
     path: str
     classes: tuple[int, ...] = ()
     labels: tuple[str, ...] = ()
-    probabilities: tuple[float, ...] = ()
+    values: tuple[float, ...] = ()
     image: np.ndarray | None = None
     overlay: str | None = None
     error: str | None = None
+    present: tuple[bool, ...] = ()
+    outputs: Outputs = SOFTMAX
+
+    @property
+    def probabilities(self) -> tuple[float, ...]:
+        """Another name of `values`, which are probabilities unless the task is regression."""
+        return self.values
 
 
 def predict(
@@ -70,7 +81,8 @@ def predict(
     class_names: Sequence[str] | None,
     paths: Sequence[str],
     *,
-    top: int = 5,
+    outputs: Outputs = SOFTMAX,
+    top: int | None = None,
     batch_size: int = 32,
     cam: str | os.PathLike[str] | None = None,
     block: str = "final",
@@ -85,7 +97,9 @@ def predict(
         "class 1", ...
       paths: files, folders (all images below them), glob patterns, file:// URLs, or "-" for
         standard input.
-      top: number of classes in an answer.
+      outputs: what the model's outputs mean.
+      top: number of classes in an answer, however (un)likely; None: of classification 5, of several
+        labels those from their threshold on, of regression all.
       batch_size: number of images that are computed together.
       cam: a folder for overlays of class activation maps; None: no overlays.
       block: the block whose feature maps the overlays explain, see `activation_maps.grad_cam`.
@@ -101,11 +115,11 @@ def predict(
         )
     overlays = None if cam is None else Overlays(cam)
     return _answers(
-        functools.partial(_top, model, preprocessing, min(top, len(names))),
+        functools.partial(_outputs, model, preprocessing, outputs),
+        Choice(names, outputs, top),
         functools.partial(_maps, model, preprocessing, block),
         variables,
         _pixels(paths, preprocessing, model.in_channels),
-        names,
         batch_size,
         overlays,
     )
@@ -129,22 +143,22 @@ def _names(model: nn.Module, class_names: Sequence[str] | None) -> Sequence[str]
 
 
 def _answers(
-    top: Callable[..., tuple[jax.Array, jax.Array]],
+    compute: Callable[..., jax.Array],
+    choice: "Choice",
     maps: Callable[..., jax.Array],
     variables: Any,
     pixels: Iterator[tuple[str, np.ndarray | str]],
-    names: Sequence[str],
     batch_size: int,
     overlays: "Overlays | None",
 ) -> Iterator[Answer]:
     """Yields an answer for each image.
 
     Args:
-      top: maps (variables, images [B, H, W, C]) to classes and probabilities, [B, top] each.
+      compute: maps (variables, images [B, H, W, C]) to probabilities or numbers [B, C].
+      choice: what an answer says of them.
       maps: maps (variables, images, classes [B]) to class activation maps [B, h, w].
       variables: of the model.
       pixels: (path, uint8 [H, W, C] or an error) of each image.
-      names: of the classes, in label order.
       batch_size: number of images that are computed together.
       overlays: writes overlays; None: no overlays.
     """
@@ -157,37 +171,73 @@ def _answers(
         if found:
             images = np.stack([image for _, image in found])
             filled = np.pad(images, [(0, size - len(images)), (0, 0), (0, 0), (0, 0)])
-            classes, chances = jax.device_get(top(variables, filled))
-            heat = None if overlays is None else np.asarray(maps(variables, filled, classes[:, 0]))
+            values = np.asarray(compute(variables, filled))
+            heat = None
+            if overlays is not None:
+                heat = np.asarray(maps(variables, filled, values.argmax(axis=1)))
             for row, (k, _) in enumerate(found):
-                rows[k] = classes[row], chances[row], None if heat is None else heat[row]
+                rows[k] = values[row], None if heat is None else heat[row]
         for k, (path, image) in enumerate(chunk):
             if isinstance(image, str):
                 yield Answer(path, error=image)
                 continue
-            best, chance, spot = rows[k]
-            yield Answer(
-                path,
-                tuple(best.tolist()),
-                tuple(names[i] for i in best),
-                tuple(chance.tolist()),
-                image,
-                None if overlays is None or spot is None else overlays.write(path, image, spot),
-            )
+            values, spot = rows[k]
+            answer = choice.answer(path, values)
+            overlay = None
+            if overlays is not None and spot is not None and answer.error is None:
+                overlay = overlays.write(path, image, spot)
+            yield dataclasses.replace(answer, image=image, overlay=overlay)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _top(
+def _outputs(
     model: nn.Module,
     preprocessing: Preprocessing,
-    count: int,
+    outputs: Outputs,
     variables: Any,
     images: jax.Array,
-) -> tuple[jax.Array, jax.Array]:
-    """Returns the likeliest classes of uint8 images and their probabilities, [B, count] each."""
+) -> jax.Array:
+    """Returns the probabilities or numbers of uint8 images, [B, C]."""
     logits: Any = model.apply(variables, _normalized(model, preprocessing, images))
-    chances, classes = jax.lax.top_k(jax.nn.softmax(logits.astype(jnp.float32)), count)
-    return classes, chances
+    return outputs(logits)
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """What an answer says of the values of an image.
+
+    Attributes:
+      names: of the classes, in label order.
+      outputs: what the values mean.
+      top: see `predict`.
+    """
+
+    names: Sequence[str]
+    outputs: Outputs
+    top: int | None = None
+
+    def answer(self, path: str, values: np.ndarray) -> Answer:
+        """Returns the answer for an image whose values are float [C]."""
+        if not np.isfinite(values).all():
+            return Answer(path, error="the network's outputs are not finite")
+        task = self.outputs.task
+        several = task == "multilabel"
+        ranked = np.argsort(-values, kind="stable")
+        order = np.arange(len(values)) if task == "regression" else ranked
+        above = values >= np.asarray(self.outputs.thresholds or 0.5)
+        if self.top is not None or not several:
+            default = 5 if task == "classification" else len(values)
+            order = order[: default if self.top is None else self.top]
+        else:
+            order = order[above[order]]
+        return Answer(
+            path,
+            tuple(order.tolist()),
+            tuple(self.names[i] for i in order),
+            tuple(values[order].tolist()),
+            present=tuple(above[order].tolist()) if several else (),
+            outputs=self.outputs,
+        )
 
 
 def _maps(

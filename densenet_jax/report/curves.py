@@ -52,6 +52,8 @@ def charts(runs: list[Run]) -> list[dict[str, Any]]:
         if not series or (flat and key not in known):
             continue
         title, unit, percent, log = known.get(key, (key.replace("_", " "), "", False, False))
+        if key in (*measured, "loss") and any(run.mixes for run in runs):
+            title += " (training: of mixed images)"
         found.append(
             {
                 "key": key,

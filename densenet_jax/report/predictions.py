@@ -10,8 +10,8 @@ import jax
 import numpy as np
 from flax import linen as nn
 
-from densenet_jax.evaluation.scores import gather
 from densenet_jax.tasks.task import Task
+from densenet_jax.training.eval_loop import gather
 
 FILE = "predictions.npz"
 

@@ -64,10 +64,19 @@ class Run:
         """
         try:
             return find_task(
-                self.config.get("task", "classification"), self.config.get("best_metric", "")
+                self.config.get("task", "classification"),
+                self.config.get("best_metric", ""),
+                self.config.get("loss", ""),
+                self.config.get("data.target_mean") or (),
+                self.config.get("data.target_std") or (),
             )
         except (ValueError, TypeError) as e:
             raise ReportError(f"{self.path / 'config.json'}: {e}") from None
+
+    @property
+    def mixes(self) -> bool:
+        """Whether training images are mixed, so that their metrics are not those of images."""
+        return any(self.config.get(f"augment.{key}") for key in ("mixup", "cutmix"))
 
     def seconds(self) -> float:
         """Returns the duration of the run in seconds, summed over all its starts."""

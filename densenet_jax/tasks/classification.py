@@ -7,8 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from densenet_jax.tasks.calibration import calibration
-from densenet_jax.tasks.task import LOSS, Metric, Task
+from densenet_jax.scores import intervals, ranking
+from densenet_jax.scores.calibration import calibration
+from densenet_jax.scores.labels import optional
+from densenet_jax.tasks.outputs import Outputs
+from densenet_jax.tasks.task import LOSS, Metric, Task, bounds
 
 TOP1, TOP5 = Metric("top1", "top-1"), Metric("top5", "top-5")
 BALANCED = Metric("balanced_accuracy", "balanced accuracy")
@@ -34,12 +37,22 @@ def hits(logits: jax.Array, labels: jax.Array, k: int) -> jax.Array:
 
 
 class Classification(Task):
-    """Labels are integers [B]; predictions are the softmax of the logits."""
+    """Labels are integers [B]; predictions are the softmax of the logits.
+
+    With binary cross entropy, each class has its own loss, and predictions are sigmoids.
+    """
 
     name = "classification"
     default_loss = "cross_entropy"
     measured = (TOP1, TOP5)
     columns = (TOP1, TOP5, BALANCED, LOSS, CALIBRATION_ERROR)
+    several = "classes"
+
+    @property
+    def outputs(self) -> Outputs:
+        """Softmax, or a sigmoid for each class if each had its own loss."""
+        separate = self.loss == "binary_cross_entropy"
+        return Outputs(self.name, "sigmoid" if separate else "softmax")
 
     def targets(self, labels: jax.Array, outputs: int) -> jax.Array:
         """Returns the labels one-hot, float32 [B, outputs]."""
@@ -58,45 +71,49 @@ class Classification(Task):
           {"classes": [B, k], "probabilities": float32 [B, k], "own": the probability of the label,
           float32 [B], "labels": [B], "mask": [B]}.
         """
-        chances = jax.nn.softmax(logits.astype(jnp.float32))
+        chances = self.outputs(logits).astype(jnp.float32)
         probabilities, classes = jax.lax.top_k(chances, min(5, chances.shape[1]))
         own = jnp.take_along_axis(chances, labels[:, None], axis=1)[:, 0]
         found = {"classes": classes, "probabilities": probabilities, "own": own}
         return {**found, "labels": labels, "mask": mask}
 
-    def combine_views(self, logits: jax.Array) -> jax.Array:
-        """Returns the logarithm of the mean softmax over the views, [V, B, C] -> [B, C]."""
-        logs = jax.nn.log_softmax(logits)
-        return jax.nn.logsumexp(logs, axis=0) - jnp.log(len(logits))
-
     def scores(self, logits: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
-        """Returns for each example its likeliest class, its probability, and the metrics.
+        """Returns for each example its likeliest class and the metrics.
 
         Returns:
-          {"predicted": int [B], "confidence": float32 [B], "finite": whether all logits are finite,
-          bool [B], "top1", "top5": bool [B]}.
+          {"predicted": int [B], "finite": whether all logits are finite, bool [B], "top1", "top5":
+          bool [B]}.
         """
         return {
             "predicted": jnp.argmax(logits, axis=1),
-            "confidence": jax.nn.softmax(logits).max(axis=1).astype(jnp.float32),
             "finite": jnp.isfinite(logits).all(axis=1),
             **self.measure(logits, labels),
         }
 
-    def summary(self, scores: dict[str, np.ndarray], class_names: Sequence[str]) -> dict[str, Any]:
+    def summary(
+        self,
+        scores: dict[str, np.ndarray],
+        class_names: Sequence[str],
+        outputs: Outputs | None = None,
+        groups: Sequence[str] | None = None,
+    ) -> dict[str, Any]:
         """Returns the metrics of a split, those of each class, and how calibrated it is.
 
         Returns:
           {"top1", "top5", "balanced_accuracy": mean of the recalls of the classes with examples,
-          "f1": mean of their F1, "loss", "ece", "examples", "bins": see `calibration.calibration`,
-          "classes": [{"class", "examples", "top1", "top5", "recall", "precision", "f1"}]}; None
-          for a class without examples.  If any logits are not finite, "nonfinite" says of how many
-          examples, and every metric is None.
+          "f1": mean of their F1, "auroc": mean over the classes, each against the rest, "loss",
+          "ece", "intervals": {"top1", "top5": [low, high]} (95 %, by bootstrap), "examples",
+          "bins": see `calibration.calibration`, "classes": [{"class", "examples", "top1", "top5",
+          "recall", "precision", "f1", "auroc", "average_precision"}]}; None for a class without
+          examples.  If any logits are not finite, "nonfinite" says of how many examples, and every
+          metric is None.
         """
         from sklearn.metrics import precision_recall_fscore_support  # takes half a second
 
         label, numbers = scores["label"], range(len(class_names))
-        bins, error = calibration(scores["confidence"], scores["top1"])
+        nonfinite = int((~scores["finite"]).sum())
+        p = np.asarray((outputs or self.outputs)(jnp.asarray(scores["logits"])))
+        bins, error = calibration(p.max(axis=1), scores["top1"])
         counts = np.bincount(label, minlength=len(class_names))
         by_class = {
             metric.key: np.bincount(label, scores[metric.key], len(class_names))
@@ -107,16 +124,28 @@ class Classification(Task):
             label, scores["predicted"], labels=numbers, zero_division=0
         )
         by_class |= dict(zip(("precision", "recall", "f1"), found[:3], strict=True))
+        mean = None
+        if not nonfinite:
+            one_against_rest = [ranking.by_label(p[:, i], label == i) for i in numbers]
+            for key in ("auroc", "average_precision"):
+                by_class[key] = np.concatenate([row[key] for row in one_against_rest])
+            mean, _ = ranking.mean_of_defined(by_class["auroc"], class_names)
+        margins = {
+            metric.key: bounds(intervals.of_means(scores[metric.key], groups)[0])
+            for metric in self.measured
+        }
         metrics: dict[str, Any] = {
             **{metric.key: float(scores[metric.key].mean()) for metric in self.measured},
             BALANCED.key: float(by_class["recall"][counts > 0].mean()),
             "f1": float(by_class["f1"][counts > 0].mean()),
+            "auroc": mean,
             "loss": float(scores["loss"].mean(dtype=np.float64)),
             CALIBRATION_ERROR.key: error,
         }
-        nonfinite = int((~scores["finite"]).sum())
         if nonfinite:
             metrics = dict.fromkeys(metrics) | {"nonfinite": nonfinite}
+        else:
+            metrics["intervals"] = margins
         return {
             **metrics,
             "examples": len(label),
@@ -126,7 +155,7 @@ class Classification(Task):
                     "class": name,
                     "examples": int(counts[i]),
                     **{
-                        key: float(values[i]) if counts[i] and not nonfinite else None
+                        key: optional(values[i]) if counts[i] and not nonfinite else None
                         for key, values in by_class.items()
                     },
                 }

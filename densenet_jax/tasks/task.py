@@ -10,8 +10,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from densenet_jax.tasks.losses import LOSSES
+from densenet_jax.tasks.outputs import Outputs
 
 Metrics = dict[str, Any]
 
@@ -60,6 +63,12 @@ class Metric(NamedTuple):
         return f"{value:.{4 if digits is None else digits}f}"
 
 
+def bounds(interval: Mapping[str, Any]) -> list[float] | None:
+    """Returns an interval of `scores.intervals` as [low, high]; None if it is undefined."""
+    low, high = interval["low"], interval["high"]
+    return None if low is None or high is None else [low, high]
+
+
 LOSS = Metric("loss", "loss", percent=False, higher_is_better=False)
 
 
@@ -71,20 +80,41 @@ class Task(abc.ABC):
       default_loss: key of `losses.LOSSES`.
       measured: its metrics besides the loss, the default best one first.
       columns: what the command `evaluate` shows of a split, keys of `summary`.
+      several: what the outputs are called: "classes", "labels" or "numbers".
 
-    Args:
-      best: key of the metric that chooses the best checkpoint; "": the first of `measured`.
+    Attributes:
+      best: the metric that chooses the best checkpoint.
+      loss: key of `losses.LOSSES`.
+      mean, std: of the targets of the training split, one value for each output; of regression.
 
     Raises:
-      ValueError: the task has no metric of this key.
+      ValueError: the task has no metric of this key, or the loss does not fit it.
     """
 
     name: ClassVar[str]
     default_loss: ClassVar[str]
     measured: ClassVar[tuple[Metric, ...]]
     columns: ClassVar[tuple[Metric, ...]]
+    several: ClassVar[str]
 
-    def __init__(self, best: str = ""):
+    def __init__(
+        self, best: str = "", loss: str = "", mean: Sequence[float] = (), std: Sequence[float] = ()
+    ):
+        """Makes a task.
+
+        Args:
+          best: key of the metric that chooses the best checkpoint; "": the first of `measured`.
+          loss: key of `losses.LOSSES`; "": `default_loss`.
+          mean, std: of the targets of the training split, one value for each output; of
+            regression.
+        """
+        self.loss = loss or self.default_loss
+        if self.loss not in self.losses:
+            raise ValueError(
+                f"loss is {loss!r}, which does not fit the task {self.name}; it must be one of "
+                f"{', '.join(self.losses)}."
+            )
+        self.mean, self.std = tuple(mean), tuple(std)
         known = {metric.key: metric for metric in self.metrics}
         if best and best not in known:
             raise ValueError(f"best_metric is {best!r}; it must be one of {', '.join(known)}.")
@@ -93,7 +123,12 @@ class Task(abc.ABC):
     @property
     def losses(self) -> list[str]:
         """The losses that fit the task, keys of `losses.LOSSES`."""
-        return [name for name, entry in LOSSES.items() if self.name in entry.tasks]
+        return [name for name, functions in LOSSES.items() if self.name in functions]
+
+    @property
+    @abc.abstractmethod
+    def outputs(self) -> Outputs:
+        """How the network's outputs become answers."""
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
@@ -125,7 +160,6 @@ class Task(abc.ABC):
           outputs: number of the network's outputs.
         """
 
-    @abc.abstractmethod
     def measure(self, logits: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
         """Returns the metrics that are means over examples: {key: [B]}; the loss is not among them.
 
@@ -133,6 +167,15 @@ class Task(abc.ABC):
           logits: [B, C].
           labels: of the same examples, as the data have them.
         """
+        return {}
+
+    def of_split(self, answers: dict[str, np.ndarray]) -> dict[str, float]:
+        """Returns the metrics that need a whole split at once, such as the AUROC; {key: value}.
+
+        Args:
+          answers: those of `answers`, without "mask", of all examples that count, [N, ...].
+        """
+        return {}
 
     @abc.abstractmethod
     def answers(
@@ -146,22 +189,40 @@ class Task(abc.ABC):
           mask: whether an example counts, bool [B]; it is returned under "mask".
         """
 
-    @abc.abstractmethod
     def combine_views(self, logits: jax.Array) -> jax.Array:
         """Returns the logits of the mean probabilities of several views, [V, B, C] -> [B, C]."""
+        activation = self.outputs.activation
+        if activation == "identity":
+            return logits.mean(axis=0)
+        count = jnp.log(len(logits))
+        if activation == "softmax":
+            return jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=0) - count
+        present = jax.nn.logsumexp(jax.nn.log_sigmoid(logits), axis=0)
+        return present - jax.nn.logsumexp(jax.nn.log_sigmoid(-logits), axis=0)
 
     @abc.abstractmethod
     def scores(self, logits: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
-        """Returns what the command `evaluate` keeps of each example, arrays [B, ...].
+        """Returns what `summary` needs of each example besides its logits, arrays [B, ...].
 
-        The loss is added under "loss" by the caller, who knows it.
+        "finite" says whether its logits are finite. The caller adds "logits" and "loss".
         """
 
     @abc.abstractmethod
-    def summary(self, scores: dict[str, Any], class_names: Sequence[str]) -> dict[str, Any]:
+    def summary(
+        self,
+        scores: dict[str, np.ndarray],
+        class_names: Sequence[str],
+        outputs: Outputs | None = None,
+        groups: Sequence[str] | None = None,
+    ) -> dict[str, Any]:
         """Returns the metrics of a whole split for evaluation.json.
 
+        If any logits are not finite, "nonfinite" says of how many examples, and there are no
+        metrics.
+
         Args:
-          scores: those of `scores`, and "loss" and "label", as NumPy arrays [N, ...].
+          scores: those of `scores`, and "logits", "loss" and "label", as NumPy arrays [N, ...].
           class_names: in label order.
+          outputs: what the logits mean, with calibration and thresholds; None: without them.
+          groups: the group of each example, for intervals; None: each is a group of its own.
         """

@@ -35,6 +35,7 @@ CHOICES = {
     "mesh.preset": ("", *PRESETS),
     "task": tuple(TASKS),
     "loss": ("", *LOSSES),
+    "class_weights": ("", "auto"),  # or numbers
     "optimizer.name": tuple(OPTIMIZERS),
     "optimizer.schedule": tuple(SCHEDULES),
 }
@@ -55,7 +56,7 @@ def check(config: ml_collections.ConfigDict) -> None:
                 )
     for key, choices in CHOICES.items():
         value = _get(config, key)
-        if value not in (None, *choices):
+        if isinstance(value, str | None) and value not in (None, *choices):
             raise ConfigError(
                 f"config.{key} is {value!r}; it must be one of {', '.join(filter(None, choices))}."
             )
@@ -100,6 +101,20 @@ def check(config: ml_collections.ConfigDict) -> None:
         raise ConfigError("config.distill has both teacher and logits; set only one of them.")
     if config.steps_per_dispatch > 1 and (config.distill.logits or config.distill.teacher):
         raise ConfigError("config.distill needs config.steps_per_dispatch=1.")
+    if isinstance(config.model.freeze_statistics, str | int | float) and not isinstance(
+        config.model.freeze_statistics, bool
+    ):
+        raise ConfigError(
+            f"config.model.freeze_statistics is {config.model.freeze_statistics!r}; it must be "
+            "True, False, or names of parts in parentheses, ('stem', 'block1')."
+        )
+    if config.task == "regression":
+        for key in ("label_smoothing", "bce_threshold", "class_weights", "data.balanced"):
+            if _get(config, key):
+                raise ConfigError(
+                    f"config.{key} is {_get(config, key)}, which has no meaning for "
+                    "config.task='regression', whose targets are numbers; leave it out."
+                )
     blocks = config.model.block_sizes
     if blocks is not None and not 1 <= len(blocks) <= 16:
         raise ConfigError(f"config.model.block_sizes has {len(blocks)} blocks; it must be 1 to 16.")
@@ -115,6 +130,8 @@ def _get(config: ml_collections.ConfigDict, key: str) -> Any:
 def _numbers(option: Option, value: Any) -> Iterable[float]:
     """Returns the numbers of an option's value: several, one, or none for None."""
     key = option.key
+    if isinstance(value, str) and value in CHOICES.get(key, ()):
+        return ()
     values = value if isinstance(value, tuple | list) else () if value is None else (value,)
     for number in values:
         if isinstance(number, bool) or not isinstance(number, int | float):

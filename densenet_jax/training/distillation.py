@@ -24,27 +24,57 @@ from densenet_jax.weights import Pretrained, locate, write_safetensors
 STORED = "logits"  # the tensor's name in the safetensors file
 
 
-def distilling(loss: Loss, weight: float, temperature: float) -> TrainLoss:
+def softmax_divergence(logits: jax.Array, guide: jax.Array) -> jax.Array:
+    """Returns KL(teacher || student) of the distributions over classes, [B, C] -> [B]."""
+    log_p, log_q = jax.nn.log_softmax(logits), jax.nn.log_softmax(guide)
+    return jnp.sum(jnp.exp(log_q) * (log_q - log_p), axis=-1)
+
+
+def sigmoid_divergence(logits: jax.Array, guide: jax.Array) -> jax.Array:
+    """Returns the mean over the labels of KL(teacher || student) of each label, [B, L] -> [B]."""
+    q = jax.nn.sigmoid(guide)
+    present = q * (jax.nn.log_sigmoid(guide) - jax.nn.log_sigmoid(logits))
+    absent = (1 - q) * (jax.nn.log_sigmoid(-guide) - jax.nn.log_sigmoid(-logits))
+    return (present + absent).mean(axis=-1)
+
+
+def mean_squared_difference(outputs: jax.Array, guide: jax.Array) -> jax.Array:
+    """Returns the mean over the numbers of the squared difference, [B, L] -> [B]."""
+    return jnp.square(outputs - guide).mean(axis=-1)
+
+
+# Task -> how far a student's outputs are from its teacher's
+DIVERGENCES = {
+    "classification": softmax_divergence,
+    "multilabel": sigmoid_divergence,
+    "regression": mean_squared_difference,
+}
+
+
+def distilling(
+    loss: Loss, weight: float, temperature: float, task: str = "classification"
+) -> TrainLoss:
     """Returns the loss of a student: (1 - weight) loss + weight T^2 KL(teacher || student).
 
     Args:
       loss: the loss with respect to the labels.
       weight: the share of the teacher, from 0 to 1.
-      temperature: T; the logits of both networks are divided by it before the softmax.
+      temperature: T; the logits of both networks are divided by it before they are compared.
+      task: what the networks are trained for, a key of `DIVERGENCES`.
 
     Returns:
       a function of the student's logits [B, classes] and (targets [B, classes], teacher's logits
       [B, classes], use bool [B]) that returns losses [B]; where `use` is False, as for stored
       logits of a replaced image, the labels alone count.
     """
+    divergence = DIVERGENCES[task]
 
     def student(logits: jax.Array, guided: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
         targets, guide, known = guided
         own = loss(logits, targets)
-        guide = jax.nn.log_softmax(guide.astype(own.dtype) / temperature)
-        log_p = jax.nn.log_softmax(logits.astype(own.dtype) / temperature)
-        divergence = temperature**2 * jnp.sum(jnp.exp(guide) * (guide - log_p), axis=-1)
-        return own + jnp.where(known, weight, 0.0) * (divergence - own)
+        outputs, wanted = (x.astype(own.dtype) / temperature for x in (logits, guide))
+        taught = temperature**2 * divergence(outputs, wanted)
+        return own + jnp.where(known, weight, 0.0) * (taught - own)
 
     return student
 

@@ -6,7 +6,7 @@ An `Experiment` is a record.  Three modules of functions work on it: `batches` (
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import ml_collections
@@ -15,11 +15,11 @@ from flax import linen as nn
 from densenet_jax.data.augment import device
 from densenet_jax.data.sources.source import Source
 from densenet_jax.tasks.task import Task
-from densenet_jax.training import checks, distillation
+from densenet_jax.training import checks, distillation, targets
 from densenet_jax.training import mesh as meshes
 from densenet_jax.training.errors import ConfigError
 from densenet_jax.training.groups import ONE_GROUP, Groups, plan, split_mesh
-from densenet_jax.training.rundir import run_weights
+from densenet_jax.training.rundir import run_heads, run_weights
 from densenet_jax.training.settings import (
     build_model,
     eval_source,
@@ -106,9 +106,14 @@ def build(config: ml_collections.ConfigDict, resumes: bool = False) -> Experimen
         accumulate=config.optimizer.accumulate,
     )
     mesh = split_mesh(mesh, groups)
-    task = make_task(config)
+    make_task(config)
     build_model(config)  # reports a misspelt name before data and weights are opened
     source = eval_source(config)
+    if source.task != config.task:
+        raise ConfigError(
+            f"The labels of {source.name} are for config.task={source.task!r}, but config.task is "
+            f"{config.task!r}; pass --config.task={source.task}, or choose other data."
+        )
     if config.model.num_classes not in (None, source.num_classes):
         raise ConfigError(
             f"config.model.num_classes is {config.model.num_classes}, but {config.data.name} has "
@@ -116,8 +121,11 @@ def build(config: ml_collections.ConfigDict, resumes: bool = False) -> Experimen
         )
     config = config.copy_and_resolve_references()
     config.model.num_classes = source.num_classes
+    targets.settle(config, source)
+    task = make_task(config)
+    config.loss = task.loss
     model = build_model(config)
-    weights = functools.cache(functools.partial(_load_weights, config, model))
+    weights = functools.cache(functools.partial(_load_weights, config, model, source.class_names))
     from_weights = None if resumes else weights()
     settle_preprocessing(config, from_weights.preprocessing if from_weights else IMAGENET)
     checks.check(config)
@@ -134,14 +142,20 @@ def _load_teacher(
     return distillation.make_teacher(weights, model.num_classes, data.channels, data.mean, data.std)
 
 
-def _load_weights(config: ml_collections.ConfigDict, model: nn.Module) -> Pretrained | None:
+def _load_weights(
+    config: ml_collections.ConfigDict, model: nn.Module, class_names: Sequence[str]
+) -> Pretrained | None:
     """Returns the initial weights of a configuration, adapted to its model; None: random ones."""
     if not config.init_from:
         return None
-    return run_weights.load(
+    found = run_weights.load(
         config.init_from,
         model,
         num_classes=model.num_classes,
         in_channels=model.in_channels,
         seed=config.seed,
+    )
+    trained = run_weights.class_names(config.init_from)
+    return (
+        found if trained is None else run_heads.fit_names(found, trained, class_names, config.seed)
     )

@@ -1,10 +1,11 @@
 """train_and_evaluate: a whole run, from opening its directory to the final metrics."""
 
 import dataclasses
+import functools
 import os
 import pathlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -88,7 +89,7 @@ def train_and_evaluate(
             listeners = []
         with (
             MetricsLog(folder / "metrics.jsonl", start, listeners, read_only=not first) as log,
-            ProgressLine(length.total, start, setup.task.short) as progress,
+            ProgressLine(length.total, start, functools.partial(short, setup)) as progress,
             stop_requests() as stop_requested,
             jax.set_mesh(setup.mesh),  # the model's GPU kernels look up the current mesh
         ):
@@ -123,6 +124,12 @@ def train_and_evaluate(
     }
 
 
+def short(setup: experiment.Experiment, metrics: Mapping[str, Any]) -> str:
+    """Returns a training step's metrics for the progress line; those of mixed images say so."""
+    augment, text = setup.config.augment, setup.task.short(metrics)
+    return f"{text} (of mixed images)" if augment.mixup or augment.cutmix else text
+
+
 def say_start(
     progress: ProgressLine,
     setup: experiment.Experiment,
@@ -143,9 +150,12 @@ def say_start(
     state = f"resuming at step {start} of {total}" if start else f"{total} steps"
     batch = f"batch {config.batch_size}{setup.groups.describe(config.batch_size)}"
     if not start and setup.weights:
-        progress.note(f"{config.init_from}: {setup.weights.report}")
+        for note in (setup.weights.report, *setup.weights.notes):
+            progress.note(f"{config.init_from}: {note}")
     if config.optimizer.frozen:
-        progress.note(f"frozen: {', '.join(config.optimizer.frozen)}")
+        moves = config.model.freeze_statistics is False
+        kept = "their running statistics move" if moves else "with their running statistics"
+        progress.note(f"frozen: {', '.join(config.optimizer.frozen)} ({kept})")
     progress.note(
         f"{config.model.name} on {config.data.name}: {len(train_source)} training and "
         f"{len(setup.eval_source)} evaluation images, {batch}, {state}"

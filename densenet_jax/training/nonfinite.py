@@ -9,10 +9,18 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from densenet_jax.tasks.losses import TrainLoss
+from densenet_jax.tasks.losses import TrainLoss, Weigh
 from densenet_jax.training.groups import ONE_GROUP, Groups, mean_over_groups
 from densenet_jax.training.state import TrainState
-from densenet_jax.training.step import Batch, Guide, Preprocess, group_key, keys, prepared
+from densenet_jax.training.step import (
+    Batch,
+    Guide,
+    Preprocess,
+    group_key,
+    keys,
+    mean_loss,
+    prepared,
+)
 
 REPORT = "nonfinite.json"  # in the run's directory
 
@@ -29,6 +37,7 @@ def diagnose(
     *,
     loss: TrainLoss,
     guide: Guide | None = None,
+    weigh: Weigh | None = None,
     seed: int = 0,
     groups: Groups = ONE_GROUP,
 ) -> dict[str, Any]:
@@ -41,6 +50,7 @@ def diagnose(
       batch: the step's batch, with "image" uint8 [B, H, W, C] and "label" [B].
       loss: the step's loss.
       guide: the step's teacher, if it had one (see `step.Guide`).
+      weigh: the step's weights of examples, if it had any.
       seed: the run's seed.
       groups: how the batch is divided.
 
@@ -53,12 +63,12 @@ def diagnose(
     @jax.jit
     def look(state: TrainState, batch: Batch) -> dict[str, Any]:
         augment_key, dropout_key = keys(seed, state.step)
-        examples = prepared(preprocess, guide, augment_key, batch)
+        examples = prepared(preprocess, guide, weigh, augment_key, batch)
         return mean_over_groups(look_at_group, groups, (state.variables, dropout_key), examples)
 
     def look_at_group(shared: Any, examples: Any, number: jax.Array | None) -> dict[str, Any]:
         variables, key = shared
-        images, targets = examples
+        images, targets, weights = examples
         key = group_key(key, number)
 
         def apply(params: Any, **kwargs: Any) -> Any:
@@ -72,7 +82,7 @@ def diagnose(
             )[0]
 
         def loss_fn(params: Any) -> jax.Array:
-            return loss(apply(params), targets).mean()
+            return mean_loss(loss(apply(params), targets), weights)
 
         params = variables["params"]
         value, gradients = jax.value_and_grad(loss_fn)(params)

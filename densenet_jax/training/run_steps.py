@@ -18,7 +18,13 @@ from densenet_jax.training.errors import ConfigError
 from densenet_jax.training.experiment import Experiment
 from densenet_jax.training.run_state import state_sharding
 from densenet_jax.training.schedules import Units
-from densenet_jax.training.settings import make_loss, make_optimizer, make_schedule, student_loss
+from densenet_jax.training.settings import (
+    example_weights,
+    make_loss,
+    make_optimizer,
+    make_schedule,
+    student_loss,
+)
 from densenet_jax.training.state import TrainState
 
 
@@ -61,6 +67,7 @@ def step_options(setup: Experiment) -> dict[str, Any]:
         "loss": student_loss(setup.config),
         "seed": setup.config.seed,
         "guide": guide,
+        "weigh": example_weights(setup.config),
         "groups": setup.groups,
     }
 
@@ -140,19 +147,18 @@ def evaluate(
       state: the state to evaluate.
       before_batch: called before each batch; it may raise to end the evaluation early.
     """
-    answers, keys = [], [metric.key for metric in setup.task.metrics]
 
-    def step(state: TrainState, batch: Any) -> Metrics:
+    def step(variables: Any, batch: Any) -> tuple[Metrics, eval_loop.Answers]:
         before_batch()
-        sums, found = eval_step(state.result, batch)
-        answers.append(found)
-        if state.ema is None:
-            return sums
-        raw, _ = eval_step(state.variables, batch)
-        return sums | {f"raw_{key}": raw[key] for key in keys}
+        return eval_step(variables, batch)
 
+    networks = [state.result, *([] if state.ema is None else [state.variables])]
     with batches.eval_batches(setup) as split:
-        metrics = eval_loop.evaluate(step, state, split)
+        found = eval_loop.evaluate(step, networks, split, setup.task)
+    metrics, answers = found[0]
+    if state.ema is not None:
+        raw = found[1][0]
+        metrics = metrics | {f"raw_{m.key}": raw[m.key] for m in setup.task.metrics}
     return eval_loop.Evaluated(int(state.step), metrics, answers)
 
 

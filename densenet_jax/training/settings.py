@@ -7,10 +7,11 @@ from flax import linen as nn
 
 from densenet_jax.data.sources import by_name
 from densenet_jax.data.sources.source import Source
+from densenet_jax.models.densenet import DenseNet
 from densenet_jax.models.variants import create_model
 from densenet_jax.tasks import losses
 from densenet_jax.tasks.by_name import find_task
-from densenet_jax.tasks.losses import Loss, TrainLoss
+from densenet_jax.tasks.losses import Loss, TrainLoss, Weigh
 from densenet_jax.tasks.task import Task
 from densenet_jax.training import checks, distillation, schedules
 from densenet_jax.training import mesh as meshes
@@ -55,7 +56,12 @@ def build_model(config: ml_collections.ConfigDict) -> nn.Module:
     for key in ("dtype", "param_dtype"):
         fields[key] = checks.DTYPES[fields[key]]
     try:
-        return create_model(name, in_channels=config.data.channels, **fields)
+        model = create_model(name, in_channels=config.data.channels, **fields)
+        # What does not train keeps its statistics, too, unless the configuration says otherwise.
+        if isinstance(model, DenseNet) and "freeze_statistics" not in fields:
+            frozen = tuple(part for part in config.optimizer.frozen if part in model.norm_parts)
+            model = model.clone(freeze_statistics=frozen or False)
+        return model
     except ValueError as e:
         raise ConfigError(str(e)) from None
 
@@ -111,43 +117,42 @@ def make_optimizer(
 
 
 def make_task(config: ml_collections.ConfigDict) -> Task:
-    """Returns the task of a configuration, with the metric that chooses the best checkpoint.
+    """Returns the task of a configuration, with its loss and the metric of the best checkpoint.
 
     Raises:
       ConfigError: there is no such task, it has no such metric, or the loss does not fit it.
     """
+    unit = (config.data.target_mean or (), config.data.target_std or ())
     try:
-        task = find_task(config.task, config.best_metric)
+        return find_task(config.task, config.best_metric, config.loss, *unit)
     except ValueError as e:
         raise ConfigError(f"config.{e}") from None
-    if config.loss and config.loss not in task.losses:
-        raise ConfigError(
-            f"config.loss is {config.loss!r}, which does not fit config.task={config.task!r}; it "
-            f"must be one of {', '.join(task.losses)}."
-        )
-    return task
-
-
-def _loss_name(config: ml_collections.ConfigDict) -> str:
-    return config.loss or make_task(config).default_loss
 
 
 def make_loss(config: ml_collections.ConfigDict) -> Loss:
-    """Returns the loss for evaluation: without label smoothing, thresholds or a teacher."""
-    return losses.make_loss(_loss_name(config))
+    """Returns the loss for evaluation: without smoothing, class weights, thresholds or teacher."""
+    return losses.make_loss(make_task(config).loss, config.task)
 
 
 def student_loss(config: ml_collections.ConfigDict) -> TrainLoss:
     """Returns the loss for training: with label smoothing, thresholds and the teacher, if any."""
-    distill, name = config.distill, _loss_name(config)
+    distill, name = config.distill, make_task(config).loss
     loss = losses.make_loss(
         name,
+        config.task,
         smoothing=config.label_smoothing,
         threshold=config.bce_threshold if name == "binary_cross_entropy" else 0.0,
+        positive_weights=config.class_weights if config.task == "multilabel" else (),
     )
     if not (distill.teacher or distill.logits):
         return loss
-    return distillation.distilling(loss, distill.weight, distill.temperature)
+    return distillation.distilling(loss, distill.weight, distill.temperature, config.task)
+
+
+def example_weights(config: ml_collections.ConfigDict) -> Weigh | None:
+    """Returns the weights of examples in the training loss; None: all weigh the same."""
+    weights = config.class_weights if config.task == "classification" else ()
+    return losses.example_weights(config.task, weights)
 
 
 def settle_preprocessing(config: ml_collections.ConfigDict, given: Preprocessing) -> None:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from densenet_jax.tasks.losses import TrainLoss
+from densenet_jax.tasks.losses import TrainLoss, Weigh
 from densenet_jax.tasks.task import Metrics, Task
 from densenet_jax.training import state as states
 from densenet_jax.training.groups import ONE_GROUP, Groups, mean_over_groups
@@ -25,22 +25,34 @@ Guide = Callable[[jax.Array, Batch], tuple[jax.Array, jax.Array]]
 
 
 def prepared(
-    preprocess: Preprocess, guide: Guide | None, key: jax.Array, batch: Batch
-) -> tuple[jax.Array, Any]:
-    """Returns a batch's normalised images, and the targets for the loss.
+    preprocess: Preprocess, guide: Guide | None, weigh: Weigh | None, key: jax.Array, batch: Batch
+) -> tuple[jax.Array, Any, jax.Array | None]:
+    """Returns a batch's normalised images, the targets for the loss, and weights of the examples.
 
     Args:
       preprocess: augments and normalises images, and makes their targets.
       guide: a teacher; None if there is none.
+      weigh: see `losses.example_weights`; None: all examples weigh the same.
       key: of the random augmentation.
       batch: with "image" uint8 [B, H, W, C], "label" [B], and what the teacher needs.
 
     Returns:
-      images [B, H, W, C], and targets [B, classes]; with a teacher, (targets, teacher's logits
-      [B, classes], whether each is used, bool [B]).
+      images [B, H, W, C]; targets [B, classes], or with a teacher (targets, teacher's logits
+      [B, classes], whether each is used, bool [B]); and weights [B] whose mean over the batch is 1
+      (or that are all 0), or None. Groups of a batch therefore count as their weights require.
     """
     images, targets = preprocess(key, batch["image"], batch["label"])
-    return images, targets if guide is None else (targets, *guide(images, batch))
+    weights = None
+    if weigh is not None:
+        weights = weigh(targets)
+        mean = weights.mean()
+        weights = weights / jnp.where(mean > 0, mean, 1)
+    return images, targets if guide is None else (targets, *guide(images, batch)), weights
+
+
+def mean_loss(losses: jax.Array, weights: jax.Array | None) -> jax.Array:
+    """Returns the mean of losses [B], weighted by `weights` [B] or, for None, by 1."""
+    return losses.mean() if weights is None else (losses * weights).mean()
 
 
 def joined(tree: Any) -> list[jax.Array]:
@@ -70,6 +82,7 @@ def make_train_step(
     ema_decay: float = 0.0,
     seed: int = 0,
     guide: Guide | None = None,
+    weigh: Weigh | None = None,
     groups: Groups = ONE_GROUP,
     nonfinite_limit: int | None = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
@@ -89,6 +102,7 @@ def make_train_step(
       ema_decay: decay of the state's moving averages, if it keeps any.
       seed: of augmentation and dropout.
       guide: the teacher of a student; None if there is none.
+      weigh: the weights of the examples, see `losses.example_weights`.
       groups: how a batch is divided into groups that share batch statistics (`groups.plan`).  The
         running statistics move towards the mean over the groups of their means, and of their
         variances.
@@ -105,7 +119,7 @@ def make_train_step(
     def group_step(shared: Any, examples: Any, number: jax.Array | None) -> Any:
         """Returns the gradients, new running statistics and metrics of a group of examples."""
         variables, key = shared
-        images, targets, labels = examples
+        images, targets, weights, labels = examples
         key = group_key(key, number)
 
         def loss_fn(params: Any) -> tuple[jax.Array, Any]:
@@ -116,7 +130,7 @@ def make_train_step(
                 mutable=["batch_stats"],
                 rngs={"dropout": key},
             )
-            return loss(logits, targets).mean(), (logits, updates)
+            return mean_loss(loss(logits, targets), weights), (logits, updates)
 
         grad = jax.value_and_grad(loss_fn, has_aux=True)
         (value, (logits, updates)), gradients = grad(variables["params"])
@@ -128,12 +142,12 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         augment_key, dropout_key = keys(seed, state.step)
-        images, targets = prepared(preprocess, guide, augment_key, batch)
+        images, targets, weights = prepared(preprocess, guide, weigh, augment_key, batch)
         gradients, batch_stats, metrics = mean_over_groups(
             group_step,
             groups,
             (state.variables, dropout_key),
-            (images, targets, batch["label"]),
+            (images, targets, weights, batch["label"]),
         )
         opt_state = with_clock(state.opt_state, state.step)
         changes, opt_state = optimizer.update(gradients, opt_state, state.params)

@@ -10,6 +10,7 @@ import numpy as np
 from flax import linen as nn
 
 from densenet_jax.models.variants import VARIANTS, create_model, list_models, nearest
+from densenet_jax.tasks.outputs import SOFTMAX, Outputs
 from densenet_jax.weights import adapt, hub, names
 from densenet_jax.weights.files import read
 from densenet_jax.weights.published import IMAGENET, PUBLISHED, Preprocessing, model_of, of_model
@@ -20,8 +21,8 @@ CHECKPOINTS = "checkpoints"  # a folder with this subfolder is the directory of 
 
 logger = logging.getLogger(__name__)
 
-# Maps the directory of a run to (model, variables of its best checkpoint, preprocessing).
-ReadRun = Callable[[str], tuple[nn.Module, Any, Preprocessing]]
+# Maps the directory of a run to (model, variables of its best checkpoint, preprocessing, outputs).
+ReadRun = Callable[[str], tuple[nn.Module, Any, Preprocessing, Outputs]]
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Found:
       fields: fields of the model that differ from the variant.
       preprocessing: how the images were prepared.
       licence: licence of the weights; None: unknown.
+      outputs: how the outputs become probabilities or numbers.
     """
 
     origin: str
@@ -43,6 +45,7 @@ class Found:
     fields: dict[str, Any] = field(default_factory=dict)
     preprocessing: Preprocessing = IMAGENET
     licence: str | None = None
+    outputs: Outputs = SOFTMAX
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,8 @@ class Pretrained:
       preprocessing: how to prepare the images.
       licence: licence of the weights; None: unknown.
       report: which variables were loaded, adapted and newly initialised.
+      notes: what else a user should know, in sentences.
+      outputs: how the model's outputs become probabilities or numbers.
     """
 
     model: nn.Module
@@ -62,6 +67,8 @@ class Pretrained:
     preprocessing: Preprocessing
     licence: str | None
     report: adapt.Report
+    notes: tuple[str, ...] = ()
+    outputs: Outputs = SOFTMAX
 
 
 def load(
@@ -118,7 +125,9 @@ def load(
     base = base.clone(**{k: v for k, v in fields.items() if v is not None})
     variables, report = adapt.merge(base, found.state_dict, seed)
     logger.info("%s: %s.", found.origin, report)
-    return Pretrained(base, variables, found.preprocessing, found.licence, report)
+    return Pretrained(
+        base, variables, found.preprocessing, found.licence, report, outputs=found.outputs
+    )
 
 
 def find(
@@ -211,9 +220,9 @@ def _run(folder: str, read_run: ReadRun | None) -> Found:
         raise WeightsError(
             f"{folder}: it is the directory of a run; load it with densenet_jax.load_pretrained."
         )
-    model, variables, preprocessing = read_run(folder)
+    model, variables, preprocessing, outputs = read_run(folder)
     state_dict = names.to_state_dict(model, variables, "densenet_jax")
-    return Found(folder, state_dict, model, {}, preprocessing)
+    return Found(folder, state_dict, model, {}, preprocessing, outputs=outputs)
 
 
 def _base(found: Found, model: str | nn.Module | None, overrides: dict[str, Any]) -> nn.Module:

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from densenet_jax.evaluation import scores
+from densenet_jax.scores.calibration import calibration
 from densenet_jax.tasks.by_name import find_task
-from densenet_jax.tasks.calibration import calibration
 from densenet_jax.tasks.losses import make_loss
 
 TASK = find_task("classification")
@@ -35,12 +35,13 @@ def test_masked_examples_do_not_count(found):
     assert found["predicted"].tolist() == [0, 1, 2, 0]
     assert found["top1"].tolist() == [True, True, False, False]
     chances = np.exp(LOGITS[:4]) / np.exp(LOGITS[:4]).sum(1, keepdims=True)
-    np.testing.assert_allclose(found["confidence"], chances.max(1), rtol=1e-6)
+    np.testing.assert_allclose(found["logits"], LOGITS[:4])
     np.testing.assert_allclose(found["loss"], -np.log(chances[range(4), LABELS[:4]]), rtol=1e-5)
 
 
 def test_summary_and_classes(found):
-    got = TASK.summary(found, ("a", "b", "c", "d"))
+    logits = np.pad(found["logits"], [(0, 0), (0, 1)])
+    got = TASK.summary({**found, "logits": logits}, ("a", "b", "c", "d"))
     assert (got["top1"], got["top5"], got["examples"]) == (0.5, 1.0, 4)
     assert [(c["class"], c["examples"], c["top1"]) for c in got["classes"]] == [
         ("a", 1, 1.0),
@@ -60,7 +61,7 @@ def test_rare_classes_count_as_much_as_others():
     scores = {
         "label": np.array([0] * 9 + [1]),
         "predicted": np.zeros(10, int),
-        "confidence": np.ones(10, np.float32),
+        "logits": np.tile(np.float32([3, 0, 0]), (10, 1)),
         "loss": np.zeros(10, np.float32),
         "finite": np.ones(10, bool),
         "top1": np.array([True] * 9 + [False]),

@@ -96,7 +96,7 @@ def test_the_card_of_int8_has_accuracy_before_and_after(quantized):
     text = card.read_text()
     assert "calibrated on 8 images), on 13 images:" in text
     assert "| | float32 | int8 |" in text
-    assert "\n| top1 | " in text
+    assert "\n| top-1 | " in text
 
 
 def test_int8_without_images_is_refused(cifar, tmp_path):

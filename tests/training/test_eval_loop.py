@@ -20,8 +20,9 @@ def evaluate(logits, labels, batch_size, loss="cross_entropy"):
     labels, mask = jnp.pad(labels, (0, padded - count)), jnp.arange(padded) < count
     parts = [slice(i, i + batch_size) for i in range(0, padded, batch_size)]
     batches = [(logits[part], labels[part], mask[part]) for part in parts]
-    step = lambda _, batch: eval_loop.sums(TASK, make_loss(loss), *batch)  # noqa: E731
-    return eval_loop.evaluate(step, None, batches)
+    step = lambda _, batch: (eval_loop.sums(TASK, make_loss(loss), *batch), {})  # noqa: E731
+    ((metrics, _),) = eval_loop.evaluate(step, [None], batches, TASK)
+    return metrics
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 4])

@@ -79,7 +79,7 @@ def run(data: int, model: int):
             state, measured = step(state, batch)
             metrics.append(jax.device_get(measured))
         masked = batch | {"mask": jax.device_put(np.arange(16) < 11, meshes.batch_sharding(mesh))}
-        evaluated = eval_loop.evaluate(lambda *args: eval_step(*args)[0], state.variables, [masked])
+        ((evaluated, _),) = eval_loop.evaluate(eval_step, [state.variables], [masked], TASK)
         return mesh, state, metrics, evaluated
 
 

@@ -25,7 +25,7 @@ class Calibration:
     Attributes:
       calibration: batches of uint8 pixels [B, H, W, C] that calibrate the ranges of activations.
       images: batches of uint8 pixels [B, H, W, C] on which float32 and int8 are compared.
-      labels: of `images`, in order, [N]; None if unknown.
+      labels: of `images`, in order, [N] or [N, L]; None if unknown.
       about: describes `calibration` on the model card: "256 images of digits/train".
       on: describes `images` on the model card.
     """
@@ -92,10 +92,10 @@ def of_folder(bundle: Bundle, folder: str) -> Calibration:
 
 def _cropped(
     bundle: Bundle, examples: Iterable[dict[str, Any]]
-) -> tuple[list[np.ndarray], list[int]]:
+) -> tuple[list[np.ndarray], list[Any]]:
     """Returns the readable images, cropped as for evaluation, uint8 [H, W, C], and their labels."""
     images: list[np.ndarray] = []
-    labels: list[int] = []
+    labels: list[Any] = []
     given = bundle.preprocessing
     for example in examples:
         try:
@@ -109,7 +109,7 @@ def _cropped(
         except host.ImageError:
             continue
         images.append(image)
-        labels.append(int(example["label"]))
+        labels.append(example["label"])
     return images, labels
 
 

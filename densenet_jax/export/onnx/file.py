@@ -16,23 +16,24 @@ from densenet_jax.export.onnx.graph import Graph
 INPUT = "images"
 METADATA = "densenet_jax"  # the metadata key that holds `Bundle.spec` as JSON
 TOLERANCE = 1e-4  # largest difference of outputs, relative to the largest output above 1
+ACTIVATIONS = {"softmax": "Softmax", "sigmoid": "Sigmoid", "identity": "Identity"}
 MAX_BYTES = 2**31 - 1  # of a protobuf message
 
 
 def output_name(bundle: Bundle, preprocess: bool) -> str:
-    """Returns the name of the model's output: "features", "probabilities" or "logits"."""
+    """Returns the name of the output: "features", "logits", "probabilities" or "values"."""
     if not bundle.model.num_classes:
         return "features"
-    return "probabilities" if preprocess else "logits"
+    return bundle.outputs.noun if preprocess else "logits"
 
 
 def to_onnx(bundle: Bundle, preprocess: bool = False) -> onnx.ModelProto:
-    """Returns an ONNX model with input `images` and output `logits`, `probabilities` or `features`.
+    """Returns an ONNX model with the input `images` and the output that `output_name` names.
 
     Args:
       bundle: the model; without a classifier, the output is its pooled features.
-      preprocess: the model maps uint8 pixels to probabilities; False: it maps normalised float32
-        images to logits.
+      preprocess: the model maps uint8 pixels to probabilities or numbers; False: it maps
+        normalised float32 images to logits.
 
     Raises:
       ExportError: the weights are larger than an ONNX file can be.
@@ -54,7 +55,13 @@ def to_onnx(bundle: Bundle, preprocess: bool = False) -> onnx.ModelProto:
         x = graph.add("Add", "normalized", x, graph.constant("preprocessing/shift", shift))
     x = networks.build(graph, bundle.model, bundle.variables, x)
     output = output_name(bundle, preprocess)
-    last = "Softmax" if output == "probabilities" else "Identity"
+    last = "Identity"
+    if preprocess and bundle.model.num_classes:
+        last, means = ACTIVATIONS[bundle.outputs.activation], bundle.outputs
+        for operator, name in (("Mul", "scale"), ("Add", "shift")):
+            if value := getattr(means, name):
+                constant = graph.constant(f"outputs/{name}", np.asarray(value, np.float64))
+                x = graph.add(operator, f"outputs/{name}d", x, constant)
     graph.add(last, output, x)
     width = bundle.model.num_classes or _width(bundle)
     return graph.model(

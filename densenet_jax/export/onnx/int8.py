@@ -7,10 +7,13 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from densenet_jax.export.bundle import ExportError, need
 from densenet_jax.export.onnx import file
+from densenet_jax.tasks.outputs import Outputs
+from densenet_jax.tasks.task import Task
 
 # These operators do nearly all of the arithmetic.  The others (norms, concatenations) stay in
 # float32: a concatenation joins channels of layers far apart, and a common scale for all of them
@@ -80,30 +83,57 @@ def answers(path: pathlib.Path, batches: Iterable[np.ndarray]) -> np.ndarray:
 
 
 def compare(
-    before: pathlib.Path, after: pathlib.Path, images: list[np.ndarray], labels: np.ndarray | None
+    before: pathlib.Path,
+    after: pathlib.Path,
+    images: list[np.ndarray],
+    labels: np.ndarray | None,
+    task: Task,
+    outputs: Outputs | None,
 ) -> dict[str, Any]:
-    """Returns accuracy, agreement and sizes of a model before and after quantisation.
+    """Returns metrics, agreement and sizes of a model before and after quantisation.
 
     Args:
       before, after: the ONNX files.
       images: batches [B, H, W, C] as the models take them.
-      labels: of all images, in order, [N]; None if unknown.
+      labels: of all images, in order, [N] or [N, L]; None if unknown.
+      task: what the models were trained for.
+      outputs: what the files' outputs mean; None: the files have probabilities or numbers already.
 
     Returns:
-      "images": their number; "agreement": the share of images with the same likeliest class;
-      "bytes": [before, after]; with labels also "top1" and "top5": [before, after], from 0 to 1.
+      "images": their number; "bytes": [before, after]; "agreement": a sentence about how far both
+      agree; "metrics": {title: [before, after], in words}, without labels {}.
     """
     both = [answers(path, images) for path in (before, after)]
-    result: dict[str, Any] = {
+    if outputs is not None:
+        both = [np.asarray(outputs(jnp.asarray(found))) for found in both]
+    metrics: dict[str, list[str]] = {}
+    if labels is not None:
+        found = [_metrics(task, values, labels) for values in both]
+        metrics = {m.title: [m.show(f) for f in found] for m in task.measured if m.key in found[0]}
+    return {
         "images": len(both[0]),
-        "agreement": float((both[0].argmax(1) == both[1].argmax(1)).mean()),
+        "agreement": _agreement(task, *both),
+        "metrics": metrics,
         "bytes": [path.stat().st_size for path in (before, after)],
     }
-    if labels is not None:
-        for top in (1, 5):
-            hits = [(np.argsort(-s, axis=1)[:, :top] == labels[:, None]).any(1) for s in both]
-            result[f"top{top}"] = [float(h.mean()) for h in hits]
-    return result
+
+
+def _metrics(task: Task, values: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    """Returns the metrics of probabilities or numbers [N, C]."""
+    if task.name == "classification":
+        found = task.measure(jnp.asarray(values), jnp.asarray(labels))
+        return {key: float(np.mean(hits)) for key, hits in found.items()}
+    key = "values" if task.name == "regression" else "probabilities"
+    return task.of_split({key: values, "labels": labels})
+
+
+def _agreement(task: Task, before: np.ndarray, after: np.ndarray) -> str:
+    if task.name == "classification":
+        share = (before.argmax(1) == after.argmax(1)).mean()
+        return f"Both predict the same likeliest class for {share:.2%} of the images."
+    difference = abs(before - after).mean()
+    what = "numbers" if task.name == "regression" else "probabilities"
+    return f"Their {what} differ by {difference:.2g} on average."
 
 
 @contextlib.contextmanager

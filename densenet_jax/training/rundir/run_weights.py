@@ -1,7 +1,6 @@
 """Weights from the directory of a run: its model, the variables of a checkpoint, preprocessing."""
 
 import functools
-import json
 import os
 import pathlib
 from typing import Any
@@ -11,12 +10,17 @@ import ml_collections
 import optax
 from flax import linen as nn
 
+from densenet_jax.tasks.outputs import Outputs
 from densenet_jax.training import settings
 from densenet_jax.training import state as states
-from densenet_jax.training.rundir import saved_config
+from densenet_jax.training.rundir import run_outputs, saved_config
 from densenet_jax.training.rundir.checkpoints import Checkpoints
+from densenet_jax.training.rundir.run_classes import class_names
 from densenet_jax.weights import Preprocessing, Pretrained
 from densenet_jax.weights import load as load_weights
+
+
+__all__ = ["class_names", "load", "read", "read_config"]
 
 
 def read_config(workdir: str) -> ml_collections.ConfigDict:
@@ -37,19 +41,12 @@ def load(source: str | os.PathLike[str], *args: Any, **options: Any) -> Pretrain
       **options: as for `weights.load`.
     """
 
-    def read_run(folder: str) -> tuple[nn.Module, dict[str, Any], Preprocessing]:
-        model, variables, preprocessing, _ = read(folder, read_config(folder))
-        return model, variables, preprocessing
+    def read_run(folder: str) -> tuple[nn.Module, dict[str, Any], Preprocessing, Outputs]:
+        config = read_config(folder)
+        model, variables, preprocessing, step = read(folder, config)
+        return model, variables, preprocessing, run_outputs.read(folder, config, step)
 
     return load_weights(source, *args, read_run=read_run, **options)
-
-
-def class_names(workdir: str) -> list[str] | None:
-    """Returns the names of a run's classes in label order; None if it did not store them."""
-    try:
-        return json.loads((pathlib.Path(workdir) / "classes.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
 
 
 def read(

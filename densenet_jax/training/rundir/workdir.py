@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import itertools
 import json
 import os
 import pathlib
@@ -15,7 +14,7 @@ import ml_collections
 from jax.experimental import multihost_utils
 
 from densenet_jax.training.errors import ConfigError
-from densenet_jax.training.rundir import atomic_files
+from densenet_jax.training.rundir import atomic_files, run_classes
 
 # Keys, or prefixes of keys, that must not change when a run is resumed: with another value its
 # numbers would have been different from the first step on.
@@ -48,7 +47,7 @@ def make_workdir(
       ConfigError: the directory holds a run with another configuration (a key of `FIXED` differs)
         or other classes, its config.json is damaged, or it cannot be written.
     """
-    check_classes(class_names, workdir)
+    run_classes.check(class_names, workdir)
     path = workdir / "config.json"
     new = json.loads(config.to_json())
     if path.exists():
@@ -72,33 +71,6 @@ def make_workdir(
         raise ConfigError(f"--workdir={workdir} cannot be written: {e.strerror}.") from None
 
 
-def check_classes(class_names: Sequence[str], workdir: pathlib.Path) -> None:
-    """Compares the classes of the data with those that a run was trained with.
-
-    Args:
-      class_names: of the data, in label order.
-      workdir: the run's directory; one without classes.json has nothing to compare with.
-
-    Raises:
-      ConfigError: they differ; the message has the first that does.
-    """
-    try:
-        trained = json.loads((workdir / "classes.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return
-    if not isinstance(trained, list) or trained == list(class_names):
-        return
-    pairs = itertools.zip_longest(trained, class_names)
-    label, (was, now) = next((i, pair) for i, pair in enumerate(pairs) if pair[0] != pair[1])
-    was, now = ("missing" if name is None else repr(name) for name in (was, now))
-    raise ConfigError(
-        f"{workdir} was trained with other classes than the data have now: label {label} was {was} "
-        f"and is {now} (of {len(trained)} and {len(class_names)} classes). Give the classes their "
-        f"names of {workdir / 'classes.json'} again, or start another run from this one: "
-        f"--workdir=NEW --config.init_from={workdir}."
-    )
-
-
 def save_config(
     config: ml_collections.ConfigDict, class_names: Sequence[str], workdir: pathlib.Path
 ) -> None:
@@ -110,7 +82,7 @@ def save_config(
       workdir: the run's directory.
     """
     for name, content in (
-        ("classes.json", list(class_names)),
+        (run_classes.FILE, list(class_names)),
         ("config.json", json.loads(config.to_json())),
     ):
         atomic_files.write(workdir / name, json.dumps(content, indent=2) + "\n")

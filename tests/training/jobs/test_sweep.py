@@ -7,8 +7,8 @@ import jax
 import pytest
 
 from densenet_jax import cli
-from densenet_jax.training import sweep
 from densenet_jax.training.errors import ConfigError
+from densenet_jax.training.jobs import sweep
 from densenet_jax.training.nonfinite import NonFiniteError
 from densenet_jax.training.rundir.metrics_log import MetricsLog
 

@@ -1,0 +1,110 @@
+"""Several labels: each may be present, absent or unknown, independently of the others."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from densenet_jax.scores import intervals, ranking, thresholds
+from densenet_jax.scores.labels import optional
+from densenet_jax.tasks.outputs import Outputs
+from densenet_jax.tasks.task import LOSS, Metric, Task, bounds
+
+AUROC = Metric("auroc", "AUROC", percent=False)
+AVERAGE_PRECISION = Metric("average_precision", "average precision", percent=False)
+
+
+class Multilabel(Task):
+    """Labels are float32 [B, L]: 1 present, 0 absent, NaN unknown; predictions are sigmoids.
+
+    An unknown label has no loss and counts in no metric. The metrics are means over the labels for
+    which the split has both kinds of examples.
+    """
+
+    name = "multilabel"
+    default_loss = "binary_cross_entropy"
+    measured = (AUROC, AVERAGE_PRECISION)
+    columns = (AUROC, AVERAGE_PRECISION, LOSS)
+    several = "labels"
+
+    @property
+    def outputs(self) -> Outputs:
+        """A sigmoid for each label."""
+        return Outputs(self.name, "sigmoid")
+
+    def targets(self, labels: jax.Array, outputs: int) -> jax.Array:
+        """Returns the labels, float32 [B, L] with NaN where one is unknown."""
+        return labels.astype(jnp.float32)
+
+    def answers(
+        self, logits: jax.Array, labels: jax.Array, mask: jax.Array
+    ) -> dict[str, jax.Array]:
+        """Returns {"probabilities": float32 [B, L], "labels": [B, L], "mask": [B]}."""
+        probabilities = self.outputs(logits).astype(jnp.float32)
+        return {"probabilities": probabilities, "labels": labels, "mask": mask}
+
+    def of_split(self, answers: dict[str, np.ndarray]) -> dict[str, float]:
+        """Returns {"auroc", "average_precision"}; NaN if no label has both kinds of examples."""
+        found = ranking.by_label(answers["probabilities"], answers["labels"])
+        means = {key: ranking.mean_of_defined(v, [""] * v.size)[0] for key, v in found.items()}
+        return {key: float("nan") if mean is None else mean for key, mean in means.items()}
+
+    def scores(self, logits: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
+        """Returns {"finite": bool [B]}."""
+        return {"finite": jnp.isfinite(logits).all(axis=1)}
+
+    def summary(
+        self,
+        scores: dict[str, np.ndarray],
+        class_names: Sequence[str],
+        outputs: Outputs | None = None,
+        groups: Sequence[str] | None = None,
+    ) -> dict[str, Any]:
+        """Returns the metrics of a split and of every label, with 95 % intervals by bootstrap.
+
+        Returns:
+          {"auroc", "average_precision": means over the labels with both kinds of examples; "loss";
+          "intervals": {"auroc", "average_precision": [low, high]}; "undefined": names of the labels
+          without both kinds; "examples"; "classes": for each label {"class", "examples" (known
+          ones), "positives", "auroc", "auroc_interval", "average_precision",
+          "average_precision_interval", and at its threshold what `scores.thresholds.confusion`
+          returns, "sensitivity_interval", "specificity_interval"}}; None for what is undefined.
+        """
+        outputs, labels = outputs or self.outputs, scores["label"]
+        known, positives = ~np.isnan(labels), (labels == 1).sum(axis=0)
+        record: dict[str, Any] = {"examples": len(labels)}
+        rows: list[dict[str, Any]] = [
+            {"class": name, "examples": int(known[:, i].sum()), "positives": int(positives[i])}
+            for i, name in enumerate(class_names)
+        ]
+        if nonfinite := int((~scores["finite"]).sum()):
+            keys = [metric.key for metric in self.metrics]
+            return dict.fromkeys(keys) | record | {"nonfinite": nonfinite, "classes": rows}
+        p = np.asarray(outputs(jnp.asarray(scores["logits"])), np.float64)
+        at = outputs.thresholds or (0.5,) * len(rows)
+        found, margins = ranking.by_label(p, labels), intervals.of_ranking(p, labels, groups)
+        table, rates = (
+            thresholds.confusion(p, labels, at),
+            intervals.of_rates(p, labels, at, groups),
+        )
+        record["intervals"] = {}
+        for metric in self.measured:
+            mean, undefined = ranking.mean_of_defined(found[metric.key], class_names)
+            record |= {metric.key: mean, "undefined": undefined}
+            record["intervals"][metric.key] = bounds(margins[f"mean_{metric.key}"])
+        for i, row in enumerate(rows):
+            for metric in self.measured:
+                row[metric.key] = optional(found[metric.key][i])
+                row[f"{metric.key}_interval"] = bounds(margins[metric.key][i])
+            row |= table[i]
+            for key in ("sensitivity", "specificity"):
+                row[f"{key}_interval"] = bounds(rates[key][i])
+        return record | {"loss": mean_of_known(scores["loss"], known), "classes": rows}
+
+
+def mean_of_known(losses: np.ndarray, known: np.ndarray) -> float | None:
+    """Returns the mean of losses [N], in which each known label [N, L] counts once."""
+    weights = known.sum(axis=1)
+    return float(np.average(losses, weights=weights)) if weights.any() else None

@@ -1,0 +1,60 @@
+"""The names of a run's classes, labels or numbers in label order: classes.json."""
+
+import itertools
+import json
+import os
+import pathlib
+from collections.abc import Sequence
+
+from densenet_jax.training.errors import CheckpointError, ConfigError
+
+FILE = "classes.json"
+MAX_BYTES = 2**26
+
+
+def class_names(workdir: str | os.PathLike[str]) -> list[str] | None:
+    """Returns the names of a run's classes in label order; None if it did not store them.
+
+    Raises:
+      CheckpointError: the file cannot be read, or is not a list of names.
+    """
+    path = pathlib.Path(workdir) / FILE
+    if not path.is_file():
+        return None
+    try:
+        names = None if path.stat().st_size > MAX_BYTES else json.loads(path.read_bytes())
+    except OSError as e:
+        raise CheckpointError(f"{path} cannot be read: {e.strerror}.") from None
+    except (ValueError, RecursionError):
+        names = None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise CheckpointError(
+            f"{path} is damaged: it must be a list of the names of the classes in label order. "
+            "Repair it, or remove it to number the classes."
+        )
+    return names
+
+
+def check(class_names_now: Sequence[str], workdir: pathlib.Path) -> None:
+    """Compares the classes of the data with those that a run was trained with.
+
+    Args:
+      class_names_now: of the data, in label order.
+      workdir: the run's directory; one without classes.json has nothing to compare with.
+
+    Raises:
+      ConfigError: they differ; the message has the first that does.
+      CheckpointError: see `class_names`.
+    """
+    trained = class_names(workdir)
+    if trained is None or trained == list(class_names_now):
+        return
+    pairs = itertools.zip_longest(trained, class_names_now)
+    label, (was, now) = next((i, pair) for i, pair in enumerate(pairs) if pair[0] != pair[1])
+    was, now = ("missing" if name is None else repr(name) for name in (was, now))
+    raise ConfigError(
+        f"{workdir} was trained with other classes than the data have now: label {label} was {was} "
+        f"and is {now} (of {len(trained)} and {len(class_names_now)} classes). Give the classes "
+        f"their names of {workdir / FILE} again, or start another run from this one: "
+        f"--workdir=NEW --config.init_from={workdir}."
+    )
