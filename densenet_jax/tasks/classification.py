@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from densenet_jax.tasks.calibration import calibration
+from densenet_jax.scores.calibration import calibration
 from densenet_jax.tasks.task import LOSS, Metric, Task
 
 TOP1, TOP5 = Metric("top1", "top-1"), Metric("top5", "top-5")
