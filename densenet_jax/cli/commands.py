@@ -3,11 +3,14 @@
 import json
 import os
 import pathlib
+import sys
 import time
 from typing import Any, cast
 
 import jax
+import jax.numpy as jnp
 import ml_collections
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -17,7 +20,8 @@ from densenet_jax.benchmark import table as benchmark_table
 from densenet_jax.benchmark.measure import benchmark as measure
 from densenet_jax.cli.invocation import program
 from densenet_jax.data.sources.source import DataError
-from densenet_jax.evaluation import splits, tables
+from densenet_jax.evaluation import calibrate as calibration
+from densenet_jax.evaluation import per_example, splits, tables
 from densenet_jax.export.bundle import ExportError
 from densenet_jax.export.onnx import calibration as calibrating
 from densenet_jax.models import summary
@@ -27,13 +31,16 @@ from densenet_jax.prediction.predict import PredictError
 from densenet_jax.report import ReportError
 from densenet_jax.report.analysis import finite
 from densenet_jax.report.page import in_bytes
+from densenet_jax.scores import conformal
+from densenet_jax.scores.labels import ScoresError
+from densenet_jax.tasks.outputs import Outputs
 from densenet_jax.training import experiment, settings, teacher_logits
 from densenet_jax.training import mesh as meshes
 from densenet_jax.training.errors import CheckpointError, ConfigError
 from densenet_jax.training.eval_loop import Evaluated
 from densenet_jax.training.jobs import sweep as sweeps
 from densenet_jax.training.loop import train_and_evaluate
-from densenet_jax.training.rundir import run_classes, run_outputs, run_weights
+from densenet_jax.training.rundir import atomic_files, run_classes, run_outputs, run_weights
 from densenet_jax.weights import PUBLISHED, Pretrained, WeightsError
 
 # Errors that the user can correct; they are shown without a traceback.
@@ -45,6 +52,7 @@ USER_ERRORS = (
     PredictError,
     ReportError,
     ExportError,
+    ScoresError,
 )
 
 
@@ -144,34 +152,88 @@ def evaluate(
         raise CheckpointError(f"{workdir} is not the directory of a run: it has no checkpoints.")
     began = time.monotonic()
     step: int | None = None
+    outputs: Outputs | None = None
     if checkpoint:
         setup, variables, step = open_run(config, workdir, checkpoint)
-        of = f"step {step}"
+        of, outputs = f"step {step}", run_outputs.read(workdir, setup.config, step)
     else:
         setup, of = experiment.build(config), config.init_from
-        found = cast(Pretrained, setup.weights)
-        if found.report.fresh:
-            why = "; ".join(found.notes) or "the numbers of classes differ"
-            raise ConfigError(
-                f"{of} has no classifier for the classes of {setup.eval_source.name} ({why}): its "
-                "answers would be random. Choose data of its classes, or train it first."
-            )
-        for note in found.notes:
-            print(f"{of}: {note}")
-        variables = found.variables
+        variables = trained_variables(setup)
     variables = meshes.on_every_device(variables, setup.mesh)
     with jax.set_mesh(setup.mesh):
-        own, *others = splits.assess(setup, variables, crops=int(crops), flip=flip)
+        own, *others = splits.assess(setup, variables, crops=int(crops), flip=flip, outputs=outputs)
     data = setup.config.data
     images = {key: data[key] for key in ("image_size", "interpolation", "eval_crop")}
-    record = {"of": of, "step": step, **images, **own, "others": others}
+    record = {"of": of, "step": step, **images, **own.record}
+    record["others"] = [other.record for other in others]
+    if outputs not in (None, setup.task.outputs):
+        record["calibrated"] = True
     record["seconds"] = time.monotonic() - began
     path = folder / "evaluation.json"
     if jax.process_index() == 0:
         folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(finite(record), indent=2) + "\n", encoding="utf-8")
+        atomic_files.write(path, json.dumps(finite(record), indent=2) + "\n")
+        per_example.save(folder, own, outputs or setup.task.outputs)
     tables.show(record, setup.task)
-    print(f"{setup.task.describe(own)} on {own['examples']} examples   (written to {path})")
+    print(
+        f"{setup.task.describe(own.record)} on {own.record['examples']} examples   (written to "
+        f"{path}; the answers for every example to {folder / per_example.FILE})"
+    )
+
+
+def trained_variables(setup: experiment.Experiment) -> dict[str, Any]:
+    """Returns the variables of the weights that an experiment starts from, to evaluate them.
+
+    Raises:
+      ConfigError: their classifier was not trained for the classes of the data.
+    """
+    found, of = cast(Pretrained, setup.weights), setup.config.init_from
+    if found.report.fresh:
+        why = "; ".join(found.notes) or "the numbers of classes differ"
+        raise ConfigError(
+            f"{of} has no classifier for the classes of {setup.eval_source.name} ({why}): its "
+            "answers would be random. Choose data of its classes, or train it first."
+        )
+    for note in found.notes:
+        print(f"{of}: {note}")
+    return found.variables
+
+
+def calibrate(
+    config: ml_collections.ConfigDict,
+    workdir: str | None,
+    name: str,
+    checkpoint: str,
+    thresholds: str | None,
+) -> None:
+    """Calibrates the probabilities of a run on its evaluation split, and chooses thresholds.
+
+    Writes calibration.json and calibration.npz into the run's directory, which `evaluate`,
+    `predict` and `export` use from then on, and prints the reliability before and after.
+
+    Args:
+      config: the run's configuration.
+      workdir: the run's directory; None: runs/NAME.
+      name: the configuration's name.
+      checkpoint: "best", "latest" or a step.
+      thresholds: the rule for the thresholds of several labels, see `evaluation.calibrate.fit`.
+    """
+    workdir = workdir or f"runs/{name}"
+    setup, variables, step = open_run(config, workdir, checkpoint)
+    variables = meshes.on_every_device(variables, setup.mesh)
+    with jax.set_mesh(setup.mesh):
+        own = splits.answers(setup, variables, setup.eval_source)
+    split = f"{setup.config.data.name}/{setup.config.data.eval_split}"
+    names = setup.eval_source.class_names
+    record = calibration.fit(setup.task, own, names, rule=thresholds, data=split, step=step)
+    if jax.process_index() == 0:
+        per_example.save_logits(workdir, own, step)
+        path = run_outputs.write(workdir, record)
+        tables.show_calibration(record)
+        print(
+            f"written to {path}: evaluate, predict and export use it. Measure on another split "
+            "(--config.data.eval_split=test): on this one it looks better than it is."
+        )
 
 
 def open_run(
@@ -207,6 +269,7 @@ def predict(
     cam: str | None,
     format: str,
     top: str | None = None,
+    coverage: str | None = None,
 ) -> int:
     """Prints a model's predictions for images; returns 2 if any image could not be read, else 0.
 
@@ -219,12 +282,13 @@ def predict(
       cam: folder for class activation maps; None: none are written.
       format: "table", "json" or "csv".
       top: number of classes for each image, or "all"; None: as the task has it.
+      coverage: answer with sets of classes that contain the right one this often.
     """
     if weights:
         names = run_weights.class_names(weights)  # if it is the directory of a run
         loaded = run_weights.load(weights)
         model, variables, preprocessing = loaded.model, loaded.variables, loaded.preprocessing
-        outputs = loaded.outputs
+        outputs, step = loaded.outputs, None
     else:
         folder = cast(str, workdir)  # the command line has --weights or --workdir
         given = cast(ml_collections.ConfigDict, config)
@@ -234,9 +298,55 @@ def predict(
         *(model, variables, preprocessing, names, words),
         outputs=outputs,
         top=_count(top),
+        conformal=None if coverage is None else sets_of(workdir, names, outputs, step, coverage),
         cam=cam,
     )
     return answers.show(found, format)
+
+
+def sets_of(
+    workdir: str | None,
+    names: list[str] | None,
+    outputs: Outputs,
+    step: int | None,
+    coverage: str,
+) -> conformal.Conformal:
+    """Returns the conformal sets of a run for a wanted coverage, and names classes without one.
+
+    Args:
+      workdir: the run's directory; None: there is none.
+      names: of its classes, in label order.
+      outputs: what its outputs mean.
+      step: of the checkpoint; None: the weights are no run.
+      coverage: the wanted share, a number between 0 and 1.
+
+    Raises:
+      PredictError: the share is not a number, or the run has not been calibrated.
+    """
+    try:
+        alpha = round(1 - float(coverage), 9)
+    except ValueError:
+        alpha = 0.0
+    if not 0 < alpha < 1:
+        raise PredictError(f"--coverage={coverage} must be a number between 0 and 1, such as 0.9.")
+    if outputs.task != "classification":
+        raise PredictError(f"--coverage is for classification; the task is {outputs.task}.")
+    kept = None if step is None else per_example.load_logits(cast(str, workdir), step)
+    if kept is None:
+        raise PredictError(
+            "--coverage needs a run that was calibrated at this checkpoint: "
+            f"{program()} calibrate --workdir=DIR"
+        )
+    logits, labels = kept
+    found = conformal.fit(np.asarray(outputs(jnp.asarray(logits))), labels, alpha)
+    lacking = [str(i) if names is None else names[i] for i in np.flatnonzero(found.too_few)]
+    if lacking:
+        print(
+            f"warning: in every set, because calibration has too few examples of them for a "
+            f"coverage of {coverage}: {', '.join(lacking)}",
+            file=sys.stderr,
+        )
+    return found
 
 
 def _count(top: str | None) -> int | None:

@@ -63,6 +63,15 @@ FLAGS = {
             "export": ("onnx", "stablehlo", "safetensors", "triton"),
         },
     ),
+    "thresholds": Flag(
+        "how thresholds are chosen: youden (the default), f1, sensitivity=0.9 or specificity=0.9",
+        "RULE",
+    ),
+    "coverage": Flag(
+        "answer with the set of classes that contains the right one in this share of the cases, "
+        "for example 0.9 (after calibrate)",
+        "SHARE",
+    ),
     "top": Flag("number of classes or labels for each image, however unlikely, or all", "N"),
     "output": Flag("the file to write; for an export, a folder or a file such as x.onnx", "PATH"),
     "preprocess": Flag(
@@ -97,12 +106,19 @@ COMMANDS = {
         needs="config",
         flags=("checkpoint", "crops", "flip", *PROCESS_FLAGS),
     ),
+    "calibrate": Command(
+        "scales a run's probabilities so that they are as often right as they say, and chooses the "
+        "thresholds of several labels, on the evaluation split; evaluate, predict and export use "
+        "the result, calibration.json in the run's directory",
+        needs="config",
+        flags=("checkpoint", "thresholds"),
+    ),
     "predict": Command(
         "answers for image files, folders, globs, file:// URLs, or - for standard input: the five "
         "likeliest classes with probabilities, the labels from their thresholds on, or numbers; "
         "from --workdir=DIR or --weights=SOURCE",
         needs="source",
-        flags=("checkpoint", "weights", "cam", "format", "top"),
+        flags=("checkpoint", "weights", "cam", "format", "top", "coverage"),
         words="IMAGE...",
     ),
     "report": Command(

@@ -88,6 +88,20 @@ def assess(
     return results
 
 
+def answers(setup: Experiment, variables: Any, source: Source) -> scores.Scores:
+    """Returns a model's scores of every example of a split, see `scores.collect`.
+
+    Args:
+      setup: as `training.experiment.build` returns it; its mesh must be the current one.
+      variables: the model's variables, {"params", "batch_stats"}, on that mesh.
+      source: the split.
+    """
+    size, loss = setup.config.data.image_size, settings.make_loss(setup.config)
+    predict = test_time_augmentation.predictor(setup.model, setup.normalize, size, task=setup.task)
+    split = batches.eval_batches(setup, source)
+    return scores.collect(setup.task, loss, predict, variables, split)
+
+
 def with_margin(setup: Experiment) -> Experiment:
     """Returns an experiment whose evaluation images keep the margin that the central crop removes.
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -46,6 +47,14 @@ def show(record: dict[str, Any], task: Task) -> None:
             highlight=False,
         )
         return
+    if record.get("undefined"):
+        console.print(
+            f"without {task.measured[0].title}, and in no mean, because the split lacks one kind "
+            f"of their examples: {', '.join(record['undefined'])}",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
     metric = task.measured[0]
     known = [c for c in record["classes"] if metric.value(c) is not None]
     if len(known) > 1:
@@ -54,3 +63,33 @@ def show(record: dict[str, Any], task: Task) -> None:
         console.print(
             f"lowest {metric.title}: {named}", highlight=False, markup=False, soft_wrap=True
         )
+
+
+def show_calibration(record: dict[str, Any]) -> None:
+    """Prints the record of calibration.json: reliability before and after, and thresholds.
+
+    Args:
+      record: as `calibrate.fit` returns it.
+    """
+    console = Console()
+    text: dict[str, Any] = {"highlight": False, "markup": False, "soft_wrap": True}
+    console.print(f"calibrated on {record['examples']} examples of {record['data']}", **text)
+    for key, title in (("loss", "loss"), ("ece", "calibration error")):
+        before, after = (np.nanmean(np.float64(record[w][key])) for w in ("before", "after"))
+        console.print(f"{title} {before:.4f} before, {after:.4f} after", **text)
+    if record["uncalibrated"]:
+        console.print(
+            "left as they are, because the split lacks one kind of their examples: "
+            f"{', '.join(record['uncalibrated'])}",
+            **text,
+        )
+    if not record.get("reached"):
+        return
+    table = Table("label", "threshold", "sensitivity", "specificity", "F1", box=None)
+    for label, reached in zip(record["labels"], record["reached"], strict=True):
+        if reached["threshold"] is not None:
+            shares = [reached[key] for key in ("sensitivity", "specificity", "f1")]
+            cells = ["-" if share is None else f"{share:.3f}" for share in shares]
+            table.add_row(label, f"{reached['threshold']:.4f}", *cells)
+    console.print(f"thresholds by the rule {record['rule']}", **text)
+    console.print(table)

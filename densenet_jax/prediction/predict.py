@@ -24,6 +24,7 @@ from densenet_jax.data.reading import decoding, host
 from densenet_jax.data.sources import imagenet_classes
 from densenet_jax.data.sources.folders import IMAGE_SUFFIXES
 from densenet_jax.report import activation_maps, pictures
+from densenet_jax.scores.conformal import Conformal
 from densenet_jax.tasks.outputs import SOFTMAX, Outputs
 from densenet_jax.weights.published import Preprocessing
 
@@ -83,6 +84,7 @@ def predict(
     *,
     outputs: Outputs = SOFTMAX,
     top: int | None = None,
+    conformal: Conformal | None = None,
     batch_size: int = 32,
     cam: str | os.PathLike[str] | None = None,
     block: str = "final",
@@ -100,6 +102,7 @@ def predict(
       outputs: what the model's outputs mean.
       top: number of classes in an answer, however (un)likely; None: of classification 5, of several
         labels those from their threshold on, of regression all.
+      conformal: of classification, answers with all classes that it does not rule out.
       batch_size: number of images that are computed together.
       cam: a folder for overlays of class activation maps; None: no overlays.
       block: the block whose feature maps the overlays explain, see `activation_maps.grad_cam`.
@@ -116,7 +119,7 @@ def predict(
     overlays = None if cam is None else Overlays(cam)
     return _answers(
         functools.partial(_outputs, model, preprocessing, outputs),
-        Choice(names, outputs, top),
+        Choice(names, outputs, top, conformal),
         functools.partial(_maps, model, preprocessing, block),
         variables,
         _pixels(paths, preprocessing, model.in_channels),
@@ -209,12 +212,13 @@ class Choice:
     Attributes:
       names: of the classes, in label order.
       outputs: what the values mean.
-      top: see `predict`.
+      top, conformal: see `predict`.
     """
 
     names: Sequence[str]
     outputs: Outputs
     top: int | None = None
+    conformal: Conformal | None = None
 
     def answer(self, path: str, values: np.ndarray) -> Answer:
         """Returns the answer for an image whose values are float [C]."""
@@ -225,7 +229,9 @@ class Choice:
         ranked = np.argsort(-values, kind="stable")
         order = np.arange(len(values)) if task == "regression" else ranked
         above = values >= np.asarray(self.outputs.thresholds or 0.5)
-        if self.top is not None or not several:
+        if self.conformal is not None:
+            order = order[self.conformal.sets(values[None])[0][order]]
+        elif self.top is not None or not several:
             default = 5 if task == "classification" else len(values)
             order = order[: default if self.top is None else self.top]
         else:

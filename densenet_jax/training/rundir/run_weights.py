@@ -19,7 +19,6 @@ from densenet_jax.training.rundir.run_classes import class_names
 from densenet_jax.weights import Preprocessing, Pretrained
 from densenet_jax.weights import load as load_weights
 
-
 __all__ = ["class_names", "load", "read", "read_config"]
 
 

@@ -7,27 +7,27 @@ import sys
 import pytest
 
 from densenet_jax.training.errors import ConfigError
-from densenet_jax.training.rundir import workdir
+from densenet_jax.training.rundir import run_classes, workdir
 
 
 def test_the_classes_of_a_run_do_not_change(tmp_path):
     (tmp_path / "classes.json").write_text(json.dumps(["cat", "dog"]))
-    workdir.check_classes(("cat", "dog"), tmp_path)
+    run_classes.check(("cat", "dog"), tmp_path)
     with pytest.raises(ConfigError, match=r"label 0 was 'cat' and is 'dog' .*--config.init_from"):
-        workdir.check_classes(("dog", "zebra"), tmp_path)
+        run_classes.check(("dog", "zebra"), tmp_path)
     with pytest.raises(
         ConfigError, match=r"label 2 was missing and is .zebra. .of 2 and 3 classes"
     ):
-        workdir.check_classes(("cat", "dog", "zebra"), tmp_path)
+        run_classes.check(("cat", "dog", "zebra"), tmp_path)
 
 
 def test_a_directory_without_classes_has_nothing_to_compare(tmp_path):
-    workdir.check_classes(("cat",), tmp_path)
+    run_classes.check(("cat",), tmp_path)
 
 
 HOLD = """
 import pathlib, sys
-from densenet_jax.training.rundir import workdir
+from densenet_jax.training.rundir import run_classes, workdir
 with workdir.locked(pathlib.Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
