@@ -27,6 +27,7 @@ from densenet_jax.prediction.predict import PredictError
 from densenet_jax.report import ReportError
 from densenet_jax.report.analysis import finite
 from densenet_jax.report.page import in_bytes
+from densenet_jax.scores.labels import ScoresError
 from densenet_jax.training import experiment, settings, teacher_logits
 from densenet_jax.training import mesh as meshes
 from densenet_jax.training.errors import CheckpointError, ConfigError
@@ -45,6 +46,7 @@ USER_ERRORS = (
     PredictError,
     ReportError,
     ExportError,
+    ScoresError,
 )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from densenet_jax.report import pictures, statistics
 from densenet_jax.report.predictions import Predictions
 from densenet_jax.report.run_files import Run, is_number
-from densenet_jax.tasks.calibration import calibration
+from densenet_jax.scores.calibration import calibration
 
 WHOLE = 30  # largest number of classes for which the confusion matrix is shown as a table
 PAIRS = 40  # number of pairs in the table of the most frequent mistakes
@@ -64,7 +64,7 @@ def about(found: Predictions) -> dict[str, Any]:
       "data", "step", "examples" (their number), "accuracy" (None without examples), "names" (of
       the classes), "classes" (see `statistics.per_class`), "top5_tells" (whether top-5 accuracy is
       meaningful: there are more than five classes), "bins" and "ece" (see
-      `tasks.calibration`), "pairs" (see `statistics.worst_pairs`).
+      `scores.calibration`), "pairs" (see `statistics.worst_pairs`).
     """
     matrix = _matrix(found)
     bins, error = calibration(found.probabilities[:, 0], found.correct)

@@ -75,12 +75,3 @@ def test_rare_classes_count_as_much_as_others():
     broken = TASK.summary({**scores, "finite": np.arange(10) > 2}, ("healthy", "rare", "absent"))
     assert broken["nonfinite"] == 3
     assert broken["top1"] is broken["balanced_accuracy"] is broken["loss"] is None
-
-
-def test_calibration():
-    confidence = np.array([0.95, 0.95, 0.55, 0.55])
-    bins, error = calibration(confidence, np.array([1, 1, 1, 0], bool), bins=10)
-    assert [(b["count"], b["accuracy"]) for b in bins] == [(2, 0.5), (2, 1.0)]
-    assert error == pytest.approx(0.5 * 0.05 + 0.5 * 0.05)
-    assert calibration(np.array([0.0, 1.0]), np.array([0, 1], bool))[1] == 0
-    assert calibration(np.zeros(0), np.zeros(0, bool)) == ([], 0.0)
