@@ -17,6 +17,7 @@ from densenet_jax.scores.labels import ScoresError, columns
 
 SAMPLES = 1000
 LEVEL = 0.95
+MAX_THREADS = 8
 MAX_UNDEFINED = 0.01  # share of the samples without a score above which there is no interval
 
 Interval = dict[str, Any]
@@ -60,7 +61,8 @@ def bootstrap(
         counts = counts.astype(np.min_scalar_type(counts.max()))  # one byte each stays in the cache
         return score(counts if group_of is None else counts[group_of])
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # NumPy releases the interpreter's lock
+    # NumPy releases the interpreter's lock, but not for long enough to feed many threads.
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, MAX_THREADS)) as pool:
         return np.stack(list(pool.map(one, range(samples))))
 
 

@@ -174,7 +174,8 @@ class Thresholds:
       rule: as of `choose`.
       split: the examples on which they were chosen: "chest/validation".
       thresholds: of each label; None: it has none.
-      reached: what they reach on these examples, as `confusion` returns it.
+      reached: what they reach on these examples, as `confusion` returns it; on others it is a
+        little less.
     """
 
     labels: tuple[str, ...]
