@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 from densenet_jax.evaluation import scores
-from densenet_jax.scores.calibration import calibration
 from densenet_jax.tasks.by_name import find_task
 from densenet_jax.tasks.losses import make_loss
 
