@@ -9,7 +9,7 @@ import numpy as np
 from densenet_jax.evaluation.scores import Scores
 from densenet_jax.scores import scaling
 from densenet_jax.scores.labels import ScoresError
-from densenet_jax.scores.thresholds import Thresholds
+from densenet_jax.scores.threshold_record import Thresholds
 from densenet_jax.tasks.task import Task
 
 DEFAULT_RULE = "youden"

@@ -79,7 +79,8 @@ def test_real_labels_are_read_as_published(imagenet):
 def test_imagenet_is_judged_by_all_that_is_prepared(setup):
     state = run_state.initial_state(setup, run_steps.optimizer(setup, 1, 1.0)[0])
     with jax.set_mesh(setup.mesh):
-        own, real, v2 = splits.assess(setup, state.variables, crops=5, flip=True)
+        found = splits.assess(setup, state.variables, crops=5, flip=True)
+    own, real, v2 = (one.record for one in found)
     assert [r["examples"] for r in (own, real, v2)] == [4, 4, 3]
     assert (v2["data"], v2["split"]) == ("imagenet_v2/matched-frequency", "test")
     assert real["real_examples"] == 3
