@@ -454,6 +454,8 @@ def write_report(
     """
     try:
         setup, variables, step = open_run(config, workdir, checkpoint)
+        if setup.task.name != "classification":
+            raise DataError("reports of other tasks than classification are not written yet.")
         with jax.set_mesh(setup.mesh):
             reports.examine(setup, variables, workdir, step=step, evaluated=evaluated)
     except (CheckpointError, DataError) as e:

@@ -8,6 +8,7 @@ import jax
 from densenet_jax.data.reading import pipeline, resident
 from densenet_jax.data.reading.batches import TrainBatches
 from densenet_jax.data.reading.stream import Stream
+from densenet_jax.data.sources import subsets
 from densenet_jax.data.sources.source import Source
 from densenet_jax.training import distillation
 from densenet_jax.training import mesh as meshes
@@ -122,6 +123,7 @@ def reader(setup: Experiment, source: Source, state: TrainState) -> pipeline.Rea
         start=int(state.step),
         later_sizes=tuple(later),
         beside=stored_logits(setup, source),
+        pools=subsets.pools(source) if data.balanced else (),
         **options,
     )
 

@@ -107,17 +107,17 @@ def train_and_evaluate(
                 stop_requested=stop_requested,
             )
             metrics = trainer.run(state)
-        lost = checkpoints.missing(length.total) if start < length.total else None
+        lost = checkpoints.missing(trainer.step) if start < trainer.step else None
         if lost:
             raise CheckpointError(
-                f"The run has reached step {length.total}, but {lost}. Repair the disk or free "
+                f"The run has reached step {trainer.step}, but {lost}. Repair the disk or free "
                 "some space on it, then run the same command again: it continues from there."
             )
         best_step = checkpoints.resolve("best")
     best = trainer.best
     return {
         **metrics,
-        "step": max(start, length.total),
+        "step": max(start, trainer.step),
         "best_step": best_step,
         "best": best if best and best.step == best_step else None,
         "seconds": time.monotonic() - began,

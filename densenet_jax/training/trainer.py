@@ -17,6 +17,7 @@ from densenet_jax.training import batches, dispatch, nonfinite, run_state, run_s
 from densenet_jax.training.eval_loop import Evaluated
 from densenet_jax.training.experiment import Experiment
 from densenet_jax.training.rundir.checkpoints import Checkpoints
+from densenet_jax.training.rundir.early_stopping import EarlyStopping
 from densenet_jax.training.rundir.metrics_log import MetricsLog
 from densenet_jax.training.rundir.progress import ProgressLine
 from densenet_jax.training.rundir.recorder import Recorder
@@ -69,6 +70,7 @@ class Trainer:
     Attributes:
       best: the best evaluation since the process started (or since the last rollback); None before
         the first one.
+      step: the last step that was taken.
     """
 
     def __init__(
@@ -111,6 +113,9 @@ class Trainer:
         self._eval_step = run_steps.eval_step(setup)
         self._last: Evaluated | None = None
         self.best: Evaluated | None = None
+        self.step = 0
+        self._patience = EarlyStopping(setup.config.early_stopping, setup.task.best)
+        self._patience.recount(log.evaluations)
 
     def run(self, state: TrainState) -> dict[str, Any]:
         """Trains to the end and returns the metrics of the last evaluation.
@@ -145,13 +150,18 @@ class Trainer:
         if self._last is not None:
             return self._last.metrics
         # The run was already complete when it was started.
-        return cast(dict[str, Any], self._log.last)
+        last = self._log.evaluations[-1] if self._log.evaluations else self._log.last
+        return cast(dict[str, Any], last)
 
     def _advance(self, state: TrainState, recorder: Recorder) -> TrainState:
         """Trains to the end, or until the recorder reports too many non-finite steps in a row."""
         start = int(state.step)
+        self.step = start
         if start and self._lacks_evaluation(start):
             self._evaluate_late(state, recorder)
+        if self._patience.over:
+            self._progress.note(f"{self._patience}: the run is complete at step {start}")
+            return state
         steps = range(start + 1, self._length.total + 1)
         per_dispatch = self._setup.config.steps_per_dispatch
         spans = functools.partial(dispatch.spans, steps, per_dispatch, self._is_due)
@@ -163,8 +173,12 @@ class Trainer:
             for span, batch in zip(spans(), recorder.timed(found), strict=False):
                 state, metrics = self._train_step(state, batch)
                 recorder.add(span[-1], metrics, len(span))
+                self.step = span[-1]
                 self._after(span[-1], state, recorder)
                 if recorder.bad_step is not None:
+                    break
+                if self._patience.over:
+                    self._progress.note(f"{self._patience}: the run ends at step {self.step}")
                     break
         return state
 
@@ -215,6 +229,7 @@ class Trainer:
         except Interrupted:
             return None
         score = self._setup.task.best.score
+        self._patience.add(self._last.metrics)
         if self.best is None or score(self._last.metrics) >= score(self.best.metrics):
             self.best = self._last
         return recorder.evaluation(step, self._last.metrics)
@@ -245,6 +260,7 @@ class Trainer:
         saved = latest_state(self._setup, self._optimizer, self._checkpoints)
         self._last = self.best = None  # their step may be trained again, with another result
         self._log.rewind(int(saved.step))
+        self._patience.recount(self._log.evaluations)
         self._progress.note(
             f"step {bad_step}: loss or gradients were not finite "
             f"{self._setup.config.nonfinite_limit} times in a row; going back to step "

@@ -128,6 +128,7 @@ class TrainBatches(Batches):
       later_sizes: ((first batch, image size), ...) in ascending order: from that batch on, images
         have that size.
       beside: rows for the examples, which batches contain as `teacher`; None: nothing.
+      pools: numbers of the examples of each class, if each class is to come equally often.
     """
 
     random_crop: bool
@@ -135,12 +136,15 @@ class TrainBatches(Batches):
     seed: int
     later_sizes: tuple[tuple[int, int], ...] = ()
     beside: Rows | None = None
+    pools: tuple[np.ndarray, ...] = ()
 
     def __len__(self) -> int:
         return ENDLESS
 
     def indices(self, batch: int) -> np.ndarray:
         """Returns the numbers of the examples in this process's share of a batch, int64 [b]."""
+        if self.pools:
+            return order.balanced_at(self.positions(batch), self.pools, self.seed)
         return order.examples_at(self.positions(batch), len(self.source), self.seed)
 
     def size_of(self, batch: int) -> int:

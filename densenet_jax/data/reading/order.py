@@ -6,6 +6,7 @@ workers and threads, whether the data set is read from disk or held in memory.
 
 import functools
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -31,6 +32,33 @@ def examples_at(positions: np.ndarray, length: int, seed: int) -> np.ndarray:
         _epoch(length, seed, int(epoch))[within[epochs == epoch]] for epoch in np.unique(epochs)
     ]
     return np.concatenate(parts)
+
+
+@functools.lru_cache(maxsize=1024)  # all classes that a batch is likely to have
+def _pool_epoch(length: int, seed: int, pool: int, epoch: int) -> np.ndarray:
+    """Returns the order of one epoch of one pool, int64 [length]."""
+    return np.random.default_rng([seed, 1, pool, epoch]).permutation(length)
+
+
+def balanced_at(positions: np.ndarray, pools: Sequence[np.ndarray], seed: int) -> np.ndarray:
+    """Returns the numbers of the examples at some positions, each pool equally often, int64 [n].
+
+    Each run of as many positions as there are pools has one example of each, in random order; the
+    examples of a pool come in shuffled epochs of their own.
+
+    Args:
+      positions: int64 [n].
+      pools: numbers of the examples of each class, int64 [at least 1] each.
+      seed: of the order.
+    """
+    cycles, places = np.divmod(positions, len(pools))
+    found = np.empty(len(positions), np.int64)
+    for i, (cycle, place) in enumerate(zip(cycles.tolist(), places.tolist(), strict=True)):
+        which = int(_epoch(len(pools), seed, cycle)[place])
+        pool = pools[which]
+        epoch, within = divmod(cycle, len(pool))
+        found[i] = pool[_pool_epoch(len(pool), seed, which, epoch)[within]]
+    return found
 
 
 def draws_at(start: int, count: int, seed: int) -> np.ndarray:

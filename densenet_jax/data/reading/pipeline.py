@@ -9,6 +9,7 @@ import dataclasses
 
 import grain
 import jax
+import numpy as np
 from grain.experimental import ThreadPrefetchIterDataset
 from jax.sharding import NamedSharding
 
@@ -78,6 +79,7 @@ def train_batches(
     strict: bool = False,
     later_sizes: tuple[tuple[int, int], ...] = (),
     beside: Rows | None = None,
+    pools: tuple[np.ndarray, ...] = (),
 ) -> Reader:
     """Returns this process's part of an endless stream of global batches.
 
@@ -99,6 +101,8 @@ def train_batches(
         have that size.
       beside: rows for the examples of the split, such as a teacher's logits, which batches contain
         as `teacher`.
+      pools: numbers of the examples of each class, if each is to come equally often; see
+        `subsets.pools`.
 
     Yields:
       {"image": uint8 [b, H, W, C], "label": int32 [b], "bad": int32 [b]} with
@@ -135,6 +139,7 @@ def train_batches(
         seed=seed,
         later_sizes=tuple(later_sizes),
         beside=beside,
+        pools=pools,
     )
     return Reader(batches, workers, start)
 

@@ -72,6 +72,34 @@ def labels(source: Source) -> np.ndarray:
     return np.array([example["label"] for part in parts for example in many(list(part))])
 
 
+def pools(source: Source) -> tuple[np.ndarray, ...]:
+    """Returns the numbers of the examples of each class, int64 [n] each, for balanced batches.
+
+    With several labels there is a pool for each label that is present, and one of the examples
+    without any, if there are some.
+
+    Raises:
+      DataError: a class or label has no examples, or the labels are numbers.
+    """
+    found = labels(source)
+    if source.task == "classification":
+        rows = [np.flatnonzero(found == label) for label in range(source.num_classes)]
+    elif source.task == "multilabel":
+        rows = [np.flatnonzero(column == 1) for column in found.T]
+    else:
+        raise DataError("data.balanced needs classes or labels, but the labels are numbers.")
+    empty = [name for name, own in zip(source.class_names, rows, strict=True) if not len(own)]
+    if empty:
+        raise DataError(
+            f"data.balanced: {source.name} has no examples of {', '.join(empty[:5])}"
+            f"{', ...' * (len(empty) > 5)}; choose the others with data.classes."
+        )
+    if source.task == "multilabel":
+        none = np.flatnonzero((found != 1).all(axis=1))
+        rows += [none] if len(none) else []
+    return tuple(rows)
+
+
 def _take(
     examples: Sequence[dict[str, Any]], rows: np.ndarray, new_labels: np.ndarray
 ) -> Sequence[dict[str, Any]]:

@@ -45,7 +45,8 @@ class MetricsLog:
     """Appends records to a metrics file; a context manager that closes it.
 
     Attributes:
-      last: the last record; None if there is none.
+      last: the last record when the run was resumed; None if there was none.
+      evaluations: the records of evaluations when the run was resumed.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class MetricsLog:
         self._waiting = []
         records = [r for r in read(self._path) if r["step"] <= step]
         self.last: dict[str, Any] | None = records[-1] if records else None
+        self.evaluations = [record for record in records if record.get("split") == "eval"]
         if self._read_only:
             return
         atomic_files.write(self._path, "".join(map(_line, records)))

@@ -50,8 +50,12 @@ def read(workdir: str, config: ml_collections.ConfigDict, step: int) -> Outputs:
             *(path, record["step"], step),
         )
         return plain
-    values = {key: tuple(record[key]) for key in ("scale", "shift", "thresholds")}
-    return dataclasses.replace(plain, **values)
+    return dataclasses.replace(
+        plain,
+        scale=tuple(record["scale"]),
+        shift=tuple(record["shift"]),
+        thresholds=tuple(record["thresholds"]),
+    )
 
 
 def write(workdir: str, record: dict[str, Any]) -> pathlib.Path:
