@@ -9,6 +9,20 @@ from rich.table import Table
 from densenet_jax.tasks.task import Task
 
 WORST = 5  # number of classes that are named
+SHOWN = 40  # largest number of labels or numbers for which each gets a row
+# Titles of the columns of labels and numbers, and the keys of `Task.summary` that they show.
+COLUMNS = {
+    "examples": "examples",
+    "positives": "positives",
+    "AUROC": "auroc",
+    "average precision": "average_precision",
+    "threshold": "threshold",
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
+    "mean absolute error": "mae",
+    "root mean squared error": "rmse",
+    "R²": "r2",
+}
 
 
 def show(record: dict[str, Any], task: Task) -> None:
@@ -55,14 +69,51 @@ def show(record: dict[str, Any], task: Task) -> None:
             markup=False,
             soft_wrap=True,
         )
+    if task.name != "classification" and len(record["classes"]) <= SHOWN:
+        console.print(by_label(record["classes"], task))
+    for metric in task.measured:
+        if interval := record.get("intervals", {}).get(metric.key):
+            low, high = (metric.show({metric.key: bound}) for bound in interval)
+            by = f"drawing {record['groups']} groups" if "groups" in record else "drawing examples"
+            console.print(
+                f"{metric.title} {metric.show(record)}, 95% interval {low} to {high} (bootstrap, "
+                f"{by})",
+                highlight=False,
+            )
     metric = task.measured[0]
     known = [c for c in record["classes"] if metric.value(c) is not None]
     if len(known) > 1:
         worst = sorted(known, key=metric.score)[:WORST]
-        named = ", ".join(f"{row['class']} {metric.show(row, 1)}" for row in worst)
+        digits = 1 if metric.percent else 3
+        named = ", ".join(f"{row['class']} {metric.show(row, digits)}" for row in worst)
         console.print(
-            f"lowest {metric.title}: {named}", highlight=False, markup=False, soft_wrap=True
+            f"worst by {metric.title}: {named}", highlight=False, markup=False, soft_wrap=True
         )
+
+
+def by_label(rows: list[dict[str, Any]], task: Task) -> Table:
+    """Returns a table with a row for each label or number, and 95 % intervals where there are any.
+
+    Args:
+      rows: "classes" of the record.
+      task: the task of the model.
+    """
+    columns = {title: key for title, key in COLUMNS.items() if any(key in row for row in rows)}
+    table = Table(task.several.removesuffix("s"), *columns, box=None)
+    for row in rows:
+        cells = []
+        for key in columns.values():
+            value = row.get(key)
+            text = (
+                "-" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+            )
+            if interval := row.get(f"{key}_interval"):
+                text += f" ({interval[0]:.3g} to {interval[1]:.3g})"
+            cells.append(text)
+        table.add_row(row["class"], *cells)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    return table
 
 
 def show_calibration(record: dict[str, Any]) -> None:

@@ -206,7 +206,7 @@ class DenseNet(nn.Module):
         find_global_pool(self.global_pool)
         if not isinstance(self.freeze_statistics, bool):
             for part in self.freeze_statistics:
-                check_name(part, self.norm_parts, "part in freeze_statistics")
+                check_name("part in freeze_statistics", part, self.norm_parts)
         implementations.check_implementation(self.implementation)
         norm_args = {
             "epsilon": self.norm_epsilon,

@@ -25,11 +25,12 @@ def settle(config: ml_collections.ConfigDict, source: Source) -> None:
     data, weights = config.data, config.class_weights
     if weights == "auto":
         train = train_source(config)
-        config.class_weights = automatic_weights(train, subsets.labels(train))
+        with config.ignore_type():  # from text to numbers
+            config.class_weights = automatic_weights(train, subsets.labels(train))
     elif weights and len(weights) != source.num_classes:
         raise ConfigError(
             f"config.class_weights has {len(weights)} numbers, but {data.name} has "
-            f"{source.num_classes} classes: {_some(source.class_names)}."
+            f"{source.num_classes} outputs: {_some(source.class_names)}."
         )
     if config.task != "regression":
         return

@@ -1,5 +1,6 @@
 """ONNX files: outputs equal JAX's for all batch sizes, and only fast operators are used."""
 
+import dataclasses
 import json
 
 import jax
@@ -9,8 +10,10 @@ import onnxruntime
 import pytest
 
 from densenet_jax import export
+from densenet_jax.export import stablehlo
 from densenet_jax.export.bundle import ExportError
 from densenet_jax.export.onnx import file, int8
+from densenet_jax.tasks.outputs import Outputs
 from tests.export.conftest import NETWORKS, images_of, make_bundle
 
 # Operators that only move data; a network needs none of them after its input.
@@ -103,3 +106,23 @@ def test_int8_without_images_is_refused(cifar, tmp_path):
     given = export.Calibration([], [], None, "", "")
     with pytest.raises(ExportError, match="no images to calibrate"):
         export.export(cifar, "onnx", tmp_path, int8=given)
+
+
+def test_labels_and_numbers_leave_the_graph_as_they_are_meant(cifar):
+    pixels, given = images_of(cifar, 2), cifar.preprocessing
+    images = ((pixels / 255 - np.array(given.mean)) / given.std).astype(np.float32)
+    logits = np.asarray(jax.jit(cifar.model.apply)(cifar.variables, images))
+    scale, shift = tuple(np.linspace(0.5, 2, 7)), tuple(np.linspace(-1, 1, 7))
+    for task, activation in (("multilabel", "sigmoid"), ("regression", "identity")):
+        means = Outputs(task, activation, scale, shift)
+        bundle = dataclasses.replace(cifar, outputs=means)
+        model = file.to_onnx(bundle, preprocess=True)
+        wanted = logits * scale + shift
+        wanted = 1 / (1 + np.exp(-wanted)) if activation == "sigmoid" else wanted
+        np.testing.assert_allclose(run(model, pixels), wanted, atol=1e-5, rtol=1e-5)
+        assert model.graph.output[0].name == means.noun
+        spec = json.loads(next(p.value for p in model.metadata_props if p.key == "densenet_jax"))
+        assert spec["outputs"]["scale"] == list(scale)
+        program, _ = stablehlo.program(bundle, True)
+        np.testing.assert_allclose(jax.jit(program)(pixels), wanted, atol=1e-5, rtol=1e-5)
+        np.testing.assert_allclose(run(file.to_onnx(bundle), images), logits, atol=1e-5, rtol=1e-5)

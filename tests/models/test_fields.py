@@ -8,6 +8,7 @@ import pytest
 from densenet_jax import create_model
 from densenet_jax.benchmark import limits
 from densenet_jax.models import activation, summary
+from densenet_jax.models.parts import part_of
 from densenet_jax.models.variants import identify
 from densenet_jax.weights import Preprocessing, timm_config
 from tests.random_variables import random_variables
@@ -147,3 +148,28 @@ def test_earlier_names_of_implementations_still_work(earlier, now):
         model = create_model("densenet121", **TINY, implementation=name)
         results.append(model.apply(random_variables(model), images()))
     np.testing.assert_array_equal(*results)
+
+
+@pytest.mark.parametrize("frozen", [("stem", "block1"), ("block2",), ("norm",), ()])
+def test_parts_named_in_freeze_statistics_keep_them_and_the_others_do_not(frozen):
+    model = create_model("densenet121", **TINY, freeze_statistics=frozen)
+    variables = random_variables(model)
+    _, new = jax.jit(lambda v, x: model.apply(v, x, train=True, mutable=["batch_stats"]))(
+        variables, images()
+    )
+    before, after = variables["batch_stats"], new["batch_stats"]
+    for module, leaves in before.items():
+        moved = any(
+            (np.asarray(a) != b).any()
+            for a, b in zip(jax.tree.leaves(after[module]), jax.tree.leaves(leaves), strict=True)
+        )
+        assert moved == (part_of(f"{module}/x") not in frozen), module
+
+
+def test_a_part_without_statistics_cannot_keep_them():
+    with pytest.raises(ValueError, match="part in freeze_statistics is 'head'; it must be one of"):
+        jax.eval_shape(
+            create_model("densenet121", **TINY, freeze_statistics=("head",)).init,
+            jax.random.key(0),
+            images(),
+        )

@@ -18,6 +18,7 @@ from densenet_jax.data.sources import imagenet_classes
 from densenet_jax.prediction import output
 from densenet_jax.prediction.output import show
 from densenet_jax.prediction.predict import Answer, PredictError, find, predict
+from densenet_jax.tasks.outputs import Outputs
 from densenet_jax.weights.published import Preprocessing
 
 PREPROCESSING = Preprocessing(16, 1.0, "bilinear", (0.5,), (0.25,))
@@ -193,3 +194,52 @@ def test_a_table_on_a_terminal(monkeypatch):
     assert "75.00%" in text
     assert "[red]bird" in text
     assert "\x1b[31m\udcff" not in text
+
+
+def values_of(tiny, path):
+    """Returns the logits of an image, computed beside `predict`."""
+    (answer,) = ask(tiny, path)
+    image = (answer.image[None] / 255 - 0.5) / 0.25
+    return np.asarray(jax.jit(tiny[0].apply)(tiny[1], image))[0]
+
+
+def test_labels_are_answered_from_their_thresholds_on(tiny, folder, capsys):
+    path = folder / "a.png"
+    chances = 1 / (1 + np.exp(-values_of(tiny, path)))
+    order = np.argsort(-chances)
+    between = float(np.sort(chances)[1:].mean())  # below the greatest of three, above the others
+    labels = Outputs("multilabel", "sigmoid", thresholds=(between,))
+    (answer,) = ask(tiny, path, outputs=labels)
+    assert answer.classes == (order[0],)
+    (every,) = ask(tiny, path, outputs=labels, top=3)
+    assert every.classes == tuple(order)
+    assert every.present == (True, False, False)
+    np.testing.assert_allclose(every.probabilities, chances[order], rtol=1e-4)
+    (nothing,) = ask(tiny, path, outputs=Outputs("multilabel", "sigmoid", thresholds=(1.0,) * 3))
+    assert nothing.classes == ()
+    assert show([nothing]) == 0
+    assert "no label from its threshold on" in capsys.readouterr().out
+    show([every, nothing], "csv")
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [row["present"] for row in rows] == ["1", "0", "0", ""]
+    show([every], "json")
+    found = json.loads(capsys.readouterr().out)["predictions"]
+    assert [row["present"] for row in found] == [True, False, False]
+
+
+def test_numbers_are_answered_in_their_units(tiny, folder, capsys):
+    path = folder / "a.png"
+    units = Outputs("regression", "identity", scale=(10.0, 1.0, 1.0), shift=(50.0, 0.0, 0.0))
+    (answer,) = ask(tiny, path, outputs=units)
+    assert answer.classes == (0, 1, 2)
+    wanted = values_of(tiny, path) * [10, 1, 1] + [50, 0, 0]
+    np.testing.assert_allclose(answer.values, wanted, rtol=1e-4)
+    show([answer], "csv")
+    assert "value" in next(csv.reader(io.StringIO(capsys.readouterr().out)))
+
+
+def test_a_network_whose_outputs_are_not_finite_answers_nothing(tiny, folder):
+    broken = jax.tree.map(lambda x: x * np.float32(np.nan), tiny[1])
+    (answer,) = ask((tiny[0], broken), folder / "a.png")
+    assert answer.error == "the network's outputs are not finite"
+    assert answer.classes == ()

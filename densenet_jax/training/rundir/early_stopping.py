@@ -52,4 +52,5 @@ class EarlyStopping:
         return 0 < self._limit <= self._since
 
     def __str__(self) -> str:
-        return f"{self._since} evaluations without a better {self._metric.title} (early_stopping)"
+        evaluations = "evaluation" if self._since == 1 else "evaluations"
+        return f"{self._since} {evaluations} without a better {self._metric.title} (early_stopping)"
