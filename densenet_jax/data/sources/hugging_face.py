@@ -122,6 +122,7 @@ def _feature(key: str, value: Any) -> Feature | None:
     numeric = str(getattr(inner, "dtype", "")).startswith(("int", "uint", "float", "bool"))
     if names is None and not numeric:
         return None
+    names = ("false", "true") if str(getattr(inner, "dtype", "")) == "bool" else names
     length = getattr(value, "length", -1)
     count = 1 if not several else length if length > 0 else None
     return Feature(key, None if names is None else tuple(names), count, several)

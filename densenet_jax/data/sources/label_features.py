@@ -27,7 +27,7 @@ class Feature(NamedTuple):
 
     Attributes:
       key: its name in a record.
-      names: of its classes; None: its values are numbers.
+      names: of its classes, "false" and "true" for truth values; None: its values are numbers.
       size: values in a record; None: it varies, or is not known.
       several: whether it is a sequence.
     """

@@ -174,7 +174,7 @@ def _label_features(features: Any, keys: Sequence[str]) -> list[Feature]:
         if feature is None:
             continue
         if hasattr(feature, "keys"):  # a dictionary of labels, such as celeb_a's attributes
-            found += _label_features(features, [f"{key}/{step}" for step in feature])
+            found += _label_features(features, [f"{key}/{step}" for step in sorted(feature)])
             continue
         several = hasattr(feature, "feature")
         inner = feature.feature if several else feature
@@ -184,8 +184,10 @@ def _label_features(features: Any, keys: Sequence[str]) -> list[Feature]:
             count = length if length and length > 0 else None
         else:
             count = math.prod(n or 0 for n in feature.shape) or None
-        if names is None and np.dtype(inner.np_dtype).kind not in "biuf":
+        kind = np.dtype(inner.np_dtype).kind
+        if names is None and kind not in "biuf":
             continue
+        names = ("false", "true") if kind == "b" else names
         found.append(Feature(key, names, count, several))
     return found
 
