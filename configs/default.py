@@ -197,16 +197,57 @@ DATA = (
         "data.name",
         "imagenet2012",
         "A TFDS data set; `folder` for images in data_dir/SPLIT/CLASS/* or data_dir/CLASS/*; "
-        "`digits`; `hf:OWNER/NAME` (Hugging Face); `synthetic[:SIZE[:CLASSES]]`, for benchmarks.",
+        "`table` for images that a .csv, .tsv or .parquet file lists; `digits`; "
+        "`hf:OWNER/NAME` (Hugging Face); `synthetic[:SIZE[:CLASSES]]`, for benchmarks.",
     ),
-    Option("data.data_dir", "", "TFDS's data directory, or the folder of images; '': TFDS's own."),
+    Option(
+        "data.data_dir",
+        "",
+        "TFDS's data directory, the folder of images, or the table; '': TFDS's own.",
+    ),
     Option("data.train_split", "train", "Name of the training split."),
     Option("data.eval_split", "validation", "Name of the split that evaluations are made on."),
     Option(
         "data.holdout",
         0.1,
-        "Share of a folder without splits that becomes its validation split.",
+        "Share of a folder or table without splits that becomes its validation split.",
         range=(ABOVE_0, 0.999),
+    ),
+    Option(
+        "data.folds",
+        0,
+        "Cross-validation of a folder or table without splits: number of folds; 0: data.holdout.",
+        range=(0, 10**6),
+    ),
+    Option("data.fold", 0, "The fold that is the validation split, from 0.", (0, 10**6)),
+    Option(
+        "data.group",
+        "",
+        "For folders: a regular expression on an image's path in data_dir; its first parenthesis, "
+        "or else its match, is the image's group, such as a patient. No group is in two splits.",
+    ),
+    Option("data.path_column", "path", "For tables: the column of paths, in the table's folder."),
+    Option(
+        "data.label_columns",
+        ("label",),
+        "For tables, TFDS and Hugging Face: the labels. One column has a class, a number, or for "
+        "multilabel a list such as A|B; several have 1, 0, -1 or blank for each label, or numbers.",
+    ),
+    Option(
+        "data.uncertain",
+        "ignore",
+        "What -1 and a blank cell mean in multilabel: `ignore` (unknown: in no loss and no "
+        "metric), `zero` or `one`.",
+    ),
+    Option(
+        "data.split_column",
+        "",
+        "For tables: its values (train, val, test) name the splits; '': a hash divides the rows.",
+    ),
+    Option(
+        "data.group_column",
+        "",
+        "For tables: the group of each row, such as its patient. No group is in two splits.",
     ),
     Option("data.classes", (), "Classes to use, which become labels 0, 1, ...; (): all."),
     Option(

@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from densenet_jax.data.preparing import building, converting, ilsvrc
 from densenet_jax.data.preparing.shards import Item
 from densenet_jax.data.sources import folders
+from densenet_jax.data.sources.files import Files
 from densenet_jax.data.sources.source import DataError
 
 VERSION = "5.1.0"  # of TFDS's imagenet2012, which has the same layout
@@ -98,9 +99,10 @@ def folder(options: argparse.Namespace) -> pathlib.Path:
         if split == "test" and (one_folder or not (base / "test").is_dir()):
             continue
         source = folders.image_folder(str(base), split, options.holdout)
-        assert isinstance(source.examples, folders.Files)
+        files = source.examples
+        assert isinstance(files, Files)
         splits[split] = [
-            Item(path, os.path.relpath(path, base), label) for path, label in source.examples.files
+            Item(files.path(i), files.paths[i], int(files.labels[i])) for i in range(len(files))
         ]
     infos = building.write(folder, options.name, splits, options, jpeg_only=False)
     features = tfds.features.FeaturesDict(

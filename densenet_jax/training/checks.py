@@ -8,6 +8,7 @@ import ml_collections
 
 from densenet_jax.configs import default
 from densenet_jax.configs._options import ABOVE_0, Option
+from densenet_jax.data.sources.table_labels import UNCERTAIN
 from densenet_jax.models.activation import ACTIVATIONS
 from densenet_jax.models.block.implementations import EARLIER_NAMES, IMPLEMENTATIONS
 from densenet_jax.models.pooling import GLOBAL_POOLS
@@ -24,6 +25,7 @@ from densenet_jax.training.schedules import SCHEDULES, parse_duration
 # their defaults, in configs/default.py.
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float64": jnp.float64}
 CHOICES = {
+    "data.uncertain": tuple(UNCERTAIN),
     "data.interpolation": ("bicubic", "bilinear"),
     "augment.policy": ("", "randaugment", "trivialaugment"),
     "model.stem": tuple(STEMS),

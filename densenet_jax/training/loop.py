@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import ml_collections
 
+from densenet_jax.data.sources import leaks
 from densenet_jax.data.sources.source import Source
 from densenet_jax.training import batches, experiment, run_steps, settings
 from densenet_jax.training import mesh as meshes
@@ -61,6 +62,9 @@ def train_and_evaluate(
             f"{config.data.name}: {config.data.train_split} has {train_source.num_classes} "
             f"classes and {config.data.eval_split} {setup.eval_source.num_classes}."
         )
+    if jax.process_index() == 0:
+        shared = leaks.notes(train_source, setup.eval_source)
+        train_source = dataclasses.replace(train_source, notes=(*train_source.notes, *shared))
     train_source = batches.in_memory(setup, train_source, train=True)
     eval_source = batches.in_memory(setup, setup.eval_source, train=False)
     setup = dataclasses.replace(setup, eval_source=eval_source)

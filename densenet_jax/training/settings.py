@@ -29,15 +29,36 @@ def make_mesh(config: ml_collections.ConfigDict) -> jax.sharding.Mesh:
 
 def train_source(config: ml_collections.ConfigDict) -> Source:
     """Returns the training split, limited to `data.classes` and `data.examples_per_class`."""
-    data = config.data
-    part = (data.classes, data.examples_per_class)
-    return by_name.load(data.name, data.train_split, data.data_dir, data.holdout, *part)
+    return _source(config, config.data.train_split, config.data.examples_per_class)
 
 
 def eval_source(config: ml_collections.ConfigDict) -> Source:
     """Returns the evaluation split, limited to `data.classes`."""
+    return _source(config, config.data.eval_split)
+
+
+def _source(config: ml_collections.ConfigDict, split: str, per_class: int = 0) -> Source:
     data = config.data
-    return by_name.load(data.name, data.eval_split, data.data_dir, data.holdout, data.classes)
+    columns = by_name.Columns(
+        data.path_column,
+        data.label_columns,
+        data.uncertain,
+        data.split_column,
+        data.group_column,
+    )
+    return by_name.load(
+        data.name,
+        split,
+        data.data_dir,
+        data.holdout,
+        data.classes,
+        per_class,
+        task=config.task,
+        columns=columns,
+        group=data.group,
+        folds=data.folds,
+        fold=data.fold,
+    )
 
 
 def build_model(config: ml_collections.ConfigDict) -> nn.Module:

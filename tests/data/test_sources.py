@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tensorflow_datasets import features as tfds_features
 
-from densenet_jax.data.sources import by_name, folders, tfds
+from densenet_jax.data.sources import by_name, folders, splits, tfds
 from densenet_jax.data.sources.source import DataError
 
 from .conftest import as_tfrecord, encode, picture, write_tfds
@@ -56,7 +56,7 @@ def test_one_folder_is_divided_by_a_hash(tmp_path):
         (tmp_path / name).touch()
 
     def split(which, **kwargs):
-        return {path for path, _ in folders.image_folder(tmp_path, which, **kwargs).examples.files}
+        return set(folders.image_folder(tmp_path, which, **kwargs).examples.paths)
 
     train, validation = split("train", holdout=0.25), split("validation", holdout=0.25)
     assert not train & validation
@@ -64,15 +64,15 @@ def test_one_folder_is_divided_by_a_hash(tmp_path):
     assert 15 <= len(validation) <= 45
     (tmp_path / "x" / "new.png").touch()
     moved = split("validation", holdout=0.25) ^ validation
-    assert moved <= {str(tmp_path / "x" / "new.png")}
+    assert moved <= {"x/new.png"}
     # A fixed value, because another hash would move training images to existing validation splits.
-    assert folders._fraction("cat/1.jpg") == pytest.approx(0.195336, abs=1e-6)
+    assert splits.fractions_of(["cat/1.jpg"])[0] == pytest.approx(0.195336, abs=1e-6)
 
 
 def test_folder_mistakes(image_dir, tmp_path):
     fails("data.data_dir is not set", "folder", "train")
     fails("not a folder", "folder", "train", str(tmp_path / "nowhere"))
-    fails("has no folder test; it has train, val", "folder", "test", str(image_dir))
+    fails("has no folder test or testing; it has train, val", "folder", "test", str(image_dir))
     (image_dir / "val" / "bird").mkdir()
     fails("has classes that .* lacks: bird", "folder", "validation", str(image_dir))
     (image_dir / "train" / "bird").mkdir()
@@ -129,8 +129,9 @@ def test_links_are_followed_once_and_left_out_files_are_counted(tmp_path):
     make_images(data / "dog" / "notes.txt", *(store / f"{i}.png" for i in range(5)))
     (data / "cat" / "more").symlink_to(store)
     (store / "loop").symlink_to(data / "cat")
-    found, notes = folders._label(data, ["cat", "dog"], may_lack_classes=False)
-    assert [label for _, label in found] == [0] * 6 + [1]
+    paths, labels, notes = folders._label(data, "", ["cat", "dog"], may_lack_classes=False)
+    assert labels.tolist() == [0] * 6 + [1]
+    assert paths[0] == "cat/1.jpg"
     assert "2 files are left out (1 .tiff, 1 .txt)" in notes[0]
 
 
@@ -191,7 +192,7 @@ def test_tfds_without_labels(tmp_path):
 @pytest.mark.parametrize(
     ("feature", "task"),
     [
-        (tfds_features.Sequence(tfds_features.ClassLabel(names=["a", "b"])), "multi-label"),
+        (tfds_features.Sequence(tfds_features.ClassLabel(names=["a", "b"])), "multilabel"),
         (tfds_features.Scalar(np.float32), "regression"),
         (tfds_features.Tensor(shape=(2,), dtype=np.float32), "regression"),
     ],

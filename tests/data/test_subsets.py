@@ -1,8 +1,11 @@
 """Subsets of classes and of examples per class: the right examples, their order and new labels."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
+from densenet_jax.data.reading import pipeline
 from densenet_jax.data.sources import by_name, subsets
 from densenet_jax.data.sources.source import DataError
 
@@ -48,3 +51,28 @@ def test_records_and_files_are_chosen_without_reading_them_all(tiny, image_dir):
 def test_mistakes_in_the_choice_of_classes(classes, count, words):
     with pytest.raises(DataError, match=words):
         by_name.load("digits", "train", classes=classes, per_class=count)
+
+
+def test_accepted_labels_follow_the_choice_of_classes():
+    whole = by_name.load("digits", "test")
+    sets = [(i % 10, (i + 1) % 10) if i % 3 else () for i in range(len(whole))]
+    part = subsets.choose(dataclasses.replace(whole, accepted=lambda: sets), ("7", "2"))
+    new = {7: 0, 2: 1}
+    rows = np.flatnonzero(np.isin(whole.examples.labels, (7, 2)))
+    assert part.accepted() == [[new[label] for label in sets[row] if label in new] for row in rows]
+
+
+def test_groups_and_columns_follow_the_choice():
+    whole = by_name.load("digits", "test")
+    names = [str(i) for i in range(len(whole))]
+    whole = dataclasses.replace(whole, groups=names, columns={"row": names})
+    part = subsets.choose(whole, ("7",))
+    rows = np.flatnonzero(whole.examples.labels == 7)
+    assert list(part.groups) == list(part.columns["row"]) == [names[row] for row in rows]
+
+
+def test_an_unreadable_file_of_a_subset_in_memory_is_named_by_its_path(image_dir):
+    (image_dir / "train" / "dog" / "1.jpg").write_bytes(b"no image")
+    part = by_name.load("folder", "train", str(image_dir), classes=("dog",))
+    with pytest.raises(DataError, match=r"train/dog/1\.jpg: "):
+        pipeline.in_memory(part, image_size=8, strict=True)

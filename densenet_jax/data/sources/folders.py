@@ -1,88 +1,81 @@
 """Data sets of image files, in one folder for each class."""
 
 import collections
-import hashlib
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NoReturn
+import re
+from collections.abc import Sequence
 
+import numpy as np
+
+from densenet_jax.data.sources import beside, splits
+from densenet_jax.data.sources.columns import Column
+from densenet_jax.data.sources.files import IMAGE_SUFFIXES, Files, refuse, walk
 from densenet_jax.data.sources.source import DataError, Source
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
-# Names of split folders, in any capitals, the preferred ones first.
-SPLIT_ALIASES = {
-    "validation": ("validation", "val", "valid", "test", "testing"),
-    "train": ("train", "training"),
-}
+from densenet_jax.data.sources.splits import SPLIT_ALIASES, Division
 
 
-class Files(Sequence[dict[str, Any]]):
-    """Examples in files, which are read when an example is requested.
-
-    Attributes:
-      files: [(path, label), ...], one pair for each example.
-    """
-
-    def __init__(self, files: list[tuple[str, int]]):
-        self.files = files
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, i: Any) -> Any:
-        path, label = self.files[i]
-        return {"image": pathlib.Path(path).read_bytes(), "label": label}
-
-    def path(self, i: int) -> str:
-        """Returns the path of example i, for messages."""
-        return self.files[i][0]
-
-    @property
-    def labels(self) -> list[int]:
-        """The labels of all examples, in their order."""
-        return [label for _, label in self.files]
-
-
-def image_folder(root: str, split: str, holdout: float = 0.1) -> Source:
+def image_folder(
+    root: str,
+    split: str,
+    holdout: float = 0.1,
+    *,
+    group: str = "",
+    folds: int = 0,
+    fold: int = 0,
+) -> Source:
     """Returns the images of `root/SPLIT/CLASS/*`, or a part of the images of `root/CLASS/*`.
 
     Classes are numbered in the order of their names. If `root` has no folders of splits, a hash of
-    CLASS/FILE divides its images: a share `holdout` is the validation split, the rest the training
-    split. An image therefore stays in its split when other images are added or removed.
+    CLASS/FILE, or of the image's group, divides its images: a share `holdout`, or a fold, is the
+    validation split, the rest the training split. An image therefore stays in its split when other
+    images are added or removed.
 
     Args:
       root: the folder; `~` is the home directory.
-      split: "train", "validation" (also in a folder `val`, `valid` or `test`), or the name of a
-        folder in `root`.
+      split: "train", "validation" (also in a folder `val` or `valid`, or else `test`), or the name
+        of a folder in `root`.
       holdout: share of the validation split of a folder without splits, between 0 and 1.
+      group: regular expression that finds the group of an image, such as its patient, in its path
+        relative to `root`, with forward slashes: the first parenthesis, or else the whole match.
+        No group is in two splits. "": every image is a group of its own.
+      folds: number of folds of a cross-validation of a folder without splits; 0: holdout.
+      fold: number of the fold that is the validation split, from 0.
 
     Raises:
-      DataError: a folder is missing, empty or not readable, or a class is not in the training
-        split.
+      DataError: a folder is missing, empty or not readable, a class is not in the training split,
+        an image has no group, or a group is in two splits.
     """
     if not root:
         raise DataError(
             "data.name is 'folder', but data.data_dir is not set; "
             "add --config.data.data_dir=DIR, with images in DIR/train/CLASS/*.jpg."
         )
-    base = pathlib.Path(root).expanduser()
+    base, division = pathlib.Path(root).expanduser(), Division(holdout, folds, fold)
     if not base.is_dir():
         raise DataError(
             f"{root} is not a folder; set data.data_dir to a folder that contains "
-            "train/CLASS/*.jpg or CLASS/*.jpg."
+            "train/CLASS/*.jpg or CLASS/*.jpg (--config.data.name=table takes a file of labels)."
         )
-    folder, train = _split_folder(base, split), _split_folder(base, "train")
-    if folder is None and train is None:
-        return _part_of_one_folder(base, split, holdout)
-    if folder is None:
+    pattern = _pattern(group)
+    there = _subfolders(base)
+    name, notes = splits.find(split, there, str(base))
+    train, _ = splits.find("train", there, str(base))
+    if name is None and train is None:
+        return _part_of_one_folder(base, split, division, pattern)
+    if name is None:
         names = SPLIT_ALIASES.get(split, (split,))
         raise DataError(
-            f"{root} has no folder {' or '.join(names)}; it has {', '.join(_folders(base))}. "
+            f"{root} has no folder {' or '.join(names)}; it has {', '.join(there)}. "
             "Add the folder, or choose another split."
         )
+    if folds:
+        raise DataError(
+            f"data.folds={folds} divides a folder without splits, but {base} has the split {name}; "
+            "set data.data_dir to a folder of classes, or data.folds to 0."
+        )
+    folder, class_root = base / name, base / (train or name)
     # The training split defines the classes, so that a label means the same class in all splits.
-    class_root = folder if train is None else train
     classes = _classes(class_root)
     unknown = sorted(set(_folders(folder)) - set(classes))
     if unknown:
@@ -90,32 +83,47 @@ def image_folder(root: str, split: str, holdout: float = 0.1) -> Source:
             f"{folder} has classes that {class_root} lacks: {', '.join(unknown)}. Add them there, "
             "or remove them here."
         )
-    files, notes = _label(folder, classes, may_lack_classes=folder != class_root)
-    if folder.name.lower() in ("test", "testing") and split == "validation":
-        notes = (
-            f"there is no validation folder: {folder} chooses the best checkpoint, so its "
-            "accuracy is not that of unseen images",
-            *notes,
+    paths, labels, left_out = _label(base, name, classes, may_lack_classes=folder != class_root)
+    groups = None
+    if pattern is not None:
+        groups = _groups(base, paths, pattern)
+        others = [other for other in there if other != name and _is_split(other)]
+        listed = {other: _label(base, other, classes, may_lack_classes=True)[0] for other in others}
+        splits.check_groups(
+            [*groups, *(g for found in listed.values() for g in _groups(base, found, pattern))],
+            [name] * len(paths) + [other for other, found in listed.items() for _ in found],
+            str(base),
         )
-    return Source(Files(files), tuple(classes), str(folder), notes=notes)
+    files = Files(str(base), paths, labels)
+    return Source(files, tuple(classes), str(folder), notes=(*notes, *left_out), groups=groups)
 
 
-def _split_folder(base: pathlib.Path, split: str) -> pathlib.Path | None:
-    """Returns the folder of a split, whatever its capitals; None if there is none.
+def _is_split(name: str) -> bool:
+    """Whether a folder has the name of a split."""
+    return any(name.lower() in names for names in SPLIT_ALIASES.values())
 
-    Raises:
-      DataError: several folders differ only in their capitals.
-    """
-    there = _subfolders(base)
-    for name in SPLIT_ALIASES.get(split, (split,)):
-        found = [folder for folder in there if folder.lower() == name.lower()]
-        if len(found) > 1:
+
+def _pattern(group: str) -> re.Pattern[str] | None:
+    """Returns the compiled pattern of groups; raises DataError if it is none."""
+    try:
+        return re.compile(group) if group else None
+    except re.error as e:
+        raise DataError(f"data.group={group!r} is not a regular expression: {e}.") from None
+
+
+def _groups(base: pathlib.Path, paths: Sequence[str], pattern: re.Pattern[str]) -> Column:
+    """Returns the group of each path; raises DataError for the first path without one."""
+    groups = []
+    for path in paths:
+        match = pattern.search(path.replace(os.sep, "/"))
+        found = match and match[1 if pattern.groups else 0]
+        if not found:
             raise DataError(
-                f"{base} has {' and '.join(found)}; leave one folder for the {split} split."
+                f"data.group={pattern.pattern!r} finds no group in {path} (in {base}); change the "
+                "expression so that it finds one in every path."
             )
-        if found:
-            return base / found[0]
-    return None
+        groups.append(found)
+    return Column.of(groups)
 
 
 def _classes(folder: pathlib.Path) -> list[str]:
@@ -146,40 +154,22 @@ def _classes(folder: pathlib.Path) -> list[str]:
     return classes
 
 
-def _part_of_one_folder(base: pathlib.Path, split: str, holdout: float) -> Source:
-    if split not in SPLIT_ALIASES:
-        raise DataError(
-            f"{base} has no folder {split}. A folder without splits is divided into 'train' and "
-            "'validation'; choose one of them."
-        )
-    if not 0 < holdout < 1:
-        raise DataError(f"data.holdout is {holdout}; set it to a share between 0 and 1.")
+def _part_of_one_folder(
+    base: pathlib.Path, split: str, division: Division, pattern: re.Pattern[str] | None
+) -> Source:
+    beside.check(base)
     classes = _classes(base)
-    held_out = split == "validation"
-    found, notes = _label(base, classes, may_lack_classes=False)
-    fractions = [_fraction(os.path.relpath(path, base)) for path, _ in found]
-    # The image with the largest hash of each class is for training, so that no class lacks one.
-    largest = [0.0] * len(classes)
-    for fraction, (_, label) in zip(fractions, found, strict=True):
-        largest[label] = max(largest[label], fraction)
-    files = [
-        (path, label)
-        for fraction, (path, label) in zip(fractions, found, strict=True)
-        if (fraction < holdout and fraction < largest[label]) == held_out
-    ]
-    if not files:
-        raise DataError(
-            f"The {split} split of {base} is empty with data.holdout={holdout}; choose another "
-            "share, or divide the images into the folders train and val."
-        )
-    notes = (f"the {split} split is a part of {base} (data.holdout={holdout:g})", *notes)
-    return Source(Files(files), tuple(classes), f"{base} ({split})", notes=notes)
-
-
-def _fraction(path: str) -> float:
-    """Returns the hash of a relative path as a number from 0 to 1, the same on all systems."""
-    name = path.replace(os.sep, "/").encode("utf-8", "surrogateescape")
-    return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "big") / 2**64
+    paths, labels, left_out = _label(base, "", classes, may_lack_classes=False)
+    groups = None if pattern is None else _groups(base, paths, pattern)
+    keys = Column.of(path.replace(os.sep, "/") for path in paths) if groups is None else groups
+    rows, notes = splits.rows_of_part(split, keys, labels, classes, division, str(base))
+    return Source(
+        Files(str(base), paths, labels).take(rows, labels[rows]),
+        tuple(classes),
+        f"{base} ({split})",
+        notes=(*notes, *left_out),
+        groups=groups and groups.take(rows),
+    )
 
 
 def _subfolders(base: pathlib.Path, alone: bool = False) -> list[str]:
@@ -214,66 +204,53 @@ def _folders(base: pathlib.Path) -> list[str]:
 
 
 def _label(
-    folder: pathlib.Path, classes: list[str], may_lack_classes: bool
-) -> tuple[list[tuple[str, int]], tuple[str, ...]]:
-    """Returns [(path, label), ...] of all images, and notes about the files that are left out.
-
-    The order is that of class and file names.
+    base: pathlib.Path, split: str, classes: list[str], may_lack_classes: bool
+) -> tuple[list[str], np.ndarray, tuple[str, ...]]:
+    """Returns the paths of all images of a split, their labels, and notes about files left out.
 
     Args:
-      folder: contains a folder for each class, which may have folders of its own; links are
-        followed.
+      base: paths are relative to it.
+      split: name of its folder of the split, which contains a folder for each class; "": `base`
+        itself does. Class folders may have folders of their own; links are followed.
       classes: names of the classes in label order.
       may_lack_classes: whether a class may have no images.
+
+    Returns:
+      the paths in the order of class and file names, int32 [N], and the notes.
     """
-
-    def refuse(error: OSError) -> NoReturn:
-        raise DataError(f"The folder {error.filename} cannot be read: {error.strerror}.")
-
-    files: list[tuple[str, int]] = []
+    folder, root = base / split, str(base)
+    paths: list[str] = []
+    counts = []
     left_out: collections.Counter[str] = collections.Counter()
-    for label, name in enumerate(classes):
-        if may_lack_classes and not (folder / name).is_dir():
-            continue
-        paths = []
-        for parent, children in _walk(folder / name, refuse):
-            for file in children:
-                if file[0] == ".":
-                    continue
-                if file.lower().endswith(IMAGE_SUFFIXES):
-                    paths.append(os.path.join(parent, file))
-                else:
-                    left_out[os.path.splitext(file)[1].lower() or "without suffix"] += 1
-        paths.sort()
-        if not paths and not may_lack_classes:
+    for name in classes:
+        own: list[str] = []
+        if not may_lack_classes or (folder / name).is_dir():
+            # Joined as text, because every path must begin with `root`, even if that is ".".
+            for parent, children in walk(os.path.join(root, split, name), refuse):
+                for file in children:
+                    if file[0] == ".":
+                        continue
+                    if file.lower().endswith(IMAGE_SUFFIXES):
+                        own.append(os.path.join(parent, file))
+                    else:
+                        left_out[os.path.splitext(file)[1].lower() or "without suffix"] += 1
+        own.sort()
+        if not own and not may_lack_classes:
             raise DataError(
                 f"The class folder {folder / name} has no images ({', '.join(IMAGE_SUFFIXES)}); "
                 "add images, or remove the folder."
             )
-        files += [(path, label) for path in paths]
-    if not files:
+        paths += [path[len(root) :].lstrip(os.sep) for path in own]
+        counts.append(len(own))
+    if not paths:
         raise DataError(f"{folder} has no images ({', '.join(IMAGE_SUFFIXES)}).")
+    labels = np.repeat(np.arange(len(classes), dtype=np.int32), counts)
     if not left_out:
-        return files, ()
+        return paths, labels, ()
     ranked = sorted(left_out.items(), key=lambda item: (-item[1], item[0]))[:5]
     kinds = ", ".join(f"{count} {suffix}" for suffix, count in ranked)
-    return files, (
+    note = (
         f"{folder}: {sum(left_out.values())} files are left out ({kinds}); images end in "
-        f"{', '.join(IMAGE_SUFFIXES)}",
+        f"{', '.join(IMAGE_SUFFIXES)}"
     )
-
-
-def _walk(
-    folder: pathlib.Path, refuse: Callable[[OSError], NoReturn]
-) -> Iterator[tuple[str, list[str]]]:
-    """Yields (folder, names of its files) of a folder and all below; each link is followed once."""
-    seen = {os.path.realpath(folder)}
-    for parent, children, files in os.walk(folder, onerror=refuse, followlinks=True):
-        new = []
-        for child in children:
-            real = os.path.realpath(os.path.join(parent, child))
-            if real not in seen:
-                seen.add(real)
-                new.append(child)
-        children[:] = new
-        yield parent, files
+    return paths, labels, (note,)

@@ -1,26 +1,31 @@
 """Subsets of a data set for transfer and few-shot learning: some classes, some examples of each."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+import functools
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
+from densenet_jax.data.sources.columns import Column
+from densenet_jax.data.sources.files import Files
 from densenet_jax.data.sources.source import Arrays, DataError, Source
 
 READ_TOGETHER = 1024  # records read at once when the labels must be read from the records
 
 
 def choose(source: Source, classes: Sequence[str] = (), per_class: int = 0) -> Source:
-    """Returns a source with some of the examples, in their original order.
+    """Returns a source with some of the classes and examples, in their original order.
 
     Args:
       source: the whole split.
-      classes: names of the classes to keep, which become labels 0, 1, ... in this order; (): all.
+      classes: names of the classes to keep, which become labels 0, 1, ... in this order; of several
+        labels or numbers, those to keep for every example; (): all.
       per_class: number of examples of each class to keep, the first ones of the split; 0: all.
 
     Raises:
-      DataError: a class is unknown, named twice, or has too few examples.
+      DataError: a class is unknown, named twice, or has too few examples, or examples do not have
+        one class each.
     """
     if not classes and not per_class:
         return source
@@ -35,9 +40,23 @@ def choose(source: Source, classes: Sequence[str] = (), per_class: int = 0) -> S
         raise DataError(
             f"data.classes names a class twice: {', '.join(names)}. Name each class once."
         )
+    numbers = [source.class_names.index(name) for name in names]
     found = labels(source)
+    if source.task != "classification":
+        if per_class:
+            raise DataError(
+                f"data.examples_per_class={per_class} needs one class for each example, but the "
+                f"task is {source.task}; set it to 0."
+            )
+        if np.isnan(found[:, numbers]).all():
+            raise DataError(
+                f"{source.name} has no known label of {', '.join(names)}; change data.classes."
+            )
+        title = f"{source.name}, {len(names)} of {source.num_classes} labels"
+        rows = np.arange(len(source))
+        return _part(source, rows, found[:, numbers], names, title)
     new_label = np.full(source.num_classes, -1, np.int32)
-    new_label[[source.class_names.index(name) for name in names]] = np.arange(len(names))
+    new_label[numbers] = np.arange(len(names))
     renamed = new_label[found]
     rows_of = [np.flatnonzero(renamed == label)[: per_class or None] for label in range(len(names))]
     for name, own in zip(names, rows_of, strict=True):
@@ -49,19 +68,45 @@ def choose(source: Source, classes: Sequence[str] = (), per_class: int = 0) -> S
             )
     rows = np.sort(np.concatenate(rows_of))
     title = f"{source.name}, {len(rows)} examples of {len(names)} classes"
+    part = _part(source, rows, renamed[rows], names, title)
+    if source.accepted is None:
+        return part
+    accepted = functools.partial(_accepted, source.accepted, rows, new_label)
+    return dataclasses.replace(part, accepted=accepted)
+
+
+def _part(
+    source: Source, rows: np.ndarray, new_labels: np.ndarray, names: tuple[str, ...], title: str
+) -> Source:
+    """Returns the examples `rows` [M] of a source, with new labels [M] or [M, L]."""
+    groups = None if source.groups is None else Column.of(source.groups).take(rows)
     return dataclasses.replace(
         source,
-        examples=_take(source.examples, rows, renamed[rows]),
+        examples=_take(source.examples, rows, new_labels),
         class_names=names,
         name=title,
         accepted=None,
-        groups=None if source.groups is None else [source.groups[row] for row in rows],
-        columns={name: [column[row] for row in rows] for name, column in source.columns.items()},
+        groups=groups,
+        columns={name: Column.of(cells).take(rows) for name, cells in source.columns.items()},
     )
 
 
+def _accepted(
+    accepted: Callable[[], Sequence[Sequence[int]]], rows: np.ndarray, new_label: np.ndarray
+) -> list[list[int]]:
+    """Returns the right labels of the examples `rows` by their new numbers, without those left out.
+
+    Args:
+      accepted: returns those of all examples.
+      rows: int [M].
+      new_label: of each class, -1 if it is left out.
+    """
+    sets = accepted()
+    return [[int(new) for new in new_label[list(sets[row])] if new >= 0] for row in rows]
+
+
 def labels(source: Source) -> np.ndarray:
-    """Returns the labels of all examples, int [N]; reads the whole split if that is necessary."""
+    """Returns the labels of all examples, [N] or [N, L]; reads the whole split if necessary."""
     known = getattr(source.examples, "labels", None)
     if known is not None:
         return np.asarray(known)
@@ -103,12 +148,13 @@ def pools(source: Source) -> tuple[np.ndarray, ...]:
 def _take(
     examples: Sequence[dict[str, Any]], rows: np.ndarray, new_labels: np.ndarray
 ) -> Sequence[dict[str, Any]]:
-    """Returns the examples `rows` [N], with the labels `new_labels` [N]."""
+    """Returns the examples `rows` [M], with the labels `new_labels`, [M] or [M, L]."""
     if isinstance(examples, Arrays):
         bad = None if examples.bad is None else examples.bad[rows]
         return Arrays(examples.images[rows], new_labels, bad)
-    kind = _ChosenFiles if hasattr(examples, "path") else _Chosen
-    return kind(examples, rows, new_labels)
+    if isinstance(examples, Files):
+        return examples.take(rows, new_labels)
+    return _Chosen(examples, rows, new_labels)
 
 
 class _Chosen(Sequence[dict[str, Any]]):
@@ -121,22 +167,17 @@ class _Chosen(Sequence[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self.rows)
 
+    def _label(self, i: int) -> Any:
+        label = self.labels[i]
+        return label if label.ndim else int(label)
+
     def __getitem__(self, i: Any) -> Any:
-        return {**self.examples[int(self.rows[i])], "label": int(self.labels[i])}
+        return {**self.examples[int(self.rows[i])], "label": self._label(i)}
 
     def __getitems__(self, numbers: Iterable[int]) -> list[dict[str, Any]]:
         rows = [int(self.rows[i]) for i in numbers]
         many = getattr(self.examples, "__getitems__", None)
         found = many(rows) if many else [self.examples[row] for row in rows]
         return [
-            {**example, "label": int(self.labels[i])}
-            for i, example in zip(numbers, found, strict=True)
+            {**example, "label": self._label(i)} for i, example in zip(numbers, found, strict=True)
         ]
-
-
-class _ChosenFiles(_Chosen):
-    """Chosen examples that are files, whose paths are used in messages."""
-
-    def path(self, i: int) -> str:
-        """Returns the path of example i, for messages."""
-        return self.examples.path(int(self.rows[i]))

@@ -4,11 +4,16 @@ import contextlib
 import difflib
 import functools
 import logging
+import math
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
+from densenet_jax.data.sources.label_features import Feature, Part, parts, unsuitable
 from densenet_jax.data.sources.source import DataError, Source
+from densenet_jax.data.sources.tables import DEFAULT, Columns
 
 
 class _Records(Sequence[dict[str, Any]]):
@@ -20,11 +25,12 @@ class _Records(Sequence[dict[str, Any]]):
     Attributes:
       records: TFDS's sequence of serialised `tf.train.Example`.
       name: of the data set and split.
-      label: name of the feature that is the label.
+      label: name of the feature that is the class.
+      parts: what converts features to the labels of another task than classification.
     """
 
-    def __init__(self, records: Any, name: str, label: str = "label"):
-        self.records, self.name, self.label = records, name, label
+    def __init__(self, records: Any, name: str, label: str = "label", parts: Sequence[Part] = ()):
+        self.records, self.name, self.label, self.parts = records, name, label, parts
 
     def __len__(self) -> int:
         return len(self.records)
@@ -37,8 +43,11 @@ class _Records(Sequence[dict[str, Any]]):
 
     def _parse(self, record: bytes) -> dict[str, Any]:
         features = _features(record)
-        label = features[self.label].int64_list.value[0]
-        return {"image": features["image"].bytes_list.value[0], "label": label}
+        image = features["image"].bytes_list.value[0]
+        if not self.parts:
+            return {"image": image, "label": features[self.label].int64_list.value[0]}
+        labels = [part(_values(features[part.feature.key])) for part in self.parts]
+        return {"image": image, "label": np.concatenate(labels)}
 
     def several(self, feature: str) -> list[tuple[int, ...]]:
         """Returns the values of an integer feature with several values, for every example."""
@@ -50,6 +59,12 @@ def _features(record: bytes) -> Mapping[str, Any]:
     return _example_type().FromString(record).features.feature
 
 
+def _values(feature: Any) -> Sequence[float]:
+    """Returns the numbers of a `tf.train.Feature`."""
+    numbers: Sequence[float] = feature.int64_list.value or feature.float_list.value
+    return numbers
+
+
 @functools.cache  # looking it up for every record takes longer than parsing the record
 def _example_type() -> Any:
     """Returns the class `tf.train.Example`."""
@@ -58,17 +73,27 @@ def _example_type() -> Any:
     return tf_example_pb2.Example
 
 
-def tfds_source(name: str, split: str, data_dir: str = "") -> Source:
+def tfds_source(
+    name: str,
+    split: str,
+    data_dir: str = "",
+    task: str = "classification",
+    columns: Columns = DEFAULT,
+) -> Source:
     """Returns a split of a data set of TFDS.
 
     Args:
       name: `NAME`, `NAME/CONFIG` or `NAME:VERSION`.
       split: name of the split, or a slice such as `train[:90%]`.
       data_dir: TFDS's data directory, on a disk or a mounted bucket; "": TFDS's default.
+      task: "classification", "multilabel" or "regression".
+      columns: `label_columns` are the names of the label features, with slashes for features of
+        features (`attributes/Smiling`, or `attributes` for all of them); `uncertain` is what
+        uncertain labels mean.
 
     Raises:
       DataError: TFDS does not know the data set, it is not prepared as ArrayRecord, it has no
-        `image` or `label`, it has no such split, or it cannot be read.
+        image or label, its labels suit another task, it has no such split, or it cannot be read.
     """
     import tensorflow_datasets as tfds
 
@@ -94,19 +119,18 @@ def tfds_source(name: str, split: str, data_dir: str = "") -> Source:
         )
     features = builder.info.features
     # The data set imagenet2012_real has the ReaL labels in addition to the original ones.
-    label = "original_label" if "real_label" in features else "label"
-    if not {"image", label} <= set(features):
+    real = "real_label" in features and columns.label_columns == DEFAULT.label_columns
+    found = _label_features(features, ("original_label",) if real else columns.label_columns)
+    if "image" not in features or not found:
         raise DataError(
             f"{name} has the features {', '.join(sorted(features))}; image classification needs "
-            "'image' and 'label'. Choose another data set."
+            "'image' and 'label'. Name other labels with --config.data.label_columns, or choose "
+            "another data set."
         )
-    if not isinstance(features[label], tfds.features.ClassLabel):
-        kind = type(features[label]).__name__
-        task = "regression" if kind in ("Scalar", "Tensor") else "multi-label classification"
-        raise DataError(
-            f"The feature {label!r} of {name} is a {kind}, not one class for each image: its task "
-            f"is {task}, and config.task is classification. Choose a data set with a ClassLabel."
-        )
+    first = found[0]
+    if task == "classification" and (len(found) > 1 or first.task != task):
+        several = first._replace(several=True, key=", ".join(f.key for f in found))
+        raise unsuitable(several if len(found) > 1 else first, task, name)
     if split.split("[")[0] not in builder.info.splits:
         raise DataError(
             f"{name} in {root} has no split {split!r}; it has "
@@ -120,10 +144,52 @@ def tfds_source(name: str, split: str, data_dir: str = "") -> Source:
         source = builder.as_data_source(split=split)
     except (OSError, RuntimeError, ValueError) as e:  # ArrayRecord raises RuntimeError
         raise DataError(f"{name} in {builder.data_path} cannot be opened: {e}") from e
-    title = f"{name} {split}"
-    records = _Records(source.data_source, title, label)
-    accepted = functools.partial(records.several, "real_label") if label != "label" else None
-    return Source(records, tuple(features[label].names), title, accepted)
+    title, records = f"{name} {split}", source.data_source
+    notes: tuple[str, ...] = ()
+    if hasattr(features["image"], "feature"):  # a sequence of images
+        notes = (f"{title}: an example has several images; its first one is used",)
+    if task == "classification":
+        examples = _Records(records, title, first.key)
+        accepted = functools.partial(examples.several, "real_label") if real else None
+        return Source(examples, first.names or (), title, accepted, notes)
+    made = parts(
+        found, task, columns.uncertain, name, lambda key: _values(_features(records[0])[key])
+    )
+    names = tuple(label for part in made for label in part.names)
+    return Source(_Records(records, title, parts=made), names, title, notes=notes, task=task)
+
+
+def _label_features(features: Any, keys: Sequence[str]) -> list[Feature]:
+    """Returns the features that hold labels, without those that do not exist.
+
+    Args:
+      features: TFDS's features of a data set.
+      keys: names, with slashes for features of features.
+    """
+    found = []
+    for key in keys:
+        feature = features
+        for step in key.split("/"):
+            feature = feature[step] if hasattr(feature, "keys") and step in feature else None
+        if feature is None:
+            continue
+        if hasattr(feature, "keys"):  # a dictionary of labels, such as celeb_a's attributes
+            found += _label_features(features, [f"{key}/{step}" for step in sorted(feature)])
+            continue
+        several = hasattr(feature, "feature")
+        inner = feature.feature if several else feature
+        names = tuple(inner.names) if hasattr(inner, "names") else None
+        length = getattr(feature, "_length", None)
+        if several:
+            count = length if length and length > 0 else None
+        else:
+            count = math.prod(n or 0 for n in feature.shape) or None
+        kind = np.dtype(inner.np_dtype).kind
+        if names is None and kind not in "biuf":
+            continue
+        names = ("false", "true") if kind == "b" else names
+        found.append(Feature(key, names, count, several))
+    return found
 
 
 def _builder(tfds: Any, name: str, where: pathlib.Path | None) -> Any:
@@ -142,6 +208,7 @@ def _builder(tfds: Any, name: str, where: pathlib.Path | None) -> Any:
             "digits",
             "folder",
             "synthetic",
+            "table",
         ]
         near = difflib.get_close_matches(name.split(":")[0], names, n=3)
         hint = f" (did you mean {' or '.join(near)}?)" if near else ""
