@@ -21,7 +21,9 @@ from densenet_jax.benchmark.measure import benchmark as measure
 from densenet_jax.cli.invocation import program
 from densenet_jax.data.sources.source import DataError
 from densenet_jax.evaluation import calibrate as calibration
-from densenet_jax.evaluation import per_example, splits, tables
+from densenet_jax.evaluation import features, per_example, splits, tables
+from densenet_jax.evaluation import folds as cross_validation
+from densenet_jax.evaluation import outside as ood
 from densenet_jax.export.bundle import ExportError
 from densenet_jax.export.onnx import calibration as calibrating
 from densenet_jax.models import summary
@@ -38,6 +40,7 @@ from densenet_jax.training import experiment, settings, teacher_logits
 from densenet_jax.training import mesh as meshes
 from densenet_jax.training.errors import CheckpointError, ConfigError
 from densenet_jax.training.eval_loop import Evaluated
+from densenet_jax.training.jobs import lr_range
 from densenet_jax.training.jobs import sweep as sweeps
 from densenet_jax.training.loop import train_and_evaluate
 from densenet_jax.training.rundir import atomic_files, run_classes, run_outputs, run_weights
@@ -57,7 +60,11 @@ USER_ERRORS = (
 
 
 def train(
-    config: ml_collections.ConfigDict, workdir: str | None, name: str, sweep: str | None = None
+    config: ml_collections.ConfigDict,
+    workdir: str | None,
+    name: str,
+    sweep: str | None = None,
+    folds: str | None = None,
 ) -> None:
     """Trains, writes the report, and prints the paths of all files and the next commands.
 
@@ -66,7 +73,11 @@ def train(
       workdir: the run's directory; None: runs/NAME (runs/NAME-sweep for a sweep).
       name: the configuration's name.
       sweep: the grid of --sweep; None: a single run.
+      folds: number of the folds of a cross-validation, with a run for each; None: none.
     """
+    if folds is not None:
+        cross_validate(config, workdir or f"runs/{name}-folds", folds, sweep)
+        return
     workdir = workdir or (f"runs/{name}-sweep" if sweep else f"runs/{name}")
     if sweep:
         sweeps.sweep(config, workdir, sweep, lambda folder: [reports.LiveReport(folder)])
@@ -87,6 +98,115 @@ def train(
         f"  {program()} evaluate --workdir={workdir}\n"
         f"  {program()} --workdir={workdir} --config.{longer}    # continues"
     )
+
+
+def cross_validate(
+    config: ml_collections.ConfigDict, workdir: str, folds: str, sweep: str | None
+) -> None:
+    """Trains a run for each fold, evaluates each on its own part, and prints the summary.
+
+    Started again it continues. Writes folds.json into the directory.
+
+    Args:
+      config: the configuration that the runs share.
+      workdir: of the cross-validation, which holds those of its runs.
+      folds: their number.
+      sweep: must be None.
+
+    Raises:
+      ConfigError: the number cannot be used, or there is a sweep, too.
+    """
+    if sweep or not folds.isdecimal() or not 2 <= int(folds) <= 1000:
+        raise ConfigError(f"--folds={folds} must be a number of at least 2, without --sweep.")
+    config = config.copy_and_resolve_references()
+    config.data.folds = int(folds)
+    runs = sweeps.plan(config, {"data.fold": list(range(int(folds)))}, workdir)
+    found = []
+    for one in runs:
+        print(f"fold {one.values['data.fold']} of {folds}: {one.workdir}", flush=True)
+        folder = str(one.workdir)
+        train_and_evaluate(one.config, folder, [reports.LiveReport(folder)])
+        setup, variables, _ = open_run(run_weights.read_config(folder), folder, "best")
+        variables = meshes.on_every_device(variables, setup.mesh)
+        with jax.set_mesh(setup.mesh):
+            found.append(splits.assess(setup, variables)[0])
+    record = cross_validation.summarize(setup.task, found)
+    path = pathlib.Path(workdir) / "folds.json"
+    if jax.process_index() == 0:
+        atomic_files.write(path, json.dumps(finite(record), indent=2) + "\n")
+        print(cross_validation.describe(setup.task, record, path))
+
+
+def find_lr(config: ml_collections.ConfigDict, workdir: str | None, name: str) -> None:
+    """Prints the learning rate at which the loss falls fastest, and writes a plot.
+
+    Args:
+      config: the configuration.
+      workdir: where find_lr.json and find_lr.svg are written; None: runs/NAME-find_lr.
+      name: the configuration's name.
+    """
+    found = lr_range.test(config)
+    paths = lr_range.write(found, pathlib.Path(workdir or f"runs/{name}-find_lr"))
+    first, last = found["learning_rate"][0], found["learning_rate"][-1]
+    print(f"learning rates from {first:.2g} to {last:.2g} in {len(found['loss'])} steps")
+    if found["suggestion"] is None:
+        print("the loss never fell: there is no suggestion")
+    else:
+        print(
+            f"the loss falls fastest at {found['suggestion']:.2g}: a good peak for a schedule with "
+            f"a warm-up, --config.optimizer.learning_rate={found['suggestion']:.2g}"
+        )
+    print(f"written: {paths[0]}, {paths[1]}")
+
+
+def embed(
+    config: ml_collections.ConfigDict,
+    workdir: str | None,
+    name: str,
+    checkpoint: str,
+    output: str | None,
+    block: str,
+) -> None:
+    """Writes pooled features of both splits, and prints what simple models read from them.
+
+    Args:
+      config: the configuration, for the data; without a run its `init_from` names the weights.
+      workdir: the run's directory; None: the weights of `config.init_from`.
+      name: the configuration's name; not used.
+      checkpoint: "best", "latest" or a step of the run.
+      output: the .npz file to write.
+      block: whose feature maps are averaged, "block1", ..., or "final".
+
+    Raises:
+      ConfigError: there is no output, or no such block.
+    """
+    if not output or not output.endswith(".npz"):
+        raise ConfigError("embed needs a file for the features: --output=features.npz.")
+    check_output(output)
+    if workdir and (pathlib.Path(workdir) / "checkpoints").is_dir():
+        setup, variables, _ = open_run(config, workdir, checkpoint)
+    elif config.init_from:
+        setup = experiment.build(config)
+        variables = cast(Pretrained, setup.weights).variables  # a fresh classifier does not matter
+    else:
+        raise ConfigError("embed needs --workdir=DIR of a run, or --config.init_from=SOURCE.")
+    variables = meshes.on_every_device(variables, setup.mesh)
+    sources = {"train": settings.train_source(setup.config), "eval": setup.eval_source}
+    arrays: dict[str, Any] = {"class_names": np.array(setup.eval_source.class_names, str)}
+    found = {}
+    with jax.set_mesh(setup.mesh):
+        for split, source in sources.items():
+            own = found[split] = features.of_split(setup, variables, source, block)
+            arrays |= {f"{split}_{key}": value for key, value in own.items()}
+            ids = [source.describe(int(i)) for i in own["index"]]
+            arrays[f"{split}_id"] = np.array(ids, str)
+    if jax.process_index() == 0:
+        np.savez_compressed(output, allow_pickle=False, **arrays)
+        width = found["eval"]["features"].shape[1]
+        print(f"written: {output}, {width} features of {block} for each example")
+        for title, metrics in features.quick_look(setup, found["train"], found["eval"]).items():
+            shown = ", ".join(f"{m.title} {m.show(metrics)}" for m in setup.task.measured)
+            print(f"{title}: {shown}")
 
 
 def logits(
@@ -127,6 +247,7 @@ def evaluate(
     checkpoint: str,
     crops: str,
     flip: bool,
+    outside: str | None = None,
 ) -> None:
     """Evaluates a run's checkpoint, or without a directory the weights of `config.init_from`.
 
@@ -139,6 +260,7 @@ def evaluate(
       checkpoint: "best", "latest" or a step.
       crops: number of views of each image, "1" or "5".
       flip: whether to evaluate the mirror images of the views, too.
+      outside: images of another kind, to measure how well they are told from those of the split.
 
     Raises:
       CheckpointError: the directory has no checkpoints, or not this one.
@@ -162,10 +284,13 @@ def evaluate(
     variables = meshes.on_every_device(variables, setup.mesh)
     with jax.set_mesh(setup.mesh):
         own, *others = splits.assess(setup, variables, crops=int(crops), flip=flip, outputs=outputs)
+        strange = ood.assess(setup, variables, own, outside) if outside else None
     data = setup.config.data
     images = {key: data[key] for key in ("image_size", "interpolation", "eval_crop")}
     record = {"of": of, "step": step, **images, **own.record}
     record["others"] = [other.record for other in others]
+    if strange:
+        record["outside"] = strange
     if outputs not in (None, setup.task.outputs):
         record["calibrated"] = True
     record["seconds"] = time.monotonic() - began
@@ -175,6 +300,8 @@ def evaluate(
         atomic_files.write(path, json.dumps(finite(record), indent=2) + "\n")
         per_example.save(folder, own, outputs or setup.task.outputs)
     tables.show(record, setup.task)
+    if strange:
+        print(tables.outside(strange))
     print(
         f"{setup.task.describe(own.record)} on {own.record['examples']} examples   (written to "
         f"{path}; the answers for every example to {folder / per_example.FILE})"

@@ -47,6 +47,17 @@ class Command:
 
 FLAGS = {
     "sweep": Flag("'KEY=[a,b] KEY=[c,d]': a run for each combination of values", "GRID"),
+    "folds": Flag(
+        "cross-validation: a run for each of N parts of a folder or table without splits, and a "
+        "summary over all",
+        "N",
+    ),
+    "outside": Flag(
+        "images of another kind (a folder, or NAME:SPLIT): how well the model tells them from its "
+        "own",
+        "DATA",
+    ),
+    "block": Flag("the block whose features are written: block1, ... or final", "B", "final"),
     "checkpoint": Flag("best (the default), latest, or a step", "WHICH", "best"),
     "weights": Flag("published weights (densenet121.ra_in1k), or a file", "SOURCE"),
     "crops": Flag(
@@ -96,7 +107,7 @@ COMMANDS = {
         "(the default) train, evaluate, checkpoint; with the --workdir of an earlier run it "
         "resumes from the last checkpoint",
         needs="config",
-        flags=("sweep", *PROCESS_FLAGS),
+        flags=("sweep", "folds", *PROCESS_FLAGS),
     ),
     "evaluate": Command(
         "top-1, top-5, loss, calibration and the accuracy of every class over every example of the "
@@ -104,7 +115,7 @@ COMMANDS = {
         "(--config=FILE --config.init_from=SOURCE); for ImageNet also with ReaL's labels and on "
         "ImageNet-V2, if prepared; --config.data.image_size=N for another resolution",
         needs="config",
-        flags=("checkpoint", "crops", "flip", *PROCESS_FLAGS),
+        flags=("checkpoint", "crops", "flip", "outside", *PROCESS_FLAGS),
     ),
     "calibrate": Command(
         "scales a run's probabilities so that they are as often right as they say, and chooses the "
@@ -112,6 +123,17 @@ COMMANDS = {
         "the result, calibration.json in the run's directory",
         needs="config",
         flags=("checkpoint", "thresholds"),
+    ),
+    "embed": Command(
+        "writes pooled features of every example of both splits to --output=FILE.npz, and prints "
+        "how well nearest neighbours and a linear probe do on them; of a run, or of "
+        "--config.init_from=SOURCE",
+        needs="config",
+        flags=("checkpoint", "output", "block"),
+    ),
+    "find_lr": Command(
+        "trains for 100 steps with a growing learning rate, plots the loss, and suggests a rate",
+        needs="config",
     ),
     "predict": Command(
         "answers for image files, folders, globs, file:// URLs, or - for standard input: the five "

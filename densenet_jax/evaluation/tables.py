@@ -12,15 +12,15 @@ WORST = 5  # number of classes that are named
 SHOWN = 40  # largest number of labels or numbers for which each gets a row
 # Titles of the columns of labels and numbers, and the keys of `Task.summary` that they show.
 COLUMNS = {
-    "examples": "examples",
-    "positives": "positives",
-    "AUROC": "auroc",
-    "average precision": "average_precision",
+    "known": "examples",
+    "positive": "positives",
+    "AUROC (95%)": "auroc",
+    "av. prec.": "average_precision",
     "threshold": "threshold",
-    "sensitivity": "sensitivity",
-    "specificity": "specificity",
-    "mean absolute error": "mae",
-    "root mean squared error": "rmse",
+    "sens.": "sensitivity",
+    "spec.": "specificity",
+    "mean abs. error (95%)": "mae",
+    "RMSE": "rmse",
     "R²": "r2",
 }
 
@@ -107,8 +107,8 @@ def by_label(rows: list[dict[str, Any]], task: Task) -> Table:
             text = (
                 "-" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
             )
-            if interval := row.get(f"{key}_interval"):
-                text += f" ({interval[0]:.3g} to {interval[1]:.3g})"
+            if key in ("auroc", "mae") and (interval := row.get(f"{key}_interval")):
+                text += f" ({interval[0]:.3g}-{interval[1]:.3g})"
             cells.append(text)
         table.add_row(row["class"], *cells)
     for column in table.columns[1:]:
@@ -144,3 +144,13 @@ def show_calibration(record: dict[str, Any]) -> None:
             table.add_row(label, f"{reached['threshold']:.4f}", *cells)
     console.print(f"thresholds by the rule {record['rule']}", **text)
     console.print(table)
+
+
+def outside(record: dict[str, Any]) -> str:
+    """Returns the result of `outside.assess` as a sentence."""
+    kinds = {"energy": "energy", "mahalanobis": "Mahalanobis distance"}
+    shown = ", ".join(f"{title} {record[k]:.4f}" for k, title in kinds.items() if k in record)
+    return (
+        f"told from the {record['examples']} images of {record['data']}, AUROC (0.5: chance): "
+        f"{shown}"
+    )

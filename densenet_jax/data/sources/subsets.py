@@ -145,6 +145,16 @@ def pools(source: Source) -> tuple[np.ndarray, ...]:
     return tuple(rows)
 
 
+def take(source: Source, rows: np.ndarray) -> Source:
+    """Returns the examples `rows` [M] of a split; only their labels are read."""
+    known = getattr(source.examples, "labels", None)
+    if known is None:
+        found = np.array([source.examples[int(row)]["label"] for row in rows])
+    else:
+        found = np.asarray(known)[rows]
+    return _part(source, rows, found, source.class_names, source.name)
+
+
 def _take(
     examples: Sequence[dict[str, Any]], rows: np.ndarray, new_labels: np.ndarray
 ) -> Sequence[dict[str, Any]]:
