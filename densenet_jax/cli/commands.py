@@ -5,6 +5,7 @@ import os
 import pathlib
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any, cast
 
 import jax
@@ -21,6 +22,7 @@ from densenet_jax.benchmark.measure import benchmark as measure
 from densenet_jax.cli.invocation import program
 from densenet_jax.data.sources.source import DataError
 from densenet_jax.evaluation import calibrate as calibration
+from densenet_jax.evaluation import ensemble as averages
 from densenet_jax.evaluation import features, per_example, splits, tables
 from densenet_jax.evaluation import folds as cross_validation
 from densenet_jax.evaluation import outside as ood
@@ -36,6 +38,7 @@ from densenet_jax.report.page import in_bytes
 from densenet_jax.scores import conformal
 from densenet_jax.scores.labels import ScoresError
 from densenet_jax.tasks.outputs import Outputs
+from densenet_jax.tasks.task import Task
 from densenet_jax.training import experiment, settings, teacher_logits
 from densenet_jax.training import mesh as meshes
 from densenet_jax.training.errors import CheckpointError, ConfigError
@@ -248,6 +251,7 @@ def evaluate(
     crops: str,
     flip: bool,
     outside: str | None = None,
+    more: Sequence[str] = (),
 ) -> None:
     """Evaluates a run's checkpoint, or without a directory the weights of `config.init_from`.
 
@@ -261,10 +265,14 @@ def evaluate(
       crops: number of views of each image, "1" or "5".
       flip: whether to evaluate the mirror images of the views, too.
       outside: images of another kind, to measure how well they are told from those of the split.
+      more: directories of other runs, whose answers are averaged with those of the first.
 
     Raises:
       CheckpointError: the directory has no checkpoints, or not this one.
     """
+    if more:
+        ensemble(config, [cast(str, workdir), *more], checkpoint, crops, flip)
+        return
     if config.init_from and not workdir:
         # The weights themselves are evaluated: the result does not belong in a run's directory.
         workdir, checkpoint = f"runs/{name}-init_from", ""
@@ -294,18 +302,83 @@ def evaluate(
     if outputs not in (None, setup.task.outputs):
         record["calibrated"] = True
     record["seconds"] = time.monotonic() - began
+    write_evaluation(folder, record, own, outputs or setup.task.outputs, setup.task)
+
+
+def write_evaluation(
+    folder: pathlib.Path,
+    record: dict[str, Any],
+    own: splits.Assessed,
+    outputs: Outputs,
+    task: Task,
+) -> None:
+    """Writes evaluation.json and evaluation.npz, and prints the tables.
+
+    Args:
+      folder: where to write.
+      record: of evaluation.json.
+      own: the answers for the split.
+      outputs: what they mean.
+      task: of the model.
+    """
     path = folder / "evaluation.json"
     if jax.process_index() == 0:
         folder.mkdir(parents=True, exist_ok=True)
         atomic_files.write(path, json.dumps(finite(record), indent=2) + "\n")
-        per_example.save(folder, own, outputs or setup.task.outputs)
-    tables.show(record, setup.task)
-    if strange:
-        print(tables.outside(strange))
+        per_example.save(folder, own, outputs)
+    tables.show(record, task)
+    if "outside" in record:
+        print(tables.outside(record["outside"]))
     print(
-        f"{setup.task.describe(own.record)} on {own.record['examples']} examples   (written to "
-        f"{path}; the answers for every example to {folder / per_example.FILE})"
+        f"{task.describe(record)} on {record['examples']} examples   (written to {path}; the "
+        f"answers for every example to {folder / per_example.FILE})"
     )
+
+
+def ensemble(
+    config: ml_collections.ConfigDict,
+    workdirs: Sequence[str],
+    checkpoint: str,
+    crops: str,
+    flip: bool,
+) -> None:
+    """Evaluates the mean of the answers of several runs on the data of the first.
+
+    Writes ensemble/evaluation.json beside the runs, in their closest common directory.
+
+    Args:
+      config: the first run's configuration.
+      workdirs: the directories of the runs.
+      checkpoint: "best", "latest" or a step, of each run.
+      crops, flip: as for `evaluate`.
+
+    Raises:
+      ConfigError: the runs have different classes or tasks.
+    """
+    members, steps, began = [], [], time.monotonic()
+    for i, workdir in enumerate(workdirs):
+        stored = run_weights.read_config(workdir)
+        if stored.task != config.task:
+            raise ConfigError(
+                f"{workdir} has config.task={stored.task!r}, and {workdirs[0]} {config.task!r}."
+            )
+        own_config = config if i == 0 else averages.with_data_of(stored, config)
+        setup, variables, step = open_run(own_config, workdir, checkpoint)
+        variables = meshes.on_every_device(variables, setup.mesh)
+        with jax.set_mesh(setup.mesh):
+            members.append(splits.assess(setup, variables, crops=int(crops), flip=flip)[0])
+        steps.append(f"{workdir} at step {step}")
+    own = averages.average(setup.task, settings.make_loss(setup.config), members)
+    data = setup.config.data
+    images = {key: data[key] for key in ("image_size", "interpolation", "eval_crop")}
+    record = {"of": f"the mean of {', '.join(steps)}", "step": None, **images, **own.record}
+    record |= {"others": [], "members": [member.record for member in members]}
+    record["seconds"] = time.monotonic() - began
+    common = os.path.commonpath([pathlib.Path(w).resolve().parent for w in workdirs])
+    folder = pathlib.Path(common) / "ensemble"
+    write_evaluation(folder, record, own, setup.task.outputs, setup.task)
+    for workdir, member in zip(workdirs, members, strict=True):
+        print(f"  alone, {workdir}: {setup.task.describe(member.record)}")
 
 
 def trained_variables(setup: experiment.Experiment) -> dict[str, Any]:

@@ -32,7 +32,8 @@ def parse(argv: Sequence[str]) -> tuple[str, ml_collections.ConfigDict | None, d
       UsageError: a command, flag, key or file does not exist, or a necessary one is missing.
     """
     argv = config_files.with_located([SHORT.get(word, word) for word in argv])
-    config_file, workdir = _value(argv, "config"), _value(argv, "workdir")
+    config_file, workdirs = _value(argv, "config"), _values(argv, "workdir")
+    workdir = workdirs[0] if workdirs else None
     if config_file is None and workdir and (pathlib.Path(workdir) / "config.json").is_file():
         config_file = str(pathlib.Path(workdir) / "config.json")  # a run stores its configuration
     values, words, config = _read(argv, config_file)
@@ -59,6 +60,10 @@ def parse(argv: Sequence[str]) -> tuple[str, ml_collections.ConfigDict | None, d
         options["words"] = words
     if command.needs:
         options["workdir"] = workdir
+    if command.several_runs:
+        options["more"] = workdirs[1:]
+    elif len(workdirs) > 1:
+        raise UsageError(f"{name} takes one --workdir, but there are {len(workdirs)}.")
     if command.needs == "config":
         options["name"] = pathlib.Path((config_file or "").split(":")[0]).stem
     _check_needs(program(argv[0]), name, config, options)
@@ -112,12 +117,18 @@ def _read(
 
 
 def _value(argv: Sequence[str], flag: str) -> str | None:
-    """Returns a flag's value before flags are parsed: `--flag=value` or `--flag value`."""
+    """Returns a flag's first value before flags are parsed; None if it is absent."""
+    return next(iter(_values(argv, flag)), None)
+
+
+def _values(argv: Sequence[str], flag: str) -> list[str]:
+    """Returns all values of a flag before flags are parsed: `--flag=value` or `--flag value`."""
+    found = []
     for i, word in enumerate(argv):
         name, equals, value = word.lstrip("-").partition("=")
-        if word.startswith("-") and name == flag:
-            return value if equals else (argv[i + 1] if i + 1 < len(argv) else None)
-    return None
+        if word.startswith("-") and name == flag and (equals or i + 1 < len(argv)):
+            found.append(value if equals else argv[i + 1])
+    return found
 
 
 def _check_config_file(config_file: str | None) -> None:

@@ -37,12 +37,14 @@ class Command:
         nothing.
       flags: its flags, names in `FLAGS`.
       words: placeholder of its arguments without dashes in --help; "": it takes none.
+      several_runs: whether --workdir may be repeated; the function gets the others as `more`.
     """
 
     about: str
     needs: str
     flags: tuple[str, ...] = ()
     words: str = ""
+    several_runs: bool = False
 
 
 FLAGS = {
@@ -113,9 +115,11 @@ COMMANDS = {
         "top-1, top-5, loss, calibration and the accuracy of every class over every example of the "
         "evaluation split: of a run's checkpoint (--workdir=DIR), or of published weights "
         "(--config=FILE --config.init_from=SOURCE); for ImageNet also with ReaL's labels and on "
-        "ImageNet-V2, if prepared; --config.data.image_size=N for another resolution",
+        "ImageNet-V2, if prepared; --config.data.image_size=N for another resolution; "
+        "--workdir=A --workdir=B averages the answers of several runs",
         needs="config",
         flags=("checkpoint", "crops", "flip", "outside", *PROCESS_FLAGS),
+        several_runs=True,
     ),
     "calibrate": Command(
         "scales a run's probabilities so that they are as often right as they say, and chooses the "

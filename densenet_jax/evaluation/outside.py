@@ -64,6 +64,8 @@ def assess(setup: Experiment, variables: Any, own: splits.Assessed, text: str) -
 
     with batches.eval_batches(setup, others) as stream:
         strange = gather([logits(variables, batch) for batch in stream])["logits"]
+    if not len(strange):
+        raise DataError(f"--outside={text}: no image could be read as this model takes them.")
     energies = [ood.energy(x, multilabel) for x in (own.scores["logits"], strange)]
     record = {"data": text, "examples": len(strange), "energy": ood.separation(*energies)}
     if not multilabel:

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from densenet_jax.tasks.task import Task
 
+WIDTH = 110  # of the table of labels, in characters
 WORST = 5  # number of classes that are named
 SHOWN = 40  # largest number of labels or numbers for which each gets a row
 # Titles of the columns of labels and numbers, and the keys of `Task.summary` that they show.
@@ -70,7 +71,8 @@ def show(record: dict[str, Any], task: Task) -> None:
             soft_wrap=True,
         )
     if task.name != "classification" and len(record["classes"]) <= SHOWN:
-        console.print(by_label(record["classes"], task))
+        wide = Console(width=max(console.width, WIDTH))  # rows stay whole, also in a pipe
+        wide.print(by_label(record["classes"], task))
     for metric in task.measured:
         if interval := record.get("intervals", {}).get(metric.key):
             low, high = (metric.show({metric.key: bound}) for bound in interval)
