@@ -23,6 +23,7 @@ import pytest
 
 import densenet_jax
 from densenet_jax import cli
+from tests.random_variables import random_variables
 
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -41,6 +42,16 @@ TINY = [
     "--config.mesh.data=1",
     "--config.augment.mixup=0",
     "--config.augment.pad=0",
+]
+# Instead of weights to download: random ones of a small network.
+WEIGHTS = "densenet121.ra_in1k"
+SMALL_NETWORK = {"growth_rate": 4, "block_sizes": (1, 1, 1, 1), "stem_features": 8}
+SMALL_RUN = [
+    *(f"--config.model.{key}={value}" for key, value in SMALL_NETWORK.items()),
+    "--config.data.image_size=32",
+    "--config.total_steps=2",
+    "--config.batch_size=8",
+    "--config.mesh.data=1",
 ]
 COMMANDS = (["densenet-jax"], ["python", "main.py"])
 
@@ -73,6 +84,15 @@ def run(tmp_path_factory) -> pathlib.Path:
     return folder
 
 
+def small_weights() -> str:
+    """Writes the random weights of a small network into the current folder; returns the file."""
+    model = densenet_jax.create_model("densenet121", num_classes=5, **SMALL_NETWORK)
+    variables = random_variables(model)
+    state_dict = densenet_jax.weights.to_state_dict(model, variables)
+    densenet_jax.weights.write_safetensors("densenet121-small.safetensors", state_dict)
+    return "densenet121-small.safetensors"
+
+
 def carry_out(line: str, where: str, parse_only: bool) -> None:
     """Runs a line of a shell block; commands of ours in this process, and small."""
     words = shlex.split(line, comments=True)
@@ -84,6 +104,9 @@ def carry_out(line: str, where: str, parse_only: bool) -> None:
             cli.parse(argv)
             return
         small = TINY if "--config=configs/digits.py" in argv else []
+        if f"--config=configs/finetune.py:{WEIGHTS},table" in argv:
+            argv = [word.replace(WEIGHTS, small_weights()) for word in argv]
+            small = SMALL_RUN
         assert cli.main([*argv, *small]) == 0, f"{where}: {line}"
         return
     assert not parse_only, f"{where}: {line} is no command that can be parsed"

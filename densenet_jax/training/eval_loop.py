@@ -132,7 +132,7 @@ def gather(results: Iterable[Answers]) -> dict[str, np.ndarray]:
 
     Returns:
       {"index": the examples' numbers in the split, int [N]; and the arrays without "mask",
-       [N, ...]}.
+      [N, ...]}.
     """
     parts = [_on_host(result) for result in results]
     merged = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
