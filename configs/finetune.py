@@ -9,6 +9,7 @@ The argument names the weights and the data set.
   :densenet121-a639ec97.pth,cifar10         a file, of any format that docs/models.md lists
   :runs/cifar10,digits                      another run
   :densenet121.ra_in1k,folder               images in --config.data.data_dir=DIR
+  :densenet121.ra_in1k,table                labels in --config.data.data_dir=FILE.csv
 
 If the name of a file does not contain the network, pass --config.model.name=densenet121.  The run
 prints which variables were loaded and which are newly initialised: the head, if the number of

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from densenet_jax.data.sources.columns import Column
 from densenet_jax.data.sources.source import DataError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
@@ -39,7 +40,7 @@ class Files(Sequence[dict[str, Any]]):
 
     def take(self, rows: np.ndarray, labels: np.ndarray) -> "Files":
         """Returns the examples `rows` [M] with new labels, [M] or [M, L]."""
-        return Files(self.root, [self.paths[row] for row in rows], labels)
+        return Files(self.root, Column.of(self.paths).take(rows), labels)
 
 
 def read_file(path: str) -> bytes:

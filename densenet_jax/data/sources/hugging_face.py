@@ -56,7 +56,8 @@ def hub_dataset(
     """Returns a split of a data set of the Hugging Face hub.
 
     The first column of images is used. The labels are the columns that `columns.label_columns`
-    names, if they exist, or else the first column that suits the task by its type.
+    names, if they exist, or else the first column of class labels, or the only column that suits
+    another task by its type; a note says which.
 
     Args:
       name: `hf:OWNER/NAME` or `hf:OWNER/NAME:CONFIG`.
@@ -87,7 +88,13 @@ def hub_dataset(
     chosen = [labels[key] for key in columns.label_columns if key in labels]
     if columns.label_columns == DEFAULT.label_columns:
         suitable = [feature for feature in labels.values() if feature.task == task]
-        chosen = [f for f in chosen if f.task == task] or suitable[:1] or list(labels.values())[:1]
+        chosen = [f for f in chosen if f.task == task] or suitable or list(labels.values())[:1]
+        if len(chosen) > 1 and task != "classification":
+            raise DataError(
+                f"{name} has several columns for {task}: {', '.join(f.key for f in chosen)}. Name "
+                "one or more with --config.data.label_columns."
+            )
+        chosen = chosen[:1]
     elif len(chosen) < len(columns.label_columns):
         chosen = []
     if not images or not chosen:
@@ -98,14 +105,15 @@ def hub_dataset(
         )
     rows, title = rows.cast_column(images[0], datasets.Image(decode=False)), f"{name} {split}"
     first = chosen[0]
+    notes = (f"{title}: the labels are the columns {', '.join(f.key for f in chosen)}",)
     if task == "classification":
         if len(chosen) > 1 or first.task != task:
             several = first._replace(several=True, key=", ".join(f.key for f in chosen))
             raise unsuitable(several if len(chosen) > 1 else first, task, name)
-        return Source(_Rows(rows, images[0], first.key), first.names or (), title)
+        return Source(_Rows(rows, images[0], first.key), first.names or (), title, notes=notes)
     made = parts(chosen, task, columns.uncertain, name, lambda key: _values(rows[0][key]))
     names = tuple(label for part in made for label in part.names)
-    return Source(_Rows(rows, images[0], "", made), names, title, task=task)
+    return Source(_Rows(rows, images[0], "", made), names, title, notes=notes, task=task)
 
 
 def _feature(key: str, value: Any) -> Feature | None:

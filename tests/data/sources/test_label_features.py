@@ -147,10 +147,10 @@ def hub(monkeypatch):
 @pytest.mark.parametrize(
     ("task", "columns", "names", "expected"),
     [
-        ("multilabel", ("label",), ("a", "b", "c"), [[1, 0, 1], [0, 0, 0]]),
+        ("multilabel", ("tags",), ("a", "b", "c"), [[1, 0, 1], [0, 0, 0]]),
         ("multilabel", ("old",), ("a", "b", "c"), [[0, 1, 0], [0, 0, 0]]),
         ("multilabel", ("Edema",), ("Edema",), [[1], [NAN]]),
-        ("regression", ("label",), ("age",), [[3.5], [NAN]]),
+        ("regression", ("age",), ("age",), [[3.5], [NAN]]),
         ("regression", ("age", "Edema"), ("age", "Edema"), [[3.5, 1], [NAN, NAN]]),
     ],
 )
@@ -161,6 +161,8 @@ def test_hugging_face(hub, task, columns, names, expected):
 
 
 def test_hugging_face_mistakes(hub):
+    with pytest.raises(DataError, match="several columns for regression: age, Edema"):
+        by_name.load("hf:me/x", "train", task="regression")
     for columns, match in (
         (("label",), "'tags' of hf:me/x holds several classes.*set --config.task=multilabel"),
         (("text",), "has the columns image, tags"),
