@@ -1,8 +1,8 @@
 """Reuses the memory of batches: a fresh page costs more time than writing its pixels.
 
-An array is lent: it and all its views refer to a `_Lease`, and when the last of them is deleted, the
-lease gives the memory back. In one process it goes into a list of free arrays; the training process
-returns a block of a worker's shared memory by a flag in the block's first byte.
+An array is lent: it and all its views refer to a `_Lease`, and when the last of them is deleted,
+the lease gives the memory back. In one process it goes into a list of free arrays; the training
+process returns a block of a worker's shared memory by a flag in the block's first byte.
 
 A block's name is removed (unlinked) as soon as both processes have it open, which is when the first
 message about it arrives. The block then outlives its worker, and the system frees it when both
@@ -202,9 +202,7 @@ _fence = threading.RLock()
 
 
 # The defaults keep objects that are no longer global when the interpreter exits.
-def _free_block(
-    memory: Any, array: np.ndarray, fence: Any = _fence, free: int = _FREE
-) -> None:
+def _free_block(memory: Any, array: np.ndarray, fence: Any = _fence, free: int = _FREE) -> None:
     """Returns a block of shared memory to its worker.
 
     Args:
