@@ -292,8 +292,32 @@ DATA = (
         range=(1, 8192),
         whole=True,
     ),
-    Option("data.channels", 3, "Channels of the images.", (1, 1024)),
-    Option("data.random_crop", True, "Train on random crops; False: on whole images."),
+    Option(
+        "data.channels",
+        3,
+        "Channels of the images: 1 (grey), 3 (RGB), 4 (RGBA), or those of .npy and TIFF files.",
+        range=(1, 1024),
+    ),
+    Option(
+        "data.dtype",
+        None,
+        "Type of the images' numbers, `uint8`, `uint16` or `float32`; None: that of the first.",
+        kind=str,
+    ),
+    Option(
+        "data.value_range",
+        (),
+        "The numbers of the images that become 0 and 1, such as (0, 4095) for 12 bits; (): the "
+        "ends of the type. Images of float32 need it.",
+        range=(-1e30, 1e30),
+    ),
+    Option("data.exif", False, "Turn photographs upright as their EXIF data say."),
+    Option(
+        "data.random_crop",
+        True,
+        "Train on random crops; False: on whole images, distorted to a square, or with bands "
+        "beside them if data.fit is `pad`.",
+    ),
     Option(
         "data.crop_scale",
         (0.08, 1.0),
@@ -301,9 +325,16 @@ DATA = (
         range=(ABOVE_0, 1),
     ),
     Option(
+        "data.fit",
+        None,
+        "What evaluation and predictions show of an image that is not square: `crop`, its centre; "
+        "`squash`, all of it, distorted; `pad`, all of it, with bands beside it.",
+        kind=str,
+    ),
+    Option(
         "data.eval_crop",
         None,
-        "For evaluation the shorter side is resized to image_size / eval_crop, and the central "
+        "For data.fit=crop the shorter side is resized to image_size / eval_crop, and the central "
         "square is cut out.",
         range=(0.01, 1),
         kind=float,

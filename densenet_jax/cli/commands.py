@@ -20,6 +20,7 @@ from densenet_jax import report as reports
 from densenet_jax.benchmark import table as benchmark_table
 from densenet_jax.benchmark.measure import benchmark as measure
 from densenet_jax.cli.invocation import program
+from densenet_jax.data import statistics as image_statistics
 from densenet_jax.data.sources.source import DataError
 from densenet_jax.evaluation import calibrate as calibration
 from densenet_jax.evaluation import ensemble as averages
@@ -48,6 +49,7 @@ from densenet_jax.training.jobs import sweep as sweeps
 from densenet_jax.training.loop import train_and_evaluate
 from densenet_jax.training.rundir import atomic_files, run_classes, run_outputs, run_weights
 from densenet_jax.weights import PUBLISHED, Pretrained, WeightsError
+from densenet_jax.weights.published import IMAGENET
 
 # Errors that the user can correct; they are shown without a traceback.
 USER_ERRORS = (
@@ -210,6 +212,34 @@ def embed(
         for title, metrics in features.quick_look(setup, found["train"], found["eval"]).items():
             shown = ", ".join(f"{m.title} {m.show(metrics)}" for m in setup.task.measured)
             print(f"{title}: {shown}")
+
+
+def statistics(
+    config: ml_collections.ConfigDict, workdir: str | None, name: str, images: str
+) -> None:
+    """Prints the statistics of the training images, and the flags that normalise them.
+
+    Args:
+      config: the configuration, for its data.
+      workdir: not used.
+      name: the configuration's name; not used.
+      images: largest number of images to read.
+
+    Raises:
+      ConfigError: the number is not one.
+      DataError: the images cannot be read.
+    """
+    if not images.isdecimal() or not int(images):
+        raise ConfigError(f"--images is {images!r}; it must be a whole number of at least 1.")
+    data, source = config.data, settings.train_source(config)
+    found = image_statistics.measure(
+        source,
+        image_size=data.image_size or IMAGENET.image_size,
+        channels=data.channels,
+        exif=data.exif,
+        images=int(images),
+    )
+    print(image_statistics.describe(found, source.name))
 
 
 def logits(

@@ -59,6 +59,7 @@ FLAGS = {
         "own",
         "DATA",
     ),
+    "images": Flag("largest number of images to read", "N", "2000"),
     "block": Flag("the block whose features are written: block1, ... or final", "B", "final"),
     "checkpoint": Flag("best (the default), latest, or a step", "WHICH", "best"),
     "weights": Flag("published weights (densenet121.ra_in1k), or a file", "SOURCE"),
@@ -153,6 +154,12 @@ COMMANDS = {
         needs="run",
         flags=("checkpoint",),
         words="DIR...",
+    ),
+    "statistics": Command(
+        "measures mean, standard deviation and percentiles of the training images, and prints the "
+        "flags to set",
+        needs="config",
+        flags=("images",),
     ),
     "logits": Command(
         "writes a teacher's logits of each training image to a file for --config.distill.logits; "

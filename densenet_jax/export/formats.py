@@ -8,8 +8,10 @@ import shutil
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
+from densenet_jax.data.augment import device
 from densenet_jax.export import card, stablehlo
 from densenet_jax.export.bundle import Bundle, ExportError, need
 from densenet_jax.export.onnx.calibration import Calibration
@@ -203,12 +205,12 @@ def _write_int8(
     from densenet_jax.export.onnx import int8
 
     def prepared(batch: np.ndarray) -> np.ndarray:
-        """Returns uint8 images [B, H, W, C] as the model takes them."""
+        """Returns images [B, H, W, C] as the model takes them."""
         if preprocess:
             return batch
-        expected = bundle.preprocessing
-        mean, std = (np.asarray(v, np.float32) for v in (expected.mean, expected.std))
-        return ((batch / np.float32(255) - mean) / std).astype(np.float32)
+        given = bundle.preprocessing
+        images = jnp.asarray(batch)
+        return np.asarray(device.normalize(images, given.mean, given.std, np.float32, given.ends))
 
     int8.quantize(before, after, map(prepared, given.calibration))
     images = map(prepared, given.images)

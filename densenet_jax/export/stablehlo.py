@@ -21,22 +21,22 @@ def program(
 
     Args:
       bundle: the model; without a classifier, the function returns pooled features.
-      preprocess: the function maps uint8 pixels to probabilities or numbers; False: it maps
-        normalised float32 images to logits.
+      preprocess: the function maps pixels to probabilities or numbers; False: it maps normalised
+        float32 images to logits.
 
     Returns:
-      (function of images [B, H, W, C] to outputs [B, N], np.uint8 or np.float32).
+      (function of images [B, H, W, C] to outputs [B, N], the type of its images).
     """
     model, variables, given = bundle.model, bundle.variables, bundle.preprocessing
 
     def run(images: jax.Array) -> jax.Array:
         if not preprocess:
             return cast(jax.Array, model.apply(variables, images))
-        images = device.normalize(images, given.mean, given.std, jnp.float32)
+        images = device.normalize(images, given.mean, given.std, jnp.float32, given.ends)
         scores = cast(jax.Array, model.apply(variables, images))
         return bundle.outputs(scores) if model.num_classes else scores
 
-    return run, np.uint8 if preprocess else np.float32
+    return run, np.dtype(given.dtype if preprocess else np.float32).type
 
 
 def to_stablehlo(bundle: Bundle, preprocess: bool = False) -> export.Exported:

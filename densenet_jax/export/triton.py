@@ -32,6 +32,7 @@ dynamic_batching {{
 }}
 """
 LABELS = "labels.txt"
+_TYPES = {"uint8": "TYPE_UINT8", "uint16": "TYPE_UINT16", "float32": "TYPE_FP32"}
 
 
 def write(folder: pathlib.Path, name: str, bundle: Bundle, preprocess: bool, width: int) -> None:
@@ -41,7 +42,7 @@ def write(folder: pathlib.Path, name: str, bundle: Bundle, preprocess: bool, wid
       folder: the model's folder in the repository.
       name: of the model; Triton requires the folder to have the same name.
       bundle: the model.
-      preprocess: whether it takes uint8 pixels instead of normalised images.
+      preprocess: whether it takes pixels instead of normalised images.
       width: number of outputs for each image.
     """
     height, image_width, channels = bundle.image_shape
@@ -50,7 +51,7 @@ def write(folder: pathlib.Path, name: str, bundle: Bundle, preprocess: bool, wid
         name=json.dumps(name),
         max_batch=MAX_BATCH,
         input=file.INPUT,
-        input_type="TYPE_UINT8" if preprocess else "TYPE_FP32",
+        input_type=_TYPES[bundle.preprocessing.dtype if preprocess else "float32"],
         height=height,
         width=image_width,
         channels=channels,

@@ -1,7 +1,6 @@
 """Predictions for image files: for each file the likeliest classes, its labels, or numbers."""
 
 import concurrent.futures
-import contextlib
 import dataclasses
 import functools
 import glob
@@ -20,7 +19,9 @@ from flax import linen as nn
 from PIL import Image
 
 from densenet_jax.data.augment import device
-from densenet_jax.data.reading import decoding, host
+from densenet_jax.data.reading import host
+from densenet_jax.data.reading.files import read_file
+from densenet_jax.data.reading.limits import MAX_FILE_BYTES
 from densenet_jax.data.sources import imagenet_classes
 from densenet_jax.data.sources.folders import IMAGE_SUFFIXES
 from densenet_jax.report import activation_maps, pictures
@@ -31,7 +32,6 @@ from densenet_jax.weights.published import Preprocessing
 STDIN = "-"
 OVERLAY_SIDE = 224  # small images are enlarged to about this height and width in pixels
 READERS = 8  # threads that read and decode files
-MAX_BYTES = 4 * decoding.MAX_PIXELS  # of a file: enough for uncompressed pixels
 
 
 class PredictError(ValueError):
@@ -52,7 +52,8 @@ class Answer:
         there is an error.
       labels: their names.
       values: their probabilities, from 0 to 1; of regression, the numbers.
-      image: the cropped image that the model saw, uint8 [H, W, C]; None if there is an error.
+      image: the cropped image that the model saw, as uint8 [H, W, 1 or 3]; None if there is an
+        error.
       overlay: path of the image with its class activation map; None if none was requested.
       error: why the image could not be predicted; None if it could.
       present: of several labels, whether each is predicted.
@@ -125,6 +126,7 @@ def predict(
         _pixels(paths, preprocessing, model.in_channels),
         batch_size,
         overlays,
+        functools.partial(pictures.shown, ends=preprocessing.ends),
     )
 
 
@@ -153,6 +155,7 @@ def _answers(
     pixels: Iterator[tuple[str, np.ndarray | str]],
     batch_size: int,
     overlays: "Overlays | None",
+    shown: Callable[[np.ndarray], np.ndarray],
 ) -> Iterator[Answer]:
     """Yields an answer for each image.
 
@@ -161,9 +164,10 @@ def _answers(
       choice: what an answer says of them.
       maps: maps (variables, images, classes [B]) to class activation maps [B, h, w].
       variables: of the model.
-      pixels: (path, uint8 [H, W, C] or an error) of each image.
+      pixels: (path, [H, W, C] or an error) of each image.
       batch_size: number of images that are computed together.
       overlays: writes overlays; None: no overlays.
+      shown: maps an image that the model saw to one that people see, uint8 [H, W, 1 or 3].
     """
     size = 0
     while chunk := list(itertools.islice(pixels, batch_size)):
@@ -184,6 +188,7 @@ def _answers(
             if isinstance(image, str):
                 yield Answer(path, error=image)
                 continue
+            image = shown(image)
             values, spot = rows[k]
             answer = choice.answer(path, values)
             overlay = None
@@ -200,7 +205,7 @@ def _outputs(
     variables: Any,
     images: jax.Array,
 ) -> jax.Array:
-    """Returns the probabilities or numbers of uint8 images, [B, C]."""
+    """Returns the probabilities or numbers of images, [B, C]."""
     logits: Any = model.apply(variables, _normalized(model, preprocessing, images))
     return outputs(logits)
 
@@ -265,8 +270,9 @@ def _maps(
 
 
 def _normalized(model: nn.Module, preprocessing: Preprocessing, images: jax.Array) -> jax.Array:
-    """Returns uint8 images [B, H, W, C] as the model takes them."""
-    return device.normalize(images, preprocessing.mean, preprocessing.std, model.dtype)
+    """Returns images [B, H, W, C] as the model takes them."""
+    given = preprocessing
+    return device.normalize(images, given.mean, given.std, model.dtype, given.ends)
 
 
 class Overlays:
@@ -308,7 +314,7 @@ class Overlays:
 def _pixels(
     paths: Iterable[str], preprocessing: Preprocessing, channels: int
 ) -> Iterator[tuple[str, np.ndarray | str]]:
-    """Yields (path, cropped image uint8 [H, W, C] or an error), reading some files ahead."""
+    """Yields (path, cropped image [H, W, C] or an error), reading some files ahead."""
 
     def load(found: tuple[str, str | None]) -> tuple[str, np.ndarray | str]:
         path, error = found
@@ -316,11 +322,7 @@ def _pixels(
             return path, error
         try:
             return path, host.eval_crop(
-                _read(path),
-                image_size=preprocessing.image_size,
-                channels=channels,
-                crop_fraction=preprocessing.crop_fraction,
-                interpolation=preprocessing.interpolation,
+                _read(path), channels=channels, narrow=True, **preprocessing.reading
             )
         except host.ImageError as e:
             return path, str(e)
@@ -337,13 +339,13 @@ def _read(path: str) -> bytes:
     """Returns the content of a file, or of standard input for "-".
 
     Raises:
-      ImageError: it has more than `MAX_BYTES`.
+      ImageError: it is not a regular file, or has more than `MAX_FILE_BYTES`.
     """
-    with contextlib.ExitStack() as stack:
-        file = sys.stdin.buffer if path == STDIN else stack.enter_context(open(path, "rb"))
-        content = file.read(MAX_BYTES + 1)
-    if len(content) > MAX_BYTES:
-        raise host.ImageError(f"the file has more than {MAX_BYTES:,} bytes, too many for an image")
+    if path != STDIN:
+        return read_file(path)
+    content = sys.stdin.buffer.read(MAX_FILE_BYTES + 1)
+    if len(content) > MAX_FILE_BYTES:
+        raise host.ImageError(f"more than {MAX_FILE_BYTES:,} bytes are too many for an image")
     return content
 
 

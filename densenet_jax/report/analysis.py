@@ -117,23 +117,26 @@ def with_pictures(setup: Experiment, variables: Any, found: Predictions) -> Pred
     return dataclasses.replace(
         found,
         shown=np.array(shown),
-        pictures=np.stack([pictures.thumbnail(image) for image in images]),
+        pictures=np.stack([_picture(setup, image) for image in images]),
         maps=np.asarray(maps, np.float32),
     )
 
 
 def _image(setup: Experiment, index: int) -> np.ndarray:
-    """Returns an example as the model sees it, uint8 [H, W, C]."""
-    data, examples = setup.config.data, setup.eval_source.examples
+    """Returns an example as the model sees it, [H, W, C]."""
+    examples = setup.eval_source.examples
     if isinstance(examples, Arrays) and examples.fitted:
         return examples.images[index]
     return host.eval_crop(
         examples[index]["image"],
-        image_size=data.image_size,
-        channels=data.channels,
-        crop_fraction=data.eval_crop,
-        interpolation=data.interpolation,
+        channels=setup.config.data.channels,
+        **setup.preprocessing.reading,
     )
+
+
+def _picture(setup: Experiment, image: np.ndarray) -> np.ndarray:
+    """Returns an image [H, W, C] as people see it on the page, uint8 [h, w, 1 or 3]."""
+    return pictures.thumbnail(pictures.shown(image, setup.preprocessing.ends))
 
 
 def _reuse(setup: Experiment, variables: Any, ablation_examples: int) -> dict[str, Any]:

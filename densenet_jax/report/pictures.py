@@ -12,6 +12,26 @@ def to_rgb(image: np.ndarray) -> np.ndarray:
     return np.broadcast_to(image, (*image.shape[:2], 3)) if image.shape[2] == 1 else image
 
 
+def shown(image: np.ndarray, ends: tuple[float, float]) -> np.ndarray:
+    """Returns an image of any kind as uint8 [H, W, 1 or 3].
+
+    Of images with another number of channels, 3 or 4 are shown as RGB, others as their mean.
+
+    Args:
+      image: [H, W, C].
+      ends: the numbers that are black and white.
+    """
+    channels = image.shape[2]
+    if channels == 4:
+        image = image[..., :3]
+    elif channels not in (1, 3):
+        image = image.astype(np.float32).mean(axis=2, keepdims=True)
+    if image.dtype == np.uint8 and ends == (0, 255):
+        return image
+    low, high = ends
+    return ((image.astype(np.float32) - low) / (high - low) * 255).clip(0, 255).astype(np.uint8)
+
+
 def scaled(heat: np.ndarray) -> np.ndarray:
     """Returns a map [h, w] scaled to the range 0 to 1; negative values and NaN become 0."""
     heat = np.nan_to_num(np.asarray(heat, np.float32)).clip(0)

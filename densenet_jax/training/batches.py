@@ -5,7 +5,7 @@ from typing import Any, cast
 
 import jax
 
-from densenet_jax.data.reading import pipeline, resident
+from densenet_jax.data.reading import kinds, pipeline, resident
 from densenet_jax.data.reading.batches import TrainBatches
 from densenet_jax.data.reading.stream import Stream
 from densenet_jax.data.sources import subsets
@@ -22,14 +22,46 @@ def _host_options(setup: Experiment, batch_size: int) -> dict[str, Any]:
     """Returns the arguments that training and evaluation batches of this process share."""
     data = setup.config.data
     return {
+        **_look(setup),
         "batch_size": batch_size,
         "image_size": data.image_size,
-        "channels": data.channels,
         "workers": data.workers,
-        "strict": data.strict,
         "process_index": jax.process_index(),
         "process_count": jax.process_count(),
     }
+
+
+def _look(setup: Experiment) -> dict[str, Any]:
+    """Returns the arguments that say what becomes of each image, in training and evaluation."""
+    data, reading = setup.config.data, setup.preprocessing.reading
+    own = {key: reading[key] for key in ("fit", "fill", "dtype", "exif")}
+    return {"channels": data.channels, "strict": data.strict, **own}
+
+
+def notes(setup: Experiment, source: Source) -> list[str]:
+    """Returns warnings about the images of a run, to be printed when it starts.
+
+    Args:
+      setup: the experiment.
+      source: the training split, before it is held in memory.
+
+    Raises:
+      DataError: an image has another number of channels.
+    """
+    data = setup.config.data
+    whole = not data.random_crop and data.fit == "crop"
+    if data.dtype == "uint8" and not whole:
+        return []
+    kind, found = kinds.look(source, data.channels, data.exif), []
+    if kind.note and not data.value_range:
+        found.append(kind.note)
+    if whole and (data.eval_crop < 1 or not kind.square):
+        found.append(
+            "WARNING: training shows whole images (data.random_crop=False), but evaluation and "
+            "predictions only their centre: pass --config.data.fit=squash to show all of them, "
+            "distorted, or --config.data.fit=pad with bands beside them."
+        )
+    return found
 
 
 def in_memory(setup: Experiment, source: Source, *, train: bool) -> Source:
@@ -49,10 +81,9 @@ def in_memory(setup: Experiment, source: Source, *, train: bool) -> Source:
     held = pipeline.in_memory(
         source,
         image_size=setup.train_sizes[0] if train else data.image_size,
-        channels=data.channels,
         crop_fraction=None if train else data.eval_crop,
         interpolation=data.interpolation,
-        strict=data.strict,
+        **_look(setup),
     )
     if train and setup.config.steps_per_dispatch > 1 and not resident.fits(held):
         raise ConfigError(
@@ -71,7 +102,7 @@ def eval_batches(setup: Experiment, source: Source | None = None) -> Stream:
       source: the split; None: the evaluation split.
 
     Yields:
-      {"image": uint8 [B, H, W, C], "label": int32 [B], "mask": bool [B], "bad": int32 [B]}, see
+      {"image": [B, H, W, C], "label": int32 [B], "mask": bool [B], "bad": int32 [B]}, see
       `pipeline.eval_batches`.
     """
     data = setup.config.data

@@ -27,6 +27,8 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float64": jnp.float
 CHOICES = {
     "data.uncertain": tuple(UNCERTAIN),
     "data.interpolation": ("bicubic", "bilinear"),
+    "data.fit": ("crop", "squash", "pad"),
+    "data.dtype": ("uint8", "uint16", "float32"),
     "augment.policy": ("", "randaugment", "trivialaugment"),
     "model.stem": tuple(STEMS),
     "model.activation": tuple(ACTIVATIONS),
@@ -78,6 +80,11 @@ def check(config: ml_collections.ConfigDict) -> None:
         values = config.data[key]
         if values is not None and len(values) not in (1, length):
             raise ConfigError(f"config.data.{key} has {len(values)} values for {length} channels.")
+    ends = config.data.value_range
+    if ends and (len(ends) != 2 or not ends[0] < ends[1]):
+        raise ConfigError(
+            f"config.data.value_range is {ends}; it must be two numbers, the smaller first."
+        )
     loggers.check(config.loggers)
     low_high = config.data.crop_scale
     if len(low_high) != 2 or low_high[0] > low_high[1]:
@@ -88,6 +95,13 @@ def check(config: ml_collections.ConfigDict) -> None:
         raise ConfigError(
             f"config.augment.jitter is {config.augment.jitter}; it must be four strengths: "
             "brightness, contrast, saturation, and hue of at most 0.5."
+        )
+    channels, colours = config.data.channels, config.augment.jitter[2:]
+    if (any(colours) and channels != 3) or (config.augment.policy and channels not in (1, 3)):
+        what = "jitter of saturation and hue" if any(colours) else "policy"
+        raise ConfigError(
+            f"config.augment has {what}, which needs images of 3 channels, but "
+            f"config.data.channels is {channels}; switch it off."
         )
     if len(config.data.train_sizes) > 1 and config.data.in_memory:
         raise ConfigError(
@@ -120,6 +134,20 @@ def check(config: ml_collections.ConfigDict) -> None:
     blocks = config.model.block_sizes
     if blocks is not None and not 1 <= len(blocks) <= 16:
         raise ConfigError(f"config.model.block_sizes has {len(blocks)} blocks; it must be 1 to 16.")
+
+
+def check_dtype(config: ml_collections.ConfigDict) -> None:
+    """Raises ConfigError for options that do not suit the type of the images, once it is known."""
+    dtype = config.data.dtype
+    if dtype == "float32" and not config.data.value_range:
+        raise ConfigError(
+            "The images are float32, so config.data.value_range must say which of their numbers "
+            "become 0 and 1; the command `statistics` measures them."
+        )
+    if config.augment.policy and (dtype != "uint8" or config.data.value_range):
+        raise ConfigError(
+            f"config.augment.policy works on images of 8 bits, but they are {dtype}; set it to ''."
+        )
 
 
 def _get(config: ml_collections.ConfigDict, key: str) -> Any:

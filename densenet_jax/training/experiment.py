@@ -13,6 +13,7 @@ import ml_collections
 from flax import linen as nn
 
 from densenet_jax.data.augment import device
+from densenet_jax.data.reading import kinds
 from densenet_jax.data.sources.source import Source
 from densenet_jax.tasks.task import Task
 from densenet_jax.training import checks, distillation, targets
@@ -25,9 +26,10 @@ from densenet_jax.training.settings import (
     eval_source,
     make_mesh,
     make_task,
+    preprocessing,
     settle_preprocessing,
 )
-from densenet_jax.weights import Pretrained
+from densenet_jax.weights import Preprocessing, Pretrained
 from densenet_jax.weights.published import IMAGENET
 
 
@@ -70,15 +72,20 @@ class Experiment:
         """Heights and widths of training images, for equal parts of the run."""
         return tuple(self.config.data.train_sizes) or (self.config.data.image_size,)
 
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How the model gets its images."""
+        return preprocessing(self.config)
+
     @functools.cached_property
     def teacher(self) -> distillation.Teacher | None:
         """The model that this one learns from; None if the configuration names none."""
         return _load_teacher(self.config, self.model)
 
     def normalize(self, images: jax.Array) -> jax.Array:
-        """Maps uint8 images [B, H, W, C] to normalised images of the model's dtype."""
-        data = self.config.data
-        return device.normalize(images, data.mean, data.std, self.model.dtype)
+        """Maps images [B, H, W, C] to normalised images of the model's dtype."""
+        data, ends = self.config.data, self.preprocessing.ends
+        return device.normalize(images, data.mean, data.std, self.model.dtype, ends)
 
 
 def build(config: ml_collections.ConfigDict, resumes: bool = False) -> Experiment:
@@ -128,7 +135,10 @@ def build(config: ml_collections.ConfigDict, resumes: bool = False) -> Experimen
     weights = functools.cache(functools.partial(_load_weights, config, model, source.class_names))
     from_weights = None if resumes else weights()
     settle_preprocessing(config, from_weights.preprocessing if from_weights else IMAGENET)
+    if config.data.dtype is None:
+        config.data.dtype = kinds.look(source, config.data.channels, count=1).dtype
     checks.check(config)
+    checks.check_dtype(config)
     return Experiment(config, task, mesh, model, source, groups, weights)
 
 
@@ -139,6 +149,12 @@ def _load_teacher(
     if not config.distill.teacher:
         return None
     weights, data = run_weights.load(config.distill.teacher, dtype=model.dtype), config.data
+    own = weights.preprocessing
+    if own.ends != preprocessing(config).ends:
+        raise ConfigError(
+            f"config.distill.teacher takes {own.dtype} from {own.ends[0]:g} to {own.ends[1]:g}, "
+            f"but the images are {data.dtype}; use a teacher for the same images."
+        )
     return distillation.make_teacher(weights, model.num_classes, data.channels, data.mean, data.std)
 
 

@@ -62,6 +62,7 @@ def train_and_evaluate(
             f"{config.data.name}: {config.data.train_split} has {train_source.num_classes} "
             f"classes and {config.data.eval_split} {setup.eval_source.num_classes}."
         )
+    notes = batches.notes(setup, train_source)
     if jax.process_index() == 0:
         shared = leaks.notes(train_source, setup.eval_source)
         train_source = dataclasses.replace(train_source, notes=(*train_source.notes, *shared))
@@ -97,7 +98,7 @@ def train_and_evaluate(
             stop_requests() as stop_requested,
             jax.set_mesh(setup.mesh),  # the model's GPU kernels look up the current mesh
         ):
-            say_start(progress, setup, train_source, start, length.total)
+            say_start(progress, setup, train_source, start, length.total, notes)
             trainer = Trainer(
                 setup,
                 train_source,
@@ -140,6 +141,7 @@ def say_start(
     train_source: Source,
     start: int,
     total: int,
+    notes: Sequence[str] = (),
 ) -> None:
     """Prints model, data, batch size and devices, before the first step compiles.
 
@@ -149,6 +151,7 @@ def say_start(
       train_source: the training split.
       start: the step that the run starts from; 0: a new run.
       total: number of steps in the whole run.
+      notes: further lines to print.
     """
     config = setup.config
     state = f"resuming at step {start} of {total}" if start else f"{total} steps"
@@ -164,7 +167,7 @@ def say_start(
         f"{config.model.name} on {config.data.name}: {len(train_source)} training and "
         f"{len(setup.eval_source)} evaluation images, {batch}, {state}"
     )
-    for note in dict.fromkeys((*train_source.notes, *setup.eval_source.notes)):
+    for note in dict.fromkeys((*train_source.notes, *setup.eval_source.notes, *notes)):
         progress.note(note)
     for line in meshes.describe(setup.mesh):
         progress.note(line)

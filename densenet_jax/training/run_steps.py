@@ -51,12 +51,15 @@ def preprocess(
     Args:
       setup: the experiment.
       key: of the random augmentation.
-      images: uint8 [B, H, W, C].
+      images: [B, H, W, C].
       labels: [B].
     """
     targets = setup.task.targets(labels, setup.model.num_classes)
+    given, ends = setup.preprocessing, setup.preprocessing.ends
+    if ends != device.EIGHT_BITS:  # augmentations know 8 bits, and 0 to 1
+        images, ends = device.scale(images, ends), (0.0, 1.0)
     images, targets = device.augment(key, images, targets, **setup.config.augment)
-    return setup.normalize(images), targets
+    return device.normalize(images, given.mean, given.std, setup.model.dtype, ends), targets
 
 
 def step_options(setup: Experiment) -> dict[str, Any]:

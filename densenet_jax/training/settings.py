@@ -184,6 +184,7 @@ def settle_preprocessing(config: ml_collections.ConfigDict, given: Preprocessing
       given: the values for these keys.
     """
     values = {
+        "fit": given.fit,
         "image_size": given.image_size,
         "eval_crop": given.crop_fraction,
         "interpolation": given.interpolation,
@@ -193,6 +194,22 @@ def settle_preprocessing(config: ml_collections.ConfigDict, given: Preprocessing
     for key, value in values.items():
         if config.data[key] is None:
             config.data[key] = value
+
+
+def preprocessing(config: ml_collections.ConfigDict) -> Preprocessing:
+    """Returns the preprocessing of a complete configuration."""
+    data = config.data
+    return Preprocessing(
+        data.image_size,
+        data.eval_crop,
+        data.interpolation,
+        tuple(data.mean),
+        tuple(data.std),
+        data.fit,
+        data.dtype,
+        tuple(data.value_range),
+        data.exif,
+    )
 
 
 def total_steps(config: ml_collections.ConfigDict, train_examples: int) -> int:

@@ -41,16 +41,14 @@ def logits_of(
 
     @jax.jit
     def answers(variables: Any, images: jax.Array) -> jax.Array:
-        images = device.normalize(images, look.mean, look.std, model.dtype)
+        images = device.normalize(images, look.mean, look.std, model.dtype, look.ends)
         return cast(jax.Array, model.apply(variables, images))
 
     reader = pipeline.eval_batches(
         source,
         batch_size=batch_size,
-        image_size=look.image_size,
         channels=model.in_channels,
-        crop_fraction=look.crop_fraction,
-        interpolation=look.interpolation,
+        **look.reading,
         **options,
     )
     found = np.zeros((len(source), model.num_classes), np.float16)

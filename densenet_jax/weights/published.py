@@ -5,6 +5,7 @@ ImageNet-1k, as measured by timm at the image sizes given here.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 WEIGHTS_FILE = "model.safetensors"
 
@@ -19,6 +20,10 @@ class Preprocessing:
       interpolation: "bicubic" or "bilinear", both with antialiasing.
       mean: mean of each channel, for images in the range [0, 1].
       std: standard deviation of each channel, for images in the range [0, 1].
+      fit: what is shown of an image that is not square: "crop", "squash" or "pad".
+      dtype: type of the pixels: "uint8", "uint16" or "float32".
+      value_range: the pixel values that become 0 and 1; (): the ends of the type.
+      exif: whether images are turned upright as their EXIF data say.
     """
 
     image_size: int = 224
@@ -26,6 +31,25 @@ class Preprocessing:
     interpolation: str = "bicubic"
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    fit: str = "crop"
+    dtype: str = "uint8"
+    value_range: tuple[float, ...] = ()
+    exif: bool = False
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The pixel values that become 0 and 1."""
+        if self.value_range:
+            return self.value_range[0], self.value_range[1]
+        return 0.0, {"uint8": 255.0, "uint16": 65535.0}.get(self.dtype, 1.0)
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """The arguments of `host.eval_crop`, without the number of channels."""
+        low, high = self.ends
+        fill = tuple(low + mean * (high - low) for mean in self.mean)  # becomes 0
+        keys = ("image_size", "crop_fraction", "interpolation", "fit", "dtype", "exif")
+        return {key: getattr(self, key) for key in keys} | {"fill": fill}
 
 
 IMAGENET = Preprocessing()

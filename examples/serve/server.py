@@ -29,6 +29,7 @@ import engines
 from batching import Batcher, Busy
 
 from densenet_jax.data.reading import host
+from densenet_jax.weights import Preprocessing
 
 MAX_BYTES = 10 << 20  # of a request's body
 MAX_PIXELS = 25_000_000  # of an image; 75 MB when decoded
@@ -122,7 +123,7 @@ async def read_body(request: Request) -> bytes:
 
 
 def decode(body: bytes, spec: dict[str, Any]) -> np.ndarray:
-    """Decodes and crops an image for the model, uint8 [H, W, C].
+    """Decodes and crops an image for the model, [H, W, C].
 
     Args:
       body: an image file.
@@ -140,13 +141,12 @@ def decode(body: bytes, spec: dict[str, Any]) -> np.ndarray:
             raise HTTPException(413, detail)
         return host.eval_crop(
             body,
-            image_size=given["image_size"],
             channels=spec["channels"],
-            crop_fraction=given["crop_fraction"],
-            interpolation=given["interpolation"],
+            narrow=True,
+            **Preprocessing(**given).reading,
         )
     except host.ImageError as error:
-        detail = f"The body is not a readable image (JPEG, PNG, WebP, BMP, GIF): {error}."
+        detail = f"The body is not a readable image of the formats that predict reads: {error}."
         raise HTTPException(415, detail) from None
 
 

@@ -1,5 +1,6 @@
 """Batches: order, shares of processes, resuming, workers, memory, unreadable examples, exit."""
 
+import concurrent.futures
 import dataclasses
 import os
 import pickle
@@ -113,6 +114,31 @@ def test_workers_give_the_same_batches(source):
         take(pipeline.train_batches(source, workers=2, **OPTIONS), 4),
         take(pipeline.train_batches(source, **OPTIONS), 4),
     )
+
+
+def test_an_array_is_lent_again_when_no_view_of_it_is_left():
+    recycler = buffers.Recycler()
+    batch = {"image": recycler.empty((2, 3), "uint16")}
+    address, view = batch["image"].ctypes.data, batch["image"][1:].reshape(3)
+    del batch
+    assert recycler.empty((2, 3), "uint16").ctypes.data != address
+    del view
+    assert recycler.empty((2, 3), "uint16").ctypes.data == address
+    assert recycler.empty((3, 2)).dtype == np.uint8
+
+
+def test_threads_never_share_a_lent_array():
+    recycler = buffers.Recycler()
+
+    def use(number):
+        for _ in range(300):
+            array = recycler.empty((64,))
+            array[...] = number
+            time.sleep(0)
+            assert (array == number).all()
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        list(pool.map(use, range(8)))
 
 
 def test_a_workers_block_is_taken_until_no_view_of_its_array_is_left():

@@ -125,14 +125,14 @@ def test_every_class_keeps_a_training_image(tmp_path):
 
 def test_links_are_followed_once_and_left_out_files_are_counted(tmp_path):
     data, store = tmp_path / "data", tmp_path / "store"
-    make_images(data / "cat" / "1.jpg", data / "dog" / "1.jpg", data / "dog" / "2.TIFF")
+    make_images(data / "cat" / "1.jpg", data / "dog" / "1.jpg", data / "dog" / "2.PSD")
     make_images(data / "dog" / "notes.txt", *(store / f"{i}.png" for i in range(5)))
     (data / "cat" / "more").symlink_to(store)
     (store / "loop").symlink_to(data / "cat")
     paths, labels, notes = folders._label(data, "", ["cat", "dog"], may_lack_classes=False)
     assert labels.tolist() == [0] * 6 + [1]
     assert paths[0] == "cat/1.jpg"
-    assert "2 files are left out (1 .tiff, 1 .txt)" in notes[0]
+    assert "2 files are left out (1 .psd, 1 .txt)" in notes[0]
 
 
 def test_folder_without_permission(image_dir, monkeypatch):

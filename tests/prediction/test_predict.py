@@ -118,7 +118,7 @@ def test_pipes_and_huge_files_are_refused_with_a_reason(tiny, folder, monkeypatc
     (folder / "gone.png").symlink_to("nowhere")
     with (folder / "huge.png").open("wb") as file:
         file.truncate(2**42)
-    monkeypatch.setattr("densenet_jax.prediction.predict.MAX_BYTES", 10_000)
+    monkeypatch.setattr("densenet_jax.data.reading.files.MAX_FILE_BYTES", 10_000)
     said = {pathlib.Path(a.path).name: a.error for a in ask(tiny, folder)}
     assert said["pipe.png"] == "it is not a regular file"
     assert said["gone.png"] == "No such file or directory"

@@ -19,6 +19,7 @@ from jax.typing import DTypeLike
 
 from densenet_jax.data.augment import colour, mixing, policies
 
+EIGHT_BITS = (0.0, 255.0)  # the numbers that become 0 and 1 in images of 8 bits
 NO_JITTER = (0.0, 0.0, 0.0, 0.0)
 SPLIT_KEYS = 5  # an image's key is split into so many; the numbers from here on are folded into it
 
@@ -57,7 +58,8 @@ class Augmentation(NamedTuple):
         sequence of zeros.
       key: number of its random key, which no other entry has. A changed number changes the images
         of every run that uses the augmentation.
-      apply: function of (key, image uint8 [H, W, C], options) that returns uint8 [H, W, C].
+      apply: function of (key, image [H, W, C], options) that returns [H, W, C] of the same type,
+        uint8 or float32 from 0 to 1.
     """
 
     option: str
@@ -65,20 +67,34 @@ class Augmentation(NamedTuple):
     apply: Callable[[jax.Array, jax.Array, Options], jax.Array]
 
 
+def scale(images: jax.Array, ends: tuple[float, float]) -> jax.Array:
+    """Returns images as float32 in which 0 and 1 are the two numbers `ends`."""
+    low, high = ends
+    return (images.astype(jnp.float32) - low) / (high - low)
+
+
 def normalize(
-    images: jax.Array, mean: Sequence[float], std: Sequence[float], dtype: DTypeLike
+    images: jax.Array,
+    mean: Sequence[float],
+    std: Sequence[float],
+    dtype: DTypeLike,
+    ends: tuple[float, float] = EIGHT_BITS,
 ) -> jax.Array:
-    """Returns uint8 images [..., C] as (x / 255 - mean) / std in `dtype`.
+    """Returns images [..., C] as ((x - low) / (high - low) - mean) / std in `dtype`.
 
     Args:
-      images: uint8 [..., C].
+      images: [..., C], of any type.
       mean: one value per channel, for images from 0 to 1.
       std: standard deviation, one value per channel, for images from 0 to 1.
       dtype: of the result; the arithmetic is float32.
+      ends: (low, high), the numbers of the images that become 0 and 1 before mean and std.
     """
-    scale = 1 / (255 * jnp.asarray(std, jnp.float32))
+    low, high = ends
+    gain = 1 / ((high - low) * jnp.asarray(std, jnp.float32))
+    if low:
+        images = images.astype(jnp.float32) - low
     shift = jnp.asarray(mean, jnp.float32) / jnp.asarray(std, jnp.float32)
-    return (images.astype(jnp.float32) * scale - shift).astype(dtype)
+    return (images.astype(jnp.float32) * gain - shift).astype(dtype)
 
 
 def random_flip(key: jax.Array, image: jax.Array) -> jax.Array:
@@ -140,7 +156,7 @@ def augment(
 
     Args:
       key: random key of this step.
-      images: uint8 [B, H, W, C].
+      images: uint8 [B, H, W, C], or float32 in which 0 is black and 1 white.
       targets: float32 [B, classes], the targets of the loss, which are mixed as the images are.
         None: only images are returned, and mixup and CutMix must be off.
       mixup: alpha of mixup's Beta(alpha, alpha); 0: off.
@@ -150,7 +166,7 @@ def augment(
       **options: fields of `Options`.
 
     Returns:
-      images, uint8 [B, H, W, C]; with `targets`, the pair (images, targets float32 [B, classes]).
+      images of the same type; with `targets`, the pair (images, targets float32 [B, classes]).
 
     Raises:
       ValueError: the policy or its strength is unknown, jitter of saturation or hue is on and C is

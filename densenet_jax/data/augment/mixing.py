@@ -47,12 +47,12 @@ def random_erase(
 
     Args:
       key: random key of this image.
-      image: uint8 [H, W, C].
+      image: uint8 [H, W, C], or float32 from 0 to 1.
       probability: that a rectangle is painted.
       fill: colour from 0 to 255, one value or one per channel.
 
     Returns:
-      uint8 [H, W, C].
+      [H, W, C] of the same type.
     """
     whether, area_key, aspect_key, place = jax.random.split(key, 4)
     height, width = image.shape[:2]
@@ -66,7 +66,8 @@ def random_erase(
     centre = size / 2 + jnp.floor(jax.random.uniform(place, (2,)) * (limit - size + 1))
     erased = rectangle((height, width), centre, size) & jax.random.bernoulli(whether, probability)
     colour = jnp.broadcast_to(jnp.asarray(fill, jnp.float32), image.shape[-1:])
-    return jnp.where(erased[..., None], jnp.round(colour).astype(image.dtype), image)
+    colour = jnp.round(colour) if image.dtype == jnp.uint8 else colour / 255
+    return jnp.where(erased[..., None], colour.astype(image.dtype), image)
 
 
 def mix(
@@ -85,7 +86,7 @@ def mix(
 
     Args:
       key: random key of this batch.
-      images: uint8 [B, H, W, C].
+      images: uint8 [B, H, W, C], or float32 from 0 to 1.
       targets: float32 [B, classes].
       mixup: alpha of mixup (Zhang et al., 2018), whose weight of the example's own image is drawn
         from Beta(alpha, alpha); 0: off.
@@ -94,7 +95,7 @@ def mix(
       probability: that an example is mixed.
 
     Returns:
-      (images uint8 [B, H, W, C], targets float32 [B, classes]); the targets are mixed by the
+      (images of the same type, targets float32 [B, classes]); the targets are mixed by the
       shares of the images.
     """
     height, width = images.shape[1:3]
@@ -112,7 +113,7 @@ def mix(
         if mixup:
             share = symmetric_beta(mixup_key, mixup)
             mean = share * image.astype(jnp.float32) + (1 - share) * other.astype(jnp.float32)
-            mixed = jnp.round(mean).astype(image.dtype)
+            mixed = jnp.round(mean).astype(image.dtype) if image.dtype == jnp.uint8 else mean
         if cutmix:
             side = jnp.sqrt(1 - symmetric_beta(cutmix_key, cutmix))
             limit = jnp.array([height, width], jnp.float32)

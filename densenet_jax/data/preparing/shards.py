@@ -17,8 +17,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from PIL import Image
 
-from densenet_jax.data.reading import worker_lifetime
-from densenet_jax.data.reading.decoding import FORMATS, ImageError, jpeg_header
+from densenet_jax.data.reading import decoding, pillow, worker_lifetime
+from densenet_jax.data.reading.decoding import jpeg_header
+from densenet_jax.data.reading.files import read_file
+from densenet_jax.data.reading.limits import ImageError
 from densenet_jax.data.sources.source import DataError
 
 SHARD_BYTES = 128 * 2**20  # approximate size of a shard
@@ -34,7 +36,7 @@ class Item:
       name: of the image.
       label: number of its class.
       offset: position of the encoded image in the file in bytes.
-      size: of the encoded image in bytes; None: up to the end of the file.
+      size: of the encoded image in bytes; None: it is the whole file.
     """
 
     path: str
@@ -45,9 +47,11 @@ class Item:
 
     def read(self) -> bytes:
         """Returns the encoded image."""
+        if self.size is None:
+            return read_file(self.path)
         with open(self.path, "rb") as file:
             file.seek(self.offset)
-            return file.read(-1 if self.size is None else self.size)
+            return file.read(self.size)
 
 
 def shuffled(items: Iterable[Item]) -> list[Item]:
@@ -192,8 +196,12 @@ def standard_image(image: bytes, max_size: int | None = None, jpeg_only: bool = 
     plain = header is not None and header[2] in (1, 3)  # an RGB or grey JPEG
     if header and plain and not (max_size and min(header[:2]) > max_size):
         return image
+    if decoding.is_scientific(image):
+        if max_size and min(decoding.dimensions(image)) > max_size:
+            raise ImageError("only images of 8 bits can be reduced: leave out --max-size")
+        return image
     try:
-        with Image.open(io.BytesIO(image), formats=FORMATS) as picture:
+        with pillow.opened(image) as picture:
             shorter = min(picture.size)
             scale = max_size / shorter if max_size and shorter > max_size else 1
             shrink = scale < 1
@@ -211,6 +219,8 @@ def standard_image(image: bytes, max_size: int | None = None, jpeg_only: bool = 
             quality, subsampling = (QUALITY, "4:2:0") if shrink else (100, "4:4:4")
             resized.save(out, "JPEG", quality=quality, subsampling=subsampling)
             return out.getvalue()
+    except ImageError:
+        raise
     except Exception as e:
         raise ImageError(f"not a readable image: {e}") from e
 

@@ -17,7 +17,7 @@ from densenet_jax.data.reading import buffers, host, order
 from densenet_jax.data.reading import examples as reading
 from densenet_jax.data.sources.source import Arrays, Source
 
-# {"image": uint8 [b, H, W, C], or a `buffers.Message` about it, "label": int32 [b] or float32
+# {"image": [b, H, W, C], or a `buffers.Message` about it, "label": int32 [b] or float32
 # [b, L] (see `data.sources.source`), "bad": int32 [b], ...}
 Batch = dict[str, Any]
 CHUNK = 512  # number of examples read together when a whole split is read
@@ -43,12 +43,16 @@ class Batches:
       source: the split.
       batch_size: number of examples in a global batch, over all processes.
       image_size: height and width of the images in pixels.
-      channels: of the images, 3 or 1.
+      channels: of the images.
       process_index: number of this process, which reads the contiguous share of each batch with
         this number.
       process_count: number of processes that share each batch.
       strict: whether an unreadable example raises DataError instead of being replaced.
       threads: number of threads that decode a batch together.
+      fit: what becomes of images that are not square, see `host.train_crop` and `host.eval_crop`.
+      fill_value: of the bands of `fit="pad"`.
+      dtype: type of the pixels: "uint8", "uint16" or "float32".
+      exif: whether images are turned upright.
       shared: whether the images are put in shared memory for another process; the batch then has a
         `buffers.Message` in their place.
     """
@@ -62,6 +66,16 @@ class Batches:
     strict: bool
     threads: int
     shared: bool
+    fit: str
+    fill_value: tuple[float, ...]
+    dtype: str
+    exif: bool
+
+    @property
+    def look(self) -> dict[str, Any]:
+        """The arguments that `host.train_crop` and `host.eval_crop` share."""
+        keys = ("channels", "fit", "dtype", "exif")
+        return {key: getattr(self, key) for key in keys} | {"fill": self.fill_value}
 
     @property
     def share(self) -> int:
@@ -84,7 +98,7 @@ class Batches:
           image_size: height and width of the images in pixels.
 
         Returns:
-          {"image": uint8 [b, H, W, C] or a `buffers.Message` about it, "label": int32 [b] or
+          {"image": [b, H, W, C] or a `buffers.Message` about it, "label": int32 [b] or
           float32 [b, L], "bad": int32 [b]}.
         """
         held, count, share = self.source.examples, len(indices), self.share
@@ -98,8 +112,8 @@ class Batches:
                 for key, array in parts.items()
             }
         shape = (share, image_size, image_size, self.channels)
-        block = buffers.take_block(shape) if self.shared else None
-        images = block.array(shape) if block else _recycler.empty(shape)
+        block = buffers.take_block(shape, self.dtype) if self.shared else None
+        images = block.array(shape, self.dtype) if block else _recycler.empty(shape, self.dtype)
         labels, bad = self.source.blank_labels(share), np.zeros(share, np.int32)
         images[count:] = 0
 
@@ -114,7 +128,8 @@ class Batches:
             if block:
                 buffers.give_back(block)
             raise
-        return {"image": block.message(shape) if block else images, "label": labels, "bad": bad}
+        image = block.message(shape, self.dtype) if block else images
+        return {"image": image, "label": labels, "bad": bad}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,9 +178,9 @@ class TrainBatches(Batches):
                 host.train_crop,
                 draws=None if draws is None else draws[k],
                 image_size=image_size,
-                channels=self.channels,
                 random_crop=self.random_crop,
                 crop_scale=self.crop_scale,
+                **self.look,
             )
 
         indices = self.indices(batch)
@@ -197,9 +212,9 @@ class EvalBatches(Batches):
         crop = functools.partial(
             host.eval_crop,
             image_size=self.image_size,
-            channels=self.channels,
             crop_fraction=self.crop_fraction,
             interpolation=self.interpolation,
+            **self.look,
         )
         filled = self.fill(indices, lambda _: crop, self.image_size)
         # Each unreadable example counts once, in its own place. If the one after it is unreadable
@@ -216,9 +231,13 @@ def hold(
     channels: int = 3,
     crop_fraction: float | None = None,
     interpolation: str = "bicubic",
+    fit: str = "crop",
+    fill: tuple[float, ...] = (0.0,),
+    dtype: str = "uint8",
+    exif: bool = False,
     strict: bool = False,
 ) -> Source:
-    """Reads a split once and returns it as a source with one uint8 array in memory.
+    """Reads a split once and returns it as a source with one array in memory.
 
     `train_batches(random_crop=False)` and `eval_batches` then only pick rows of the array, and give
     the same batches as from the original source.
@@ -226,10 +245,11 @@ def hold(
     Args:
       source: the split; it is returned unchanged if it is already in memory and fitted.
       image_size: height and width of the images in pixels.
-      channels: 3 or 1.
+      channels: of the images.
       crop_fraction: share of the shorter side that the evaluation crop shows; None: the whole image
-        is resized to a square, as for training.
+        is shown, as for training.
       interpolation: of the evaluation crop, "bicubic" or "bilinear".
+      fit, fill, dtype, exif: see `host.eval_crop`.
       strict: whether an unreadable example raises DataError instead of being replaced.
 
     Returns:
@@ -241,24 +261,24 @@ def hold(
     if isinstance(source.examples, Arrays) and source.examples.fitted:
         return source
     crop: reading.Prepare
+    look: dict[str, Any] = {"channels": channels, "fit": fit, "fill": fill}
+    look |= {"dtype": dtype, "exif": exif, "image_size": image_size}
     if crop_fraction is None:
         crop = functools.partial(
             host.train_crop,
             draws=None,
-            image_size=image_size,
-            channels=channels,
             random_crop=False,
             crop_scale=(1.0, 1.0),
+            **look,
         )
     else:
         crop = functools.partial(
             host.eval_crop,
-            image_size=image_size,
-            channels=channels,
             crop_fraction=crop_fraction,
             interpolation=interpolation,
+            **look,
         )
-    images = np.empty((len(source), image_size, image_size, channels), np.uint8)
+    images = np.empty((len(source), image_size, image_size, channels), dtype)
     labels, bad = source.blank_labels(len(source)), np.zeros(len(source), np.int32)
 
     def load_chunk(chunk: int) -> None:

@@ -1,8 +1,8 @@
 """Reuses the memory of batches: a fresh page costs more time than writing its pixels.
 
-In one process, an array is reused when nothing refers to it any more. Between a worker and the
-training process, the receiver returns a block of shared memory by a flag in the block's first byte,
-when nothing refers to the array in it any more.
+An array is lent: it and all its views refer to a `_Lease`, and when the last of them is deleted,
+the lease gives the memory back. In one process it goes into a list of free arrays; the training
+process returns a block of a worker's shared memory by a flag in the block's first byte.
 
 A block's name is removed (unlinked) as soon as both processes have it open, which is when the first
 message about it arrives. The block then outlives its worker, and the system frees it when both
@@ -12,8 +12,8 @@ processes have ended, even if they were killed.
 import functools
 import math
 import multiprocessing.util
-import sys
 import threading
+from collections.abc import Callable
 from multiprocessing.shared_memory import SharedMemory
 from typing import Any
 
@@ -23,24 +23,43 @@ _HEADER = 64  # bytes before a block's array: the flag, and the rest of its cach
 _FREE, _TAKEN = 0, 1
 
 
+class _Lease:
+    """The object to which a lent array and all its views refer."""
+
+    def __init__(self, array: np.ndarray, give_back: Callable[[np.ndarray], object]):
+        """Lends an array; `np.asarray` of the lease is what its borrower gets.
+
+        Args:
+          array: the array.
+          give_back: called with the array when nothing refers to the lease any more.
+        """
+        self._array, self._give_back = array, give_back
+        self.__array_interface__ = array.__array_interface__
+
+    def __del__(self) -> None:
+        self._give_back(self._array)
+
+
 class Recycler:
-    """Returns uint8 arrays, and reuses those to which nothing refers any more."""
+    """Lends arrays, and reuses the memory of those that are given back."""
 
     def __init__(self) -> None:
-        self._arrays: list[np.ndarray] = []
+        self._kind: tuple[tuple[int, ...], str] | None = None
+        self._free: list[np.ndarray] = []
         self._lock = threading.Lock()
 
-    def empty(self, shape: tuple[int, ...]) -> np.ndarray:
-        """Returns a uint8 array of this shape with arbitrary contents."""
+    def empty(self, shape: tuple[int, ...], dtype: str = "uint8") -> np.ndarray:
+        """Returns an array of this shape and type with arbitrary contents."""
         with self._lock:
-            self._arrays = [array for array in self._arrays if array.shape == shape]
-            for array in self._arrays:
-                # The list, this loop and the call itself refer to it. A view counts as well.
-                if sys.getrefcount(array) <= 3:
-                    return array
-            array = np.empty(shape, np.uint8)
-            self._arrays.append(array)
-            return array
+            if self._kind != (shape, dtype):
+                # Lent arrays of the old kind return to the old list, which then disappears.
+                self._kind, self._free = (shape, dtype), []
+            free = self._free
+        try:
+            array = free.pop()  # atomic, as is `append`: a lease may end at any moment
+        except IndexError:
+            array = np.empty(shape, dtype)
+        return np.asarray(_Lease(array, free.append))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Recycler, ()
@@ -56,6 +75,7 @@ class Message:
     Attributes:
       name: of the block.
       shape: of the array in the block.
+      dtype: of the array.
       block: the block, in the worker; None in the receiver.
       memory: the opened block, in the receiver, for the first message about it; else None.
     """
@@ -64,22 +84,24 @@ class Message:
         self,
         name: str,
         shape: tuple[int, ...],
+        dtype: str = "uint8",
         block: "Block | None" = None,
         memory: SharedMemory | None = None,
     ):
-        self.name, self.shape, self.block, self.memory = name, shape, block, memory
+        self.name, self.shape, self.dtype = name, shape, dtype
+        self.block, self.memory = block, memory
 
     def __reduce__(self) -> tuple[Any, ...]:
         assert self.block is not None  # only workers pickle messages
-        return _arrived, (self.name, self.shape, self.block.claim())
+        return _arrived, (self.name, self.shape, self.dtype, self.block.claim())
 
 
-def _arrived(name: str, shape: tuple[int, ...], first: bool) -> Message:
+def _arrived(name: str, shape: tuple[int, ...], dtype: str, first: bool) -> Message:
     """Returns a message in the receiver; the first one about a block opens and unlinks it."""
     memory = SharedMemory(name) if first else None
     if memory:
         memory.unlink()
-    return Message(name, shape, memory=memory)
+    return Message(name, shape, dtype, memory=memory)
 
 
 class Block:
@@ -91,13 +113,13 @@ class Block:
         self.memory: Any = SharedMemory(create=True, size=_HEADER + size)
         self._claimed = threading.Lock()
 
-    def array(self, shape: tuple[int, ...]) -> np.ndarray:
-        """Returns the block's array, uint8 of a shape that fits in it."""
-        return np.ndarray(shape, np.uint8, self.memory.buf, _HEADER)
+    def array(self, shape: tuple[int, ...], dtype: str = "uint8") -> np.ndarray:
+        """Returns the block's array, of a shape and type that fit in it."""
+        return np.ndarray(shape, dtype, self.memory.buf, _HEADER)
 
-    def message(self, shape: tuple[int, ...]) -> Message:
-        """Returns the message that sends an array of this shape in the block to the receiver."""
-        return Message(self.memory.name, shape, self)
+    def message(self, shape: tuple[int, ...], dtype: str = "uint8") -> Message:
+        """Returns the message that sends the block's array to the receiver."""
+        return Message(self.memory.name, shape, dtype, self)
 
     def claim(self) -> bool:
         """Returns True to the first caller, who must see to it that the block is unlinked."""
@@ -141,9 +163,9 @@ def _blocks() -> _Blocks:
     return _Blocks()
 
 
-def take_block(shape: tuple[int, ...]) -> Block:
-    """Returns a block for a uint8 array of this shape: a free one if there is one, or a new one."""
-    return _blocks().take(math.prod(shape))
+def take_block(shape: tuple[int, ...], dtype: str = "uint8") -> Block:
+    """Returns a block for an array of this shape and type: a free one, or else a new one."""
+    return _blocks().take(math.prod(shape) * np.dtype(dtype).itemsize)
 
 
 def give_back(block: Block) -> None:
@@ -170,29 +192,26 @@ class Receiver:
     def _receive(self, message: Message) -> np.ndarray:
         if message.memory:
             self._memories[message.name] = message.memory
-        return np.asarray(_Lease(self._memories[message.name], message.shape))
+        memory = self._memories[message.name]
+        array = np.ndarray(message.shape, message.dtype, memory.buf, _HEADER)
+        return np.asarray(_Lease(array, functools.partial(_free_block, memory)))
 
 
 # Reentrant, because a lease may be deleted during the deletion of another one in the same thread.
 _fence = threading.RLock()
 
 
-class _Lease:
-    """The object to which an array in a worker's block and all its views refer.
+# The defaults keep objects that are no longer global when the interpreter exits.
+def _free_block(memory: Any, array: np.ndarray, fence: Any = _fence, free: int = _FREE) -> None:
+    """Returns a block of shared memory to its worker.
 
-    When it is deleted, there are no more of them, and it returns the block to the worker.
+    Args:
+      memory: the block's memory.
+      array: the array in it, to which nothing refers any more.
     """
-
-    def __init__(self, memory: SharedMemory, shape: tuple[int, ...]):
-        self._memory: Any = memory  # keeps the block open as long as there is an array
-        array = np.ndarray(shape, np.uint8, memory.buf, _HEADER)
-        self.__array_interface__ = array.__array_interface__
-
-    # The defaults keep objects that are no longer global when the interpreter exits.
-    def __del__(self, fence: Any = _fence, free: int = _FREE) -> None:
-        # The worker must not see the flag before all reads of the array are done. On ARM, only
-        # taking a lock guarantees that order.
-        for _ in range(2):
-            with fence:
-                pass
-        self._memory.buf[0] = free
+    # The worker must not see the flag before all reads of the array are done. On ARM, only taking a
+    # lock guarantees that order.
+    for _ in range(2):
+        with fence:
+            pass
+    memory.buf[0] = free

@@ -1,41 +1,18 @@
-"""Decodes images to uint8 arrays, with a limit on the number of pixels.
+"""Decodes images of every format to arrays, with limits on pixels, memory and time.
 
-OpenCV decodes ordinary JPEGs, at a reduced size if that is enough. Pillow decodes all other files,
-and those that OpenCV refuses. If simplejpeg is installed, it replaces OpenCV at full size, where it
-is about 6 % faster. All three contain libjpeg-turbo and give the same pixels.
+Each format has a module: `jpeg`, `pillow` (PNG, WebP, BMP, GIF), `tiff`, `npy` and `dicom`.
 """
 
-import io
+from collections.abc import Callable
 
 import cv2
 import numpy as np
-from PIL import Image
 
-try:
-    import simplejpeg
-except ImportError:
-    simplejpeg = None
+from densenet_jax.data.reading import dicom, jpeg, npy, pillow, tiff
+from densenet_jax.data.reading.limits import ImageError, KindError
 
-cv2.setNumThreads(0)  # the pipeline already decodes each image in its own thread or process
-
-MAX_PIXELS = 178_956_970  # above this, Pillow too reports a decompression bomb
-# Of a JPEG. An image of a single colour has 64 pixels per byte, a photograph 2 to 20.
-MAX_PIXELS_PER_BYTE = 1000
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
-
-# reduction -> OpenCV's flag. Their names say grey or BGR, but with COLOR_RGB the result is RGB.
-_REDUCED = {
-    1: 0,
-    2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
-    4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
-    8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
-}
-_FLAGS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-_TAIL = 64  # bytes of padding allowed after a JPEG's end marker
-
-
-class ImageError(ValueError):
-    """An image cannot be decoded; the message says why."""
+DTYPES = ("uint8", "uint16", "float32")  # of the pixels of a data set
+jpeg_header = jpeg.header
 
 
 def decode(
@@ -43,135 +20,155 @@ def decode(
     channels: int = 3,
     reduction: int = 1,
     header: tuple[int, int, int] | None = None,
+    exif: bool = False,
 ) -> np.ndarray:
-    """Returns an image as uint8 [H, W, channels].
+    """Returns an image as [H, W, channels] in the type of its numbers: uint8, uint16 or float32.
 
-    Encoded images are converted to grey or RGB as `channels` requires, from grey, RGB, CMYK and
-    palettes. Alpha is dropped, 16 bits become 8, and the EXIF orientation is ignored, as
-    torchvision and timm do. Arrays are only checked, and repeated from 1 channel to `channels`.
+    Pictures are converted to grey or RGB as `channels` requires, from grey, RGB, CMYK and palettes;
+    alpha is dropped, or the fourth of 4 channels. Arrays are only checked, and repeated from 1
+    channel to 3. Signed and wide integers become float32.
 
     Args:
-      image: an encoded image, or uint8 [H, W], [H, W, 1] or [H, W, channels].
-      channels: 3 (RGB) or 1 (grey).
+      image: an encoded image, or an array [H, W] or [H, W, C].
+      channels: 1 (grey), 3 (RGB), 4 (RGBA), or the number of channels of arrays.
       reduction: 1, 2, 4 or 8; the decoder may divide height and width by it if that saves time.
       header: result of `jpeg_header(image)`, if already known.
+      exif: whether to turn the image upright as its EXIF block says; torchvision and timm do not.
 
     Raises:
-      ImageError: the data are not an image or are damaged, the image has more than 179 million
-        pixels, or the array has another shape or dtype.
+      KindError: it has another number of channels.
+      ImageError: the data are not an image or are damaged, or a limit of `limits` is exceeded.
     """
     if isinstance(image, np.ndarray):
-        return _from_array(image, channels)
-    header = header or jpeg_header(image)
-    if header:
-        _check_size(*header[:2], len(image))
-        # Without its end marker the file is truncated, which only Pillow reports.
-        complete = image.rfind(b"\xff\xd9", -_TAIL) >= 0
-        if complete and channels == 3 and header[2] in (1, 3):
-            decoded = _fast_jpeg(image, reduction)
-            if decoded is not None:
-                return decoded
-    return _pillow(image, channels)
+        return _channels(_numbers(image), channels, picture=False)
+    pixels = _decode(image, channels, reduction, header)
+    turn = _UPRIGHT.get(orientation(image)) if exif else None
+    return np.ascontiguousarray(turn(pixels)) if turn else pixels
+
+
+def _decode(
+    image: bytes, channels: int, reduction: int, header: tuple[int, int, int] | None
+) -> np.ndarray:
+    """Returns an encoded image [H, W, channels]; see `decode`."""
+    header = header or jpeg.header(image)
+    if header and channels == 3:
+        decoded = jpeg.decode(image, header, reduction)
+        if decoded is not None:
+            return decoded
+    if npy.is_npy(image):
+        return _channels(_numbers(npy.decode(image)), channels, picture=False)
+    if tiff.is_tiff(image):
+        array = tiff.decode(image, lambda data: pillow.decode(data, channels, ("TIFF",)))
+        return _channels(_numbers(array), channels, picture=True)
+    if dicom.is_dicom(image):
+        return _channels(_numbers(dicom.decode(image)), channels, picture=True)
+    size = pillow.png_size(image)
+    if size and size[2] == 16:
+        return _channels(pillow.decode_png16(image, size), channels, picture=True)
+    return _channels(pillow.decode(image, channels), channels, picture=True)
 
 
 def dimensions(image: bytes | np.ndarray) -> tuple[int, int]:
-    """Returns (height, width) of an image; only the header of an encoded image is read.
+    """Returns (height, width) of an image; mostly, only its header is read.
 
     Args:
       image: an encoded image, or an array [H, W, ...].
 
     Raises:
-      ImageError: the data are not an image, or it has more than 179 million pixels.
+      ImageError: the data are not an image, or a limit of `limits` is exceeded.
     """
     if isinstance(image, np.ndarray):
         return image.shape[:2]
-    header = jpeg_header(image)
+    header = jpeg.header(image)
     if header:
-        _check_size(*header[:2], len(image))
+        jpeg.check(image, header)
         return header[:2]
+    if tiff.is_tiff(image):
+        return tiff.check(image).size
+    if npy.is_npy(image):
+        return npy.decode(image).shape[:2]
+    if dicom.is_dicom(image):
+        return dicom.decode(image).shape[:2]
+    with pillow.opened(image) as picture:
+        return picture.height, picture.width
+
+
+def is_scientific(image: bytes) -> bool:
+    """Returns whether an encoded image is one that only `decode` keeps as it is: not 8 bits."""
+    size = pillow.png_size(image)
+    own = tiff.is_tiff(image) or npy.is_npy(image) or dicom.is_dicom(image)
+    return own or (size is not None and size[2] == 16)
+
+
+# What turns the pixels of an EXIF orientation upright.
+_UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    2: np.fliplr,
+    3: lambda pixels: np.rot90(pixels, 2),
+    4: np.flipud,
+    5: lambda pixels: pixels.swapaxes(0, 1),
+    6: lambda pixels: np.rot90(pixels, -1),
+    7: lambda pixels: np.rot90(pixels, 2).swapaxes(0, 1),
+    8: np.rot90,
+}
+
+
+def orientation(image: bytes) -> int:
+    """Returns the EXIF orientation of an encoded image, 1 to 8; 1 (upright) if it has none."""
     try:
-        with Image.open(io.BytesIO(image), formats=FORMATS) as picture:
-            _check_size(picture.height, picture.width)
-            return picture.height, picture.width
-    except Exception as e:
-        raise _as_image_error(e) from e
-
-
-def jpeg_header(image: bytes) -> tuple[int, int, int] | None:
-    """Returns (height, width, number of components) of a JPEG, or None for other data."""
-    if image[:2] != b"\xff\xd8":
-        return None
-    at = 2
-    while at + 9 < len(image):
-        if image[at] != 0xFF:
-            return None
-        marker = image[at + 1]
-        if marker == 0xFF:  # a fill byte before a marker
-            at += 1
-        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            height = int.from_bytes(image[at + 5 : at + 7], "big")
-            width = int.from_bytes(image[at + 7 : at + 9], "big")
-            return (height, width, image[at + 9]) if height and width else None
-        elif marker in (0xD9, 0xDA):
-            return None
+        if image[:2] == jpeg.START:
+            block = jpeg.exif(image)
+        elif tiff.is_tiff(image):
+            block = image
         else:
-            at += 2 + max(2, int.from_bytes(image[at + 2 : at + 4], "big"))
-    return None
+            block = pillow.exif(image)
+        return tiff.header(block).value(tiff.ORIENTATION, 1) if tiff.is_tiff(block) else 1
+    except ImageError:
+        return 1
 
 
-def _check_size(height: int, width: int, jpeg_bytes: int | None = None) -> None:
-    if height * width > MAX_PIXELS:
-        raise ImageError(f"{width} x {height} pixels are more than the limit of {MAX_PIXELS:,}")
-    if jpeg_bytes and height * width > MAX_PIXELS_PER_BYTE * jpeg_bytes:
+def _numbers(array: np.ndarray) -> np.ndarray:
+    """Returns an array [H, W] or [H, W, C] as uint8, uint16 or float32 [H, W, C]."""
+    if array.ndim == 2:
+        array = array[..., None]
+    if array.ndim != 3 or array.dtype.kind not in "uif" or not array.size:
         raise ImageError(
-            f"{width} x {height} pixels cannot be in {jpeg_bytes:,} bytes: the header is damaged"
+            f"the array is {array.dtype} {list(array.shape)}; it must be numbers [height, width, "
+            "channels]"
         )
+    if array.dtype in (np.uint8, np.uint16):
+        return array.astype(array.dtype.newbyteorder("="), copy=False)
+    array = array.astype(np.float32)
+    if not np.isfinite(array).all():
+        raise ImageError("the image has values that are not finite")
+    return array
 
 
-def _fast_jpeg(image: bytes, reduction: int) -> np.ndarray | None:
-    """Returns a JPEG as uint8 [H, W, 3], or None if the decoder refuses it."""
-    if simplejpeg and reduction == 1:
-        try:
-            return simplejpeg.decode_jpeg(image, "RGB", fastdct=False, fastupsample=False)
-        except ValueError:  # simplejpeg is stricter; the other decoders decide
-            pass
-    try:
-        flags = _FLAGS | _REDUCED[reduction]
-        return cv2.imdecode(np.frombuffer(image, np.uint8), flags)
-    except cv2.error:
-        return None
+def _channels(array: np.ndarray, channels: int, picture: bool) -> np.ndarray:
+    """Returns an image [H, W, C] with another number of channels, where that is defined.
 
+    Args:
+      array: [H, W, C].
+      channels: the number to return.
+      picture: whether the channels are known to be grey, RGB or RGBA.
 
-def _from_array(image: np.ndarray, channels: int) -> np.ndarray:
-    """Returns an array [H, W], [H, W, 1] or [H, W, channels] as uint8 [H, W, channels]."""
-    if image.ndim == 2:
-        image = image[..., None]
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (1, channels):
-        raise ImageError(
-            f"the array is {image.dtype} {list(image.shape)}; it must be uint8 [height, width, "
-            f"{channels}]"
+    Raises:
+      KindError: it is not defined.
+    """
+    have = array.shape[2]
+    if have == channels:
+        return array
+    if have == 1 and channels == 3:
+        return (
+            np.broadcast_to(array, (*array.shape[:2], 3))
+            if array.dtype != np.uint8
+            else (np.repeat(array, 3, axis=2))
         )
-    return image if image.shape[2] == channels else np.repeat(image, channels, axis=2)
+    if picture and have in (3, 4) and channels in (1, 3):
+        colours = array[..., :3]
+        return colours if channels == 3 else _grey(colours)
+    raise KindError(f"it has {have} channels instead of {channels}")
 
 
-def _pillow(image: bytes, channels: int) -> np.ndarray:
-    """Returns an encoded image as uint8 [H, W, channels], decoded by Pillow."""
-    mode = "L" if channels == 1 else "RGB"
-    try:
-        with Image.open(io.BytesIO(image), formats=FORMATS) as picture:
-            _check_size(picture.height, picture.width)
-            if picture.mode.startswith("I"):  # 16-bit grey, which `convert` would clip
-                array = (np.asarray(picture) >> 8).clip(0, 255).astype(np.uint8)
-                return np.repeat(array[..., None], channels, axis=2)
-            array = np.asarray(picture.convert(mode))
-    except Exception as e:  # for a damaged file, Pillow raises almost any exception
-        raise _as_image_error(e) from e
-    return array[..., None] if channels == 1 else array
-
-
-def _as_image_error(error: Exception) -> ImageError:
-    """Returns an ImageError with the reason of an exception of Pillow."""
-    if isinstance(error, ImageError):
-        return error
-    reason = str(error).split(" <_io.BytesIO")[0] or type(error).__name__
-    return ImageError(f"not a readable image: {reason}")
+def _grey(colours: np.ndarray) -> np.ndarray:
+    """Returns the luma [H, W, 1] of an image [H, W, 3]."""
+    return cv2.cvtColor(np.ascontiguousarray(colours), cv2.COLOR_RGB2GRAY)[..., None]

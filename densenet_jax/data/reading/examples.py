@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from densenet_jax.data.reading.decoding import ImageError
+from densenet_jax.data.reading.limits import ImageError, KindError
 from densenet_jax.data.sources.source import DataError, Source
 
 _log = logging.getLogger(__name__)
@@ -24,10 +24,10 @@ class Prepare(Protocol):
     """Decodes and crops an image for a batch."""
 
     def __call__(self, image: bytes | np.ndarray, *, out: np.ndarray | None) -> np.ndarray:
-        """Returns the image, uint8 [H, W, C].
+        """Returns the image, [H, W, C].
 
         Args:
-          image: encoded, or uint8 [h, w, c].
+          image: encoded, or [h, w, c].
           out: memory of the result's shape, in which the result may be written.
         """
 
@@ -36,7 +36,7 @@ def read(source: Source, index: int) -> dict[str, Any]:
     """Returns example `index`, and tries again if the storage fails.
 
     Returns:
-      {"image": bytes or uint8 [H, W, C], "label": see `data.sources.source`}.
+      {"image": bytes or [H, W, C], "label": see `data.sources.source`}.
 
     Raises:
       ImageError: the record is corrupt, or still unreadable after the last retry.
@@ -123,11 +123,11 @@ def load(
       index: number of the example.
       prepare: decodes and crops the image.
       strict: whether to raise DataError for an unreadable example instead of replacing it.
-      out: the image is written here, uint8 [H, W, C].
+      out: the image is written here, [H, W, C].
 
     Raises:
-      DataError: an example is unreadable and `strict` is set, or 10 in a row are unreadable, or a
-        label is not one that the split can have.
+      DataError: an example is unreadable and `strict` is set, or 10 in a row are unreadable, a
+        label is not one that the split can have, or an image has other channels or another type.
     """
     for skipped in range(NEIGHBOURS):
         candidate = (index + skipped) % len(source)
@@ -137,6 +137,11 @@ def load(
             if not np.may_share_memory(image, out):  # OpenCV may return another array of it
                 out[...] = image
             return example["label"], skipped
+        except KindError as e:
+            raise DataError(
+                f"{source.describe(candidate)}: {e}, unlike the first image of the data set. "
+                "Convert the images to the same kind, or set data.channels and data.dtype."
+            ) from e
         except ImageError as e:
             name = source.describe(candidate)
             if strict:

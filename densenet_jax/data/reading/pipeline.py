@@ -80,6 +80,10 @@ def train_batches(
     later_sizes: tuple[tuple[int, int], ...] = (),
     beside: Rows | None = None,
     pools: tuple[np.ndarray, ...] = (),
+    fit: str = "crop",
+    fill: tuple[float, ...] = (0.0,),
+    dtype: str = "uint8",
+    exif: bool = False,
 ) -> Reader:
     """Returns this process's part of an endless stream of global batches.
 
@@ -87,7 +91,7 @@ def train_batches(
       source: the training split.
       batch_size: number of examples in a global batch, over all processes.
       image_size: height and width of the images in pixels.
-      channels: of the images, 3 or 1.
+      channels: of the images.
       random_crop: whether to cut out a random region (random-resized-crop); otherwise the whole
         image is resized if it has another size.
       crop_scale: range of the crop's share of the image's area.
@@ -103,9 +107,13 @@ def train_batches(
         as `teacher`.
       pools: numbers of the examples of each class, if each is to come equally often; see
         `subsets.pools`.
+      fit: "pad": whole images get bands beside them; otherwise they are distorted to a square.
+      fill: value of the bands.
+      dtype: type of the pixels: "uint8", "uint16" or "float32".
+      exif: whether images are turned upright, see `decoding.decode`.
 
     Yields:
-      {"image": uint8 [b, H, W, C], "label": int32 [b], "bad": int32 [b]} with
+      {"image": `dtype` [b, H, W, C], "label": int32 [b], "bad": int32 [b]} with
       b = batch_size / process_count; `bad` counts the unreadable examples that were skipped to
       obtain each example. With `beside` also {"teacher": [b, ...]}.
 
@@ -140,6 +148,10 @@ def train_batches(
         later_sizes=tuple(later_sizes),
         beside=beside,
         pools=pools,
+        fit=fit,
+        fill_value=tuple(fill),
+        dtype=dtype,
+        exif=exif,
     )
     return Reader(batches, workers, start)
 
@@ -156,6 +168,10 @@ def eval_batches(
     process_index: int = 0,
     process_count: int = 1,
     strict: bool = False,
+    fit: str = "crop",
+    fill: tuple[float, ...] = (0.0,),
+    dtype: str = "uint8",
+    exif: bool = False,
 ) -> Reader:
     """Returns this process's part of one pass over a split, with each example exactly once.
 
@@ -165,16 +181,21 @@ def eval_batches(
       source: the split.
       batch_size: number of examples in a global batch, over all processes.
       image_size: height and width of the images in pixels.
-      channels: of the images, 3 or 1.
+      channels: of the images.
       crop_fraction: share of the shorter side that the crop shows, see `host.center_crop`.
       interpolation: "bicubic" or "bilinear".
       workers: number of decoding processes; 0: threads of this process decode.
       process_index: number of this process.
       process_count: number of processes that share each global batch.
       strict: whether an unreadable example raises DataError instead of being masked.
+      fit: "crop": the central square; "squash": the whole image, distorted to a square; "pad": the
+        whole image with bands beside it.
+      fill: value of the bands.
+      dtype: type of the pixels: "uint8", "uint16" or "float32".
+      exif: whether images are turned upright, see `decoding.decode`.
 
     Yields:
-      {"image": uint8 [b, H, W, C], "label": int32 [b], "mask": bool [b], "bad": int32 [b]} with
+      {"image": `dtype` [b, H, W, C], "label": int32 [b], "mask": bool [b], "bad": int32 [b]} with
       b = batch_size / process_count. The mask is False for blank images and for unreadable
       examples; `bad` is 1 for unreadable examples.
 
@@ -195,6 +216,10 @@ def eval_batches(
         shared=workers > 0,
         crop_fraction=crop_fraction,
         interpolation=interpolation,
+        fit=fit,
+        fill_value=tuple(fill),
+        dtype=dtype,
+        exif=exif,
     )
     return Reader(batches, min(workers, len(batches)))
 

@@ -36,7 +36,7 @@ def put(source: Source, sharding: NamedSharding) -> dict[str, jax.Array]:
       sharding: of a batch, over its first axis.
 
     Returns:
-      {"image": uint8 [N, H, W, C], "label": int32 [N], "bad": int32 [N]}.
+      {"image": [N, H, W, C], "label": int32 [N], "bad": int32 [N]}.
     """
     held, everywhere = source.examples, NamedSharding(sharding.mesh, PartitionSpec())
     assert isinstance(held, Arrays)
@@ -57,7 +57,7 @@ def pick(arrays: dict[str, jax.Array], rows: jax.Array, sharding: NamedSharding)
       sharding: of the batch.
 
     Returns:
-      {"image": uint8 [B, H, W, C], "label": int32 [B], "bad": int32 [B]}.
+      {"image": [B, H, W, C], "label": int32 [B], "bad": int32 [B]}.
     """
     batch = {name: array[rows] for name, array in arrays.items()}
     return jax.lax.with_sharding_constraint(batch, sharding)
@@ -72,7 +72,7 @@ def batches(order: TrainBatches, start: int, sharding: NamedSharding) -> Stream:
       sharding: of a batch, over its first axis.
 
     Yields:
-      {"image": uint8 [B, H, W, C], "label": int32 [B], "bad": int32 [B]}, global arrays.
+      {"image": [B, H, W, C], "label": int32 [B], "bad": int32 [B]}, global arrays.
     """
     arrays = put(order.source, sharding)
     gather = jax.jit(functools.partial(pick, sharding=sharding))

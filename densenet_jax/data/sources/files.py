@@ -3,16 +3,19 @@
 import collections
 import os
 import pathlib
-import stat
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
+from densenet_jax.data.reading.files import read_file
 from densenet_jax.data.sources.columns import Column
 from densenet_jax.data.sources.source import DataError
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif"),
+    *(".tif", ".tiff", ".npy", ".dcm"),
+)
 
 
 class Files(Sequence[dict[str, Any]]):
@@ -41,22 +44,6 @@ class Files(Sequence[dict[str, Any]]):
     def take(self, rows: np.ndarray, labels: np.ndarray) -> "Files":
         """Returns the examples `rows` [M] with new labels, [M] or [M, L]."""
         return Files(self.root, Column.of(self.paths).take(rows), labels)
-
-
-def read_file(path: str) -> bytes:
-    """Returns the content of a regular file.
-
-    Raises:
-      OSError: it cannot be read, or is a pipe or device, which could block or never end.
-    """
-
-    def without_waiting(name: str, flags: int) -> int:
-        return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
-
-    with open(path, "rb", opener=without_waiting) as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise OSError(f"{path} is not a regular file")
-        return file.read()
 
 
 def walk(

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from densenet_jax.data.reading.files import read_file
 from densenet_jax.data.sources.label_features import Feature, Part, parts, unsuitable
 from densenet_jax.data.sources.source import DataError, Source
 from densenet_jax.data.sources.tables import DEFAULT, Columns
@@ -32,8 +33,7 @@ class _Rows(Sequence[dict[str, Any]]):
         image = row[self.image]
         data = image["bytes"]
         if data is None:
-            with open(image["path"], "rb") as file:
-                data = file.read()
+            data = read_file(image["path"])
         if not self.parts:
             return {"image": data, "label": int(row[self.label])}
         labels = [part(_values(row[part.feature.key])) for part in self.parts]

@@ -9,6 +9,7 @@ import ml_collections
 import numpy as np
 
 from densenet_jax.data.reading import host
+from densenet_jax.data.reading.files import read_file
 from densenet_jax.data.sources.folders import IMAGE_SUFFIXES
 from densenet_jax.export.bundle import Bundle, ExportError
 from densenet_jax.training import settings
@@ -77,7 +78,7 @@ def of_folder(bundle: Bundle, folder: str) -> Calibration:
     """
     files = [p for p in sorted(pathlib.Path(folder).rglob("*")) if p.is_file()]
     files = [p for p in files if p.suffix.lower() in IMAGE_SUFFIXES][:ACCURACY_IMAGES]
-    examples = ({"image": path.read_bytes(), "label": 0} for path in files)
+    examples = ({"image": read_file(path), "label": 0} for path in files)
     images, _ = _cropped(bundle, examples)
     if not images:
         raise ExportError(
@@ -93,18 +94,14 @@ def of_folder(bundle: Bundle, folder: str) -> Calibration:
 def _cropped(
     bundle: Bundle, examples: Iterable[dict[str, Any]]
 ) -> tuple[list[np.ndarray], list[Any]]:
-    """Returns the readable images, cropped as for evaluation, uint8 [H, W, C], and their labels."""
+    """Returns the readable images, cropped as for evaluation, [H, W, C], and their labels."""
     images: list[np.ndarray] = []
     labels: list[Any] = []
     given = bundle.preprocessing
     for example in examples:
         try:
             image = host.eval_crop(
-                example["image"],
-                image_size=given.image_size,
-                channels=bundle.model.in_channels,
-                crop_fraction=given.crop_fraction,
-                interpolation=given.interpolation,
+                example["image"], channels=bundle.model.in_channels, narrow=True, **given.reading
             )
         except host.ImageError:
             continue

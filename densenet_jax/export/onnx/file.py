@@ -32,8 +32,8 @@ def to_onnx(bundle: Bundle, preprocess: bool = False) -> onnx.ModelProto:
 
     Args:
       bundle: the model; without a classifier, the output is its pooled features.
-      preprocess: the model maps uint8 pixels to probabilities or numbers; False: it maps
-        normalised float32 images to logits.
+      preprocess: the model maps pixels to probabilities or numbers; False: it maps normalised
+        float32 images to logits.
 
     Raises:
       ExportError: the weights are larger than an ONNX file can be.
@@ -48,8 +48,9 @@ def to_onnx(bundle: Bundle, preprocess: bool = False) -> onnx.ModelProto:
     x = graph.channels_first(INPUT)
     if preprocess:
         x = graph.add("Cast", "pixels", x, to=onnx.TensorProto.FLOAT)
-        gain = 1 / (255 * np.asarray(given.std, np.float64))
-        shift = -np.asarray(given.mean, np.float64) / given.std
+        low, high = given.ends
+        gain = 1 / ((high - low) * np.asarray(given.std, np.float64))
+        shift = -(np.asarray(given.mean, np.float64) + low / (high - low)) / given.std
         gain, shift = (v.reshape(-1, 1, 1) for v in (gain, shift))
         x = graph.add("Mul", "scaled", x, graph.constant("preprocessing/gain", gain))
         x = graph.add("Add", "normalized", x, graph.constant("preprocessing/shift", shift))
@@ -65,7 +66,7 @@ def to_onnx(bundle: Bundle, preprocess: bool = False) -> onnx.ModelProto:
     graph.add(last, output, x)
     width = bundle.model.num_classes or _width(bundle)
     return graph.model(
-        {INPUT: (np.uint8 if preprocess else np.float32, ["batch", *bundle.image_shape])},
+        {INPUT: (given.dtype if preprocess else "float32", ["batch", *bundle.image_shape])},
         {output: (np.float32, ["batch", width])},
         {METADATA: json.dumps(bundle.spec())},
     )
@@ -93,14 +94,15 @@ def difference(bundle: Bundle, path: str | pathlib.Path, preprocess: bool) -> fl
     Args:
       bundle: the model that the file was made from.
       path: of the ONNX file.
-      preprocess: whether the file takes uint8 pixels, see `to_onnx`.
+      preprocess: whether the file takes pixels, see `to_onnx`.
 
     Raises:
       ExportError: the difference exceeds `TOLERANCE` or is NaN.
     """
     run, dtype = stablehlo.program(bundle, preprocess)
-    pixels = np.random.default_rng(0).integers(0, 256, (2, *bundle.image_shape))
-    images = pixels.astype(dtype) if preprocess else (pixels / 64 - 2).astype(dtype)
+    low, high = bundle.preprocessing.ends
+    pixels = np.random.default_rng(0).integers(0, 256, (2, *bundle.image_shape)) / 255
+    images = (low + (high - low) * pixels if preprocess else pixels * 4 - 2).astype(dtype)
     expected = np.asarray(jax.jit(run)(images))
     (found,) = session(path).run(None, {INPUT: images})
     worst, scale = float(abs(found - expected).max()), max(1.0, float(abs(expected).max()))

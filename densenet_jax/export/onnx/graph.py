@@ -14,6 +14,7 @@ OPSET = 17  # the first with LayerNormalization; supported by ONNX Runtime 1.12 
 IR_VERSION = 8  # the version of the file format that belongs to this opset
 
 _TYPES = {np.dtype(np.float32): TensorProto.FLOAT, np.dtype(np.uint8): TensorProto.UINT8}
+_TYPES[np.dtype(np.uint16)] = TensorProto.UINT16
 
 
 class Graph:

@@ -80,11 +80,4 @@ def read(
             jax.eval_shape(fresh),
         )
         step, state = checkpoints.restore(which, target)
-    preprocessing = Preprocessing(
-        data.image_size,
-        data.eval_crop,
-        data.interpolation,
-        tuple(data.mean),
-        tuple(data.std),
-    )
-    return model, state.result, preprocessing, step
+    return model, state.result, settings.preprocessing(config), step

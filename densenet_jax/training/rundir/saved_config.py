@@ -10,7 +10,7 @@ from densenet_jax.configs import default
 from densenet_jax.training.errors import CheckpointError
 
 # Keys of `data` that are taken from the initial weights if a configuration leaves them open.
-PREPROCESSING = ("image_size", "eval_crop", "interpolation", "mean", "std")
+PREPROCESSING = ("image_size", "eval_crop", "interpolation", "mean", "std", "fit", "dtype")
 
 
 def load(path: str | pathlib.Path) -> ConfigDict:
@@ -37,6 +37,10 @@ def _renamed(stored: dict[str, Any]) -> dict[str, Any]:
     optimizer = stored.get("optimizer", {})
     if "warmup_epochs" in optimizer:  # the key before durations had units
         optimizer["warmup"] = f"{optimizer.pop('warmup_epochs')} epochs"
+    data = stored.get("data", {})
+    if data.get("image_size") is not None:  # of a run from before these keys, which did as follows
+        data.setdefault("fit", "crop")
+        data.setdefault("dtype", "uint8")
     return stored
 
 

@@ -6,12 +6,13 @@ import struct
 import time
 import zlib
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
 from densenet_jax.data.reading import decoding, host
-from densenet_jax.data.reading.decoding import ImageError
+from densenet_jax.data.reading.decoding import ImageError, KindError
 
 from ..conftest import GOLDEN, JPEGS, encode, picture
 
@@ -47,14 +48,11 @@ def test_the_fast_decoder_agrees_with_pillow():
         assert decoding.dimensions(data) == expected.shape[:2]
 
 
-def test_simplejpeg_gives_the_pixels_of_opencv(monkeypatch):
-    pytest.importorskip("simplejpeg")
+def test_simplejpeg_gives_the_pixels_of_opencv():
     for path in JPEGS:
-        data = path.read_bytes()
-        fast = decoding.decode(data)
-        with monkeypatch.context() as patch:
-            patch.setattr(decoding, "simplejpeg", None)
-            np.testing.assert_array_equal(fast, decoding.decode(data))
+        data = np.frombuffer(path.read_bytes(), np.uint8)
+        expected = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+        np.testing.assert_array_equal(decoding.decode(data.tobytes()), expected)
 
 
 RGB = picture()
@@ -70,11 +68,10 @@ GREY = picture(channels=1)
         (encode(RGB, "JPEG", quality=95, progressive=True), RGB, 4),
         (encode(GREY, "JPEG", quality=95), np.stack([GREY] * 3, -1), 4),
         (encode(GREY, "PNG"), np.stack([GREY] * 3, -1), 0),
-        (encode(GREY.astype(np.uint16) * 257, "PNG"), np.stack([GREY] * 3, -1), 0),
         (encode(np.dstack([RGB, GREY]), "PNG"), RGB, 0),  # alpha is dropped
         (encode(RGB, "BMP"), RGB, 0),
     ],
-    ids=["png", "webp", "jpeg", "progressive", "grey", "grey png", "16 bit", "alpha", "bmp"],
+    ids=["png", "webp", "jpeg", "progressive", "grey", "grey png", "alpha", "bmp"],
 )
 def test_kinds_of_files(data, expected, tolerance):
     got = host.decode(data)
@@ -108,8 +105,11 @@ def test_exif_orientation_is_ignored():
 def test_arrays_pass_through():
     assert host.decode(RGB) is RGB
     np.testing.assert_array_equal(host.decode(GREY), np.stack([GREY] * 3, -1))
-    with pytest.raises(ImageError, match="float32"):
-        host.decode(RGB.astype(np.float32))
+    assert host.decode(RGB.astype(np.float64)).dtype == np.float32
+    with pytest.raises(ImageError, match="not finite"):
+        host.decode(np.full((2, 2, 3), np.nan))
+    with pytest.raises(KindError, match="it has 2 channels instead of 3"):
+        host.decode(RGB[..., :2])
 
 
 def test_random_regions_have_the_right_areas_and_shapes():
