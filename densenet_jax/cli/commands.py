@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from densenet_jax import export as exporting
@@ -34,6 +33,7 @@ from densenet_jax.report.page import in_bytes
 from densenet_jax.scores import conformal
 from densenet_jax.scores.labels import ScoresError
 from densenet_jax.tasks.outputs import Outputs
+from densenet_jax.terminal import Console, lines, say
 from densenet_jax.training import experiment, settings, teacher_logits
 from densenet_jax.training import mesh as meshes
 from densenet_jax.training.errors import CheckpointError, ConfigError
@@ -77,15 +77,16 @@ def train(
     longer = f"total_epochs={2 * config.total_epochs:g}"
     if config.total_steps is not None:
         longer = f"total_steps={2 * config.total_steps}"
-    print(
-        f"\n{settings.make_task(config).describe(result)} "
-        f"after {result['step']} steps ({result['seconds']:.0f} s)\n"
-        f"  metrics      {workdir}/metrics.jsonl\n"
-        f"  checkpoints  {workdir}/checkpoints (best: step {result['best_step']})\n"
-        f"  report       {workdir}/report.html\n"
-        f"next:\n"
-        f"  {program()} evaluate --workdir={workdir}\n"
-        f"  {program()} --workdir={workdir} --config.{longer}    # continues"
+    say(
+        "",
+        f"{settings.make_task(config).describe(result)} "
+        f"after {result['step']} steps ({result['seconds']:.0f} s)",
+        f"  metrics      {workdir}/metrics.jsonl",
+        f"  checkpoints  {workdir}/checkpoints (best: step {result['best_step']})",
+        f"  report       {workdir}/report.html",
+        "next:",
+        f"  {program()} evaluate --workdir={workdir}",
+        f"  {program()} --workdir={workdir} --config.{longer}    # continues",
     )
 
 
@@ -117,7 +118,7 @@ def logits(
     check_output(output)
     count = teacher_logits.write(config, source, output)
     of = f"{count} examples of {config.data.name}/{config.data.train_split}"
-    print(f"written: {output}, the logits of {source} for {of}")
+    say(f"written: {output}, the logits of {source} for {of}")
 
 
 def evaluate(
@@ -175,7 +176,7 @@ def evaluate(
         atomic_files.write(path, json.dumps(finite(record), indent=2) + "\n")
         per_example.save(folder, own, outputs or setup.task.outputs)
     tables.show(record, setup.task)
-    print(
+    say(
         f"{setup.task.describe(own.record)} on {own.record['examples']} examples   (written to "
         f"{path}; the answers for every example to {folder / per_example.FILE})"
     )
@@ -195,7 +196,7 @@ def trained_variables(setup: experiment.Experiment) -> dict[str, Any]:
             "answers would be random. Choose data of its classes, or train it first."
         )
     for note in found.notes:
-        print(f"{of}: {note}")
+        say(f"{of}: {note}")
     return found.variables
 
 
@@ -230,7 +231,7 @@ def calibrate(
         per_example.save_logits(workdir, own, step)
         path = run_outputs.write(workdir, record)
         tables.show_calibration(record)
-        print(
+        say(
             f"written to {path}: evaluate, predict and export use it. Measure on another split "
             "(--config.data.eval_split=test): on this one it looks better than it is."
         )
@@ -341,7 +342,7 @@ def sets_of(
     found = conformal.fit(np.asarray(outputs(jnp.asarray(logits))), labels, alpha)
     lacking = [str(i) if names is None else names[i] for i in np.flatnonzero(found.too_few)]
     if lacking:
-        print(
+        say(
             f"warning: in every set, because calibration has too few examples of them for a "
             f"coverage of {coverage}: {', '.join(lacking)}",
             file=sys.stderr,
@@ -409,7 +410,7 @@ def export(
         images = calibrating.of_run(bundle, config)
     files = exporting.export(bundle, format, output, preprocess=preprocess, int8=images)
     for path in files:
-        print(f"{path}   {in_bytes(path.stat().st_size)}")
+        say(f"{path}   {in_bytes(path.stat().st_size)}")
 
 
 def report(
@@ -432,7 +433,7 @@ def report(
     else:
         config = config or run_weights.read_config(folders[0])
         path = write_report(config, folders[0], checkpoint)
-    print(f"written: {path}")
+    say(f"written: {path}")
 
 
 def write_report(
@@ -459,7 +460,8 @@ def write_report(
         with jax.set_mesh(setup.mesh):
             reports.examine(setup, variables, workdir, step=step, evaluated=evaluated)
     except (CheckpointError, DataError) as e:
-        print(f"the report shows only curves, because the model cannot be examined: {e}")
+        first, *rest = lines(e)
+        say(f"the report shows only curves, because the model cannot be examined: {first}", *rest)
     if jax.process_index() == 0:
         reports.write_report(workdir)
     return pathlib.Path(workdir) / "report.html"
