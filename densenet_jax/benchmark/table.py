@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
+
+from densenet_jax.terminal import Console
 
 PARTS = {
     "step": "training step, batch already on the device",

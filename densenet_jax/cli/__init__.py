@@ -11,6 +11,7 @@ from typing import Any
 
 import ml_collections
 
+from densenet_jax import terminal
 from densenet_jax.cli import config_files
 from densenet_jax.cli.invocation import program
 from densenet_jax.cli.parsing import UsageError, parse
@@ -67,19 +68,19 @@ def _run(
     try:
         return getattr(commands, command)(config, **options) or 0, ""
     except commands.USER_ERRORS as e:
-        return EXIT_USER_ERROR, f"error: {e}"
+        return EXIT_USER_ERROR, _error(e)
     except NonFiniteError as e:
-        return EXIT_DIVERGED, f"error: {e}"
+        return EXIT_DIVERGED, _error(e)
     except OSError as e:
         if e.errno not in STORAGE_ERRORS:
             raise
-        what = f"{e.filename} cannot be written or read: " if e.filename else ""
+        what = f"{terminal.printable(e.filename)} cannot be written or read: " if e.filename else ""
         return EXIT_USER_ERROR, (
             f"error: {what}{e.strerror}. Repair the disk, free some space on it, or choose another "
             "folder; then run the same command again."
         )
     except Interrupted as e:
-        safely(print, f"{e}; the same command continues from there.", flush=True)
+        safely(terminal.say, f"{e}; the same command continues from there.")
         return EXIT_INTERRUPTED, ""
 
 
@@ -91,7 +92,12 @@ def _say(code: int, message: str) -> int:
 
 
 def _fail(error: Exception) -> int:
-    return _say(EXIT_USER_ERROR, f"error: {error}")
+    return _say(EXIT_USER_ERROR, _error(error))
+
+
+def _error(error: Exception) -> str:
+    """Returns the message of an exception for standard error, in printable lines."""
+    return "error: " + "\n".join(terminal.lines(error))
 
 
 def _unraisable(hook: Callable[..., Any], error: "sys.UnraisableHookArgs") -> None:
@@ -110,7 +116,7 @@ def set_up_process() -> None:
         logging.getLogger(library).setLevel(logging.CRITICAL)
     if getattr(sys.unraisablehook, "func", None) is not _unraisable:  # once per process
         sys.unraisablehook = functools.partial(_unraisable, sys.unraisablehook)
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    terminal.set_up()
     # The configuration has imported JAX already, so its environment variable would come too late.
     import jax
 

@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from densenet_jax import export as exporting
@@ -40,6 +39,7 @@ from densenet_jax.scores import conformal
 from densenet_jax.scores.labels import ScoresError
 from densenet_jax.tasks.outputs import Outputs
 from densenet_jax.tasks.task import Task
+from densenet_jax.terminal import Console, lines, say
 from densenet_jax.training import experiment, settings, teacher_logits
 from densenet_jax.training import mesh as meshes
 from densenet_jax.training.errors import CheckpointError, ConfigError
@@ -93,15 +93,16 @@ def train(
     longer = f"total_epochs={2 * config.total_epochs:g}"
     if config.total_steps is not None:
         longer = f"total_steps={2 * config.total_steps}"
-    print(
-        f"\n{settings.make_task(config).describe(result)} "
-        f"after {result['step']} steps ({result['seconds']:.0f} s)\n"
-        f"  metrics      {workdir}/metrics.jsonl\n"
-        f"  checkpoints  {workdir}/checkpoints (best: step {result['best_step']})\n"
-        f"  report       {workdir}/report.html\n"
-        f"next:\n"
-        f"  {program()} evaluate --workdir={workdir}\n"
-        f"  {program()} --workdir={workdir} --config.{longer}    # continues"
+    say(
+        "",
+        f"{settings.make_task(config).describe(result)} "
+        f"after {result['step']} steps ({result['seconds']:.0f} s)",
+        f"  metrics      {workdir}/metrics.jsonl",
+        f"  checkpoints  {workdir}/checkpoints (best: step {result['best_step']})",
+        f"  report       {workdir}/report.html",
+        "next:",
+        f"  {program()} evaluate --workdir={workdir}",
+        f"  {program()} --workdir={workdir} --config.{longer}    # continues",
     )
 
 
@@ -128,7 +129,7 @@ def cross_validate(
     runs = sweeps.plan(config, {"data.fold": list(range(int(folds)))}, workdir)
     found = []
     for one in runs:
-        print(f"fold {one.values['data.fold']} of {folds}: {one.workdir}", flush=True)
+        say(f"fold {one.values['data.fold']} of {folds}: {one.workdir}")
         folder = str(one.workdir)
         train_and_evaluate(one.config, folder, [reports.LiveReport(folder)])
         setup, variables, _ = open_run(run_weights.read_config(folder), folder, "best")
@@ -139,7 +140,7 @@ def cross_validate(
     path = pathlib.Path(workdir) / "folds.json"
     if jax.process_index() == 0:
         atomic_files.write(path, json.dumps(finite(record), indent=2) + "\n")
-        print(cross_validation.describe(setup.task, record, path))
+        say(*cross_validation.describe(setup.task, record, path).splitlines())
 
 
 def find_lr(config: ml_collections.ConfigDict, workdir: str | None, name: str) -> None:
@@ -153,15 +154,15 @@ def find_lr(config: ml_collections.ConfigDict, workdir: str | None, name: str) -
     found = lr_range.test(config)
     paths = lr_range.write(found, pathlib.Path(workdir or f"runs/{name}-find_lr"))
     first, last = found["learning_rate"][0], found["learning_rate"][-1]
-    print(f"learning rates from {first:.2g} to {last:.2g} in {len(found['loss'])} steps")
+    say(f"learning rates from {first:.2g} to {last:.2g} in {len(found['loss'])} steps")
     if found["suggestion"] is None:
-        print("the loss never fell: there is no suggestion")
+        say("the loss never fell: there is no suggestion")
     else:
-        print(
+        say(
             f"the loss falls fastest at {found['suggestion']:.2g}: a good peak for a schedule with "
             f"a warm-up, --config.optimizer.learning_rate={found['suggestion']:.2g}"
         )
-    print(f"written: {paths[0]}, {paths[1]}")
+    say(f"written: {paths[0]}, {paths[1]}")
 
 
 def embed(
@@ -208,10 +209,10 @@ def embed(
     if jax.process_index() == 0:
         np.savez_compressed(output, allow_pickle=False, **arrays)
         width = found["eval"]["features"].shape[1]
-        print(f"written: {output}, {width} features of {block} for each example")
+        say(f"written: {output}, {width} features of {block} for each example")
         for title, metrics in features.quick_look(setup, found["train"], found["eval"]).items():
             shown = ", ".join(f"{m.title} {m.show(metrics)}" for m in setup.task.measured)
-            print(f"{title}: {shown}")
+            say(f"{title}: {shown}")
 
 
 def statistics(
@@ -239,7 +240,7 @@ def statistics(
         exif=data.exif,
         images=int(images),
     )
-    print(image_statistics.describe(found, source.name))
+    say(*image_statistics.describe(found, source.name).splitlines())
 
 
 def logits(
@@ -270,7 +271,7 @@ def logits(
     check_output(output)
     count = teacher_logits.write(config, source, output)
     of = f"{count} examples of {config.data.name}/{config.data.train_split}"
-    print(f"written: {output}, the logits of {source} for {of}")
+    say(f"written: {output}, the logits of {source} for {of}")
 
 
 def evaluate(
@@ -358,8 +359,8 @@ def write_evaluation(
         per_example.save(folder, own, outputs)
     tables.show(record, task)
     if "outside" in record:
-        print(tables.outside(record["outside"]))
-    print(
+        say(tables.outside(record["outside"]))
+    say(
         f"{task.describe(record)} on {record['examples']} examples   (written to {path}; the "
         f"answers for every example to {folder / per_example.FILE})"
     )
@@ -408,7 +409,7 @@ def ensemble(
     folder = pathlib.Path(common) / "ensemble"
     write_evaluation(folder, record, own, setup.task.outputs, setup.task)
     for workdir, member in zip(workdirs, members, strict=True):
-        print(f"  alone, {workdir}: {setup.task.describe(member.record)}")
+        say(f"  alone, {workdir}: {setup.task.describe(member.record)}")
 
 
 def trained_variables(setup: experiment.Experiment) -> dict[str, Any]:
@@ -425,7 +426,7 @@ def trained_variables(setup: experiment.Experiment) -> dict[str, Any]:
             "answers would be random. Choose data of its classes, or train it first."
         )
     for note in found.notes:
-        print(f"{of}: {note}")
+        say(f"{of}: {note}")
     return found.variables
 
 
@@ -460,7 +461,7 @@ def calibrate(
         per_example.save_logits(workdir, own, step)
         path = run_outputs.write(workdir, record)
         tables.show_calibration(record)
-        print(
+        say(
             f"written to {path}: evaluate, predict and export use it. Measure on another split "
             "(--config.data.eval_split=test): on this one it looks better than it is."
         )
@@ -571,7 +572,7 @@ def sets_of(
     found = conformal.fit(np.asarray(outputs(jnp.asarray(logits))), labels, alpha)
     lacking = [str(i) if names is None else names[i] for i in np.flatnonzero(found.too_few)]
     if lacking:
-        print(
+        say(
             f"warning: in every set, because calibration has too few examples of them for a "
             f"coverage of {coverage}: {', '.join(lacking)}",
             file=sys.stderr,
@@ -639,7 +640,7 @@ def export(
         images = calibrating.of_run(bundle, config)
     files = exporting.export(bundle, format, output, preprocess=preprocess, int8=images)
     for path in files:
-        print(f"{path}   {in_bytes(path.stat().st_size)}")
+        say(f"{path}   {in_bytes(path.stat().st_size)}")
 
 
 def report(
@@ -662,7 +663,7 @@ def report(
     else:
         config = config or run_weights.read_config(folders[0])
         path = write_report(config, folders[0], checkpoint)
-    print(f"written: {path}")
+    say(f"written: {path}")
 
 
 def write_report(
@@ -689,7 +690,8 @@ def write_report(
         with jax.set_mesh(setup.mesh):
             reports.examine(setup, variables, workdir, step=step, evaluated=evaluated)
     except (CheckpointError, DataError) as e:
-        print(f"the report shows only curves, because the model cannot be examined: {e}")
+        first, *rest = lines(e)
+        say(f"the report shows only curves, because the model cannot be examined: {first}", *rest)
     if jax.process_index() == 0:
         reports.write_report(workdir)
     return pathlib.Path(workdir) / "report.html"

@@ -19,6 +19,7 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
+from densenet_jax import terminal
 from densenet_jax.data.preparing import building, converting, ilsvrc
 from densenet_jax.data.preparing.shards import Item
 from densenet_jax.data.sources import folders
@@ -227,7 +228,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         final = options.run(options)
     except DataError as e:
-        building.console.print(str(e), soft_wrap=True, markup=False)
+        terminal.say(*terminal.lines(e), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         building.console.print("Stopped; the same command continues from here.")

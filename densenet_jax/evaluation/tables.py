@@ -3,10 +3,10 @@
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from densenet_jax.tasks.task import Task
+from densenet_jax.terminal import Console
 
 WIDTH = 110  # of the table of labels, in characters
 WORST = 5  # number of classes that are named
@@ -39,8 +39,6 @@ def show(record: dict[str, Any], task: Task) -> None:
         f"{record['of']}, {record['image_size']}x{record['image_size']}, "
         f"{record['interpolation']}, crop {record['eval_crop']:g}, "
         f"{'one view' if views == 1 else f'{views} views'} of each image",
-        highlight=False,
-        markup=False,
         soft_wrap=True,
     )
     columns = task.columns
@@ -59,15 +57,12 @@ def show(record: dict[str, Any], task: Task) -> None:
         console.print(
             f"the logits of {record['nonfinite']} of {record['examples']} examples are not finite: "
             "there are no metrics",
-            highlight=False,
         )
         return
     if record.get("undefined"):
         console.print(
             f"without {task.measured[0].title}, and in no mean, because the split lacks one kind "
             f"of their examples: {', '.join(record['undefined'])}",
-            highlight=False,
-            markup=False,
             soft_wrap=True,
         )
     if task.name != "classification" and len(record["classes"]) <= SHOWN:
@@ -80,7 +75,7 @@ def show(record: dict[str, Any], task: Task) -> None:
             console.print(
                 f"{metric.title} {metric.show(record)}, 95% interval {low} to {high} (bootstrap, "
                 f"{by})",
-                highlight=False,
+                soft_wrap=True,
             )
     metric = task.measured[0]
     known = [c for c in record["classes"] if metric.value(c) is not None]
@@ -88,9 +83,7 @@ def show(record: dict[str, Any], task: Task) -> None:
         worst = sorted(known, key=metric.score)[:WORST]
         digits = 1 if metric.percent else 3
         named = ", ".join(f"{row['class']} {metric.show(row, digits)}" for row in worst)
-        console.print(
-            f"worst by {metric.title}: {named}", highlight=False, markup=False, soft_wrap=True
-        )
+        console.print(f"worst by {metric.title}: {named}", soft_wrap=True)
 
 
 def by_label(rows: list[dict[str, Any]], task: Task) -> Table:
@@ -125,16 +118,17 @@ def show_calibration(record: dict[str, Any]) -> None:
       record: as `calibrate.fit` returns it.
     """
     console = Console()
-    text: dict[str, Any] = {"highlight": False, "markup": False, "soft_wrap": True}
-    console.print(f"calibrated on {record['examples']} examples of {record['data']}", **text)
+    console.print(
+        f"calibrated on {record['examples']} examples of {record['data']}", soft_wrap=True
+    )
     for key, title in (("loss", "loss"), ("ece", "calibration error")):
         before, after = (np.nanmean(np.float64(record[w][key])) for w in ("before", "after"))
-        console.print(f"{title} {before:.4f} before, {after:.4f} after", **text)
+        console.print(f"{title} {before:.4f} before, {after:.4f} after", soft_wrap=True)
     if record["uncalibrated"]:
         console.print(
             "left as they are, because the split lacks one kind of their examples: "
             f"{', '.join(record['uncalibrated'])}",
-            **text,
+            soft_wrap=True,
         )
     if not record.get("reached"):
         return
@@ -144,7 +138,7 @@ def show_calibration(record: dict[str, Any]) -> None:
             shares = [reached[key] for key in ("sensitivity", "specificity", "f1")]
             cells = ["-" if share is None else f"{share:.3f}" for share in shares]
             table.add_row(label, f"{reached['threshold']:.4f}", *cells)
-    console.print(f"thresholds by the rule {record['rule']}", **text)
+    console.print(f"thresholds by the rule {record['rule']}", soft_wrap=True)
     console.print(table)
 
 

@@ -9,13 +9,13 @@ from typing import Any, TextIO
 
 import numpy as np
 from rich.color import Color
-from rich.console import Console
 from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
 from densenet_jax.prediction.predict import Answer
 from densenet_jax.report import pictures
+from densenet_jax.terminal import Console, cell, printable
 
 PICTURE = 14  # width of a picture on a terminal in characters, each of which shows two pixels
 BAR = 12  # width of the bar of a probability in characters
@@ -92,14 +92,14 @@ def _csv(file: TextIO) -> Write:
             unit = "value" if task == "regression" else "probability"
             writer.writerow(["path", "rank", "class", "label", unit, *several, "overlay", "error"])
             began = True
-        path, overlay = printable(answer.path), printable(answer.overlay or "")
+        path, overlay = cell(answer.path), cell(answer.overlay or "")
         if not answer.classes:
             blank = [""] * (4 + len(several))
-            writer.writerow([path, *blank, overlay, printable(answer.error or "")])
+            writer.writerow([path, *blank, overlay, cell(answer.error or "")])
         ranks = zip(answer.classes, answer.labels, answer.values, strict=True)
         for rank, (number, label, value) in enumerate(ranks, 1):
             present = [int(p) for p in answer.present[rank - 1 : rank]]
-            row = [path, rank, number, printable(label), _number(answer, value)]
+            row = [path, rank, number, cell(label), _number(answer, value)]
             writer.writerow([*row, *present, overlay, ""])
 
     return write
@@ -107,7 +107,7 @@ def _csv(file: TextIO) -> Write:
 
 def _table(file: TextIO) -> Write:
     """Returns a function that writes an answer as a table row, or as a line without a terminal."""
-    console = Console(file=file, highlight=False)
+    console = Console(file)
     if not console.is_terminal:
         return lambda answer: file.write(_line(answer) + "\n")
 
@@ -186,11 +186,3 @@ def half_blocks(image: np.ndarray, columns: int) -> Text:
             style = Style(color=Color.from_rgb(*above), bgcolor=Color.from_rgb(*below))
             text.append("▀", style=style)
     return text
-
-
-def printable(text: str) -> str:
-    """Returns text with control characters and unencodable characters escaped.
-
-    Control characters in a file name could otherwise change the terminal.
-    """
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

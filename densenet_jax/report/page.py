@@ -9,6 +9,7 @@ from typing import Any
 import jinja2
 import markupsafe
 
+from densenet_jax import terminal
 from densenet_jax.report import curves, run_files
 from densenet_jax.report.analysis import finite
 from densenet_jax.report.page_data import findings
@@ -75,6 +76,7 @@ def render(found: list[Run], *, live: bool = False) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(PAGE),
         autoescape=True,  # names of classes and files can contain HTML
+        finalize=_shown,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -95,6 +97,13 @@ def render(found: list[Run], *, live: bool = False) -> str:
         config=config_rows(found),
         **(findings(found[0]) if len(found) == 1 else {}),
     )
+
+
+def _shown(value: Any) -> Any:
+    """Returns what a template shows for a value; text is printable, unless it is our own markup."""
+    # A name with letters that are written from right to left would also turn the text around it.
+    own = isinstance(value, markupsafe.Markup) or not isinstance(value, str)
+    return value if own else terminal.printable(value)
 
 
 def names(directories: list[pathlib.Path]) -> list[str]:

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
-from rich.console import Console
 
 from densenet_jax import create_model
 from densenet_jax.data.sources import imagenet_classes
@@ -19,6 +18,7 @@ from densenet_jax.prediction import output
 from densenet_jax.prediction.output import show
 from densenet_jax.prediction.predict import Answer, PredictError, find, predict
 from densenet_jax.tasks.outputs import Outputs
+from densenet_jax.terminal import Console
 from densenet_jax.weights.published import Preprocessing
 
 PREPROCESSING = Preprocessing(16, 1.0, "bilinear", (0.5,), (0.25,))
@@ -175,6 +175,9 @@ def test_csv():
         ("a.png", "2", "[red]bird"),
     ]
     assert rows[2]["error"] == "there is no such file"
+    formula = [Answer("-1.png", (1,), ("=1+1",), (1.0,))]
+    (row,) = csv.DictReader(io.StringIO(written("csv", formula)[1]))
+    assert (row["path"], row["label"]) == ("'-1.png", "'=1+1")
 
 
 def test_lines_in_a_pipe():
@@ -188,7 +191,7 @@ def test_lines_in_a_pipe():
 
 def test_a_table_on_a_terminal(monkeypatch):
     options = {"force_terminal": True, "color_system": "truecolor", "width": 60}
-    monkeypatch.setattr(output, "Console", lambda **fixed: Console(**{**fixed, **options}))
+    monkeypatch.setattr(output, "Console", lambda file: Console(file, **options))
     _, text = written("table")
     assert text.count("▀") == 12 * 6  # 4 pixels, enlarged to 12; a character shows two
     assert "75.00%" in text

@@ -11,14 +11,14 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from densenet_jax.data.preparing import shards
 from densenet_jax.data.preparing.shards import Item
 from densenet_jax.data.sources.source import DataError
+from densenet_jax.terminal import Console
 
-console = Console(stderr=True, highlight=False)
+console = Console(stderr=True)
 
 
 def folders_of(

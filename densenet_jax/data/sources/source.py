@@ -17,7 +17,14 @@ import numpy as np
 
 
 class DataError(ValueError):
-    """A data set cannot be used; the message says which one, why, and what to do."""
+    """A data set cannot be used; the message says which one, why, and what to do.
+
+    Each argument is a line of the message.
+    """
+
+    def __str__(self) -> str:
+        """Returns the message."""
+        return "\n".join(map(str, self.args))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -107,15 +107,14 @@ def tfds_source(
         builder = _builder(tfds, name, where)
         prepared = builder.is_prepared()
     if not prepared:
-        raise DataError(how_to_prepare(name, pathlib.Path(builder.data_path)))
+        raise DataError(*how_to_prepare(name, pathlib.Path(builder.data_path)).splitlines())
     root = _root(builder)
     if builder.info.file_format.value != "array_record":
         raise DataError(
             f"{name} in {builder.data_path} was prepared as {builder.info.file_format.value}, "
-            "which has no random access. Convert it once:\n"
-            "  python -m densenet_jax.data.prepare convert "
-            f"{builder.data_path} --data-dir=NEW_DIR\n"
-            "and pass --config.data.data_dir=NEW_DIR."
+            "which has no random access. Convert it once:",
+            f"  python -m densenet_jax.data.prepare convert {builder.data_path} --data-dir=NEW_DIR",
+            "and pass --config.data.data_dir=NEW_DIR.",
         )
     features = builder.info.features
     # The data set imagenet2012_real has the ReaL labels in addition to the original ones.

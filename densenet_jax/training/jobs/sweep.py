@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 
 import jax
 from ml_collections import ConfigDict
-from rich.console import Console
 from rich.table import Table
 
 from densenet_jax.tasks.task import Task
+from densenet_jax.terminal import Console, say
 from densenet_jax.training import checks
 from densenet_jax.training.errors import ConfigError
 from densenet_jax.training.loop import train_and_evaluate
@@ -182,13 +182,13 @@ def sweep(
     first = jax.process_index() == 0  # only the first process of a job writes files
     for number, one in enumerate(runs, 1):
         if first:
-            print(f"run {number} of {len(runs)}: {one.workdir.name}", flush=True)
+            say(f"run {number} of {len(runs)}: {one.workdir.name}")
         rows.append(run(one, listeners(str(one.workdir))))
         if first:
             write(rows, workdir)
     if first:
         Console().print(table(rows, make_task(config)))
-        print(f"written: {workdir}/sweep.json")
+        say(f"written: {workdir}/sweep.json")
 
 
 def table(rows: list[dict[str, Any]], task: Task) -> Table:

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from typing import Any, Self
 
 import jax
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column
+
+from densenet_jax.terminal import Console, say
 
 # Seconds between the lines in a pipe or file: at first, and in a run of many hours.
 SOON, LATER = 10.0, 60.0
@@ -43,7 +44,7 @@ class ProgressLine:
             None  # step and time of the first update, after compilation
         )
         self._printed = time.monotonic()
-        self._console = Console(file=sys.stdout, highlight=False)
+        self._console = Console(sys.stdout)
         self._moving: _Bar | _NotebookLine | None = None
 
     def __enter__(self) -> Self:
@@ -90,9 +91,9 @@ class ProgressLine:
         if jax.process_index() != 0:
             return
         if isinstance(self._moving, _Bar):  # prints above the bar
-            self._safely(self._console.print, text, markup=False, soft_wrap=True)
+            self._safely(self._console.print, text, soft_wrap=True)
         else:
-            self._safely(print, text, flush=True)
+            self._safely(say, text)
 
     def _safely(self, show: Callable[..., None], *args: Any, **kwargs: Any) -> None:
         if not safely(show, *args, **kwargs):
@@ -126,6 +127,7 @@ class _Bar:
             TextColumn(  # a single column, whose end is cut off on a narrow terminal
                 "step {task.completed}/{task.total}  {task.fields[left]} left  {task.fields[text]}",
                 table_column=Column(no_wrap=True),
+                markup=False,
             ),
             console=console,
             refresh_per_second=2,
