@@ -47,6 +47,8 @@ def parse(argv: Sequence[str]) -> tuple[str, ml_collections.ConfigDict | None, d
         if values[flag].present and flag not in command.flags:
             users = [c for c in COMMANDS if flag in COMMANDS[c].flags]
             raise UsageError(f"{name} does not take --{flag}; {', '.join(users)} can.")
+    if values["checkpoint"].present and values["weights"].present:
+        raise UsageError("--checkpoint is one of a run, --workdir=DIR; --weights has none.")
     options = {flag: values[flag].value for flag in command.flags}
     for flag in command.flags:
         if choices := FLAGS[flag].choices.get(name):
@@ -75,6 +77,10 @@ def _check_needs(
 ) -> None:
     """Raises UsageError if a command lacks its configuration, run or weights."""
     needs, workdir = COMMANDS[name].needs, options.get("workdir")
+    if workdir and options.get("weights"):
+        raise UsageError(
+            f"{name} takes --workdir={workdir} or --weights={options['weights']}, not both."
+        )
     if needs == "source" and not (options["weights"] or workdir):
         raise UsageError(f"{name} needs --workdir=DIR of a run, or --weights=SOURCE.")
     if config is not None or not needs or options.get("weights"):

@@ -95,9 +95,16 @@ def folder(options: argparse.Namespace) -> pathlib.Path:
 
     final, folder = building.folders_of(options, options.name, "1.0.0")
     base, splits = options.folder.expanduser(), {}
-    one_folder = not any((base / name).is_dir() for name in ("train", "validation", "val", "valid"))
+    there = {path.name.lower() for path in base.glob("*/")}
+    divided = not there.isdisjoint({"train", "training", "validation", "val", "valid"})
     for split in ("train", "validation", "test"):
-        if split == "test" and (one_folder or not (base / "test").is_dir()):
+        if split == "test" and not (divided and "test" in there):
+            continue
+        if split == "validation" and divided and there.isdisjoint({"validation", "val", "valid"}):
+            building.console.print(
+                f"{base} has no validation folder, so the data set has no validation split: "
+                "evaluate with --config.data.eval_split=test."
+            )
             continue
         source = folders.image_folder(str(base), split, options.holdout)
         files = source.examples
@@ -154,6 +161,12 @@ def from_tfds(options: argparse.Namespace) -> pathlib.Path:
     return pathlib.Path(builder.data_path)
 
 
+def _above_0(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text} must be a whole number above 0.")
+    return int(text)
+
+
 def _parser() -> argparse.ArgumentParser:
     description, _, details = (__doc__ or "").partition("\n")
     parser = argparse.ArgumentParser(
@@ -172,12 +185,12 @@ def _parser() -> argparse.ArgumentParser:
     images = argparse.ArgumentParser(add_help=False)
     images.add_argument(
         "--max-size",
-        type=int,
+        type=_above_0,
         help="reduce images whose shorter side has more pixels than this",
     )
     images.add_argument(
         "--workers",
-        type=int,
+        type=_above_0,
         default=os.cpu_count(),
         help="number of processes (default: one per core)",
     )

@@ -118,7 +118,7 @@ def test_an_interrupted_run_continues(tars, tmp_path, monkeypatch, capsys):
     assert not (tmp_path / "imagenet2012" / "5.1.0").exists()
     first = written[0].stat().st_mtime_ns
     assert run(*arguments, "--max-size=20") == 2
-    assert "was begun with the settings" in capsys.readouterr().err
+    assert "was begun with other settings or images" in capsys.readouterr().err
     monkeypatch.setattr(shards, "_write_images", write)
     assert run(*arguments) == 0
     final = tmp_path / "imagenet2012" / "5.1.0" / written[0].name
@@ -251,3 +251,27 @@ def test_a_file_that_is_not_a_tfrecord_is_refused(tmp_path):
     path.write_bytes(JPEGS[0].read_bytes())
     with pytest.raises(DataError, match="not a TFRecord"):
         list(tfrecord.read(path))
+
+
+def test_a_folder_without_validation_images_has_no_validation_split(tmp_path, capsys):
+    """Its test images must not be stored twice, as validation and as test."""
+    for split, colour in (("train", 10), ("test", 200)):
+        for name in ("a", "b"):
+            path = tmp_path / "in" / split / name / "1.png"
+            path.parent.mkdir(parents=True)
+            Image.fromarray(np.full((8, 8, 3), colour, np.uint8)).save(path)
+    arguments = ["folder", str(tmp_path / "in"), "--name=mine", "--workers=1"]
+    assert run(*arguments, f"--data-dir={tmp_path}") == 0
+    assert "has no validation split: evaluate with --config.data.eval_split=test" in (
+        " ".join(capsys.readouterr().err.split())
+    )
+    info = json.loads((tmp_path / "mine" / "1.0.0" / "dataset_info.json").read_text())
+    assert sorted(split["name"] for split in info["splits"]) == ["test", "train"]
+
+
+@pytest.mark.parametrize("flag", ["--max-size=-1", "--workers=0", "--max-size=x"])
+def test_numbers_that_mean_nothing_are_refused(flag, tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        run("folder", str(tmp_path), "--name=mine", flag)
+    assert ended.value.code == 2
+    assert "must be a whole number above 0" in capsys.readouterr().err

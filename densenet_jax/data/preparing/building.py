@@ -3,6 +3,7 @@
 import argparse
 import collections
 import functools
+import hashlib
 import json
 import os
 import pathlib
@@ -47,14 +48,24 @@ def folders_of(
     return final, folder
 
 
-def _begin(folder: pathlib.Path, options: argparse.Namespace) -> None:
-    """Raises DataError if shards from an earlier call were written with other settings."""
+def _begin(
+    folder: pathlib.Path, options: argparse.Namespace, splits: Mapping[str, Sequence[Item]]
+) -> None:
+    """Raises DataError if earlier shards were written with other settings or images."""
     settings = {key: getattr(options, key, None) for key in ("max_size", "holdout")}
+    digest = hashlib.blake2b(digest_size=16)
+    for split, items in splits.items():
+        for item in items:
+            digest.update(
+                f"{split}/{item.name}/{item.label}/{item.size}\n".encode("utf-8", "replace")
+            )
+    settings |= {split: len(items) for split, items in splits.items()}
+    settings["images"] = digest.hexdigest()
     record = folder / "settings.json"
     if record.exists() and json.loads(record.read_text()) != settings:
         raise DataError(
-            f"{folder} was begun with the settings {record.read_text()}; use the same ones to "
-            "continue, or remove the folder."
+            f"{folder} was begun with other settings or images ({record.read_text()}); use the "
+            "same ones to continue, or remove the folder."
         )
     record.write_text(json.dumps(settings))
 
@@ -83,7 +94,7 @@ def write(
       DataError: the disk is too small, an image cannot be read, or shards were written with other
         settings.
     """
-    _begin(folder, options)
+    _begin(folder, options, splits)
     from tensorflow_datasets.core import naming
     from tensorflow_datasets.core.splits import SplitInfo
 
