@@ -32,10 +32,12 @@ class Header:
     Attributes:
       tags: {number: its whole numbers}; tags of other types are left out.
       more: whether the file has further pages.
+      turned: position of the orientation's number in the file; 0: it has none.
     """
 
     tags: dict[int, tuple[int, ...]]
     more: bool
+    turned: int
 
     def value(self, tag: int, default: int) -> int:
         """Returns the first number of a tag."""
@@ -86,11 +88,12 @@ def _header(data: bytes) -> Header:
     (count,) = struct.unpack_from(order + ("Q" if big else "H"), data, at)
     if count > MAX_TAGS:
         raise ImageError(f"not a readable image: the TIFF has {count:,} tags")
-    at, tags, total = at + (8 if big else 2), {}, 0
+    at, tags, total, turned = at + (8 if big else 2), {}, 0, 0
     for _ in range(count):
         tag, kind, length = struct.unpack_from(f"{order}HH{offset}", data, at)
         value, at = at + (12 if big else 8), at + (20 if big else 12)
         size = _SIZES.get(kind, 1) * length
+        turned = value if tag == ORIENTATION and kind == 3 else turned
         total += size
         if total > len(data):  # overlapping values would be read again and again
             raise ImageError("not a readable image: the TIFF's tags are longer than the file")
@@ -99,7 +102,7 @@ def _header(data: bytes) -> Header:
         if kind in _INTEGERS and length <= MAX_CHANNELS:
             tags[tag] = struct.unpack_from(f"{order}{length}{_INTEGERS[kind]}", data, value)
     (following,) = struct.unpack_from(order + offset, data, at)
-    return Header(tags, following != 0)
+    return Header(tags, following != 0, turned)
 
 
 def check(data: bytes) -> Header:
@@ -142,7 +145,7 @@ def decode(data: bytes, pillow: Callable[[bytes], np.ndarray]) -> np.ndarray:
     simple = found.samples in (1, 3, 4) and (together or found.samples == 1)
     image = None
     if found.bits <= 8 and found.kind == "u" and found.samples in (1, 3, 4):
-        return pillow(data)
+        return pillow(_as_stored(data, found))
     if simple and found.bits in (16, 32, 64) and found.value(262, 1) in (0, 1, 2):
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if image is None:
@@ -158,6 +161,14 @@ def decode(data: bytes, pillow: Callable[[bytes], np.ndarray]) -> np.ndarray:
     if image.shape != (*found.size, found.samples):
         raise ImageError(f"not a readable image: the TIFF's pixels are {list(image.shape)}")
     return np.invert(image) if white_is_zero and image.dtype.kind == "u" else image
+
+
+def _as_stored(data: bytes, found: Header) -> bytes:
+    """Returns a TIFF without orientation: Pillow turns images upright in this format only."""
+    if found.value(ORIENTATION, 1) == 1 or not found.turned:
+        return data
+    upright = (1).to_bytes(2, "little" if data[:1] == b"I" else "big")
+    return data[: found.turned] + upright + data[found.turned + 2 :]
 
 
 def _tifffile(data: bytes, found: Header) -> np.ndarray:
