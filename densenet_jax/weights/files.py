@@ -45,7 +45,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     (`module.`) and torch.compile (`_orig_mod.`) add are removed; `norm.1`, as PyTorch named it
     before 0.4, becomes `norm1`; Keras's names are `layer/variable` for every version of Keras.
     From a training checkpoint, only the state dict is returned: the moving average of the weights
-    if there is one (the order is that of `readers.torch.STATE_DICT_KEYS`).
+    if there is one (the order is that of `readers.state_dicts.STATE_DICT_KEYS`).
 
     Args:
       path: a .safetensors, .pth, .pt, .bin, .h5, .keras, .ckpt or .npz file.
@@ -77,20 +77,32 @@ def locate(path: str | os.PathLike[str]) -> dict[str, tuple[np.dtype, tuple[int,
     return _read_with(path, locate_safetensors)
 
 
+def check_regular(path: str) -> int:
+    """Returns the size of a file in bytes; call it before opening, as a pipe would block for ever.
+
+    Raises:
+      WeightsError: it is a folder, a pipe or a device, or does not exist.
+    """
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        reason = "there is no such file" if isinstance(error, FileNotFoundError) else error.strerror
+        raise WeightsError(f"{path}: {reason}; check the path") from None
+    if stat.S_ISDIR(status.st_mode):
+        raise WeightsError(f"{path}: it is a folder; pass the path of a weight file in it")
+    if not stat.S_ISREG(status.st_mode):
+        raise WeightsError(f"{path}: it is not a regular file; copy its content to one")
+    return status.st_size
+
+
 def _read_with(
     path: str | os.PathLike[str], reader: Callable[[BoundedFile], dict[str, Any]]
 ) -> Any:
     """Returns the result of `reader` for the file at `path`; every error is a `WeightsError`."""
     path = os.fspath(path)
     try:
-        # Check the type before opening the file: opening a named pipe would block for ever.
-        status = os.stat(path)
-        if stat.S_ISDIR(status.st_mode):
-            raise WeightsError(f"{path}: it is a folder; pass the path of a weight file in it")
-        if not stat.S_ISREG(status.st_mode):
-            raise WeightsError(f"{path}: it is not a regular file; copy its content to one")
+        size = check_regular(path)
         with open(path, "rb") as stream:
-            size = status.st_size
             file = BoundedFile(path, stream, 0, size, Budget.of_file(size))
             return reader(file)
     except FileNotFoundError:

@@ -4,6 +4,7 @@ A name is `model.tag`, as in timm. Accuracies are in per cent on the validation 
 ImageNet-1k, as measured by timm at the image sizes given here.
 """
 
+import dataclasses
 from dataclasses import dataclass
 
 WEIGHTS_FILE = "model.safetensors"
@@ -19,6 +20,8 @@ class Preprocessing:
       interpolation: "bicubic" or "bilinear", both with antialiasing.
       mean: mean of each channel, for images in the range [0, 1].
       std: standard deviation of each channel, for images in the range [0, 1].
+      fit: how the rectangle of an image becomes a square: "crop" (resized, then cut), "squash"
+        (resized as a whole, distorted) or "pad" (resized as a whole, with borders).
     """
 
     image_size: int = 224
@@ -26,6 +29,17 @@ class Preprocessing:
     interpolation: str = "bicubic"
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    fit: str = "crop"
+
+    def for_channels(self, channels: int) -> "Preprocessing":
+        """Returns the preprocessing of images with another number of channels.
+
+        As in timm, every channel then has the mean of the known means and of the known deviations.
+        """
+        if len(self.mean) == len(self.std) == channels:
+            return self
+        mean, std = (sum(x) / len(x) for x in (self.mean, self.std))
+        return dataclasses.replace(self, mean=(mean,) * channels, std=(std,) * channels)
 
 
 IMAGENET = Preprocessing()

@@ -191,7 +191,7 @@ def test_an_unexpected_error_in_a_reader_names_the_file(golden_weights, monkeypa
 
 @pytest.mark.parametrize("name", ["", "a\nb", "x" * 600, "\u202e"])
 def test_names_that_cannot_be_printed_are_refused(refused, name):
-    refused(torch_zip({name: tensor((1,), count=1)}, {"0": bytes(4)}), "name is empty, too long")
+    refused(torch_zip({name: tensor((1,), count=1)}, {"0": bytes(4)}), "name is")
 
 
 def test_reading_needs_no_other_framework():
