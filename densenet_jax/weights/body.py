@@ -68,7 +68,7 @@ def spelt(convention: Convention, names: Collection[str]) -> dict[str, str]:
     """
     result: dict[str, str] = {}
     copy = re.compile(rf"(?:{convention.copies})\.(.*)")
-    for name in names:
+    for name in sorted(names):  # a set has another order in every process
         if (found := copy.fullmatch(name)) and found[1] in names:
             continue
         text = convention.spell(name)
