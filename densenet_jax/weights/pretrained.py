@@ -16,7 +16,7 @@ from densenet_jax.weights import adapt, hub, names
 from densenet_jax.weights.body import guess
 from densenet_jax.weights.files import check_regular, read
 from densenet_jax.weights.folders import SUFFIXES, is_run, weights_in
-from densenet_jax.weights.infer_variant import named_after, variant_of
+from densenet_jax.weights.infer_variant import from_tensors, named_after
 from densenet_jax.weights.published import IMAGENET, PUBLISHED, Preprocessing, model_of, of_model
 from densenet_jax.weights.ranges import check_sizes
 from densenet_jax.weights.readers.bounded_file import WeightsError
@@ -118,7 +118,7 @@ def load(
       ValueError: a model or field is unknown, or `overrides` are given along with a module.
     """
     found = find(os.fspath(source), revision, sha256, read_run)
-    base = _base(found, model, overrides)
+    base = network(found, model, overrides)
     with _naming(found.origin):
         matching = names.match(base, found.state_dict, prefix)
         names.check_names(matching)
@@ -205,8 +205,10 @@ def _file(path: str, sha256: str | None, origin: str | None = None) -> Found:
     origin = origin or path
     config = read_config(os.path.dirname(path) or ".")
     state_dict = _read(path, sha256)
+    if config is None and (name := named_after(path)):
+        return Found(origin, state_dict, name)
     if config is None:
-        return Found(origin, state_dict, named_after(path) or variant_of(state_dict))
+        return Found(origin, state_dict, *(from_tensors(state_dict) or ()))
     try:
         check_sizes(config.fields, state_dict)
     except ValueError as error:
@@ -239,8 +241,16 @@ def _run(folder: str, sha256: str | None, read_run: ReadRun | None) -> Found:
     return Found(folder, state_dict, model, {}, preprocessing, outputs=outputs)
 
 
-def _base(found: Found, model: str | nn.Module | None, overrides: dict[str, Any]) -> nn.Module:
-    """Returns the model that the weights belong to, before its head and stem are adapted."""
+def network(
+    found: Found, model: str | nn.Module | None, overrides: dict[str, Any] | None = None
+) -> nn.Module:
+    """Returns the model that weights belong to, before its head and stem are adapted.
+
+    Args:
+      found: the weights.
+      model, overrides: see `load`.
+    """
+    overrides = overrides or {}
     if isinstance(model, nn.Module) and overrides:
         raise ValueError(
             f"{', '.join(overrides)} must be fields of the model that was given; set them there."

@@ -162,8 +162,10 @@ def fits_timm(model: nn.Module) -> bool:
 
 def _parse_own(own: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     """Returns the variant and its fields; raises ValueError for fields that no network has."""
-    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in own["fields"].items()}
-    return own["model"], fields
+    fields = own["fields"]
+    if not isinstance(fields, dict):
+        raise ValueError(f"the fields of {OWN} are not a JSON object")
+    return own["model"], {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
 
 
 def _parse_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -202,6 +204,11 @@ def _parse_preprocessing(known: dict[str, Any]) -> Preprocessing:
         "std": known.get("std", IMAGENET.std),
     }
     ranges.check_preprocessing(values)
+    if mode != "center" and values["crop_fraction"] != 1:
+        raise ValueError(
+            f"crop_mode is {mode!r} with a crop_pct of {values['crop_fraction']}, but only whole "
+            "images (crop_pct 1) can be prepared so"
+        )
     return Preprocessing(
         image_size=values["image_size"],
         crop_fraction=float(values["crop_fraction"]),
@@ -216,8 +223,12 @@ def _parse(config: dict[str, Any]) -> Config:
     """Returns the contents of a parsed `config.json`."""
     # In older files, the contents of `pretrained_cfg` are at the top level.
     weights = config.get("pretrained_cfg", config)
-    name, fields = config["architecture"], _parse_arguments(config.get("model_args") or {})
-    if isinstance(own := config.get(OWN), dict):
+    arguments, own = config.get("model_args") or {}, config.get(OWN)
+    for key, value in {"pretrained_cfg": weights, "model_args": arguments}.items():
+        if not isinstance(value, dict):
+            raise ValueError(f"{key} is not a JSON object")
+    name, fields = config["architecture"], _parse_arguments(arguments)
+    if isinstance(own, dict):
         name, fields = _parse_own(own)
     if not isinstance(name, str) or name not in (*VARIANTS, FAMILY):
         raise ValueError(f"the architecture {shown(name)} is none of this package")
