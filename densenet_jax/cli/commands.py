@@ -19,6 +19,7 @@ from densenet_jax import report as reports
 from densenet_jax.benchmark import table as benchmark_table
 from densenet_jax.benchmark.measure import benchmark as measure
 from densenet_jax.cli.invocation import program
+from densenet_jax.cli.weights import variant, weights
 from densenet_jax.data import statistics as image_statistics
 from densenet_jax.data.sources.source import DataError
 from densenet_jax.evaluation import calibrate as calibration
@@ -50,6 +51,8 @@ from densenet_jax.training.loop import train_and_evaluate
 from densenet_jax.training.rundir import atomic_files, run_classes, run_outputs, run_weights
 from densenet_jax.weights import PUBLISHED, Pretrained, WeightsError
 from densenet_jax.weights.published import IMAGENET
+
+__all__ = ["weights"]  # a command with a module of its own
 
 # Errors that the user can correct; they are shown without a traceback.
 USER_ERRORS = (
@@ -248,6 +251,7 @@ def logits(
     workdir: str | None,
     name: str,
     weights: str | None,
+    model: str | None,
     output: str | None,
 ) -> None:
     """Writes a teacher's logits of the training split, for config.distill.logits.
@@ -257,6 +261,7 @@ def logits(
       workdir: the directory of the teacher's run, if `weights` is None.
       name: the configuration's name; not used.
       weights: the teacher's weights.
+      model: the variant that the weights belong to; None: they say it.
       output: the file to write.
 
     Raises:
@@ -269,7 +274,7 @@ def logits(
             "--workdir=DIR, and --output=FILE."
         )
     check_output(output)
-    count = teacher_logits.write(config, source, output)
+    count = teacher_logits.write(config, source, output, variant(model, weights))
     of = f"{count} examples of {config.data.name}/{config.data.train_split}"
     say(f"written: {output}, the logits of {source} for {of}")
 
@@ -496,6 +501,7 @@ def predict(
     words: list[str],
     workdir: str | None,
     weights: str | None,
+    model: str | None,
     checkpoint: str,
     cam: str | None,
     format: str,
@@ -509,24 +515,26 @@ def predict(
       words: image files, folders, globs, file:// URLs, or - for standard input.
       workdir: the run's directory; not used with `weights`.
       weights: published weights or a file; None: the run.
+      model: the variant that the weights belong to; None: they say it.
       checkpoint: "best", "latest" or a step of the run.
       cam: folder for class activation maps; None: none are written.
       format: "table", "json" or "csv".
       top: number of classes for each image, or "all"; None: as the task has it.
       coverage: answer with sets of classes that contain the right one this often.
     """
+    model = variant(model, weights)
     if weights:
         names = run_weights.class_names(weights)  # if it is the directory of a run
-        loaded = run_weights.load(weights)
-        model, variables, preprocessing = loaded.model, loaded.variables, loaded.preprocessing
+        loaded = run_weights.load(weights, model)
+        network, variables, preprocessing = loaded.model, loaded.variables, loaded.preprocessing
         outputs, step = loaded.outputs, None
     else:
         folder = cast(str, workdir)  # the command line has --weights or --workdir
         given = cast(ml_collections.ConfigDict, config)
-        model, variables, preprocessing, step = run_weights.read(folder, given, checkpoint)
+        network, variables, preprocessing, step = run_weights.read(folder, given, checkpoint)
         names, outputs = run_weights.class_names(folder), run_outputs.read(folder, given, step)
     found = predicting.predict(
-        *(model, variables, preprocessing, names, words),
+        *(network, variables, preprocessing, names, words),
         outputs=outputs,
         top=_count(top),
         conformal=None if coverage is None else sets_of(workdir, names, outputs, step, coverage),
@@ -599,6 +607,7 @@ def export(
     config: ml_collections.ConfigDict | None,
     workdir: str | None,
     weights: str | None,
+    model: str | None,
     checkpoint: str,
     format: str,
     output: str | None,
@@ -612,6 +621,7 @@ def export(
       config: the run's configuration; not used with `weights`.
       workdir: the run's directory; not used with `weights`.
       weights: published weights or a file; None: the run.
+      model: the variant that the weights belong to; None: they say it.
       checkpoint: "best", "latest" or a step of the run.
       format: "onnx", "stablehlo", "safetensors" or "triton".
       output: the folder or file to write.
@@ -628,8 +638,9 @@ def export(
         raise ExportError(
             "--int8 with --weights needs images for calibration: add --calibration=DIR."
         )
+    model = variant(model, weights)
     if weights:
-        bundle = exporting.of_weights(weights)
+        bundle = exporting.of_weights(weights, model=model)
     else:
         # The command line has --weights or --workdir.
         bundle = exporting.of_run(cast(str, workdir), checkpoint, config)

@@ -63,6 +63,10 @@ FLAGS = {
     "block": Flag("the block whose features are written: block1, ... or final", "B", "final"),
     "checkpoint": Flag("best (the default), latest, or a step", "WHICH", "best"),
     "weights": Flag("published weights (densenet121.ra_in1k), or a file", "SOURCE"),
+    "model": Flag(
+        "the variant that the file in --weights belongs to, if its name and tensors do not say it",
+        "NAME",
+    ),
     "crops": Flag(
         "views of each image: 1, or 5 (corners and centre)", "N", choices={"evaluate": ("1", "5")}
     ),
@@ -145,7 +149,7 @@ COMMANDS = {
         "likeliest classes with probabilities, the labels from their thresholds on, or numbers; "
         "from --workdir=DIR or --weights=SOURCE",
         needs="source",
-        flags=("checkpoint", "weights", "cam", "format", "top", "coverage"),
+        flags=("checkpoint", "weights", "model", "cam", "format", "top", "coverage"),
         words="IMAGE...",
     ),
     "report": Command(
@@ -165,13 +169,16 @@ COMMANDS = {
         "writes a teacher's logits of each training image to a file for --config.distill.logits; "
         "the teacher is --weights=SOURCE or the run in --workdir=DIR",
         needs="config",
-        flags=("weights", "output"),
+        flags=("weights", "model", "output"),
     ),
     "export": Command(
         "writes a model in another format, with a model card: ONNX, StableHLO, safetensors for "
         "timm, or a model repository for Triton and KServe; from --workdir=DIR or --weights=SOURCE",
         needs="source",
-        flags=("checkpoint", "weights", "format", "output", "preprocess", "int8", "calibration"),
+        flags=(
+            *("checkpoint", "weights", "model", "format", "output", "preprocess", "int8"),
+            "calibration",
+        ),
     ),
     "benchmark": Command(
         "images/s of the training step, of training with the data, of the input pipeline and of "
@@ -179,6 +186,13 @@ COMMANDS = {
         "--config.data.name=synthetic needs no data; --output=FILE.json saves the figures",
         needs="config",
         flags=("output",),
+    ),
+    "weights": Command(
+        "says what a file of weights is: format, naming scheme, network, classifier, problems; "
+        "--output=FILE.safetensors writes it under the names of timm; two files are compared",
+        needs="",
+        flags=("model", "output"),
+        words="FILE [FILE]",
     ),
     "models": Command(
         "prints a table of all variants: parameters, multiply-adds, published weights", needs=""

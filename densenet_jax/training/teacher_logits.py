@@ -61,7 +61,9 @@ def logits_of(
     return found
 
 
-def write(config: ml_collections.ConfigDict, source: str, path: str) -> int:
+def write(
+    config: ml_collections.ConfigDict, source: str, path: str, model: str | None = None
+) -> int:
     """Writes a teacher's logits for the training split; returns the number of examples.
 
     Args:
@@ -69,6 +71,7 @@ def write(config: ml_collections.ConfigDict, source: str, path: str) -> int:
       source: the teacher's weights: a published name, a file or a run's directory, see
         `weights.load`.
       path: the file to write.
+      model: the variant of the weights; None: they say it.
 
     Raises:
       ConfigError, DataError, WeightsError, CheckpointError: teacher or data do not exist, cannot be
@@ -76,7 +79,7 @@ def write(config: ml_collections.ConfigDict, source: str, path: str) -> int:
     """
     data, mesh = config.data, settings.make_mesh(config)
     meshes.check_batch_size("eval_batch_size", config.eval_batch_size, mesh)
-    teacher = run_weights.load(source)
+    teacher = run_weights.load(source, model)
     split = settings.train_source(config)
     if teacher.model.num_classes != split.num_classes:
         raise ConfigError(

@@ -2,8 +2,9 @@
 
 from densenet_jax.weights.conventions import CONVENTIONS
 from densenet_jax.weights.files import locate, read
+from densenet_jax.weights.folders import is_run
 from densenet_jax.weights.names import MismatchError, from_state_dict, to_state_dict
-from densenet_jax.weights.pretrained import Pretrained, is_run, load
+from densenet_jax.weights.pretrained import Pretrained, load
 from densenet_jax.weights.published import PUBLISHED, Preprocessing
 from densenet_jax.weights.readers.bounded_file import WeightsError
 from densenet_jax.weights.readers.safetensors import write_safetensors

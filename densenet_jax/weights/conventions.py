@@ -27,9 +27,15 @@ class Convention:
       rules: (pattern, replacement) pairs, applied in order to `collection/module/.../leaf`.
       conv_axes: transposes our convolution kernels [H, W, in, out] to the framework's layout.
       dense_axes: transposes our dense kernels [in, out] to the framework's layout.
+      root: the module that holds the body of the network, all but the classifier. Files may lack it
+        or call it otherwise, so names are compared without it (see `body`).
+      separators: characters after which the name of a tensor may begin, if a file puts the network
+        into another module.
       spellings: (pattern, replacement) pairs that turn other spellings of a name, such as those of
-        older versions, into the name that `rules` give.
+        older versions and of wrappers, into the name that `rules` give.
       ignored: pattern for the names of tensors that are not weights.
+      copies: pattern for what an optimizer puts before the name of a weight to name its own state
+        of this weight.
       norm_epsilon: the number that the framework adds to variances; None: the default of our model.
     """
 
@@ -38,8 +44,11 @@ class Convention:
     rules: Rules
     conv_axes: tuple[int, ...] = (3, 2, 0, 1)
     dense_axes: tuple[int, ...] = (1, 0)
+    root: str = ""
+    separators: str = "."
     spellings: Rules = ()
     ignored: str = r"$^"
+    copies: str = r"$^"
     norm_epsilon: float | None = None
 
     def name(self, path: str) -> str:
@@ -79,8 +88,22 @@ _TORCH_LEAVES: Rules = (
     (r"^batch_stats/(.*)/", r"\1/running_"),
 )
 _TORCH_SPELLINGS: Rules = (
-    (r"^module\.", ""),  # DataParallel
+    # Modules that wrap others: data parallelism, torch.compile, FSDP, activation checkpointing.
+    (r"(^|\.)(?:(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.)+", r"\1"),
     (r"(denselayer\d+\.(?:norm|conv))\.([12])\.", r"\1\2."),  # before PyTorch 0.4
+)
+_TORCH_DENSENET_SPELLINGS: Rules = (
+    *_TORCH_SPELLINGS,
+    (r"(denselayer\d+\.)layers\.", r"\1"),  # MONAI
+    # MMPretrain
+    (r"(^|\.)stem\.0\.", r"\1conv0."),
+    (r"(^|\.)stem\.1\.", r"\1norm0."),
+    (
+        r"(^|\.)stages\.(\d+)\.block\.(\d+)\.",
+        lambda m: f"{m[1]}denseblock{int(m[2]) + 1}.denselayer{int(m[3]) + 1}.",
+    ),
+    (r"(^|\.)transitions\.\d+\.0\.", r"\1norm5."),
+    (r"(^|\.)transitions\.(\d+)\.", lambda m: f"{m[1]}transition{int(m[2]) + 1}."),
 )
 
 TORCH = Convention(
@@ -92,7 +115,8 @@ TORCH = Convention(
         (r"^(?!classifier/)", "features/"),
         (r"/", "."),
     ),
-    spellings=_TORCH_SPELLINGS,
+    root="features.",
+    spellings=_TORCH_DENSENET_SPELLINGS,
     ignored=r"num_batches_tracked$",
 )
 
@@ -122,7 +146,8 @@ TORCH_RDNET = Convention(
         (r"(/dense_block\d+)/gate/", r"\1/layers/layers/5/fc/"),
         (r"/", "."),
     ),
-    spellings=(*_TORCH_SPELLINGS, (r"^stem\.stem\.", "stem.")),  # in the files of RDNet's authors
+    # The files of RDNet's authors have another module in the stem.
+    spellings=(*_TORCH_SPELLINGS, (r"(^|\.)stem\.stem\.", r"\1stem.")),
 )
 
 # Names of batch normalisation in Keras and MindSpore.
@@ -152,7 +177,8 @@ KERAS = Convention(
     ),
     conv_axes=(0, 1, 2, 3),
     dense_axes=(0, 1),
-    spellings=((r"^fc\d+/", "predictions/"),),  # fc1000 in the published files
+    separators="/_",
+    spellings=((r"(^|[/_])fc\d+/", r"\1predictions/"),),  # fc1000 in the published files
     norm_epsilon=1.001e-5,
 )
 
@@ -168,9 +194,17 @@ MINDCV = Convention(
         (r"^(?!classifier/)", "features/"),
         (r"/", "."),
     ),
-    spellings=((r"^(?=denseblock|transition|conv0|norm[05])", "features."),),
-    # The state of the optimizer and of the training loop, which MindSpore stores along.
-    ignored=r"^(moments|momentum|accum|global_step|learning_rate|epoch_num|step_num|scale_sense)\b",
+    root="features.",
+    # What MindSpore stores along with the weights: of loops and loss scalers, and of optimizers.
+    ignored=(
+        r"^(global_step|learning_rate|lr|epoch_num|step_num|scale_sense|beta[12]_power|"
+        r"(current|last_overflow)_iterator_step|batch_num|epoch|step|loss_scale|growth_tracker)$"
+        r"|(^|\.)fake_"
+    ),
+    copies=(
+        r"moments?\d?|momentum|adam_[mv]|stat|mean_square|mean_grad|lamb_[mv]|linear|accum|"
+        r"accum_update|accumulation|prev|step_size|ax_?|eta_?\w*|mu_?\w*|ema\d?|exp_inf|inner_momen"
+    ),
 )
 
 NATIVE = Convention(
@@ -179,6 +213,8 @@ NATIVE = Convention(
     rules=(),
     conv_axes=(0, 1, 2, 3),
     dense_axes=(0, 1),
+    separators="/",
+    spellings=((r"(^|[./])(params|batch_stats)\..*", lambda m: m[0].replace(".", "/")),),
 )
 
 CONVENTIONS = {

@@ -1,8 +1,9 @@
 """Finds weights by name, hub repository, file or folder, and loads them into a model."""
 
+import contextlib
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -12,12 +13,14 @@ from flax import linen as nn
 from densenet_jax.models.variants import VARIANTS, create_model, list_models, nearest
 from densenet_jax.tasks.outputs import SOFTMAX, Outputs
 from densenet_jax.weights import adapt, hub, names
-from densenet_jax.weights.files import read
+from densenet_jax.weights.body import guess
+from densenet_jax.weights.files import check_regular, read
+from densenet_jax.weights.folders import SUFFIXES, is_run, weights_in
+from densenet_jax.weights.infer_variant import from_tensors, named_after
 from densenet_jax.weights.published import IMAGENET, PUBLISHED, Preprocessing, model_of, of_model
+from densenet_jax.weights.ranges import check_sizes
 from densenet_jax.weights.readers.bounded_file import WeightsError
 from densenet_jax.weights.timm_config import read_config
-
-CHECKPOINTS = "checkpoints"  # a folder with this subfolder is the directory of a run
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +82,7 @@ def load(
     in_channels: int | None = None,
     revision: str | None = None,
     sha256: str | None = None,
+    prefix: str | None = None,
     seed: int = 0,
     read_run: ReadRun | None = None,
     **overrides: Any,
@@ -92,13 +96,14 @@ def load(
         timm's `config.json`), or the directory of a run.
       model: the variant or the model that the weights belong to. None: the source says it.
       num_classes: number of classes; 0 gives a model without a classifier, which returns pooled
-        features. If the weights have another number of classes, the classifier is initialised from
-        `seed`. None: as in the weights, or as in `model` if that is a module.
+        features. The classifier is initialised from `seed` only if the weights have another number
+        of classes. None: as in the weights, or as in `model` if that is a module.
       in_channels: number of input channels; the stem's kernel is adapted, see
         `adapt.adapt_channels`. None: as in the weights, or as in `model` if that is a module.
       revision: branch, tag or commit on the hub.
       sha256: the expected SHA-256 of the weight file, in hexadecimal digits. None: only large files
         in the hub's cache are checked.
+      prefix: the module of the file that holds the network, if it has several, such as "student".
       seed: seed for the initialisation of a classifier.
       read_run: function that reads the directory of a run; `training.rundir.run_weights.load`
         passes it, because this package does not import the training code. None: such directories
@@ -113,21 +118,26 @@ def load(
       ValueError: a model or field is unknown, or `overrides` are given along with a module.
     """
     found = find(os.fspath(source), revision, sha256, read_run)
-    base = _base(found, model, overrides)
-    matching = names.match(base, found.state_dict)
+    base = network(found, model, overrides)
+    with _naming(found.origin):
+        matching = names.match(base, found.state_dict, prefix)
+        names.check_names(matching)
     classes, channels = adapt.sizes(matching)
     fields: dict[str, Any] = {"num_classes": num_classes, "in_channels": in_channels}
     if not isinstance(model, nn.Module):
         given = {"num_classes": classes, "in_channels": channels} | overrides
         fields = {k: given.get(k) if v is None else v for k, v in fields.items()}
+        if fields["num_classes"] is None:
+            with _naming(found.origin):
+                raise matching.head.refuse(0)
         if "norm_epsilon" not in overrides:
             fields["norm_epsilon"] = matching.convention.norm_epsilon
     base = base.clone(**{k: v for k, v in fields.items() if v is not None})
-    variables, report = adapt.merge(base, found.state_dict, seed)
-    logger.info("%s: %s.", found.origin, report)
-    return Pretrained(
-        base, variables, found.preprocessing, found.licence, report, outputs=found.outputs
-    )
+    with _naming(found.origin):
+        variables, report = adapt.merge(base, matching, seed)
+    (logger.warning if matching.outside else logger.info)("%s: %s.", found.origin, report)
+    preprocessing = found.preprocessing.for_channels(base.in_channels)
+    return Pretrained(base, variables, preprocessing, found.licence, report, outputs=found.outputs)
 
 
 def find(
@@ -139,20 +149,36 @@ def find(
     """Reads the weights of a source; see `load` for the arguments and errors."""
     if source.startswith(hub.HUB_PREFIXES):
         repository, _, pinned = source.partition(":")[2].partition("@")
+        if pinned and revision and pinned != revision:
+            raise WeightsError(
+                f"{source} names another revision than revision={revision!r}; keep one of them."
+            )
         return _hub(repository, source, pinned or revision, sha256)
     name = next(iter(of_model(source)), source)
     if name in PUBLISHED:
+        if os.path.exists(source):
+            logger.warning(
+                "%s: the published weights are loaded; write ./%s for the file or folder.",
+                *(source, source),
+            )
         return _published(name, revision, sha256)
-    if os.path.isdir(source):
-        return _run(source, read_run) if is_run(source) else _folder(source, sha256)
-    if os.path.exists(source):
-        return _file(source, sha256)
+    path = os.path.expanduser(source.removeprefix("file://"))
+    if "://" in path:
+        raise WeightsError(f"{source}: addresses are not opened; download the file first.")
+    if os.path.exists(path):
+        if revision:
+            raise WeightsError(
+                f"{source}: it is on this machine and has no revision={revision!r}; leave it out."
+            )
+        if is_run(path):
+            return _run(path, sha256, read_run)
+        return _file(weights_in(path) if os.path.isdir(path) else path, sha256)
     if name in VARIANTS:
         raise WeightsError(
             f"No weights of {name} are published; use one of the models that have some: "
             f"{', '.join(dict.fromkeys(map(model_of, PUBLISHED)))}."
         )
-    if os.sep in source or os.path.splitext(source)[1] in (".pth", ".safetensors", ".h5", ".npz"):
+    if os.sep in source or source.lower().endswith(SUFFIXES):
         raise WeightsError(f"{source}: there is no such file; check the path.")
     raise WeightsError(f"There are no weights {source!r}. {nearest(source, list(PUBLISHED))}")
 
@@ -162,7 +188,7 @@ def _published(name: str, revision: str | None, sha256: str | None) -> Found:
     row, folder = PUBLISHED[name], hub.placed_folder(name, revision)
     if not os.path.isdir(folder):
         folder = hub.download(row.repository, name, revision, config=False)
-    state_dict = _read(_weights_in(folder), sha256)
+    state_dict = _read(weights_in(folder), sha256)
     return Found(name, state_dict, model_of(name), {}, row.preprocessing, row.licence)
 
 
@@ -171,51 +197,41 @@ def _hub(repository: str, source: str, revision: str | None, sha256: str | None)
     folder = hub.placed_folder(repository, revision)
     if not os.path.isdir(folder):
         folder = hub.download(repository, repository, revision, config=True)
-    return _folder(folder, sha256, origin=source)
-
-
-def _folder(folder: str, sha256: str | None, origin: str | None = None) -> Found:
-    """Reads the weight file in a folder."""
-    return _file(_weights_in(folder), sha256, origin)
-
-
-def _weights_in(folder: str) -> str:
-    """Returns the path of the weight file in a folder."""
-    files = sorted(os.listdir(folder))
-    for name in hub.WEIGHTS_FILES:
-        if name in files:
-            return os.path.join(folder, name)
-    raise WeightsError(
-        f"{folder}: the folder has neither {' nor '.join(hub.WEIGHTS_FILES)} nor {CHECKPOINTS}/; "
-        f"pass the weight file itself (the folder has {', '.join(files[:5]) or 'no files'})."
-    )
+    return _file(weights_in(folder), sha256, origin=source)
 
 
 def _file(path: str, sha256: str | None, origin: str | None = None) -> Found:
     """Reads a weight file, and timm's `config.json` beside it if there is one."""
-    state_dict, origin = _read(path, sha256), origin or path
-    if config := read_config(os.path.dirname(path) or "."):
-        return Found(origin, state_dict, *config)
-    # The names of published files begin with the variant, such as densenet121-a639ec97.pth and
-    # densenet121_weights_tf_dim_....h5.
-    stem = os.path.basename(path)
-    variants = [name for name in list_models() if stem.startswith(name)]
-    return Found(origin, state_dict, max(variants, key=len, default=None))
+    origin = origin or path
+    config = read_config(os.path.dirname(path) or ".")
+    state_dict = _read(path, sha256)
+    if config is None and (name := named_after(path)):
+        return Found(origin, state_dict, name)
+    if config is None:
+        return Found(origin, state_dict, *(from_tensors(state_dict) or ()))
+    try:
+        check_sizes(config.fields, state_dict)
+    except ValueError as error:
+        raise WeightsError(
+            f"{origin}: its configuration and its weights do not belong together: {error}."
+        ) from None
+    return Found(origin, state_dict, *config)
 
 
 def _read(path: str, sha256: str | None) -> dict[str, np.ndarray]:
     """Checks the SHA-256 of a weight file and returns its tensors {name: array}."""
+    check_regular(path)
     hub.check_hash(path, sha256)
     return read(path)
 
 
-def is_run(source: str | os.PathLike[str]) -> bool:
-    """Returns whether a source is the directory of a run, that is a folder with checkpoints."""
-    return os.path.isdir(os.path.join(source, CHECKPOINTS))
-
-
-def _run(folder: str, read_run: ReadRun | None) -> Found:
+def _run(folder: str, sha256: str | None, read_run: ReadRun | None) -> Found:
     """Reads the best checkpoint in the directory of a run."""
+    if sha256:
+        raise WeightsError(
+            f"{folder}: it is the directory of a run, which has no single SHA-256; its checkpoints "
+            "have checksums of their own, so leave sha256 out."
+        )
     if read_run is None:
         raise WeightsError(
             f"{folder}: it is the directory of a run; load it with densenet_jax.load_pretrained."
@@ -225,8 +241,16 @@ def _run(folder: str, read_run: ReadRun | None) -> Found:
     return Found(folder, state_dict, model, {}, preprocessing, outputs=outputs)
 
 
-def _base(found: Found, model: str | nn.Module | None, overrides: dict[str, Any]) -> nn.Module:
-    """Returns the model that the weights belong to, before its head and stem are adapted."""
+def network(
+    found: Found, model: str | nn.Module | None, overrides: dict[str, Any] | None = None
+) -> nn.Module:
+    """Returns the model that weights belong to, before its head and stem are adapted.
+
+    Args:
+      found: the weights.
+      model, overrides: see `load`.
+    """
+    overrides = overrides or {}
     if isinstance(model, nn.Module) and overrides:
         raise ValueError(
             f"{', '.join(overrides)} must be fields of the model that was given; set them there."
@@ -236,9 +260,32 @@ def _base(found: Found, model: str | nn.Module | None, overrides: dict[str, Any]
     if model is None and isinstance(found.model, nn.Module):
         return found.model.clone(**overrides)
     if model is None and found.model is None:
+        if not (problem := _unlike(found.state_dict)):
+            problem = "the weights do not say which network they belong to"
         raise WeightsError(
-            f"{found.origin}: the weights do not say which network they belong to; pass model=, "
-            f"one of {', '.join(list_models())}."
+            f"{found.origin}: {problem}; pass model= (--model=NAME on the command line), one of "
+            f"{', '.join(list_models())}."
         )
     fields = found.fields if model is None else {}
-    return create_model(cast(str, model or found.model), **{**fields, **overrides})
+    try:
+        return create_model(cast(str, model or found.model), **{**fields, **overrides})
+    except ValueError as error:
+        if model or overrides:
+            raise
+        raise WeightsError(f"{found.origin}: its configuration is wrong: {error}") from None
+
+
+def _unlike(state_dict: dict[str, np.ndarray]) -> str:
+    """Returns what the tensors are, if they are of another architecture; "": unknown."""
+    other, some = guess(state_dict), ", ".join(sorted(state_dict)[:3])
+    return f"the names of the tensors ({some}) are those of {other}" if other else ""
+
+
+@contextlib.contextmanager
+def _naming(origin: str) -> Iterator[None]:
+    """Puts the origin of the weights before the message of an error."""
+    try:
+        yield
+    except WeightsError as error:
+        error.args = (f"{origin}: {error}",)
+        raise

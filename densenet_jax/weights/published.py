@@ -4,6 +4,7 @@ A name is `model.tag`, as in timm. Accuracies are in per cent on the validation 
 ImageNet-1k, as measured by timm at the image sizes given here.
 """
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,6 @@ class Preprocessing:
       interpolation: "bicubic" or "bilinear", both with antialiasing.
       mean: mean of each channel, for images in the range [0, 1].
       std: standard deviation of each channel, for images in the range [0, 1].
-      fit: what is shown of an image that is not square: "crop", "squash" or "pad".
       dtype: type of the pixels: "uint8", "uint16" or "float32".
       value_range: the pixel values that become 0 and 1; (): the ends of the type.
       exif: whether images are turned upright as their EXIF data say.
@@ -50,6 +50,16 @@ class Preprocessing:
         fill = tuple(low + mean * (high - low) for mean in self.mean)  # becomes 0
         keys = ("image_size", "crop_fraction", "interpolation", "fit", "dtype", "exif")
         return {key: getattr(self, key) for key in keys} | {"fill": fill}
+
+    def for_channels(self, channels: int) -> "Preprocessing":
+        """Returns the preprocessing of images with another number of channels.
+
+        As in timm, every channel then has the mean of the known means and of the known deviations.
+        """
+        if len(self.mean) == len(self.std) == channels:
+            return self
+        mean, std = (sum(x) / len(x) for x in (self.mean, self.std))
+        return dataclasses.replace(self, mean=(mean,) * channels, std=(std,) * channels)
 
 
 IMAGENET = Preprocessing()

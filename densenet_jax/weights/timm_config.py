@@ -11,15 +11,14 @@ from typing import Any, NamedTuple
 
 from flax import linen as nn
 
-from densenet_jax.models.variants import identify
+from densenet_jax.models.variants import FAMILY, VARIANTS, identify
+from densenet_jax.weights import ranges
 from densenet_jax.weights.published import IMAGENET, Preprocessing
-from densenet_jax.weights.readers.bounded_file import WeightsError
+from densenet_jax.weights.readers.bounded_file import WeightsError, shown
 
 CONFIG_FILE = "config.json"
 MAX_BYTES = 1 << 20
 OWN = "densenet_jax"
-MAX_LIST = 64  # numbers in a field, one for each block of the network
-MAX_LAYERS = 4096  # in a block; no number in a field may exceed its square
 TIMM_MODELS = (
     *("densenet121", "densenet161", "densenet169", "densenet201", "densenet264d"),
     *("densenetblur121d", "rdnet_tiny", "rdnet_small", "rdnet_base", "rdnet_large"),
@@ -42,6 +41,20 @@ _FIELDS = {
 }
 
 
+# Arguments that change neither the values nor the names of a network in evaluation.
+_HARMLESS = {
+    *("memory_efficient", "drop_rate", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay"),
+    *("checkpoint_path", "cache_dir", "scriptable", "exportable", "no_jit", "features_only"),
+}
+# Arguments that may be said, if they say what the network has anyway.
+_DEFAULTS: dict[str, Any] = {
+    **{"norm_layer": "batchnorm2d", "aa_layer": "", "stem_type": "", "bias": False},
+}
+_INTERPOLATIONS = ("bicubic", "bilinear")
+# timm's `crop_mode` -> our `fit`.
+_FITS = {"center": "crop", "squash": "squash", "border": "pad"}
+
+
 class Config(NamedTuple):
     """The contents of timm's file.
 
@@ -62,7 +75,7 @@ def read_config(folder: str) -> Config | None:
     """Returns the configuration in a folder; None: the folder has none, or it is not timm's.
 
     Raises:
-      WeightsError: the file is damaged.
+      WeightsError: the file is damaged, or says something that this package does not understand.
     """
     path = os.path.join(folder, CONFIG_FILE)
     if not os.path.isfile(path):
@@ -79,7 +92,7 @@ def read_config(folder: str) -> Config | None:
         return _parse(config)
     except (LookupError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise WeightsError(
-            f"{path}: it is not timm's configuration ({error}); download it again."
+            f"{path}: it cannot be used ({error}); download it again, or correct it."
         ) from error
 
 
@@ -123,7 +136,7 @@ def to_config(
             "fixed_input_size": False,
             "interpolation": preprocessing.interpolation,
             "crop_pct": preprocessing.crop_fraction,
-            "crop_mode": "center",
+            "crop_mode": {ours: theirs for theirs, ours in _FITS.items()}[preprocessing.fit],
             "mean": list(preprocessing.mean),
             "std": list(preprocessing.std),
             "num_classes": model.num_classes,
@@ -149,44 +162,81 @@ def fits_timm(model: nn.Module) -> bool:
 
 def _parse_own(own: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     """Returns the variant and its fields; raises ValueError for fields that no network has."""
+    fields = own["fields"]
+    if not isinstance(fields, dict):
+        raise ValueError(f"the fields of {OWN} are not a JSON object")
+    return own["model"], {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+
+
+def _parse_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Returns the fields of timm's arguments; raises ValueError for those that change the network
+    in a way that this package does not know."""
     fields = {}
-    for key, value in own["fields"].items():
-        numbers = value if isinstance(value, list) else [value]
-        if len(numbers) > MAX_LIST:
-            raise ValueError(f"{key} has more than {MAX_LIST} numbers")
-        for number in numbers:
-            if isinstance(number, str) and len(number) < 32:
-                continue
-            if not isinstance(number, int | float) or not 0 <= number <= MAX_LAYERS**2:
-                raise ValueError(f"{key} cannot be {str(number)[:32]}")
-            if key == "block_sizes" and number > MAX_LAYERS:
-                raise ValueError(f"{key} cannot be {number}")
-        fields[key] = tuple(value) if isinstance(value, list) else value
-    return str(own["model"]), fields
+    for key, value in arguments.items():
+        if value is None or key in _HARMLESS or _DEFAULTS.get(key, ()) == value:
+            continue
+        if key not in _FIELDS:
+            raise ValueError(f"model_args has {key}, which this package does not know")
+        fields[_FIELDS[key]] = tuple(value) if isinstance(value, list) else value
+    if isinstance(fields.get("growth_rate"), int) and "stem_features" not in fields:
+        fields["stem_features"] = 2 * fields["growth_rate"]  # as timm derives them
+    return fields
+
+
+def _parse_preprocessing(known: dict[str, Any]) -> Preprocessing:
+    """Returns timm's preprocessing; raises ValueError for what the data pipeline cannot do."""
+    size = known.get("input_size", (3, IMAGENET.image_size, IMAGENET.image_size))
+    if not isinstance(size, list | tuple) or len(size) not in (2, 3) or size[-1] != size[-2]:
+        raise ValueError(f"input_size is {str(size)[:40]}, but only square images can be prepared")
+    interpolation = known.get("interpolation", IMAGENET.interpolation)
+    if interpolation not in _INTERPOLATIONS:
+        raise ValueError(
+            f"interpolation is {str(interpolation)[:20]!r}, but images can be resized with "
+            f"{' or '.join(_INTERPOLATIONS)} only"
+        )
+    mode = known.get("crop_mode", "center")
+    if mode not in _FITS:
+        raise ValueError(f"crop_mode is {str(mode)[:20]!r}; known are {', '.join(_FITS)}")
+    values = {
+        "image_size": size[-1],
+        "crop_fraction": known.get("crop_pct", IMAGENET.crop_fraction),
+        "mean": known.get("mean", IMAGENET.mean),
+        "std": known.get("std", IMAGENET.std),
+    }
+    ranges.check_preprocessing(values)
+    if mode != "center" and values["crop_fraction"] != 1:
+        raise ValueError(
+            f"crop_mode is {mode!r} with a crop_pct of {values['crop_fraction']}, but only whole "
+            "images (crop_pct 1) can be prepared so"
+        )
+    return Preprocessing(
+        image_size=values["image_size"],
+        crop_fraction=float(values["crop_fraction"]),
+        interpolation=interpolation,
+        mean=tuple(map(float, values["mean"])),
+        std=tuple(map(float, values["std"])),
+        fit=_FITS[mode],
+    )
 
 
 def _parse(config: dict[str, Any]) -> Config:
     """Returns the contents of a parsed `config.json`."""
     # In older files, the contents of `pretrained_cfg` are at the top level.
     weights = config.get("pretrained_cfg", config)
-    arguments = config.get("model_args") or {}
-    fields = {
-        ours: tuple(int(n) for n in value) if isinstance(value, list) else value
-        for theirs, ours in _FIELDS.items()
-        if (value := arguments.get(theirs)) is not None
-    }
-    if "growth_rate" in fields and "stem_features" not in fields:
-        fields["stem_features"] = 2 * fields["growth_rate"]  # as timm derives them
-    known = {key: value for key, value in weights.items() if value is not None}
-    interpolation = known.get("interpolation")
-    preprocessing = Preprocessing(
-        image_size=int(known.get("input_size", (3, IMAGENET.image_size))[-1]),
-        crop_fraction=float(known.get("crop_pct", IMAGENET.crop_fraction)),
-        interpolation="bilinear" if interpolation == "bilinear" else IMAGENET.interpolation,
-        mean=tuple(float(x) for x in known.get("mean", IMAGENET.mean)),
-        std=tuple(float(x) for x in known.get("std", IMAGENET.std)),
-    )
-    name = str(config["architecture"])
-    if isinstance(own := config.get(OWN), dict):
+    arguments, own = config.get("model_args") or {}, config.get(OWN)
+    for key, value in {"pretrained_cfg": weights, "model_args": arguments}.items():
+        if not isinstance(value, dict):
+            raise ValueError(f"{key} is not a JSON object")
+    name, fields = config["architecture"], _parse_arguments(arguments)
+    if isinstance(own, dict):
         name, fields = _parse_own(own)
-    return Config(name, fields, preprocessing, known.get("license"))
+    if not isinstance(name, str) or name not in (*VARIANTS, FAMILY):
+        raise ValueError(f"the architecture {shown(name)} is none of this package")
+    ranges.check_fields(fields)
+    known = {key: value for key, value in weights.items() if value is not None}
+    licence = known.get("license")
+    if licence is not None and not (
+        isinstance(licence, str) and len(licence) <= 100 and licence.isprintable()
+    ):
+        raise ValueError("its license is not a short text")
+    return Config(name, fields, _parse_preprocessing(known), licence)

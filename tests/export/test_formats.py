@@ -112,7 +112,7 @@ def test_a_hostile_configuration_is_refused(tmp_path, fields):
     config = json.loads(path.read_text())
     config["densenet_jax"]["fields"] = fields
     path.write_text(json.dumps(config))
-    with pytest.raises(weights.WeightsError, match="it is not timm's"):
+    with pytest.raises(weights.WeightsError, match="it cannot be used"):
         load_pretrained(tmp_path)
 
 

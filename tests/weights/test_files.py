@@ -1,11 +1,13 @@
 """Golden files are read exactly; files that are not weights are refused with their format named."""
 
 import hashlib
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
+import zipfile
 
 import ml_dtypes
 import numpy as np
@@ -191,7 +193,7 @@ def test_an_unexpected_error_in_a_reader_names_the_file(golden_weights, monkeypa
 
 @pytest.mark.parametrize("name", ["", "a\nb", "x" * 600, "\u202e"])
 def test_names_that_cannot_be_printed_are_refused(refused, name):
-    refused(torch_zip({name: tensor((1,), count=1)}, {"0": bytes(4)}), "name is empty, too long")
+    refused(torch_zip({name: tensor((1,), count=1)}, {"0": bytes(4)}), "name is")
 
 
 def test_reading_needs_no_other_framework():
@@ -203,3 +205,71 @@ def test_reading_needs_no_other_framework():
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert result.stdout == "[]\n", result.stderr
+
+
+def parts(folder, **changes):
+    """Writes two files and their index, and returns the path of the index."""
+    tensors = {"a.weight": np.ones((2, 3)), "module.b": np.zeros(2), "c": np.ones(1)}
+    places = {"a.weight": "one.safetensors", "module.b": "two.safetensors", "c": "two.safetensors"}
+    for file in ("one.safetensors", "two.safetensors"):
+        inside = {name: x for name, x in tensors.items() if places[name] == file}
+        weights.write_safetensors(folder / file, inside)
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {**places, **changes}}), encoding="utf-8")
+    return index
+
+
+def test_weights_in_several_files(tmp_path):
+    found = weights.read(parts(tmp_path))
+    assert {name: x.shape for name, x in found.items()} == {
+        "a.weight": (2, 3),
+        "b": (2,),
+        "c": (1,),
+    }
+    with pytest.raises(weights.WeightsError, match="do not say which network"):
+        weights.load(tmp_path)  # the index is found in the folder
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({"c": file} for file in ("three.safetensors", "one.safetensors", "../x", "/dev/zero", 3)),
+        {"d": "two.safetensors"},
+        {f"x{i}": f"{i}.safetensors" for i in range(100)},
+    ],
+)
+def test_an_index_that_does_not_fit_its_files(tmp_path, changes):
+    with pytest.raises(weights.WeightsError, match=r"index|no such file"):
+        weights.read(parts(tmp_path, **changes))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"weight_map": 3}', '{"weight_map": {}}', "[" * 99_999]
+)
+def test_a_damaged_index(tmp_path, text):
+    path = tmp_path / "model.safetensors.index.json"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(weights.WeightsError, match=r"index\.json: it is no index"):
+        weights.read(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "word"),
+    [
+        *(("x.onnx", "ONNX"), ("x.pdparams", "PaddlePaddle"), ("__0_0.distcp", "dcp_to_torch")),
+        *(("x.index", "TensorFlow"), ("x.data-00000-of-00001", "TensorFlow"), ("x.tflite", "Lite")),
+        ("x.weights.json", "max_shard_size"),
+    ],
+)
+def test_other_formats_are_refused_by_name(refused, name, word):
+    refused(b"\x08\x07\x12\x07pytorch", word, name=name)
+
+
+@pytest.mark.parametrize(
+    ("member", "word"), [("x/archive_format", "torch.export"), ("w.pth", "pass 'w.pth'")]
+)
+def test_other_archives_are_refused_by_name(refused, member, word):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr(member, b"pt2")
+    refused(buffer.getvalue(), word)

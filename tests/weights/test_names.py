@@ -75,7 +75,7 @@ def test_file_gives_the_logits_of_its_framework(file, apply):
 def test_file_converts_back_bit_for_bit(file, key):
     model, state_dict = model_of(file), weights.read(FILES / file)
     convention = conventions.CONVENTIONS[key]
-    assert names.detect(model, state_dict, names.shapes(model)) is convention
+    assert names.match(model, state_dict).convention is convention
     back = weights.to_state_dict(model, weights.from_state_dict(model, state_dict), key)
     spelt = {s: x for name, x in state_dict.items() if (s := convention.spell(name))}
     assert back.keys() == spelt.keys()

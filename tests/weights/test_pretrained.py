@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 
 from densenet_jax import load_pretrained, weights
 from densenet_jax.models.variants import create_model, list_models
+from densenet_jax.tasks.outputs import SOFTMAX
 from densenet_jax.weights import adapt, hub
 from densenet_jax.weights.published import PUBLISHED, model_of
 from tests import hub_server
@@ -112,15 +114,20 @@ def test_folder_with_timm_s_config(folder, state_dict):
     assert loaded.licence == "mit"
 
 
-def test_file_needs_the_model_unless_its_name_contains_it(tmp_path, folder, state_dict):
+def test_file_that_does_not_say_its_network(tmp_path, folder, state_dict, caplog):
     file = tmp_path / "weights.safetensors"
     weights.write_safetensors(file, state_dict)
-    with pytest.raises(weights.WeightsError, match=r"weights.safetensors.*pass model="):
-        load_pretrained(file)
-    assert_same(*load_pretrained(file, "densenet121", **TINY), state_dict)
+    assert_same(*load_pretrained(file), state_dict)  # the shapes say it
     named = tmp_path / "densenet121-0a1b2c3d.safetensors"
     weights.write_safetensors(named, state_dict)
     assert_same(*load_pretrained(named, **TINY), state_dict)
+    weights.write_safetensors(file, {"layer.weight": np.ones((3, 3), np.float32)})
+    with pytest.raises(weights.WeightsError, match=r"weights.safetensors.*pass model=.*--model="):
+        load_pretrained(file)
+    resnet = {f"layer{i}.0.conv1.weight": np.ones(3, np.float32) for i in range(1, 4)}
+    weights.write_safetensors(file, resnet)
+    with pytest.raises(weights.WeightsError, match=r"layer1\.0\.conv1\.weight.*a ResNet"):
+        load_pretrained(file)
 
 
 def test_model_may_be_a_module(folder, state_dict):
@@ -201,6 +208,71 @@ def test_without_network_the_message_says_what_to_put_where(folder, state_dict):
     assert_same(*load_pretrained("densenet121.ra_in1k", **TINY), state_dict)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"revision": "v1"}, "has no revision='v1'"),
+        ({"sha256": "0" * 64}, "SHA-256"),
+    ],
+)
+def test_options_that_a_source_cannot_have_are_refused(folder, tmp_path, options, message):
+    with pytest.raises(weights.WeightsError, match=message):
+        load_pretrained(folder, **options)
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(weights.WeightsError, match=r"revision='v1'|no single SHA-256"):
+        weights.load(tmp_path / "run", **options)
+
+
+def test_two_revisions_are_refused():
+    with pytest.raises(weights.WeightsError, match="another revision than revision='v2'"):
+        load_pretrained("hf-hub:someone/small@v1", revision="v2")
+
+
+def test_a_published_name_beside_a_file_of_that_name_is_said(
+    own_cache, folder, state_dict, tmp_path, monkeypatch, caplog
+):
+    cached(own_cache, PUBLISHED["densenet121.ra_in1k"].repository, folder)
+    monkeypatch.chdir(tmp_path)
+    Path("densenet121").mkdir()
+    assert_same(*load_pretrained("densenet121", **TINY), state_dict)
+    assert "write ./densenet121 for the file or folder" in caplog.text
+
+
+def test_a_folder_with_one_file_of_another_name(tmp_path, state_dict):
+    weights.write_safetensors(tmp_path / "best_metric_model.safetensors", state_dict)
+    assert_same(*load_pretrained(tmp_path), state_dict)
+    weights.write_safetensors(tmp_path / "other.safetensors", state_dict)
+    with pytest.raises(weights.WeightsError, match="2 weight files"):
+        load_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        *(("saved_model.pb", "SavedModel"), (".metadata", "dcp_to_torch"), ("_METADATA", "Orbax")),
+        ("checkpoint", "a checkpoint of TensorFlow"),
+    ],
+)
+def test_folders_of_other_formats_are_named(tmp_path, name, message):
+    (tmp_path / name).touch()
+    with pytest.raises(weights.WeightsError, match=message):
+        load_pretrained(tmp_path)
+
+
+def test_a_preset_of_kerashub_is_refused(tmp_path):
+    config = {"registered_name": "keras_hub>DenseNetBackbone", "config": {}}
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    (tmp_path / "model.weights.h5").touch()
+    with pytest.raises(weights.WeightsError, match="preset of KerasHub"):
+        load_pretrained(tmp_path)
+
+
+def test_a_pipe_is_refused_before_its_hash_is_computed(tmp_path):
+    os.mkfifo(tmp_path / "weights.pth")
+    with pytest.raises(weights.WeightsError, match="not a regular file"):
+        load_pretrained(tmp_path / "weights.pth", "densenet121", sha256="0" * 64)
+
+
 def test_without_the_client(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(weights.WeightsError, match="pip install huggingface_hub, or download"):
@@ -214,6 +286,8 @@ def test_without_the_client(monkeypatch):
         ("densenet264", "No weights of densenet264 are published"),
         ("missing.pth", r"missing.pth: there is no such file"),
         ("no/where", "no such file"),
+        *((f"missing{suffix}", "no such file") for suffix in (".pt", ".keras", ".ckpt", ".bin")),
+        ("https://host/weights.pth", "download the file first"),
     ],
 )
 def test_source_that_does_not_exist(source, message):
@@ -223,7 +297,9 @@ def test_source_that_does_not_exist(source, message):
 
 def test_folder_without_weights(tmp_path):
     (tmp_path / "notes.txt").touch()
-    with pytest.raises(weights.WeightsError, match=r"neither model.safetensors.*notes.txt"):
+    with pytest.raises(
+        weights.WeightsError, match=r"no weight file \(notes.txt\), neither model.safetensors"
+    ):
         load_pretrained(tmp_path)
 
 
@@ -231,7 +307,7 @@ def test_folder_without_weights(tmp_path):
 def test_broken_config(tmp_path, state_dict, text):
     weights.write_safetensors(tmp_path / "model.safetensors", state_dict)
     (tmp_path / "config.json").write_text(text, encoding="utf-8")
-    with pytest.raises(weights.WeightsError, match=r"config.json: it is not timm's"):
+    with pytest.raises(weights.WeightsError, match=r"config.json: it cannot be used"):
         load_pretrained(tmp_path)
 
 
@@ -242,7 +318,7 @@ def test_the_directory_of_a_run(tmp_path, state_dict):
     trained = tiny(dropout_rate=0.2)
     variables = weights.from_state_dict(trained, state_dict)
     preprocessing = weights.Preprocessing(image_size=32)
-    reader = lambda folder: (trained, variables, preprocessing)  # noqa: E731
+    reader = lambda folder: (trained, variables, preprocessing, SOFTMAX)  # noqa: E731
     loaded = weights.load(tmp_path, num_classes=2, read_run=reader)
     assert loaded.model == trained.clone(num_classes=2)
     assert loaded.preprocessing == preprocessing
@@ -310,6 +386,18 @@ def test_grey_image_gives_what_it_gave_in_three_channels(folder):
         jax.jit(three.model.apply)(three.variables, np.repeat(grey, 3, -1)),
         rtol=1e-4,
     )
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_preprocessing_follows_the_channels(folder, channels):
+    given = weights.load(folder, in_channels=channels).preprocessing
+    assert given.mean == (0.5,) * channels
+    assert given.std == (0.25,) * channels
+    imagenet = weights.Preprocessing().for_channels(channels)
+    assert imagenet.mean[0] == pytest.approx(
+        0.485 if channels == 3 else (0.485 + 0.456 + 0.406) / 3
+    )
+    assert len(imagenet.std) == channels
 
 
 def test_channels_of_the_file_are_the_default(tmp_path):

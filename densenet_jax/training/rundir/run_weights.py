@@ -19,7 +19,7 @@ from densenet_jax.training.rundir.run_classes import class_names
 from densenet_jax.weights import Preprocessing, Pretrained
 from densenet_jax.weights import load as load_weights
 
-__all__ = ["class_names", "load", "read", "read_config"]
+__all__ = ["class_names", "load", "read", "read_config", "read_run"]
 
 
 def read_config(workdir: str) -> ml_collections.ConfigDict:
@@ -31,6 +31,13 @@ def read_config(workdir: str) -> ml_collections.ConfigDict:
     return saved_config.load(pathlib.Path(workdir) / "config.json")
 
 
+def read_run(folder: str) -> tuple[nn.Module, dict[str, Any], Preprocessing, Outputs]:
+    """Returns the model, variables, preprocessing and outputs of a run's best checkpoint."""
+    config = read_config(folder)
+    model, variables, preprocessing, step = read(folder, config)
+    return model, variables, preprocessing, run_outputs.read(folder, config, step)
+
+
 def load(source: str | os.PathLike[str], *args: Any, **options: Any) -> Pretrained:
     """Returns weights like `weights.load`, but also from the directory of a run.
 
@@ -39,11 +46,6 @@ def load(source: str | os.PathLike[str], *args: Any, **options: Any) -> Pretrain
       *args: as for `weights.load`.
       **options: as for `weights.load`.
     """
-
-    def read_run(folder: str) -> tuple[nn.Module, dict[str, Any], Preprocessing, Outputs]:
-        config = read_config(folder)
-        model, variables, preprocessing, step = read(folder, config)
-        return model, variables, preprocessing, run_outputs.read(folder, config, step)
 
     return load_weights(source, *args, read_run=read_run, **options)
 

@@ -161,7 +161,7 @@ class BoundedFile:
         if self.stream.readinto(raw.data) != raw.size:
             raise self.fail("the file became shorter while it was read; read it again", tensor)
         if big_endian:
-            raw = raw.reshape(-1, dtype.itemsize)[:, ::-1].reshape(-1)
+            raw = np.ascontiguousarray(raw.reshape(-1, dtype.itemsize)[:, ::-1]).reshape(-1)
         steps = None
         if strides is not None:
             steps = [

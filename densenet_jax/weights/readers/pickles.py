@@ -16,6 +16,7 @@ from densenet_jax.weights.readers.bounded_file import MAX_NAME, BoundedFile, Wei
 
 MAX_PICKLE = 32 << 20  # bytes; a DenseNet-201 with optimizer state takes 1 MB
 MAX_OPERATIONS = 1_000_000
+_OBJECT = 64  # bytes of an object without its contents
 
 # Names that only an attack uses. They do nothing here, but other programs would run them, so the
 # file is refused.
@@ -65,10 +66,14 @@ class Global:
 
 @dataclass(eq=False, slots=True)
 class Opaque:
-    """A call that was not made, with its callee (None: a persistent id) and its arguments."""
+    """A call that was not made, with its callee (None: a persistent id) and its arguments.
+
+    `state` is what the pickle would have given to the result: mostly its attributes, by name.
+    """
 
     callee: object
     args: object
+    state: object = None
 
 
 class Pickles:
@@ -167,6 +172,8 @@ class Pickles:
         if opcode in _TEXTS:
             form, encoding = _TEXTS[opcode]
             text = self._take(self._number(form))
+            # A character takes up to four bytes in memory.
+            self.file.charge(_OBJECT + (4 if encoding else 1) * len(text))
             return push(text.decode(encoding) if encoding else text)
         if opcode in _CONSTANTS:
             return push(_CONSTANTS[opcode])
@@ -198,7 +205,10 @@ class Pickles:
                 args = pop(), pop()
                 push(Opaque(pop(), args))
             case pickle.BUILD:
-                pop()  # Drops attributes, such as the `_metadata` of a state dict.
+                state = pop()
+                if isinstance(self.stack[-1], Opaque):
+                    self.stack[-1].state = state
+                # Others lose their attributes, such as the `_metadata` of a state dict.
             case pickle.GLOBAL:
                 push(self._global(self._line(), self._line()))
             case pickle.STACK_GLOBAL:
@@ -238,6 +248,7 @@ class Pickles:
         # Repeatedly joining two long texts could take far more memory than the size of the pickle.
         if max(len(module), len(name)) > MAX_NAME:
             raise self._damaged()
+        self.file.charge(_OBJECT + 4 * (len(module) + len(name)))
         builtin = module in ("builtins", "__builtin__") and name.split(".")[0] in _ATTACK_BUILTINS
         if builtin or module.split(".")[0] in _ATTACK_MODULES:
             raise self.file.fail(

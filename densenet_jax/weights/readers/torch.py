@@ -1,9 +1,10 @@
 """A reader for PyTorch's files: zip archives, and the pickle streams written before 1.6.
 
 In both, a pickle describes the tensors as views into storages, and the bytes of the storages are
-elsewhere in the file. In a training checkpoint, the reader searches for the state dict.
+elsewhere in the file. `state_dicts` finds the weights in what was pickled.
 """
 
+import io
 import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -11,19 +12,14 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
-from densenet_jax.weights.readers.bounded_file import MAX_TENSORS, BoundedFile, shown
+from densenet_jax.weights.readers import state_dicts
+from densenet_jax.weights.readers.bounded_file import BoundedFile, shown
 from densenet_jax.weights.readers.pickles import Global, Opaque, Pickles
+from densenet_jax.weights.readers.state_dicts import Inline, Tensor
 from densenet_jax.weights.readers.zip_archive import Member
 
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 PROTOCOL_VERSION = 1001
-
-# Keys under which trainers store the weights, in order of preference. An exponential moving average
-# comes before the raw weights, as in timm, because the trainer evaluated the average.
-STATE_DICT_KEYS = (
-    *("state_dict_ema", "model_ema_state_dict", "ema_state_dict", "model_ema", "ema_model", "ema"),
-    *("state_dict", "model_state_dict", "model", "module", "net", "network", "weights", "params"),
-)
 
 # Name of a storage class or dtype -> element type.
 _DTYPES = {
@@ -62,25 +58,13 @@ class Storage(NamedTuple):
     begin: int
 
 
-class Tensor(NamedTuple):
-    """A tensor as the pickle describes it; no field has been checked."""
-
-    storage: Any
-    offset: Any
-    shape: Any
-    strides: Any
-    dtype: Any = None
-
-
 def read_torch_zip(file: BoundedFile, entries: dict[str, Member]) -> dict[str, np.ndarray]:
-    """Returns {name: array} of the state dict in an archive with the members `entries`."""
+    """Returns {name: array} of the state dict in an archive with the members `entries`.
+
+    The archive may be a TorchScript program, whose tensors are attributes of its modules.
+    """
     (pickled,) = [name for name in entries if is_torch_pickle(name)]
     folder = pickled[: -len("data.pkl")]
-    if f"{folder}constants.pkl" in entries:
-        raise file.fail(
-            "it is a TorchScript program, not weights; save it again with "
-            "torch.save(torch.jit.load(path).state_dict(), new_path)"
-        )
     big_endian = False
     if order := entries.get(f"{folder}byteorder"):
         big_endian = order.open().read(0, min(order.size, 8)) == b"big"
@@ -125,7 +109,15 @@ def read_torch_stream(file: BoundedFile) -> dict[str, np.ndarray]:
         return storage
 
     pickles = Pickles(file, _rebuild, resolve)
-    if pickles.load() != MAGIC_NUMBER or pickles.load() != PROTOCOL_VERSION:
+    first = pickles.load()
+    if isinstance(first, dict):  # by pickle.dump, with NumPy arrays
+        if "StructuredToParameterName@@" in first:
+            raise file.fail(
+                "it is a file of PaddlePaddle, whose names differ from all that are known; load it "
+                "with the model there and save its weights under the names of torchvision"
+            )
+        return _arrays(file, first, _no_storage(file), big_endian=False)
+    if first != MAGIC_NUMBER or pickles.load() != PROTOCOL_VERSION:
         raise file.fail(
             "it is a pickle, but torch.save did not write it; "
             "save the weights with torch.save or as safetensors"
@@ -159,11 +151,21 @@ def read_torch_stream(file: BoundedFile) -> dict[str, np.ndarray]:
     return _arrays(file, content, storage_data, big_endian=False)
 
 
+def _no_storage(file: BoundedFile) -> Callable[[str, Storage], BoundedFile]:
+    """Returns a function that refuses tensors whose data the file does not have."""
+
+    def storage_data(name: str, storage: Storage) -> BoundedFile:
+        raise file.fail("its data are not in the file; save it with torch.save", name)
+
+    return storage_data
+
+
 def _rebuild(callee: str, args: Any) -> object:
     """Returns the object that replaces a call of one of PyTorch's functions in a pickle.
 
-    `torch._utils._rebuild_tensor` and similar functions give a `Tensor`; a parameter is replaced by
-    its tensor and a `torch.Size` by its tuple; other calls become `Opaque`.
+    `torch._utils._rebuild_tensor` and similar functions give a `Tensor`; a parameter, a tensor of
+    another device and a subclass are replaced by their tensor and a `torch.Size` by its tuple;
+    other calls become `Opaque`.
     """
     kind = callee.removeprefix("torch._utils._rebuild_")
     size = len(args) if isinstance(args, tuple) else 0
@@ -173,6 +175,12 @@ def _rebuild(callee: str, args: Any) -> object:
         return Tensor(args[0], args[1], args[2], args[3], dtype=args[6])
     if kind in ("parameter", "parameter_with_state") or callee == "torch.Size":
         return args[0] if size else None
+    if kind.startswith("device_tensor_from_") and size:
+        return args[0]
+    if callee == "torch._tensor._rebuild_from_type_v2" and size >= 3:
+        function, _, inner = args[:3]
+        tensor = _rebuild(function.name, inner) if isinstance(function, Global) else None
+        return tensor if isinstance(tensor, Tensor) else Opaque(Global(callee), args)
     return Opaque(Global(callee), args)
 
 
@@ -193,34 +201,6 @@ def _storage(pid: object) -> object:
     return Opaque(None, pid)
 
 
-def _find_state_dict(content: object, seen: set[int]) -> dict[str, Any]:
-    """Returns {name: `Tensor` or `Opaque`} of the state dict in an unpickled object.
-
-    The first of `STATE_DICT_KEYS` under which tensors are found is taken, at any depth; without
-    one, the tensors of `content` itself are taken.
-
-    Args:
-      content: the object.
-      seen: ids of the objects that were searched, which prevents endless recursion.
-    """
-    if not isinstance(content, dict) or id(content) in seen:
-        return {}
-    seen.add(id(content))
-    if len(seen) < 100:
-        for key in STATE_DICT_KEYS:
-            if found := _find_state_dict(content.get(key), seen):
-                return found
-    return {name: value for name, value in content.items() if _is_weight(name, value)}
-
-
-def _is_weight(name: object, value: object) -> bool:
-    """Returns whether a named value is a tensor, including the kinds that cannot be read."""
-    # An unreadable tensor must cause an error later. Skipping it here would drop it silently.
-    callee = value.callee if isinstance(value, Opaque) else None
-    unreadable = isinstance(callee, Global) and callee.name.startswith("torch._utils._rebuild")
-    return isinstance(name, str) and (isinstance(value, Tensor) or unreadable)
-
-
 def _arrays(
     file: BoundedFile,
     content: Any,
@@ -235,17 +215,22 @@ def _arrays(
       storage_data: maps the name of a tensor and its storage to the bytes of the storage.
       big_endian: whether elements are stored with the most significant byte first.
     """
-    state_dict = _find_state_dict(content, set())
+    state_dict = state_dicts.find(file, content)
     if not state_dict:
         raise file.fail(_what_it_holds(content))
-    if len(state_dict) > MAX_TENSORS:
-        raise file.fail(f"it holds more than {MAX_TENSORS} tensors; save the state dict alone")
     arrays = {}
     for name, tensor in state_dict.items():
-        storage = getattr(tensor, "storage", None)
+        if isinstance(tensor, Inline):
+            arrays[name] = _inline(file, name, tensor)
+            continue
+        storage = tensor.storage if isinstance(tensor, Tensor) else None
         dtype = getattr(tensor, "dtype", None)
         known = _DTYPES.get(dtype.name) if isinstance(dtype, Global) else None
-        if not isinstance(storage, Storage) or (dtype is not None and known is None):
+        if (
+            not isinstance(tensor, Tensor)
+            or not isinstance(storage, Storage)
+            or (dtype is not None and known is None)
+        ):
             raise file.fail(
                 "it is sparse, quantized or has an unusual element type; "
                 "make it a dense float32 tensor and save it again",
@@ -263,12 +248,22 @@ def _arrays(
     return arrays
 
 
+def _inline(file: BoundedFile, name: str, array: Inline) -> np.ndarray:
+    """Returns an array whose elements are in the pickle."""
+    stream = io.BytesIO(array.data)
+    data = BoundedFile(file.path, stream, 0, len(array.data), file.budget)
+    shape = file.shape(name, array.shape)
+    stored = shape[::-1] if array.fortran else shape
+    values = data.array(name, array.dtype, stored, big_endian=array.big_endian)
+    return values.T.copy() if array.fortran else values
+
+
 def _what_it_holds(content: object) -> str:
     """Returns the error message for an unpickled object without a state dict."""
     if isinstance(content, Opaque) and isinstance(content.callee, Global):
         return (
-            f"it holds a whole {shown(content.callee.name)} instead of weights; "
-            "load it where its code is installed and save model.state_dict()"
+            f"it holds {shown(content.callee.name)} without tensors (a frozen program has its "
+            "weights in its code); load it where its code is installed and save model.state_dict()"
         )
     if isinstance(content, dict):
         keys = ", ".join(re.sub(r"\W", "?", str(key)[:30]) for key in list(content)[:8])

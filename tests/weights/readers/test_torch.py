@@ -358,12 +358,141 @@ def test_files_without_a_state_dict(refused, content, words, container):
     refused(container(content, storages), words)
 
 
-def test_torchscript(refused):
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for name in ("model/data.pkl", "model/constants.pkl", "model/code/__torch__.py"):
-            archive.writestr(name, b"\x80\x02}.")
-    refused(buffer.getvalue(), "TorchScript")
+# The attributes of modules, as torch.save pickles them and as TorchScript does.
+def module(**attributes):
+    return Raw(code(Call(Name("some", "Module"), ())) + code(attributes) + pickle.BUILD)
+
+
+def whole(**children):
+    kinds = {"_parameters": {}, "_buffers": {}, "_modules": {}}
+    for name, child in children.items():
+        tensors = "_parameters" if isinstance(child, Call) else "_modules"
+        kinds[tensors] = kinds[tensors] | {name: child}
+    return module(training=False, hooks={"x": tensor((1,), count=24)}, **kinds)
+
+
+VIEW = tensor((4, 6), count=24)
+NESTED = whole(features=whole(conv0=whole(weight=VIEW)), classifier=whole(weight=VIEW, bias=VIEW))
+SCRIPT = module(training=True, features=module(conv0=module(weight=VIEW)), fc=module(bias=VIEW))
+IN_A_DICT = {"epoch": 1, "best": {"net": NESTED, "optimizer": {"state": {"m": VIEW}}}}
+MODULE_NAMES = ["features.conv0.weight", "classifier.weight", "classifier.bias"]
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+@pytest.mark.parametrize(
+    ("content", "names"),
+    [
+        (NESTED, MODULE_NAMES),
+        ({"model": NESTED, "epoch": 3}, MODULE_NAMES),
+        (IN_A_DICT, MODULE_NAMES),
+        (SCRIPT, ["features.conv0.weight", "fc.bias"]),
+        (({"a.b": VIEW}, {"state": {}}), ["a.b"]),
+        (
+            {"encoder": {"x": VIEW}, "head": {"y": VIEW}, "opt": {"z": VIEW}},
+            ["encoder.x", "head.y"],
+        ),
+    ],
+)
+def test_modules_and_nested_checkpoints_have_the_names_of_state_dict(
+    tmp_path, container, content, names
+):
+    found = read(tmp_path, container(content, {"0": STORAGE.tobytes()}))
+    assert list(found) == names
+    assert all(np.array_equal(array, STORAGE.reshape(4, 6)) for array in found.values())
+
+
+def test_the_archive_of_a_torchscript_program(tmp_path):
+    buffer = io.BytesIO(torch_zip(SCRIPT, {"0": STORAGE.tobytes()}))
+    with zipfile.ZipFile(buffer, "a") as archive:
+        archive.writestr("archive/constants.pkl", b"\x80\x02).")
+    assert list(read(tmp_path, buffer.getvalue())) == ["features.conv0.weight", "fc.bias"]
+
+
+def test_a_module_without_tensors_is_refused(refused):
+    refused(torch_zip(module(training=True)), "some.Module", "save model.state_dict()")
+
+
+def test_an_object_that_contains_itself_is_read_once(tmp_path):
+    itself = Raw(b"}q\x05(" + code("x") + code(VIEW) + code("again") + b"h\x05u")
+    assert list(read(tmp_path, torch_zip({"model": itself}, {"0": STORAGE.tobytes()}))) == ["x"]
+
+
+def test_many_ways_to_the_same_objects_take_no_time(refused):
+    keys = ["model", "net", "module", "ema", "params"]
+    content = code({"x": 1})
+    for depth in range(60):
+        items = b"".join(code(key) + b"h" + bytes([depth]) for key in keys)
+        content = content + b"q" + bytes([depth]) + b"0}(" + items + b"u"
+    refused(torch_zip(b"\x80\x02" + content + b"."), "is a state dict")
+
+
+def numpy_array(array, protocol=2):
+    """Returns the code of an array as NumPy pickles it."""
+    return Raw(pickle.dumps(array, protocol=protocol)[2:-1])
+
+
+@pytest.mark.parametrize("dtype", ["<f4", ">f4", "<f2", "<f8", "<i8"])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_numpy_arrays_in_a_pickle(tmp_path, dtype, order):
+    array = np.arange(200, 212).reshape(3, 4).astype(dtype, order=order)
+    content = {"x": tensor((1,), count=24), "head.weight": numpy_array(array)}
+    found = read(tmp_path, torch_zip(content, {"0": STORAGE.tobytes()}))
+    assert np.array_equal(found["head.weight"], array)
+    assert np.array_equal(read(tmp_path, pickle.dumps({"model": {"w": array}}, 4))["w"], array)
+
+
+def test_subclasses_of_tensors_and_tensors_of_other_devices(tmp_path):
+    rebuild, inner = VIEW.callee, VIEW.args
+    kinds = {
+        "subclass": Call(
+            Name("torch._tensor", "_rebuild_from_type_v2"), (rebuild, Name("my", "T"), inner, {})
+        ),
+        "xla": Call(
+            Name("torch._utils", "_rebuild_device_tensor_from_cpu_tensor"), (VIEW, 1, "xla:0", True)
+        ),
+    }
+    found = read(tmp_path, torch_zip(kinds, {"0": STORAGE.tobytes()}))
+    assert [array.shape for array in found.values()] == [(4, 6), (4, 6)]
+
+
+@pytest.mark.parametrize("value", [Call(Name("my", "Quantised"), ()), numpy_array(np.array(["x"]))])
+def test_a_weight_of_an_unknown_kind_is_refused(refused, value):
+    content = {"x": VIEW, "classifier.weight": value}
+    refused(torch_zip(content, {"0": STORAGE.tobytes()}), "classifier.weight", "unusual")
+
+
+def test_the_average_is_taken_with_a_word(tmp_path, caplog):
+    view = tensor((1,), count=24, offset=5)
+    content = {"model": {"a": VIEW, "n": VIEW}, "model_ema": {"a": view, "n": view}}
+    found = read(tmp_path, torch_zip(content, {"0": STORAGE.tobytes()}))
+    assert found["a"] == found["n"] == 5
+    assert "those of model_ema are taken" in caplog.text
+
+
+def test_an_average_of_the_parameters_is_completed_by_the_other_tensors(tmp_path, caplog):
+    content = {"model": {"a": VIEW, "n": VIEW}, "ema": {"a": tensor((1,), count=24, offset=5)}}
+    found = read(tmp_path, torch_zip(content, {"0": STORAGE.tobytes()}))
+    assert found["a"] == 5
+    assert found["n"].shape == (4, 6)
+    assert "ema, completed by model" in caplog.text
+
+
+def test_big_endian_tensors_of_one_element(tmp_path):
+    content = {"n": tensor((), count=1, kind="LongStorage")}
+    file = torch_zip(content, {"0": (7).to_bytes(8, "big")}, byteorder=b"big")
+    assert read(tmp_path, file)["n"] == 7
+
+
+def test_paddle_is_refused_by_name(refused):
+    content = {"conv.weight": np.zeros(3), "StructuredToParameterName@@": {}}
+    refused(pickle.dumps(content, 2), "PaddlePaddle")
+
+
+def test_names_of_wide_characters_are_charged_before_they_are_kept(refused):
+    name = "\U0001f600" + "x" * 500
+    joined = b"h\x00h\x00\x93" * 400_000
+    pickled = b"\x80\x02" + code(name) + b"q\x00(" + joined + b"l."
+    refused(torch_zip(pickled, compression=zipfile.ZIP_DEFLATED), "expands to far more memory")
 
 
 @pytest.mark.parametrize(

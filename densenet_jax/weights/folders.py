@@ -1,0 +1,82 @@
+"""Finds the weight file in a folder, and refuses the folders of formats that cannot be read."""
+
+import json
+import os
+
+from densenet_jax.weights.hub import WEIGHTS_FILES
+from densenet_jax.weights.readers.bounded_file import WeightsError
+from densenet_jax.weights.timm_config import CONFIG_FILE, MAX_BYTES
+
+CHECKPOINTS = "checkpoints"  # a folder with this subfolder is the directory of a run
+SUFFIXES = (
+    *(".safetensors", ".pth", ".pt", ".bin", ".h5", ".hdf5", ".keras", ".ckpt", ".npz"),
+    *(".msgpack", ".pkl", ".tar"),
+)
+# A file that only one format has -> the reason why its folder cannot be read.
+_FOREIGN = {
+    ".metadata": "it is a distributed checkpoint of PyTorch; convert it with "
+    "python -m torch.distributed.checkpoint.format_utils dcp_to_torch {} weights.pth",
+    "saved_model.pb": "it is a SavedModel of TensorFlow; load it there and save model.keras with "
+    "model.save",
+    "checkpoint": "it is a checkpoint of TensorFlow; load it there and save it with "
+    "model.save_weights('x.weights.h5')",
+    "_METADATA": "it is a checkpoint of Orbax; restore it there and save the variables with "
+    "flax.serialization.to_bytes as x.msgpack",
+    "_CHECKPOINT_METADATA": "it is a checkpoint of Orbax; restore it there and save the variables "
+    "with flax.serialization.to_bytes as x.msgpack",
+}
+
+
+def is_run(source: str | os.PathLike[str]) -> bool:
+    """Returns whether a source is the directory of a run, that is a folder with checkpoints."""
+    return os.path.isdir(os.path.join(source, CHECKPOINTS))
+
+
+def weights_in(folder: str) -> str:
+    """Returns the path of the weight file in a folder.
+
+    That is the file with a usual name, such as `model.safetensors`, or else the only one with the
+    suffix of weights.
+
+    Raises:
+      WeightsError: there is no weight file, there are several, or the folder has another format.
+    """
+    files = sorted(os.listdir(folder))
+    _check_keras_hub(folder)
+    for name in (*WEIGHTS_FILES, *(f"{file}.index.json" for file in WEIGHTS_FILES)):
+        if name in files:
+            return os.path.join(folder, name)
+    for name, reason in _FOREIGN.items():
+        if name in files:
+            raise WeightsError(f"{folder}: {reason.format(folder)}.")
+    found = [name for name in files if name.lower().endswith(SUFFIXES)]
+    if len(found) == 1:
+        return os.path.join(folder, found[0])
+    some = ", ".join((found or files)[:5]) or "no files"
+    reason = (
+        f"the folder has {len(found)} weight files" if found else "the folder has no weight file"
+    )
+    raise WeightsError(
+        f"{folder}: {reason} ({some}), neither {' nor '.join(WEIGHTS_FILES)} nor {CHECKPOINTS}/; "
+        "pass the weight file itself."
+    )
+
+
+def _check_keras_hub(folder: str) -> None:
+    """Raises WeightsError for a preset of KerasHub, whose layers have Keras's names.
+
+    Its stem pads on other sides ("same") than Keras's applications, so the numbers would be wrong.
+    """
+    path = os.path.join(folder, CONFIG_FILE)
+    try:
+        if os.path.getsize(path) > MAX_BYTES:
+            return
+        with open(path, encoding="utf-8") as file:
+            config = json.load(file)
+    except (OSError, ValueError, RecursionError):
+        return  # `timm_config.read_config` says what is wrong
+    if isinstance(config, dict) and "keras_hub" in str(config.get("registered_name", "")):
+        raise WeightsError(
+            f"{folder}: it is a preset of KerasHub, whose DenseNet pads its first convolution and "
+            "pooling on other sides than this package can; use the weights of Keras applications."
+        )
