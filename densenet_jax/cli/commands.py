@@ -524,8 +524,8 @@ def predict(
     """
     model = variant(model, weights)
     if weights:
-        names = run_weights.class_names(weights)  # if it is the directory of a run
         loaded = run_weights.load(weights, model)
+        names = cast(Any, loaded.class_names or run_weights.class_names(weights))
         network, variables, preprocessing = loaded.model, loaded.variables, loaded.preprocessing
         outputs, step = loaded.outputs, None
     else:

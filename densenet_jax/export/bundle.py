@@ -156,7 +156,12 @@ def of_weights(source: str, **options: Any) -> Bundle:
     if row is not None and row.accuracy.top1:
         results["top-1, published"] = f"{row.accuracy.top1:g} % on ImageNet-1k's validation split"
     return make(
-        *(found.model, found.variables, found.preprocessing, run_weights.class_names(source)),
+        *(
+            found.model,
+            found.variables,
+            found.preprocessing,
+            found.class_names or run_weights.class_names(source),
+        ),
         origin=source,
         licence=found.licence,
         results=results,

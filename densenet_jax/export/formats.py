@@ -236,7 +236,7 @@ def write_hub_files(bundle: Bundle, target: Target, path: pathlib.Path) -> pathl
     """
     write_safetensors(path, to_state_dict(bundle.model, bundle.variables), {"format": "pt"})
     config = timm_config.to_config(
-        bundle.model, bundle.preprocessing, bundle.class_names, bundle.licence
+        bundle.model, bundle.preprocessing, bundle.class_names, bundle.licence, bundle.outputs
     )
     file = target.folder / timm_config.CONFIG_FILE
     file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

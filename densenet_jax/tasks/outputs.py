@@ -1,6 +1,7 @@
 """What the outputs of a trained network mean: how logits become probabilities or numbers."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,9 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "sigmoid": jax.nn.sigmoid,
     "identity": lambda outputs: outputs,
 }
+
+
+TASKS = ("classification", "multilabel", "regression")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +64,26 @@ class Outputs:
             for key, value in fields.items()
             if key in ("task", "activation") or value != getattr(default, key)
         }
+
+
+def from_spec(spec: Any, count: int) -> Outputs:
+    """Returns the outputs that `Outputs.spec` wrote; `count` is the number of a network's outputs.
+
+    Raises:
+      ValueError: it is not such a spec, or not of so many outputs.
+    """
+    if not isinstance(spec, dict) or not spec.keys() <= Outputs.__dataclass_fields__.keys():
+        raise ValueError("the meaning of the outputs is not understood")
+    fields = dict(spec)
+    if fields.get("task") not in TASKS or fields.get("activation") not in ACTIVATIONS:
+        raise ValueError("the task or the activation of the outputs is not understood")
+    for key in fields.keys() - {"task", "activation"}:
+        values = fields[key]
+        fine = isinstance(values, list) and len(values) in (1, count)
+        if not fine or not all(isinstance(v, int | float) and math.isfinite(v) for v in values):
+            raise ValueError(f"{key} of the outputs must be 1 or {count} finite numbers")
+        fields[key] = tuple(map(float, values))
+    return Outputs(**fields)
 
 
 SOFTMAX = Outputs()

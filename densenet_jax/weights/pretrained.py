@@ -40,6 +40,7 @@ class Found:
       preprocessing: how the images were prepared.
       licence: licence of the weights; None: unknown.
       outputs: how the outputs become probabilities or numbers.
+      class_names: in label order; None: unknown.
     """
 
     origin: str
@@ -49,6 +50,7 @@ class Found:
     preprocessing: Preprocessing = IMAGENET
     licence: str | None = None
     outputs: Outputs = SOFTMAX
+    class_names: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ class Pretrained:
       report: which variables were loaded, adapted and newly initialised.
       notes: what else a user should know, in sentences.
       outputs: how the model's outputs become probabilities or numbers.
+      class_names: in label order; None: unknown, or the classifier is newly initialised.
     """
 
     model: nn.Module
@@ -72,6 +75,7 @@ class Pretrained:
     report: adapt.Report
     notes: tuple[str, ...] = ()
     outputs: Outputs = SOFTMAX
+    class_names: tuple[str, ...] | None = None
 
 
 def load(
@@ -137,7 +141,10 @@ def load(
         variables, report = adapt.merge(base, matching, seed)
     (logger.warning if matching.outside else logger.info)("%s: %s.", found.origin, report)
     preprocessing = found.preprocessing.for_channels(base.in_channels)
-    return Pretrained(base, variables, preprocessing, found.licence, report, outputs=found.outputs)
+    meaning: dict[str, Any] = {"outputs": found.outputs, "class_names": found.class_names}
+    if report.fresh or not base.num_classes:  # the answers are no longer those of the file
+        meaning = {}
+    return Pretrained(base, variables, preprocessing, found.licence, report, **meaning)
 
 
 def find(

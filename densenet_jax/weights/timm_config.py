@@ -4,6 +4,7 @@ Networks that timm's arguments cannot describe, such as those for 32x32 images, 
 an additional key of our own, which timm ignores.
 """
 
+import dataclasses
 import json
 import os
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 from flax import linen as nn
 
 from densenet_jax.models.variants import FAMILY, VARIANTS, identify
+from densenet_jax.tasks.outputs import SOFTMAX, Outputs, from_spec
 from densenet_jax.weights import ranges
 from densenet_jax.weights.published import IMAGENET, Preprocessing
 from densenet_jax.weights.readers.bounded_file import WeightsError, shown
@@ -51,6 +53,8 @@ _DEFAULTS: dict[str, Any] = {
     **{"norm_layer": "batchnorm2d", "aa_layer": "", "stem_type": "", "bias": False},
 }
 _INTERPOLATIONS = ("bicubic", "bilinear")
+# Fields of `Preprocessing` that timm's file has no keys for.
+_IMAGES = ("dtype", "value_range", "exif")
 # timm's `crop_mode` -> our `fit`.
 _FITS = {"center": "crop", "squash": "squash", "border": "pad"}
 
@@ -63,12 +67,16 @@ class Config(NamedTuple):
       fields: fields of the model that differ from the variant.
       preprocessing: how the images were prepared.
       licence: licence of the weights; None: unknown.
+      outputs: how the outputs become probabilities or numbers.
+      class_names: in label order; None: unknown.
     """
 
     model: str
     fields: dict[str, Any]
     preprocessing: Preprocessing
     licence: str | None
+    outputs: Outputs = SOFTMAX
+    class_names: tuple[str, ...] | None = None
 
 
 def read_config(folder: str) -> Config | None:
@@ -101,6 +109,7 @@ def to_config(
     preprocessing: Preprocessing,
     class_names: Sequence[str] = (),
     licence: str | None = None,
+    outputs: Outputs = SOFTMAX,
 ) -> dict[str, Any]:
     """Returns the contents of `config.json` for a model; `read_config` reads them.
 
@@ -109,10 +118,12 @@ def to_config(
       preprocessing: how to prepare the images.
       class_names: names of the classes in label order; may be empty.
       licence: licence of the weights; None: unknown.
+      outputs: how the outputs become probabilities or numbers.
 
     Returns:
       {"architecture": ..., "num_classes": ..., "model_args": {...}, "pretrained_cfg": {...},
-      "densenet_jax": {"model": name of the variant, "fields": {...}}}, ready for JSON.
+      "densenet_jax": {"model": name of the variant, "fields": {...}, "outputs": {...},
+      "images": {...}}}, ready for JSON.
     """
     name, fields = identify(model)
     theirs = {ours: key for key, ours in _FIELDS.items()}
@@ -135,7 +146,7 @@ def to_config(
             "input_size": [channels, size, size],
             "fixed_input_size": False,
             "interpolation": preprocessing.interpolation,
-            "crop_pct": preprocessing.crop_fraction,
+            "crop_pct": preprocessing.crop_fraction if preprocessing.fit == "crop" else 1.0,
             "crop_mode": {ours: theirs for theirs, ours in _FITS.items()}[preprocessing.fit],
             "mean": list(preprocessing.mean),
             "std": list(preprocessing.std),
@@ -144,7 +155,12 @@ def to_config(
             "classifier": "head.fc" if rdnet else "classifier",
             **({"license": licence} if licence else {}),
         },
-        OWN: {"model": name, "fields": fields},
+        OWN: {
+            "model": name,
+            "fields": fields,
+            "outputs": outputs.spec(),
+            "images": {key: getattr(preprocessing, key) for key in _IMAGES},
+        },
     }
 
 
@@ -239,4 +255,34 @@ def _parse(config: dict[str, Any]) -> Config:
         isinstance(licence, str) and len(licence) <= 100 and licence.isprintable()
     ):
         raise ValueError("its license is not a short text")
-    return Config(name, fields, _parse_preprocessing(known), licence)
+    preprocessing, outputs, names = _parse_preprocessing(known), SOFTMAX, None
+    if isinstance(own, dict):
+        count = config.get("num_classes")
+        if "images" in own:
+            preprocessing = dataclasses.replace(preprocessing, **_parse_images(own["images"]))
+        if "outputs" in own and isinstance(count, int):
+            outputs = from_spec(own["outputs"], count)
+        names = _parse_names(config.get("label_names"), count)
+    return Config(name, fields, preprocessing, licence, outputs, names)
+
+
+def _parse_images(given: Any) -> dict[str, Any]:
+    """Returns the fields of `Preprocessing` that are ours alone."""
+    if not isinstance(given, dict) or given.keys() != set(_IMAGES):
+        raise ValueError(f"the images of {OWN} are not understood")
+    low_high = given["value_range"]
+    known = given["dtype"] in ("uint8", "uint16", "float32") and isinstance(given["exif"], bool)
+    ends = isinstance(low_high, list) and all(isinstance(v, int | float) for v in low_high)
+    if not known or not ends or sorted(set(low_high)) != low_high or len(low_high) not in (0, 2):
+        raise ValueError(f"the images of {OWN} are not understood")
+    return given | {"value_range": tuple(low_high)}
+
+
+def _parse_names(given: Any, count: Any) -> tuple[str, ...] | None:
+    """Returns the names of the classes in an export of this package; None: it has none."""
+    if given is None:
+        return None
+    names = given if isinstance(given, list) else []
+    if len(names) != count or not all(isinstance(name, str) for name in names):
+        raise ValueError("label_names must be one name for each class")
+    return tuple(names)

@@ -1,5 +1,6 @@
 """Configurations beside weights: what is not understood is refused by name, and nothing is huge."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -9,6 +10,7 @@ from densenet_jax import weights
 from densenet_jax.models.densenet import DenseNet
 from densenet_jax.models.rdnet import RDNet
 from densenet_jax.models.variants import create_model
+from densenet_jax.tasks.outputs import Outputs
 from densenet_jax.weights import ranges, timm_config
 from tests.random_variables import random_variables
 
@@ -146,3 +148,44 @@ def test_what_is_written_can_be_read(tmp_path, name):
     assert found is not None
     assert create_model(found.model, **found.fields) == model
     assert found.preprocessing.mean == pytest.approx((np.mean([0.485, 0.456, 0.406]),))
+
+
+OUTPUTS = Outputs("multilabel", "sigmoid", scale=(0.5,), thresholds=(0.1, 0.2, 0.3))
+
+
+def exported(folder, **changes):
+    """Writes the configuration of an export of ours, changed, and loads the weights beside it."""
+    model = create_model("densenet121", **FIELDS, num_classes=3)
+    images = weights.Preprocessing(64, fit="pad", dtype="uint16", value_range=(0.0, 4095.0))
+    config = timm_config.to_config(model, images, ("a", "b", "c"), None, OUTPUTS)
+    config["densenet_jax"] |= changes.pop("own", {})
+    (folder / "config.json").write_text(json.dumps({**config, **changes}), encoding="utf-8")
+    return weights.load(folder), images
+
+
+def test_an_export_keeps_what_its_outputs_mean_and_how_images_are_read(folder):
+    found, images = exported(folder)
+    assert found.outputs == OUTPUTS
+    assert found.class_names == ("a", "b", "c")
+    wanted = dataclasses.replace(images, crop_fraction=1.0)  # of a whole image
+    assert found.preprocessing == wanted
+    fresh = weights.load(folder, num_classes=5)
+    assert fresh.outputs == Outputs()
+    assert fresh.class_names is None
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"own": {"outputs": {"task": "multilabel", "activation": "sigmoid", "scale": [1, 2]}}},
+        {"own": {"outputs": {"task": "x", "activation": "sigmoid"}}},
+        {"own": {"outputs": {"task": "multilabel", "activation": "sigmoid", "scale": ["1"]}}},
+        {"own": {"images": {"dtype": "uint7", "value_range": [], "exif": False}}},
+        {"own": {"images": {"dtype": "uint8", "value_range": [2, 1], "exif": False}}},
+        {"label_names": ["a", 2, "c"]},
+        {"label_names": ["a"]},
+    ],
+)
+def test_an_export_that_was_changed_is_refused(folder, changes):
+    with pytest.raises(weights.WeightsError, match=r"config.json: it cannot be used"):
+        exported(folder, **changes)
