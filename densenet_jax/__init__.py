@@ -1,5 +1,6 @@
 """DenseNet in JAX and Flax."""
 
+import importlib
 import os
 from typing import Any
 
@@ -9,7 +10,14 @@ from densenet_jax import weights
 from densenet_jax.models.variants import create_model, list_models
 
 __version__ = "0.1.0"
-__all__ = ["create_model", "list_models", "load_pretrained", "push_to_hub", "weights"]
+__all__ = ["create_model", "list_models", "load_pretrained", "nnx", "push_to_hub", "weights"]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports `densenet_jax.nnx` when it is first used."""
+    if name == "nnx":
+        return importlib.import_module("densenet_jax.nnx")
+    raise AttributeError(f"module 'densenet_jax' has no attribute {name!r}")
 
 
 def load_pretrained(

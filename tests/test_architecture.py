@@ -10,6 +10,7 @@ PACKAGE = ROOT / "densenet_jax"
 # Each part of the package and the parts that it may import.
 MAY_IMPORT = {
     "__init__": {"models", "weights", "training", "export"},
+    "nnx": {"load_pretrained", "models"},
     "configs": {"configs", "weights"},
     "terminal": set(),
     "models": {"models"},

@@ -5,10 +5,10 @@ import pathlib
 import ml_collections
 from flax import linen as nn
 from flax import traverse_util
-from rich.console import Console
 from rich.table import Table
 
 from densenet_jax.models.variants import list_models, nearest
+from densenet_jax.terminal import Console, say
 from densenet_jax.training.errors import ConfigError
 from densenet_jax.training.rundir import run_weights
 from densenet_jax.weights import Pretrained, to_state_dict, write_safetensors
@@ -76,9 +76,9 @@ def _show(found: Description) -> None:
     table = Table(box=None, show_header=False)
     for key, text in found.lines.items():
         table.add_row(key, text)
-    Console().print(table, markup=False)
+    Console().print(table)
     for problem in found.problems:
-        Console().print(f"note: {problem}", markup=False)
+        say(f"note: {problem}")
 
 
 def _convert(source: str, found: Pretrained, output: str) -> None:
@@ -91,13 +91,13 @@ def _convert(source: str, found: Pretrained, output: str) -> None:
     if not path.parent.is_dir():
         raise ConfigError(f"--output={output}: there is no folder {path.parent}.")
     write_safetensors(path, to_state_dict(found.model, found.variables), {"origin": source})
-    print(f"{source}: {found.report}")
+    say(f"{source}: {found.report}")
     if found.model.norm_epsilon != (usual := usual_epsilon(found.model)):
-        print(
+        say(
             f"note: the network adds {found.model.norm_epsilon:g} to variances, which the file "
             f"cannot say; load it with norm_epsilon={found.model.norm_epsilon:g}, not {usual:g}."
         )
-    print(f"written: {path}")
+    say(f"written: {path}")
 
 
 def usual_epsilon(model: nn.Module) -> float:
@@ -110,12 +110,12 @@ def _compare(one: str, other: str, first: Pretrained, second: Pretrained) -> int
     flat = [traverse_util.flatten_dict(found.variables, sep="/") for found in (first, second)]
     apart, unequal, greatest = differences(*flat)
     if not apart and not unequal:
-        print(f"{one} and {other} are equal: {len(flat[0])} variables.")
+        say(f"{one} and {other} are equal: {len(flat[0])} variables.")
         return 0
     if apart:
-        print(f"{len(apart)} variables are in one alone or have other shapes: {_some(apart)}")
+        say(f"{len(apart)} variables are in one alone or have other shapes: {_some(apart)}")
     if unequal:
-        print(
+        say(
             f"{len(unequal)} of {len(flat[0])} variables differ, by up to {greatest:.3g}: "
             f"{_some(unequal)}"
         )
