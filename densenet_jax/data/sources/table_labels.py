@@ -60,7 +60,11 @@ def interpret(table: Table, columns: Sequence[str], task: str, uncertain: str) -
         (column,) = cells.values()
         if not all(map(is_share, column.values)):
             return _lists(table, column, columns[0], uncertain)
-    return _columns(table, cells, uncertain)
+    found = _columns(table, cells, uncertain)
+    if len(cells) > 1:
+        return found
+    note = f"{table.name}: the column {columns[0]!r} is one label, which is present (1) or absent"
+    return found._replace(notes=(*found.notes, note))
 
 
 def _number(cell: str) -> float:

@@ -170,9 +170,9 @@ def _first_rows(
     Raises:
       DataError: two rows of one path have other labels, groups or splits.
     """
-    first = np.unique(paths.codes, return_index=True)[1]
-    if len(first) == len(paths):
+    if len(paths.values) == len(paths):
         return np.arange(len(paths)), ()
+    first = np.unique(paths.codes, return_index=True)[1]
     row_of = np.zeros(len(paths.values), np.int64)
     row_of[paths.codes[first]] = first
     values = labels.values.reshape(len(paths), -1)
