@@ -66,7 +66,12 @@ class Builder:
         return len(self._codes)
 
     def extend(self, cells: Sequence[str]) -> None:
-        codes = self._codes
+        codes, count = self._codes, len(self._numbers)
+        try:
+            self._numbers.extend(map(codes.__getitem__, cells))
+            return
+        except KeyError:  # a new string
+            del self._numbers[count:]
         new = [cell for cell in dict.fromkeys(cells) if cell not in codes]
         codes.update(zip(new, range(len(codes), len(codes) + len(new)), strict=True))
         self._numbers.extend(map(codes.__getitem__, cells))

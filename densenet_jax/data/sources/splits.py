@@ -157,7 +157,8 @@ def rows_of_part(
             f"The {split} split of {where} is empty with {division} and {groups} groups or images; "
             "choose another share or fold, or name the splits yourself."
         )
-    notes = [f"the {split} split is a part of {where} ({division})"]
+    grouped = ", by group" * int(np.bincount(keys.codes).max() > 1)
+    notes = [f"the {split} split is a part of {where} ({division}{grouped})"]
     lacking = [
         name
         for name, rows in zip(class_names, strata, strict=False)

@@ -60,7 +60,11 @@ def interpret(table: Table, columns: Sequence[str], task: str, uncertain: str) -
         (column,) = cells.values()
         if not all(map(is_share, column.values)):
             return _lists(table, column, columns[0], uncertain)
-    return _columns(table, cells, uncertain)
+    found = _columns(table, cells, uncertain)
+    if len(cells) > 1:
+        return found
+    note = f"{table.name}: the column {columns[0]!r} is one label, which is present (1) or absent"
+    return found._replace(notes=(*found.notes, note))
 
 
 def _number(cell: str) -> float:
@@ -108,7 +112,7 @@ def _convert(
     Raises:
       DataError: a cell is not `allowed`; the message names its row and column.
     """
-    values = np.zeros(len(column.values), np.float32)
+    values = np.zeros(len(column.values))
     for code, cell in enumerate(column.values):
         try:
             values[code] = convert(cell)
@@ -117,9 +121,10 @@ def _convert(
             raise DataError(
                 f"{table.row(row)}: the column {name!r} has {cell!r}; {allowed}."
             ) from None
-        if np.isinf(values[code]):
-            raise DataError(f"{table.row(int(column.rows_of(code)[0]))}: {cell} is too large.")
-    return values[column.codes]
+        if abs(values[code]) > np.finfo(np.float32).max:
+            row = int(column.rows_of(code)[0])
+            raise DataError(f"{table.row(row)}: {cell} in the column {name!r} is too large.")
+    return values.astype(np.float32)[column.codes]
 
 
 def _classes(table: Table, cells: dict[str, Column]) -> Labels:

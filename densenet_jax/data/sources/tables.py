@@ -27,6 +27,9 @@ class Columns:
       uncertain: what -1 and blank labels mean: "ignore", "zero" or "one".
       split_column: its values name the splits; "": a hash divides the rows.
       group_column: of groups, such as patients, none of which is in two splits; "": none.
+
+    Raises:
+      DataError: a column of labels is that of paths.
     """
 
     path_column: str = "path"
@@ -39,6 +42,11 @@ class Columns:
         names = self.label_columns
         names = (names,) if isinstance(names, str) else tuple(map(str, names))
         object.__setattr__(self, "label_columns", names)
+        if self.path_column in names:
+            raise DataError(
+                f"data.path_column and data.label_columns both name {self.path_column!r}; name the "
+                "column of labels."
+            )
 
     def needed(self) -> dict[str, str]:
         """Returns {name of a column: the option that names it}."""
@@ -170,9 +178,9 @@ def _first_rows(
     Raises:
       DataError: two rows of one path have other labels, groups or splits.
     """
-    first = np.unique(paths.codes, return_index=True)[1]
-    if len(first) == len(paths):
+    if len(paths.values) == len(paths):
         return np.arange(len(paths)), ()
+    first = np.unique(paths.codes, return_index=True)[1]
     row_of = np.zeros(len(paths.values), np.int64)
     row_of[paths.codes[first]] = first
     values = labels.values.reshape(len(paths), -1)

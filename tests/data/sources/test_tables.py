@@ -334,6 +334,7 @@ def test_columns_that_are_refused(tmp_path):
         "multilabel",
         label_columns=("label,none",),
     )
+    fails("both name 'label'", path, path_column="label")
     fails("each once", path, "multilabel", label_columns=("label", "label"))
     fails("ends in .csv, .tsv, .parquet", str(tmp_path))
     fails("does not exist", str(tmp_path / "x.csv"))
