@@ -29,11 +29,11 @@ FLAGS = {
 
 
 def write(folder, make):
-    for split in ("train", "val"):
+    for number, split in enumerate(("train", "val")):
         for label, name in enumerate(("a", "b")):
             (folder / split / name).mkdir(parents=True)
             for i in range(8):
-                image = make(np.random.default_rng(10 * i + label), label)
+                image = make(np.random.default_rng((number, label, i)), label)
                 path = folder / split / name / str(i)
                 if image.dtype == np.float32:
                     np.save(path, image)

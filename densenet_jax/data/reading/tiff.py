@@ -156,7 +156,7 @@ def decode(data: bytes, pillow: Callable[[bytes], np.ndarray]) -> np.ndarray:
         code = cv2.COLOR_BGR2RGB if found.samples == 3 else cv2.COLOR_BGRA2RGBA
         image = (
             cv2.cvtColor(image, code)
-            if image.dtype in (np.uint16, np.float32)
+            if image.dtype.char in "Hf"
             else (image[..., [2, 1, 0, 3][: found.samples]])
         )
     image = image[..., None] if image.ndim == 2 else image
