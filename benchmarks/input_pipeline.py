@@ -1,12 +1,15 @@
 """Measures input pipelines: images per second and core, from JPEG to uint8 batches of 64 at 224 px.
 
     python benchmarks/input_pipeline.py [--name=imagenet2012] [--split=train] [--rounds=5]
-        [--data-dir=DIR] [--seconds=3] [--only=densenet_jax]
+        [--data-dir=DIR] [--seconds=3] [--only=densenet_jax] [--sixteen-bits]
 
 All pipelines decode and crop (random-resized-crop) the same images: the bare decoder (OpenCV in one
 thread, files in memory, nothing else); this project's pipeline (including records, order, crops and
 batches) with threads and with 1 and 2 worker processes; and, if they are installed, a PyTorch
 DataLoader (Pillow and torchvision) and tf.data, both with files in memory.
+
+With --sixteen-bits the images are written as PNG and TIFF of 16 bits instead, and this project's
+decoding and crops are compared with OpenCV's decoder in the same loop.
 
 The runs alternate and the medians are compared, because other programs use the machine too.  Rates
 are per second of processor time, summed over all threads and processes: the rate of one core.
@@ -111,6 +114,41 @@ def tf_data(files: list[bytes], workers: int) -> Iterator[int]:
         yield len(images)
 
 
+def sixteen_bits(files: list[bytes], rounds: int) -> None:
+    """Prints the rates of PNG and TIFF of 16 bits, beside those of OpenCV's decoder alone.
+
+    Args:
+      files: JPEG files, whose pixels are used with noise in the lower bits.
+      rounds: number of measurements, which alternate.
+    """
+    rng = np.random.default_rng(0)
+    images = [host.decode(file).astype(np.uint16) << 8 for file in files[:16]]
+    images = [image | rng.integers(0, 256, image.shape, np.uint16) for image in images]
+    kinds: dict[str, tuple[str, list[int]]] = {"PNG": (".png", []), "TIFF, LZW": (".tif", [])}
+    kinds["TIFF, uncompressed"] = (".tif", [cv2.IMWRITE_TIFF_COMPRESSION, 1])
+
+    def bare(file: bytes, draws: np.ndarray) -> None:
+        image = cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_UNCHANGED)
+        image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+        top, left, h, w = host.random_region(draws, *image.shape[:2])
+        cv2.resize(image[top : top + h, left : left + w], (SIZE, SIZE))
+
+    def ours(file: bytes, draws: np.ndarray) -> None:
+        host.random_resized_crop(file, draws, SIZE, dtype="uint16")
+
+    for kind, (suffix, flags) in kinds.items():
+        encoded = [cv2.imencode(suffix, image, flags)[1].tobytes() for image in images]
+        rates: dict[str, list[float]] = {"bare": [], "ours": []}
+        for _ in range(rounds):
+            for name, function in (("bare", bare), ("ours", ours)):
+                start = time.process_time()
+                for file in encoded * 4:
+                    function(file, rng.random((10, 4)))
+                rates[name].append(4 * len(encoded) / (time.process_time() - start))
+        alone, own = (statistics.median(values) for values in rates.values())
+        print(f"{kind:26} {own:8.0f} img/s of a core, {own / alone:.2f} of the bare decoder")
+
+
 def measure(batches: Iterator[int], seconds: float) -> tuple[float, float]:
     """Returns images per second of wall-clock time, and per second of processor time."""
     for _ in range(16):  # untimed: batches that were read ahead, and first uses of memory
@@ -162,10 +200,14 @@ def main() -> None:
     parser.add_argument(
         "--only", default="", help="measure only pipelines whose names contain this text"
     )
+    parser.add_argument("--sixteen-bits", action="store_true", help="PNG and TIFF of 16 bits")
     options = parser.parse_args()
     source = by_name.load(options.name, options.split, options.data_dir)
     files = [source.examples[i]["image"] for i in range(min(len(source), 2000))]
     print(f"{len(files)} files, {np.mean([len(f) for f in files]) / 1000:.0f} kB on average")
+    if options.sixteen_bits:
+        sixteen_bits(files, options.rounds)
+        return
     runs = contestants(source, files)
     runs = {name: run for name, run in runs.items() if "bare" in name or options.only in name}
     rates = {name: [] for name in runs}

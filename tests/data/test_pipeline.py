@@ -443,3 +443,39 @@ def test_sizes_cannot_change_in_memory(source):
     held = pipeline.in_memory(source, image_size=16)
     with pytest.raises(DataError, match="images of one size"):
         pipeline.train_batches(held, random_crop=False, later_sizes=((2, 20),), **OPTIONS)
+
+
+# --- images of other types ----------------------------------------------------------------------
+
+
+def wide_source(count=20, channels=5):
+    images = np.random.default_rng(0).integers(0, 65536, (count, 12, 10, channels))
+    labels = (np.arange(count) % 2).astype(np.int32)
+    return Source(Arrays(images.astype(np.uint16), labels), ("a", "b"), "wide")
+
+
+@pytest.mark.parametrize("random_crop", [True, False])
+def test_sixteen_bits_and_many_channels_reach_the_mesh(mesh, random_crop):
+    source, look = wide_source(), {"channels": 5, "dtype": "uint16", "fit": "pad", "fill": (9.0,)}
+    options = OPTIONS | look | {"random_crop": random_crop}
+    alone = take(pipeline.train_batches(source, **options), 4)
+    same(alone, take(pipeline.train_batches(source, workers=1, **options), 4))
+    assert alone[0]["image"].dtype == np.uint16
+    assert alone[0]["image"].max() > 255
+    with pipeline.to_mesh(pipeline.train_batches(source, **options), mesh) as stream:
+        same(alone[:2], [jax.device_get(next(stream)) for _ in range(2)])
+    if not random_crop:
+        held = pipeline.in_memory(source, image_size=16, **look)
+        same(alone, take(pipeline.train_batches(held, **options), 4))
+
+
+def test_an_image_of_another_kind_ends_the_run_and_is_named():
+    images = [np.zeros((8, 8, 3), np.uint8)] * 5 + [np.zeros((8, 8, 3), np.uint16)]
+    source = Source([{"image": image, "label": 0} for image in images], ("a", "b"), "mixed")
+    reader = pipeline.eval_batches(source, batch_size=6, image_size=8)
+    with pytest.raises(
+        DataError, match="example 5 of mixed: it has uint16 pixels instead of uint8"
+    ):
+        list(reader)
+    with pytest.raises(DataError, match="example 0 of mixed: it has 3 channels instead of 4"):
+        list(pipeline.eval_batches(source, batch_size=6, image_size=8, channels=4))

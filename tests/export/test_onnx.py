@@ -14,6 +14,7 @@ from densenet_jax.export import stablehlo
 from densenet_jax.export.bundle import ExportError
 from densenet_jax.export.onnx import file, int8
 from densenet_jax.tasks.outputs import Outputs
+from densenet_jax.weights import timm_config
 from tests.export.conftest import NETWORKS, images_of, make_bundle
 
 # Operators that only move data; a network needs none of them after its input.
@@ -126,3 +127,30 @@ def test_labels_and_numbers_leave_the_graph_as_they_are_meant(cifar):
         program, _ = stablehlo.program(bundle, True)
         np.testing.assert_allclose(jax.jit(program)(pixels), wanted, atol=1e-5, rtol=1e-5)
         np.testing.assert_allclose(run(file.to_onnx(bundle), images), logits, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("dtype", "ends"), [("uint16", (0, 4095)), ("float32", (-500, 800))])
+def test_other_types_of_pixels_are_part_of_the_graph(tmp_path, dtype, ends):
+    bundle = make_bundle("cifar")
+    given = dataclasses.replace(
+        bundle.preprocessing, dtype=dtype, value_range=ends, fit="pad", exif=True
+    )
+    bundle = dataclasses.replace(bundle, preprocessing=given)
+    pixels = np.random.default_rng(0).uniform(*ends, (2, *bundle.image_shape)).astype(dtype)
+    images = (pixels.astype(float) - ends[0]) / (ends[1] - ends[0])
+    images = ((images - given.mean) / given.std).astype(np.float32)
+    expected = jax.nn.softmax(jax.jit(bundle.model.apply)(bundle.variables, images))
+    found = run(file.to_onnx(bundle, preprocess=True), pixels)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    program, taken = stablehlo.program(bundle, preprocess=True)
+    assert taken == np.dtype(dtype)
+    np.testing.assert_allclose(jax.jit(program)(pixels), expected, atol=1e-6)
+    export.export(bundle, "triton", tmp_path / "triton", preprocess=True)
+    text = next((tmp_path / "triton").rglob("config.pbtxt")).read_text()
+    assert f"data_type: {'TYPE_UINT16' if dtype == 'uint16' else 'TYPE_FP32'}" in text
+    card = (tmp_path / "triton/README.md").read_text()
+    assert "with the mean" in card
+    assert f"scale pixels so that {ends[0]} becomes 0 and\n{ends[1]} becomes 1" in card
+    export.export(bundle, "safetensors", tmp_path / "hub")
+    read = timm_config.read_config(str(tmp_path / "hub")).preprocessing
+    assert (read.dtype, read.value_range, read.exif) == (dtype, ends, True)

@@ -135,8 +135,8 @@ def _numbers(array: np.ndarray) -> np.ndarray:
             f"the array is {array.dtype} {list(array.shape)}; it must be numbers [height, width, "
             "channels]"
         )
-    if array.dtype in (np.uint8, np.uint16):
-        return array.astype(array.dtype.newbyteorder("="), copy=False)
+    if array.dtype.char in "BH":  # uint8 and uint16
+        return array if array.dtype.isnative else array.astype(np.uint16)
     array = array.astype(np.float32)
     if not np.isfinite(array).all():
         raise ImageError("the image has values that are not finite")

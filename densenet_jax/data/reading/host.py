@@ -229,7 +229,7 @@ def _typed(pixels: np.ndarray, dtype: str | None, narrow: bool = False) -> np.nd
       KindError: the type is another one.
     """
     global _warned
-    if dtype in (None, pixels.dtype.name):
+    if dtype is None or pixels.dtype == dtype:
         return pixels
     if narrow and dtype == "uint8" and pixels.dtype == np.uint16:
         if pixels.max() < 4096 and not _warned:

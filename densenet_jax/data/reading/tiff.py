@@ -19,6 +19,8 @@ MAX_TAGS = 1024
 ORIENTATION = 274
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
 _SIZES |= {16: 8, 17: 8, 18: 8}
+# Width, height, bits, photometric, orientation, samples, rows, planes, tiles, format of samples.
+_READ = {256, 257, 258, 262, ORIENTATION, 277, 278, 284, 322, 323, 339}
 _INTEGERS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q"}
 _KINDS = {1: "u", 2: "i", 3: "f"}  # of SampleFormat
 _log = logging.getLogger(__name__)
@@ -88,20 +90,20 @@ def _header(data: bytes) -> Header:
     (count,) = struct.unpack_from(order + ("Q" if big else "H"), data, at)
     if count > MAX_TAGS:
         raise ImageError(f"not a readable image: the TIFF has {count:,} tags")
-    at, tags, total, turned = at + (8 if big else 2), {}, 0, 0
-    for _ in range(count):
-        tag, kind, length = struct.unpack_from(f"{order}HH{offset}", data, at)
-        value, at = at + (12 if big else 8), at + (20 if big else 12)
+    at, step, inline = at + (8 if big else 2), 20 if big else 12, 8 if big else 4
+    end = at + count * step
+    tags, total, turned = {}, 0, 0
+    for tag, kind, length, value in struct.iter_unpack(f"{order}HH{offset * 2}", data[at:end]):
         size = _SIZES.get(kind, 1) * length
-        turned = value if tag == ORIENTATION and kind == 3 else turned
         total += size
-        if total > len(data):  # overlapping values would be read again and again
-            raise ImageError("not a readable image: the TIFF's tags are longer than the file")
-        if size > struct.calcsize(order + offset):
-            (value,) = struct.unpack_from(order + offset, data, value)
-        if kind in _INTEGERS and length <= MAX_CHANNELS:
-            tags[tag] = struct.unpack_from(f"{order}{length}{_INTEGERS[kind]}", data, value)
-    (following,) = struct.unpack_from(order + offset, data, at)
+        if tag in _READ and kind in _INTEGERS and length <= MAX_CHANNELS:
+            where = at + step - inline if size <= inline else value
+            tags[tag] = struct.unpack_from(f"{order}{length}{_INTEGERS[kind]}", data, where)
+            turned = where if tag == ORIENTATION and kind == 3 else turned
+        at += step
+    if total > len(data):  # overlapping values would be read again and again
+        raise ImageError("not a readable image: the TIFF's tags are longer than the file")
+    (following,) = struct.unpack_from(order + offset, data, end)
     return Header(tags, following != 0, turned)
 
 
@@ -154,7 +156,7 @@ def decode(data: bytes, pillow: Callable[[bytes], np.ndarray]) -> np.ndarray:
         code = cv2.COLOR_BGR2RGB if found.samples == 3 else cv2.COLOR_BGRA2RGBA
         image = (
             cv2.cvtColor(image, code)
-            if image.dtype in (np.uint16, np.float32)
+            if image.dtype.char in "Hf"
             else (image[..., [2, 1, 0, 3][: found.samples]])
         )
     image = image[..., None] if image.ndim == 2 else image

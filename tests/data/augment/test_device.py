@@ -254,3 +254,42 @@ def test_the_key_alone_decides_on_any_devices():
     np.testing.assert_array_equal(one[0], eight[0])
     np.testing.assert_allclose(one[1], eight[1], atol=1e-6)
     assert (one[0] != other[0]).mean() > 0.5
+
+
+def test_normalisation_by_a_value_range():
+    images = jnp.asarray(np.arange(24, dtype=np.uint16).reshape(2, 2, 2, 3) * 300)
+    got = device.normalize(images, (0.2, 0.4, 0.6), (0.5,), jnp.float32, (-1000, 4000))
+    expected = ((np.asarray(images) + 1000) / 5000 - np.array([0.2, 0.4, 0.6])) / 0.5
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
+    scaled = device.scale(images, (-1000, 4000))
+    again = device.normalize(scaled, (0.2, 0.4, 0.6), (0.5,), jnp.float32, (0.0, 1.0))
+    np.testing.assert_allclose(again, expected, rtol=1e-5, atol=1e-6)
+
+
+FLOAT_OPTIONS = {"flip": True, "pad": 2, "jitter": (0.4, 0.4, 0.4, 0.1), "erase": 0.5}
+
+
+def test_floats_are_augmented_as_bytes_are():
+    key, targets = jax.random.key(3), jnp.eye(8)
+    images = np.random.default_rng(0).integers(0, 256, (8, 12, 12, 3)).astype(np.uint8)
+    options = FLOAT_OPTIONS | {"mixup": 0.4, "cutmix": 1.0}
+    whole, mixed = jax.jit(lambda x: device.augment(key, x, targets, **options))(images)
+    floats = jnp.asarray(images, jnp.float32) / 255
+    got, same = jax.jit(lambda x: device.augment(key, x, targets, **options))(floats)
+    assert got.dtype == jnp.float32
+    np.testing.assert_array_equal(mixed, same)
+    # Bytes are rounded after each of five operations, and hue amplifies that.
+    assert np.abs(np.asarray(got) * 255 - np.asarray(whole, float)).mean() < 1.5
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4, 13])
+def test_any_number_of_channels_is_moved_brightened_and_mixed(channels):
+    key, targets = jax.random.key(3), jnp.eye(4)
+    options = FLOAT_OPTIONS | {"mixup": 0.4, "jitter": (0.4, 0.4, 0, 0)}
+    for dtype in (jnp.uint8, jnp.float32):
+        images = jnp.ones((4, 6, 6, channels), dtype)
+        got, _ = device.augment(key, images, targets, **options)
+        assert (got.shape, got.dtype) == (images.shape, dtype)
+        assert bool(jnp.isfinite(got).all())
+    with pytest.raises(ValueError, match="3 channels"):
+        device.augment(key, images, targets, jitter=(0, 0, 0.5, 0))

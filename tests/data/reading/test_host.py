@@ -244,3 +244,31 @@ def test_data_that_are_not_an_image_are_refused():
         for function in (host.decode, decoding.dimensions):
             with pytest.raises(ImageError, match="not a readable image"):
                 function(data)
+
+
+def test_what_evaluation_shows_of_a_wide_image():
+    wide = np.zeros((20, 80, 3), np.uint8)
+    wide[:, :20], wide[:, 60:] = 200, 100  # the ends, which a central crop cuts off
+    look = {"image_size": 40, "channels": 3, "crop_fraction": 1.0, "interpolation": "bilinear"}
+    assert host.eval_crop(wide, **look).max() == 0
+    squashed = host.eval_crop(wide, fit="squash", **look)
+    expected = Image.fromarray(wide).resize((40, 40), Image.Resampling.BILINEAR)
+    np.testing.assert_array_equal(squashed, expected)
+    padded = host.eval_crop(wide, fit="pad", fill=(7.4, 8.0, 9.0), **look)
+    assert (padded[:15] == [7, 8, 9]).all()
+    assert (padded[25:] == [7, 8, 9]).all()
+    whole = Image.fromarray(wide).resize((40, 10), Image.Resampling.BILINEAR)
+    np.testing.assert_array_equal(padded[15:25], whole)
+    tall = host.eval_crop(wide.swapaxes(0, 1), fit="pad", fill=(7.4, 8.0, 9.0), **look)
+    np.testing.assert_array_equal(tall, padded.swapaxes(0, 1))
+    line = host.eval_crop(np.zeros((1, 5000, 3), np.uint8), fit="pad", **look)
+    assert line.shape == (40, 40, 3)
+
+
+@pytest.mark.parametrize("fit", ["squash", "pad"])
+def test_training_on_whole_images_shows_what_evaluation_shows(fit):
+    image = picture(20, 50, seed=4)
+    look = {"image_size": 16, "channels": 3, "fit": fit, "fill": (5.0,)}
+    trained = host.train_crop(image, None, random_crop=False, crop_scale=(1.0, 1.0), **look)
+    shown = host.eval_crop(image, crop_fraction=0.875, interpolation="bicubic", **look)
+    np.testing.assert_array_equal(trained, shown)
