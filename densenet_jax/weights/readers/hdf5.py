@@ -2,7 +2,8 @@
 
 The HDF5 library crashes or hangs on some damaged files, and links and external data can make it
 open other files on the disk. Keras uses only a small part of HDF5: the oldest layout (superblock 0,
-symbol tables) with contiguous arrays. This module reads that part and refuses everything else.
+symbol tables), with contiguous arrays, or in chunks if other programs wrote the file again. This
+module and `hdf5_chunks` read that part and refuse everything else.
 Section numbers refer to "HDF5 File Format Specification, Version 3.0".
 """
 
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from densenet_jax.weights.readers.bounded_file import BFLOAT16, MAX_NAME, BoundedFile, WeightsError
+from densenet_jax.weights.readers.hdf5_chunks import number, read_chunks
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 MAX_STEPS = 200_000  # messages, links and heap objects; a DenseNet-201 has 10,000
@@ -46,20 +48,25 @@ class Dataset:
 
     def read(self, name: str) -> np.ndarray:
         """Returns the values of the array; error messages call it `name`."""
-        if _FILTERS in self.messages or _EXTERNAL in self.messages:
-            raise _unsupported(self.file, "compressed or external data", name)
+        if _EXTERNAL in self.messages:
+            raise _unsupported(self.file, "data in other files", name)
         dtype, big_endian = _dtype(self.messages[_DATATYPE], name)
         shape = _shape(self.messages[_DATASPACE], name)
         layout = self.messages[_LAYOUT]
         version, kind = layout.read(0, 2)
-        if version not in (3, 4) or kind > 1:
-            raise _unsupported(self.file, "data in chunks or in other files", name)
+        if kind > 2:
+            raise _unsupported(self.file, "data in other files", name)
+        if version not in (3, 4) or (version, kind) == (4, 2):
+            raise _unsupported(self.file, "chunks in the layout of newer HDF5 versions", name)
+        if kind == 2 and 0 not in shape:
+            filters = self.messages.get(_FILTERS)
+            return read_chunks(self.file, layout, filters, shape, dtype, big_endian, name)
         if 0 in shape:
             data = layout.part(0, 0)
         elif kind == 0:
-            data = layout.part(4, _number(layout, 2, 2))
+            data = layout.part(4, number(layout, 2, 2))
         else:
-            data = self.file.part(_number(layout, 2), _number(layout, 10))
+            data = self.file.part(number(layout, 2), number(layout, 10))
         return data.array(name, dtype, shape, big_endian=big_endian)
 
 
@@ -81,7 +88,7 @@ class Hdf5:
 
     Raises:
       WeightsError: the file is damaged, or uses features that Keras never writes: links to names
-        or other files, compression, chunks, the layout of newer versions.
+        or other files, the layout of newer versions.
     """
 
     def __init__(self, file: BoundedFile) -> None:
@@ -92,7 +99,7 @@ class Hdf5:
         head = file.read(0, 96) if file.size >= 96 else b""
         if head[:8] != SIGNATURE or head[8] > 0 or head[13:15] != b"\x08\x08" or any(head[24:32]):
             raise _unsupported(file, "the layout of newer HDF5 versions")
-        root = self._node(_number(file, 64), 0)
+        root = self._node(number(file, 64), 0)
         if not isinstance(root, Group):
             raise file.fail("its root is not a group; download or save the file again")
         self.root = root
@@ -102,7 +109,7 @@ class Hdf5:
         datatype, value = attribute
         kind = datatype.read(0, 1)[0] & 0x0F
         if kind == _VARIABLE_LENGTH:
-            size, heap, index = (_number(value, 0, 4), _number(value, 4), _number(value, 12, 4))
+            size, heap, index = (number(value, 0, 4), number(value, 4), number(value, 12, 4))
             content = self._heap(heap).get(index)
             if content is None:
                 raise self._damaged()
@@ -136,6 +143,7 @@ class Hdf5:
         for kind, message in self._messages(address):
             if kind == _ATTRIBUTE:
                 name, datatype, value = self._attribute(message)
+                self.file.charge(4 * len(name))
                 attributes[name] = datatype, value
             else:
                 messages[kind] = message
@@ -145,9 +153,9 @@ class Hdf5:
             raise _unsupported(self.file, "the layout of newer HDF5 versions")
         group = Group(attributes)
         table = messages[_SYMBOL_TABLE]
-        heap = self._signed(_number(table, 8), b"HEAP", 32)
-        names = self.file.part(_number(heap, 24), _number(heap, 8))
-        for name_offset, header, cache in self._entries(_number(table, 0), None):
+        heap = self._signed(number(table, 8), b"HEAP", 32)
+        names = self.file.part(number(heap, 24), number(heap, 8))
+        for name_offset, header, cache in self._entries(number(table, 0), None):
             if cache not in (0, 1):
                 raise _unsupported(self.file, "links to other names")
             text = names.read(name_offset, min(MAX_NAME, max(0, names.size - name_offset)))
@@ -155,6 +163,7 @@ class Hdf5:
             name = before_end.decode("utf-8", "backslashreplace")
             if not end or not name or name in group.members:
                 raise self._damaged()
+            self.file.charge(4 * len(name))
             group.members[name] = self._node(header, depth + 1)
         return group
 
@@ -162,17 +171,17 @@ class Hdf5:
         """Yields the type and data of each message in an object header (IV.A.1.a)."""
         if self.file.read(address, 1) != b"\1":
             raise _unsupported(self.file, "the layout of newer HDF5 versions")
-        blocks = [self.file.part(address + 16, _number(self.file, address + 8, 4))]
+        blocks = [self.file.part(address + 16, number(self.file, address + 8, 4))]
         for block in blocks:
             if len(blocks) > MAX_BLOCKS:
                 raise self._damaged()
             position = 0
             while position + 8 <= block.size:
                 self._step()
-                kind, size = _number(block, position, 2), _number(block, position + 2, 2)
+                kind, size = number(block, position, 2), number(block, position + 2, 2)
                 message = block.part(position + 8, size)
                 if kind == _CONTINUATION:
-                    blocks.append(self.file.part(_number(message, 0), _number(message, 8)))
+                    blocks.append(self.file.part(number(message, 0), number(message, 8)))
                 elif block.read(position + 4, 1)[0] & 2:
                     raise _unsupported(self.file, "shared messages")
                 else:
@@ -185,7 +194,7 @@ class Hdf5:
         position = 9 if version == 3 else 8
         parts = []
         for i in range(3):
-            size = _number(message, 2 + 2 * i, 2)
+            size = number(message, 2 + 2 * i, 2)
             parts.append(message.part(position, size))
             position += size if version > 1 else -(-size // 8) * 8
         name = parts[0].read(0, min(parts[0].size, MAX_NAME)).rstrip(b"\0")
@@ -203,30 +212,30 @@ class Hdf5:
         kind, depth = node.read(4, 2)
         if kind != 0 or depth > 8 or (level is not None and depth != level):
             raise self._damaged()
-        count = _number(node, 6, 2)
+        count = number(node, 6, 2)
         children = self.file.part(address + 24, 16 * count)
         for i in range(count):
             self._step()
-            child = _number(children, 16 * i + 8)
+            child = number(children, 16 * i + 8)
             if depth:
                 yield from self._entries(child, depth - 1)
                 continue
-            used = _number(self._signed(child, b"SNOD", 8), 6, 2)
+            used = number(self._signed(child, b"SNOD", 8), 6, 2)
             symbols = self.file.part(child + 8, 40 * used)
             for at in range(0, symbols.size, 40):
                 self._step()
-                yield _number(symbols, at), _number(symbols, at + 8), _number(symbols, at + 16, 4)
+                yield number(symbols, at), number(symbols, at + 8), number(symbols, at + 16, 4)
 
     def _heap(self, address: int) -> dict[int, BoundedFile]:
         """Returns index -> data of the objects in a global heap collection (III.E)."""
         if address not in self._heaps:
             heap = self._signed(address, b"GCOL", 16)
-            heap = self.file.part(address, _number(heap, 8))
+            heap = self.file.part(address, number(heap, 8))
             objects: dict[int, BoundedFile] = {}
             position = 16
-            while position + 16 <= heap.size and (index := _number(heap, position, 2)):
+            while position + 16 <= heap.size and (index := number(heap, position, 2)):
                 self._step()
-                size = _number(heap, position + 8)
+                size = number(heap, position + 8)
                 objects[index] = heap.part(position + 16, size)
                 position += 16 + -(-size // 8) * 8
             self._heaps[address] = objects
@@ -248,29 +257,24 @@ def _unsupported(file: BoundedFile, what: str, tensor: str | None = None) -> Wei
     )
 
 
-def _number(file: BoundedFile, offset: int, size: int = 8) -> int:
-    """Returns the unsigned little-endian integer of `size` bytes at `offset`."""
-    return int.from_bytes(file.read(offset, size), "little")
-
-
 def _shape(space: BoundedFile, name: str) -> tuple[int, ...]:
     """Returns the shape in a dataspace message (IV.A.2.b)."""
     version, rank, _, kind = space.read(0, 4)
     if version not in (1, 2) or (version == 2 and kind == 2) or rank > 32:
         raise _unsupported(space, "an unusual shape", name)
     begin = 8 if version == 1 else 4
-    return space.shape(name, [_number(space, begin + 8 * i) for i in range(rank)])
+    return space.shape(name, [number(space, begin + 8 * i) for i in range(rank)])
 
 
 def _dtype(datatype: BoundedFile, name: str) -> tuple[np.dtype, bool]:
     """Returns the element type in a datatype message, and whether it is big-endian."""
     kind, bits = datatype.read(0, 1)[0] & 0x0F, datatype.read(1, 1)[0]
-    size = _number(datatype, 4, 4)
-    if kind == _INTEGER and size in (1, 2, 4, 8) and _number(datatype, 10, 2) == 8 * size:
+    size = number(datatype, 4, 4)
+    if kind == _INTEGER and size in (1, 2, 4, 8) and number(datatype, 10, 2) == 8 * size:
         return np.dtype(f"{'i' if bits & 8 else 'u'}{size}"), bool(bits & 1)
     if kind == _FLOAT and not bits & 0x40:
         dtype = _FLOATS.get((datatype.read(13, 1)[0], datatype.read(15, 1)[0]))
-        if dtype is not None and dtype.itemsize == size and _number(datatype, 10, 2) == 8 * size:
+        if dtype is not None and dtype.itemsize == size and number(datatype, 10, 2) == 8 * size:
             return dtype, bool(bits & 1)
     if kind == _OPAQUE and size == 2:
         return BFLOAT16, False  # h5py stores bfloat16 as opaque elements of two bytes.

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from densenet_jax.weights.readers.bounded_file import MAX_TENSORS, BoundedFile
+from densenet_jax.weights.readers.bounded_file import MAX_NAME, MAX_TENSORS, BoundedFile, shown
 from densenet_jax.weights.readers.hdf5 import Dataset, Group, Hdf5
 from densenet_jax.weights.readers.zip_archive import Member
 
@@ -39,6 +39,9 @@ def read_keras_hdf5(file: BoundedFile) -> dict[str, np.ndarray]:
         if any(_NO_WEIGHTS.match(part) for part in path):
             continue
         name = _name(hdf5, groups, path)
+        if len(name) > MAX_NAME:
+            raise file.fail(f"a tensor's name is too long: {shown(name)}")
+        file.charge(4 * len(name))
         if name in arrays:
             raise file.fail(
                 "two variables have this name; give every layer a name of its own", name

@@ -184,7 +184,7 @@ def a_number_for_a_name(file):
 
 
 def chunks(**options):
-    options = {"shape": (4,), "dtype": "f4", "chunks": (2,)} | options
+    options = {"shape": (8,), "dtype": "f4", "chunks": (2,)} | options
     return lambda file: file.create_dataset("x/y", **options)
 
 
@@ -193,14 +193,16 @@ def chunks(**options):
     [
         (lambda file: file.__setitem__("x", h5py.ExternalLink("/etc/passwd", "y")), "damaged"),
         (lambda file: file.__setitem__("x", h5py.SoftLink("/y")), "links to other names"),
-        (external_data, "external data"),
+        (external_data, "data in other files"),
         (virtual_data, "in other files"),
         (two_names_for_a_group, "contain each other"),
         (a_group_in_itself, "contain each other"),
         (nested, "nested too deeply"),
-        (chunks(), "data in chunks"),
-        (chunks(compression="gzip"), "compressed"),
-        (chunks(shape=(1 << 45,), chunks=(1 << 20,)), "data in chunks"),
+        (chunks(), "exist"),
+        (chunks(compression="lzf"), "with gzip"),
+        (chunks(scaleoffset=4, dtype="i4", data=np.arange(8)), "number 6"),
+        (chunks(shape=(1 << 40,), chunks=(1 << 20,)), "has more than 20000 chunks"),
+        (chunks(shape=(1 << 30,), chunks=(1 << 20,)), "expands to far more memory"),
         (lambda file: file.create_dataset("x/y", (1 << 40,), "f8"), "exist"),
         (lambda file: file.create_dataset("x/y", (1 << 50,), "u1"), "sizes that are negative"),
         (lambda file: file.create_dataset("x/y", (2,), "S4"), "element type"),
@@ -224,6 +226,81 @@ def test_features_that_keras_does_not_write_are_refused(refused, fill, words):
 def test_the_newest_layout_is_named(refused):
     refused(hdf5(lambda file: file.create_group("x"), libver="latest"), "newer HDF5")
     refused(hdf5(lambda file: file.create_group("x"), userblock_size=512), "none of the formats")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"compression": "gzip"},
+        {"compression": "gzip", "shuffle": True},
+        {"compression": "gzip", "fletcher32": True},
+        {"shuffle": True},
+        {"fletcher32": True},
+    ],
+)
+@pytest.mark.parametrize("dtype", ["<f4", ">f2", "<f8", "<i4"])
+def test_chunks(tmp_path, options, dtype):
+    arrays = {
+        "matrix": (np.arange(35).reshape(5, 7).astype(dtype), (2, 3)),
+        "large": (np.arange(4000).reshape(40, 100).astype(dtype), (1, 7)),
+        "whole": (np.arange(24).reshape(2, 3, 4).astype(dtype), (2, 3, 4)),
+        "padded": (np.arange(3).astype(dtype), (2,)),
+    }
+
+    def fill(file):
+        for name, (array, size) in arrays.items():
+            file.create_dataset(f"layer/{name}", data=array, chunks=size, **options)
+        file.create_dataset("layer/empty", (0, 2), "f4", maxshape=(None, 2), chunks=(4, 2))
+
+    found = read(tmp_path, hdf5(fill))
+    assert found.pop("layer/empty").shape == (0, 2)
+    assert all(np.array_equal(array, arrays[name[6:]][0]) for name, array in found.items())
+    assert found["layer/matrix"].dtype == np.dtype(dtype).newbyteorder("=")
+
+
+def in_chunks(**options):
+    data = np.zeros(2048, np.float32)
+    return hdf5(chunks(shape=None, data=data, chunks=(512,), **options))
+
+
+@pytest.mark.parametrize(
+    ("offset", "value", "size"),
+    [
+        (4, 9, 1),  # another kind of node
+        (5, 9, 1),  # too many levels
+        (5, 3, 1),
+        (6, 60_000, 2),
+        (24, 1 << 30, 4),  # size of the first chunk
+        (24, 1, 4),
+        (28, 1, 4),  # its filters are skipped
+        (32, 3, 8),  # the chunk begins elsewhere
+        (32, 512, 8),
+        (48, 0, 8),  # its data are elsewhere
+        (48, 1 << 60, 8),
+    ],
+)
+def test_damaged_trees_of_chunks(refused, offset, value, size):
+    content = in_chunks(compression="gzip")
+    at = content.rindex(b"TREE\1")  # the tree of a group begins with TREE\0
+    refused(content[:at] + patched(content[at:], b"TREE\1", offset, value, size))
+
+
+def test_a_tree_of_chunks_that_contains_itself(refused):
+    content = in_chunks()
+    at = content.rindex(b"TREE\1")
+    node = bytearray(content[at:])
+    for entry in range(4):
+        struct.pack_into("<Q", node, 24 + 32 * entry + 24, at)
+    for level in range(1, 9):
+        node[5] = level
+        refused(content[:at] + bytes(node))
+
+
+def test_chunks_that_expand_to_too_much(refused):
+    data = np.zeros(1 << 27, np.uint8)
+    options = {"shape": None, "data": data, "chunks": (1 << 24,), "dtype": "u1"}
+    refused(hdf5(chunks(compression="gzip", **options)), "expands to far more memory", memory=200e6)
 
 
 def patched(content, signature, offset, value, size=8):
