@@ -19,6 +19,7 @@ from densenet_jax.training import checks, distillation, targets
 from densenet_jax.training import mesh as meshes
 from densenet_jax.training.errors import ConfigError
 from densenet_jax.training.groups import ONE_GROUP, Groups, plan, split_mesh
+from densenet_jax.training.jobs import host_memory
 from densenet_jax.training.rundir import run_heads, run_weights
 from densenet_jax.training.settings import (
     build_model,
@@ -129,6 +130,7 @@ def build(config: ml_collections.ConfigDict, resumes: bool = False) -> Experimen
     from_weights = None if resumes else weights()
     settle_preprocessing(config, from_weights.preprocessing if from_weights else IMAGENET)
     checks.check(config)
+    host_memory.check_batches(config, mesh.devices.flat[0].platform)
     return Experiment(config, task, mesh, model, source, groups, weights)
 
 
