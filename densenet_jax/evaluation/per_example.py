@@ -13,6 +13,7 @@ import numpy as np
 from densenet_jax.evaluation.scores import Scores
 from densenet_jax.evaluation.splits import Assessed
 from densenet_jax.tasks.outputs import Outputs
+from densenet_jax.training.rundir import bounded_files
 
 FILE = "evaluation.npz"  # beside evaluation.json
 CALIBRATION = "calibration.npz"  # beside calibration.json
@@ -67,11 +68,9 @@ def load_logits(workdir: str, step: int) -> tuple[np.ndarray, np.ndarray] | None
       step: of the checkpoint.
     """
     try:
-        with np.load(pathlib.Path(workdir) / CALIBRATION, allow_pickle=False) as file:
-            if int(file["step"]) != step:
-                return None
-            return file["logits"], file["label"]
-    except Exception:  # NumPy raises errors of many types for a damaged zip file
+        found = bounded_files.read_npz(pathlib.Path(workdir) / CALIBRATION)
+        return (found["logits"], found["label"]) if int(found["step"]) == step else None
+    except (OSError, ValueError, TypeError, KeyError):
         return None
 
 

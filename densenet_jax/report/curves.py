@@ -4,10 +4,10 @@ from typing import Any
 
 import numpy as np
 
-from densenet_jax.report.run_files import Run, is_number
+from densenet_jax.report.run_files import Run
 
 POINTS = 500  # largest number of points of a curve
-NOT_CURVES = ("step", "epoch", "seconds", "examples")
+NOT_CURVES = ("examples",)
 # {key: (title, unit, whether it is a share, whether its axis can be made logarithmic)}
 KNOWN = {
     "loss": ("Loss", "", False, True),
@@ -36,14 +36,18 @@ def charts(runs: list[Run]) -> list[dict[str, Any]]:
     known = {"loss": KNOWN["loss"], **measured, **KNOWN}
     keys = dict.fromkeys(known)
     for run in runs:
-        for record in run.records:
-            keys.update(dict.fromkeys(k for k, v in record.items() if is_number(v)))
+        keys.update(dict.fromkeys(key for _, key in run.history.series))
     found = []
     for key in keys:
         if key in NOT_CURVES:
             continue
         series: list[dict[str, Any]] = [
-            {"name": run.name, "run": i, "split": split, **curve(run.of(split), key)}
+            {
+                "name": run.name,
+                "run": i,
+                "split": split,
+                **curve(run.history.series.get((split, key))),
+            }
             for i, run in enumerate(runs)
             for split in ("train", "eval")
         ]
@@ -67,17 +71,14 @@ def charts(runs: list[Run]) -> list[dict[str, Any]]:
     return found
 
 
-def curve(records: list[dict[str, Any]], key: str, points: int = POINTS) -> dict[str, list]:
-    """Returns the curve of a metric, {"x" (epochs), "step", "y"}, with lists of equal length.
+def curve(rows: np.ndarray | None, points: int = POINTS) -> dict[str, list]:
+    """Returns a metric's curve, {"x" (epochs), "step", "y"}, with lists of equal length.
 
     Args:
-      records: of metrics.jsonl; those without a number under `key` are left out.
-      key: of the metric.
+      rows: of epoch, step and value, [N, 3], see `History.series`; None: no curve.
       points: largest number of points; more are replaced by means of neighbours.
     """
-    sound = [r for r in records if is_number(r.get(key))]
-    rows = np.array([[r.get("epoch") or 0, r["step"], r[key]] for r in sound], float)
-    if not len(rows):
+    if rows is None:
         return {"x": [], "step": [], "y": []}
     groups = np.array_split(rows, points) if len(rows) > points else rows[:, None]
     x, step, y = np.array([group.mean(0) for group in groups]).T

@@ -1,5 +1,10 @@
 """report.html: a self-contained page without external links, made from the files of runs."""
 
+import dataclasses
+import functools
+import itertools
+import logging
+import operator
 import os
 import pathlib
 import time
@@ -15,6 +20,7 @@ from densenet_jax.report.analysis import finite
 from densenet_jax.report.page_data import findings
 from densenet_jax.report.run_files import ReportError, Run
 
+logger = logging.getLogger(__name__)
 PAGE = pathlib.Path(__file__).parent / "page"
 COMPARISON = "comparison.html"
 REFRESH_SECONDS = 30
@@ -56,7 +62,7 @@ def write_report(
         path = pathlib.Path(os.path.commonpath([d.resolve().parent for d in directories]))
         path /= COMPARISON
     path = pathlib.Path(path)
-    text = render(found, live=live)
+    text = render_sound(found, live=live)
     temporary = path.with_suffix(".tmp")
     try:
         temporary.write_text(text, encoding="utf-8")
@@ -64,6 +70,47 @@ def write_report(
     except OSError as e:
         raise ReportError(f"The page {path} cannot be written: {e.strerror}.") from None
     return path
+
+
+# What a page may leave out: the file, the run's field, and the value that stands for no such file.
+OPTIONAL: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("insight.json", {"insight": {}}),
+    ("predictions.npz", {"predictions": None}),
+    ("environment.json", {"environments": []}),
+)
+
+
+def render_sound(found: list[Run], *, live: bool = False) -> str:
+    """Returns the page of runs; a file that it cannot show is left out with a warning.
+
+    Args:
+      found: the runs.
+      live: see `render`.
+
+    Raises:
+      ReportError: config.json or metrics.jsonl cannot be shown either.
+    """
+    try:
+        return render(found, live=live)
+    except Exception as e:  # a file of JSON can be wrong in any way, in any place
+        error = e
+    for count in range(1, len(OPTIONAL) + 1):
+        for files in itertools.combinations(OPTIONAL, count):
+            without: dict[str, Any] = functools.reduce(operator.or_, (v for _, v in files))
+            try:
+                page = render([dataclasses.replace(run, **without) for run in found], live=live)
+            except Exception:
+                continue
+            for name, _ in files:
+                logger.warning(
+                    "%s is not as this version writes it, and is left out: %s: %s",
+                    *(found[0].path / name, type(error).__name__, error),
+                )
+            return page
+    raise ReportError(
+        f"The page of {found[0].path} cannot be written: config.json or metrics.jsonl is not as a "
+        f"run writes it ({type(error).__name__}: {error}). Restore them from a copy."
+    ) from error
 
 
 def render(found: list[Run], *, live: bool = False) -> str:

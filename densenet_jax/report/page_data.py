@@ -4,13 +4,17 @@ import math
 from typing import Any
 
 import numpy as np
+from scipy import sparse
 
 from densenet_jax.report import pictures, statistics
+from densenet_jax.report.history import is_number
 from densenet_jax.report.predictions import Predictions
-from densenet_jax.report.run_files import Run, is_number
+from densenet_jax.report.run_files import Run
 from densenet_jax.scores.calibration import calibration
 
 WHOLE = 30  # largest number of classes for which the confusion matrix is shown as a table
+PICTURE = 2000  # largest number for which it is shown as a picture
+CLASSES = 5000  # largest number of classes in the table; those with the lowest F1 of more
 PAIRS = 40  # number of pairs in the table of the most frequent mistakes
 
 
@@ -35,21 +39,20 @@ def findings(run: Run) -> dict[str, Any]:
 
 def headline(run: Run) -> list[tuple[str, str, str]]:
     """Returns (name, value, remark) of each number at the top of the page."""
-    rows, best, train = [], run.best(), run.of("train")
+    rows, best, last = [], run.history.best, run.history.last
     if best:
         metric = run.task.best
         title, remark = f"best {metric.title}", f"evaluated at step {best['step']:,}"
         rows.append((title, metric.show(best), remark))
-    if run.records:
-        last = run.records[-1]
+    if last:
         epoch = last.get("epoch")
         remark = f"{epoch:.4g} epochs" if is_number(epoch) else ""
         rows.append(("steps", f"{last['step']:,}", remark))
-    speeds = [r["images_per_second"] for r in train if is_number(r.get("images_per_second"))]
-    if speeds:
-        rows.append(("throughput", f"{np.median(speeds):,.0f}", "images/s (median)"))
-    if run.seconds():
-        rows.append(("time", duration(run.seconds()), "training and evaluation"))
+    speeds = run.history.series.get(("train", "images_per_second"))
+    if speeds is not None:
+        rows.append(("throughput", f"{np.median(speeds[:, 2]):,.0f}", "images/s (median)"))
+    if run.history.seconds:
+        rows.append(("time", duration(run.history.seconds), "training and evaluation"))
     if model := run.insight.get("model"):
         macs = model["published_macs"]
         macs = f"{macs / 1e9:.3g} G" if macs > 1e8 else f"{macs / 1e6:.3g} M"
@@ -62,11 +65,14 @@ def about(found: Predictions) -> dict[str, Any]:
 
     Returns:
       "data", "step", "examples" (their number), "accuracy" (None without examples), "names" (of
-      the classes), "classes" (see `statistics.per_class`), "top5_tells" (whether top-5 accuracy is
-      meaningful: there are more than five classes), "bins" and "ece" (see
+      the classes), "classes" (see `statistics.per_class`; at most `CLASSES`), "top5_tells" (whether
+      top-5 accuracy is meaningful: there are more than five classes), "bins" and "ece" (see
       `scores.calibration`), "pairs" (see `statistics.worst_pairs`).
     """
     matrix = _matrix(found)
+    rows = statistics.per_class(matrix, found.labels, found.in_top5)
+    if len(rows) > CLASSES:
+        rows.sort(key=lambda row: (row["f1"] is None, row["f1"]))
     bins, error = calibration(found.probabilities[:, 0], found.correct)
     return {
         "data": found.data,
@@ -74,7 +80,7 @@ def about(found: Predictions) -> dict[str, Any]:
         "examples": len(found.labels),
         "accuracy": float(found.correct.mean()) if len(found.labels) else None,
         "names": found.class_names.tolist(),
-        "classes": statistics.per_class(matrix, found.labels, found.in_top5),
+        "classes": rows[:CLASSES],
         "top5_tells": found.classes.shape[1] == 5 and len(found.class_names) > 5,
         "bins": bins,
         "ece": error,
@@ -85,17 +91,22 @@ def about(found: Predictions) -> dict[str, Any]:
 def confusion(found: Predictions) -> dict[str, Any]:
     """Returns the confusion matrix for a table or, with many classes, for a zoomable picture.
 
+    With more than `PICTURE` classes there is neither.
+
     Returns:
       {"rows": counts by label and prediction, "shares": the same relative to the label}, or
       {"order": labels so that similar classes are neighbours, "cells": [[label, prediction,
-      count], ...], "names": of the classes}.
+      count], ...], "names": of the classes}, or {}.
     """
     matrix = _matrix(found)
-    if len(matrix) <= WHOLE:
-        totals = np.maximum(matrix.sum(1, keepdims=True), 1)
-        return {"rows": matrix.tolist(), "shares": (matrix / totals).round(4).tolist()}
-    rows, columns = np.nonzero(matrix)
-    cells = np.stack([rows, columns, matrix[rows, columns]], axis=1)
+    if matrix.shape[0] > PICTURE:
+        return {}
+    if matrix.shape[0] <= WHOLE:
+        counts = matrix.toarray()
+        totals = np.maximum(counts.sum(1, keepdims=True), 1)
+        return {"rows": counts.tolist(), "shares": (counts / totals).round(4).tolist()}
+    pairs = matrix.tocoo()
+    cells = np.stack([pairs.row, pairs.col, pairs.data], axis=1)
     return {
         "order": statistics.cluster_order(matrix).tolist(),
         "cells": cells.tolist(),
@@ -178,6 +189,6 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {seconds:02} s"
 
 
-def _matrix(found: Predictions) -> np.ndarray:
+def _matrix(found: Predictions) -> sparse.csr_array:
     """Returns the confusion matrix: counts by label and prediction."""
     return statistics.confusion(found.labels, found.classes[:, 0], len(found.class_names))

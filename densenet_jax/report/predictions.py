@@ -1,6 +1,7 @@
 """A model's predictions for all examples of a split, stored in predictions.npz."""
 
 import dataclasses
+import logging
 import os
 import pathlib
 from collections.abc import Callable, Iterable
@@ -12,8 +13,11 @@ from flax import linen as nn
 
 from densenet_jax.tasks.task import Task
 from densenet_jax.training.eval_loop import gather
+from densenet_jax.training.rundir import bounded_files
 
+logger = logging.getLogger(__name__)
 FILE = "predictions.npz"
+MAX_SIDE = 4096  # pixels of a picture
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,11 +143,52 @@ def save(predictions: Predictions, workdir: str | pathlib.Path) -> pathlib.Path:
 
 
 def load(workdir: str | pathlib.Path) -> Predictions | None:
-    """Returns a run's predictions; None if there are none or they cannot be read."""
+    """Returns a run's predictions; None if there are none.
+
+    Predictions that cannot be read, or do not fit together, are left out with a warning.
+    """
+    path = pathlib.Path(workdir) / FILE
     try:
-        with np.load(pathlib.Path(workdir) / FILE, allow_pickle=False) as file:
-            arrays = dict(file)
-        arrays["step"], arrays["data"] = int(arrays["step"]), str(arrays["data"])
-        return Predictions(**arrays)
-    except Exception:  # NumPy raises errors of many types for a damaged zip file
+        found: dict[str, Any] = dict(bounded_files.read_npz(path))
+        found["step"], found["data"] = int(found["step"]), str(found["data"])
+        predictions = Predictions(**found)
+        _check(predictions)
+        return predictions
+    except FileNotFoundError:
         return None
+    except (OSError, ValueError, TypeError, KeyError) as e:
+        logger.warning("%s cannot be read and is left out: %s.", path, e)
+        return None
+
+
+def _check(found: Predictions) -> None:
+    """Checks the shapes, types and ranges of predictions from a file.
+
+    Raises:
+      ValueError: one is not as the class describes it.
+    """
+    count, classes, shown = len(found.index), len(found.class_names), len(found.shown)
+    ranges = {"index": 2**62, "labels": classes, "classes": classes, "shown": count}
+    shapes = {
+        **dict.fromkeys(("index", "labels", "own"), (count,)),
+        **dict.fromkeys(("classes", "probabilities"), (count, found.classes.shape[-1])),
+        **{"class_names": (classes,), "shown": (shown,)},
+        "pictures": (shown, *found.pictures.shape[-3:]),
+        "maps": (shown, *found.maps.shape[-2:]),
+    }
+    kinds = {"probabilities": "f", "own": "f", "maps": "f", "pictures": "u", "class_names": "U"}
+    for name, shape in shapes.items():
+        values = getattr(found, name)
+        sound = values.shape == shape and values.dtype.kind in kinds.get(name, "iu")
+        if name in ranges and sound and values.size:
+            sound = values.min() >= 0 and values.max() < ranges[name]
+        if name in ("pictures", "maps") and sound:
+            sound = all(0 < side <= MAX_SIDE for side in shape[1:])
+        if not sound:
+            raise ValueError(f"its array {name} does not fit the others")
+    if found.pictures.shape[-1] not in (1, 3) or found.pictures.dtype != np.uint8:
+        raise ValueError("its pictures are not images")
+    if not found.classes.shape[-1] or not all(
+        np.isfinite(v).all() for v in (found.probabilities, found.own)
+    ):
+        raise ValueError("its probabilities are not numbers")

@@ -2,16 +2,19 @@
 
 import dataclasses
 import json
+import logging
 import pathlib
 from typing import Any
 
 from densenet_jax.configs import default
-from densenet_jax.report import predictions
+from densenet_jax.report import history, predictions
+from densenet_jax.report.history import History
 from densenet_jax.report.predictions import Predictions
 from densenet_jax.tasks.by_name import find_task
 from densenet_jax.tasks.task import Task
-from densenet_jax.training.rundir import metrics_log
+from densenet_jax.training.rundir import bounded_files
 
+logger = logging.getLogger(__name__)
 ABSENT = "—"  # stands for a missing value in the page
 
 
@@ -27,7 +30,8 @@ class Run:
       path: of the directory.
       name: of the run in the page.
       config: the flattened configuration, {"data.name": value, ...}.
-      records: of metrics.jsonl, in order: [{"step", "split", "epoch", "seconds", ...}, ...].
+      task: of the network; a configuration without one, of an earlier version, is a classification.
+      history: of metrics.jsonl.
       evaluation: the content of evaluation.json; {} if the run was never evaluated.
       environments: machine and versions, one dict for each start of the run.
       insight: the content of insight.json, see `analysis.examine`; {} if there is none.
@@ -37,55 +41,17 @@ class Run:
     path: pathlib.Path
     name: str
     config: dict[str, Any]
-    records: list[dict[str, Any]]
+    task: Task
+    history: History
     evaluation: dict[str, Any]
     environments: list[dict[str, Any]]
     insight: dict[str, Any]
     predictions: Predictions | None
 
-    def of(self, split: str) -> list[dict[str, Any]]:
-        """Returns the records of a split, "train" or "eval"."""
-        return [record for record in self.records if record["split"] == split]
-
-    def best(self) -> dict[str, Any] | None:
-        """Returns the record of the best evaluation by the task's best metric; None without one."""
-        best = self.task.best
-        scored = [record for record in self.of("eval") if best.value(record) is not None]
-        return max(scored, key=best.score, default=None)
-
-    @property
-    def task(self) -> Task:
-        """The task of the network; a configuration without one is a classification.
-
-        Configurations of earlier versions have no task.
-
-        Raises:
-          ReportError: the configuration names an unknown task or metric.
-        """
-        try:
-            return find_task(
-                self.config.get("task", "classification"),
-                self.config.get("best_metric", ""),
-                self.config.get("loss", ""),
-                self.config.get("data.target_mean") or (),
-                self.config.get("data.target_std") or (),
-            )
-        except (ValueError, TypeError) as e:
-            raise ReportError(f"{self.path / 'config.json'}: {e}") from None
-
     @property
     def mixes(self) -> bool:
         """Whether training images are mixed, so that their metrics are not those of images."""
         return any(self.config.get(f"augment.{key}") for key in ("mixup", "cutmix"))
-
-    def seconds(self) -> float:
-        """Returns the duration of the run in seconds, summed over all its starts."""
-        total, before = 0.0, 0.0
-        for seconds in (r["seconds"] for r in self.records if is_number(r.get("seconds"))):
-            # After a resume, the clock starts again at 0.
-            total += seconds - before if seconds >= before else seconds
-            before = seconds
-        return total
 
 
 def read(workdir: str | pathlib.Path, name: str = "") -> Run:
@@ -105,12 +71,14 @@ def read(workdir: str | pathlib.Path, name: str = "") -> Run:
             f"{workdir} is not the directory of a run (it has no readable config.json); give the "
             "--workdir of a training run."
         )
-    environments = _json(path / "environment.json", [])
+    environments, flat = _json(path / "environment.json", []), flatten(config)
+    task = _task(path, flat)
     return Run(
         path=path,
         name=name or path.resolve().name,
-        config=flatten(config),
-        records=[r for r in metrics_log.read(path / "metrics.jsonl") if "split" in r],
+        config=flat,
+        task=task,
+        history=history.read(path / "metrics.jsonl", task.best),
         evaluation=_json(path / "evaluation.json", {}),
         environments=[e for e in environments if isinstance(e, dict)],
         insight=_json(path / "insight.json", {}),
@@ -118,9 +86,22 @@ def read(workdir: str | pathlib.Path, name: str = "") -> Run:
     )
 
 
-def is_number(value: Any) -> bool:
-    """Returns whether a value from JSON is a number; booleans are not."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _task(path: pathlib.Path, config: dict[str, Any]) -> Task:
+    """Returns the task of a run with a flattened configuration.
+
+    Raises:
+      ReportError: the configuration names an unknown task, metric or loss.
+    """
+    try:
+        return find_task(
+            config.get("task", "classification"),
+            config.get("best_metric", ""),
+            config.get("loss", ""),
+            config.get("data.target_mean") or (),
+            config.get("data.target_std") or (),
+        )
+    except (ValueError, TypeError) as e:
+        raise ReportError(f"{path / 'config.json'}: {e}") from None
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -156,9 +137,17 @@ def differences(configs: list[dict[str, Any]]) -> list[tuple[str, list[Any]]]:
 
 
 def _json(path: pathlib.Path, otherwise: Any) -> Any:
-    """Returns the content of a JSON file, or `otherwise` if it is unreadable or of another type."""
+    """Returns the content of a JSON file; `otherwise` without the file.
+
+    A file that is unreadable or of another type is left out with a warning.
+    """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return otherwise
-    return value if isinstance(value, type(otherwise)) else otherwise
+        value = bounded_files.read_json(path)
+        if not isinstance(value, type(otherwise)):
+            raise ValueError(f"it is not a {type(otherwise).__name__}")
+        return value
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as e:
+        logger.warning("%s cannot be read and is left out: %s.", path, e)
+    return otherwise

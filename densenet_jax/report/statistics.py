@@ -1,13 +1,17 @@
-"""Statistics of predictions: the confusion matrix and metrics of each class."""
+"""Statistics of predictions: the confusion matrix and metrics of each class.
+
+The matrix is sparse: of many classes few pairs occur, and all of them would fill the memory.
+"""
 
 from typing import Any
 
 import numpy as np
+from scipy import sparse
 from scipy.cluster import hierarchy
 from scipy.spatial.distance import squareform
 
 
-def confusion(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
+def confusion(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> sparse.csr_array:
     """Returns the confusion matrix: counts by label and prediction, int [num_classes, num_classes].
 
     Args:
@@ -15,12 +19,12 @@ def confusion(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np
       predicted: classes, [N].
       num_classes: number of classes.
     """
-    matrix = np.zeros((num_classes, num_classes), np.int64)
-    np.add.at(matrix, (labels, predicted), 1)
-    return matrix
+    ones = np.ones(len(labels), np.int64)
+    shape = (num_classes, num_classes)
+    return sparse.coo_array((ones, (labels, predicted)), shape).tocsr()  # which sums equal pairs
 
 
-def worst_pairs(matrix: np.ndarray, limit: int) -> list[dict[str, Any]]:
+def worst_pairs(matrix: sparse.csr_array, limit: int) -> list[dict[str, Any]]:
     """Returns the most frequent confusions, most frequent first.
 
     Args:
@@ -30,41 +34,37 @@ def worst_pairs(matrix: np.ndarray, limit: int) -> list[dict[str, Any]]:
     Returns:
       [{"label", "predicted", "count", "share" (of the label's examples)}, ...].
     """
-    wrong = matrix.copy()
-    np.fill_diagonal(wrong, 0)
-    order = np.argsort(-wrong, axis=None, kind="stable")[:limit]
-    totals = matrix.sum(1)
+    wrong, totals = _wrong(matrix), matrix.sum(axis=1)
+    order = np.lexsort((wrong.col, wrong.row, -wrong.data))[:limit]
+    cells = zip(wrong.row[order], wrong.col[order], wrong.data[order], strict=True)
     return [
-        {
-            "label": int(i),
-            "predicted": int(j),
-            "count": int(wrong[i, j]),
-            "share": wrong[i, j] / totals[i],
-        }
-        for i, j in zip(*np.unravel_index(order, wrong.shape), strict=True)
-        if wrong[i, j]
+        {"label": int(i), "predicted": int(j), "count": int(count), "share": count / totals[i]}
+        for i, j, count in cells
     ]
 
 
-def cluster_order(matrix: np.ndarray) -> np.ndarray:
+def cluster_order(matrix: sparse.csr_array) -> np.ndarray:
     """Returns an order of the classes in which classes that are often confused are neighbours.
 
     Hierarchical clustering with average linkage; classes are the closer, the larger the share of
-    examples confused between them.
+    examples confused between them.  Memory and time grow with the square of the number of classes.
 
     Args:
       matrix: counts by label and prediction.
     """
-    if len(matrix) < 3:
-        return np.arange(len(matrix))
-    share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    if matrix.shape[0] < 3:
+        return np.arange(matrix.shape[0])
+    counts = matrix.toarray()
+    share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     alike = share + share.T
     distance = 2 - alike.clip(0, 2)
     np.fill_diagonal(distance, 0)
     return hierarchy.leaves_list(hierarchy.linkage(squareform(distance), "average"))
 
 
-def per_class(matrix: np.ndarray, labels: np.ndarray, in_top5: np.ndarray) -> list[dict[str, Any]]:
+def per_class(
+    matrix: sparse.csr_array, labels: np.ndarray, in_top5: np.ndarray
+) -> list[dict[str, Any]]:
     """Returns the metrics of each class, in label order.
 
     Args:
@@ -77,12 +77,16 @@ def per_class(matrix: np.ndarray, labels: np.ndarray, in_top5: np.ndarray) -> li
       class it is most often taken for), "confused_count"}, ...].  Metrics without examples and
       "confused" without mistakes are None.
     """
-    top5 = np.bincount(labels, in_top5, len(matrix))
+    size = matrix.shape[0]
+    top5 = np.bincount(labels, in_top5, size)
+    right, examples, predicted = matrix.diagonal(), matrix.sum(axis=1), matrix.sum(axis=0)
+    most: dict[int, tuple[int, int]] = {}  # label -> (class it is most often taken for, count)
+    for pair in reversed(worst_pairs(matrix, matrix.nnz)):
+        most[pair["label"]] = pair["predicted"], pair["count"]
     rows = []
-    for i, (row, column) in enumerate(zip(matrix, matrix.T, strict=True)):
-        hits, count, named = int(row[i]), int(row.sum()), int(column.sum())
-        others = row.copy()
-        others[i] = 0
+    for i in range(size):
+        hits, count, named = int(right[i]), int(examples[i]), int(predicted[i])
+        confused, confused_count = most.get(i, (None, 0))
         rows.append(
             {
                 "label": i,
@@ -91,8 +95,15 @@ def per_class(matrix: np.ndarray, labels: np.ndarray, in_top5: np.ndarray) -> li
                 "precision": hits / named if named else None,
                 "f1": 2 * hits / (count + named) if count + named else None,
                 "top5": top5[i] / count if count else None,
-                "confused": int(others.argmax()) if others.any() else None,
-                "confused_count": int(others.max()),
+                "confused": confused,
+                "confused_count": confused_count,
             }
         )
     return rows
+
+
+def _wrong(matrix: sparse.csr_array) -> sparse.coo_array:
+    """Returns the counts off the diagonal."""
+    cells = matrix.tocoo()
+    off = cells.row != cells.col
+    return sparse.coo_array((cells.data[off], (cells.row[off], cells.col[off])), matrix.shape)

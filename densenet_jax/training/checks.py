@@ -48,22 +48,7 @@ DURATIONS = ("optimizer.warmup", "optimizer.step_boundaries", "optimizer.decay")
 
 def check(config: ml_collections.ConfigDict) -> None:
     """Raises ConfigError for the first value that cannot be used."""
-    for option in default.OPTIONS:
-        if option.range is None:
-            continue
-        low, high = option.range
-        for value in _numbers(option, _get(config, option.key)):
-            if not low <= value <= high:  # NaN is in no range
-                least = "above 0" if low == ABOVE_0 else f"at least {low:g}"
-                raise ConfigError(
-                    f"config.{option.key} is {value}; it must be {least}, at most {high:g}."
-                )
-    for key, choices in CHOICES.items():
-        value = _get(config, key)
-        if isinstance(value, str | None) and value not in (None, *choices):
-            raise ConfigError(
-                f"config.{key} is {value!r}; it must be one of {', '.join(filter(None, choices))}."
-            )
+    check_values(config)
     if config.steps_per_dispatch > 1 and not config.data.in_memory:
         raise ConfigError(
             f"config.steps_per_dispatch is {config.steps_per_dispatch}, which needs the training "
@@ -76,15 +61,6 @@ def check(config: ml_collections.ConfigDict) -> None:
     betas = config.optimizer.betas
     if betas is not None and len(betas) != 2:
         raise ConfigError(f"config.optimizer.betas is {betas}; it must be two numbers.")
-    for key, length in (("mean", config.data.channels), ("std", config.data.channels)):
-        values = config.data[key]
-        if values is not None and len(values) not in (1, length):
-            raise ConfigError(f"config.data.{key} has {len(values)} values for {length} channels.")
-    ends = config.data.value_range
-    if ends and (len(ends) != 2 or not ends[0] < ends[1]):
-        raise ConfigError(
-            f"config.data.value_range is {ends}; it must be two numbers, the smaller first."
-        )
     loggers.check(config.loggers)
     low_high = config.data.crop_scale
     if len(low_high) != 2 or low_high[0] > low_high[1]:
@@ -131,6 +107,44 @@ def check(config: ml_collections.ConfigDict) -> None:
                     f"config.{key} is {_get(config, key)}, which has no meaning for "
                     "config.task='regression', whose targets are numbers; leave it out."
                 )
+
+
+def check_values(config: ml_collections.ConfigDict, prefixes: tuple[str, ...] = ("",)) -> None:
+    """Checks ranges, choices and lengths of single values.
+
+    Args:
+      config: the configuration.
+      prefixes: of the keys to check; model. and data. for a run that only predicts.
+
+    Raises:
+      ConfigError: for the first value that cannot be used.
+    """
+    for option in default.OPTIONS:
+        if option.range is None or not option.key.startswith(prefixes):
+            continue
+        low, high = option.range
+        for value in _numbers(option, _get(config, option.key)):
+            if not low <= value <= high:  # NaN is in no range
+                least = "above 0" if low == ABOVE_0 else f"at least {low:g}"
+                raise ConfigError(
+                    f"config.{option.key} is {value}; it must be {least}, at most {high:g}."
+                )
+    for key, choices in CHOICES.items():
+        value = _get(config, key)
+        numbers = key == "class_weights" and not isinstance(value, str)  # checked above
+        if key.startswith(prefixes) and not numbers and value not in (None, *choices):
+            raise ConfigError(
+                f"config.{key} is {value!r}; it must be one of {', '.join(filter(None, choices))}."
+            )
+    for key, length in (("mean", config.data.channels), ("std", config.data.channels)):
+        values = config.data[key]
+        if values is not None and len(values) not in (1, length):
+            raise ConfigError(f"config.data.{key} has {len(values)} values for {length} channels.")
+    ends = config.data.value_range
+    if ends and (len(ends) != 2 or not ends[0] < ends[1]):
+        raise ConfigError(
+            f"config.data.value_range is {ends}; it must be two numbers, the smaller first."
+        )
     blocks = config.model.block_sizes
     if blocks is not None and not 1 <= len(blocks) <= 16:
         raise ConfigError(f"config.model.block_sizes has {len(blocks)} blocks; it must be 1 to 16.")

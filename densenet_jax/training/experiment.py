@@ -20,6 +20,7 @@ from densenet_jax.training import checks, distillation, targets
 from densenet_jax.training import mesh as meshes
 from densenet_jax.training.errors import ConfigError
 from densenet_jax.training.groups import ONE_GROUP, Groups, plan, split_mesh
+from densenet_jax.training.jobs import host_memory
 from densenet_jax.training.rundir import run_heads, run_weights
 from densenet_jax.training.settings import (
     build_model,
@@ -139,6 +140,7 @@ def build(config: ml_collections.ConfigDict, resumes: bool = False) -> Experimen
         config.data.dtype = kinds.look(source, config.data.channels, count=1).dtype
     checks.check(config)
     checks.check_dtype(config)
+    host_memory.check_batches(config, mesh.devices.flat[0].platform)
     return Experiment(config, task, mesh, model, source, groups, weights)
 
 

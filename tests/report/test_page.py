@@ -1,16 +1,20 @@
 """The page: complete, self-contained, safe with any text, and working for runs without results."""
 
+import dataclasses
 import html.parser
 import json
+import os
 import re
 import shutil
 import subprocess
 
+import numpy as np
 import pytest
 
-from densenet_jax.report import ReportError, run_files, write_report
+from densenet_jax.report import ReportError, predictions, run_files, write_report
 from densenet_jax.report.page import count, in_bytes, names, percent, short
 from densenet_jax.report.run_files import differences
+from tests.report.conftest import some_predictions
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
@@ -195,8 +199,86 @@ def test_the_page_works_in_a_browser_without_errors(workdir, tmp_path):
     assert "eval: 1" in title
 
 
+ODD = (5, "x", [5], {"layers": 5, "stages": "x"}, [[["x"]]])
+
+
+@pytest.mark.parametrize("odd", ODD, ids=str)
+@pytest.mark.parametrize("key", ["model", "reuse", "ablation"])
+def test_a_file_of_another_form_is_left_out_by_name(workdir, key, odd, caplog):
+    path = workdir / "insight.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: odd}))
+    page = read(write_report(workdir))
+    assert "Most confident mistakes" in page.text
+    assert "Feature reuse" in page.text or "insight.json is not as" in caplog.text
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, "[5]", "7", '[{"devices": 5, "versions": []}]'])
+@pytest.mark.parametrize("name", ["environment.json", "insight.json", "evaluation.json"])
+def test_odd_json_ends_in_a_page(workdir, name, content):
+    (workdir / name).write_text(content)
+    assert "75.00%" in read(write_report(workdir)).text
+
+
+def change(**arrays):
+    return lambda found: dataclasses.replace(found, **arrays)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        change(labels=np.array([0, 1, 2, 9])),
+        change(labels=np.array([0, 1, 2])),
+        change(classes=np.full((4, 3), -1)),
+        change(classes=np.zeros((4, 0), int)),
+        change(probabilities=np.full((4, 3), np.nan, np.float32)),
+        change(own=np.array("x")),
+        change(shown=np.array([1, 3, 10**6])),
+        change(pictures=np.array(["a", "b", "c"])),
+        change(pictures=np.zeros((3, 0, 8, 3), np.uint8)),
+        change(class_names=np.arange(3)),
+        change(step=np.zeros(3)),
+    ],
+)
+def test_predictions_that_do_not_fit_together_are_left_out(workdir, change, caplog):
+    predictions.save(change(some_predictions()), workdir)
+    assert "no stored predictions" in read(write_report(workdir)).text
+    assert "predictions.npz cannot be read and is left out" in caplog.text
+
+
+def test_a_hundred_thousand_classes_need_no_square_of_them(workdir):
+    labels = np.array([f"class {i}" for i in range(100_000)])
+    predictions.save(dataclasses.replace(some_predictions(), class_names=labels), workdir)
+    page = read(write_report(workdir))
+    assert "too many classes (100,000)" in page.text
+    assert "Of 100,000 classes, these are the 5,000 with the lowest F1" in " ".join(
+        page.text.split()
+    )
+
+
+def test_a_pipe_in_the_directory_is_not_waited_for(workdir):
+    for name in ("metrics.jsonl", "insight.json", "predictions.npz", "environment.json"):
+        (workdir / name).unlink()
+        os.mkfifo(workdir / name)
+    assert "the run has written no metrics" in read(write_report(workdir)).text
+
+
+def test_a_configuration_that_is_not_one_is_an_error(workdir):
+    for text in ('{"a": 1}', '{"model": 5, "data": null}', '{"task": [1]}', "[" * 100_000):
+        (workdir / "config.json").write_text(text)
+        with pytest.raises(ReportError, match=r"config\.json"):
+            write_report(workdir)
+
+
+def test_control_characters_of_names_are_escaped(workdir):
+    names = np.array(["\u202ecat", "\x1b[2J", "dog"])
+    predictions.save(dataclasses.replace(some_predictions(), class_names=names), workdir)
+    text = write_report(workdir).read_text(encoding="utf-8")
+    assert not {"\u202e", "\x1b"} & set(text)
+    assert r"\u202ecat" in text
+
+
 def test_duration_of_a_resumed_run(workdir):
     times = [10, 30, 5, 25]  # the run was killed after 30 seconds and started again
     lines = [{"step": i, "split": "train", "seconds": s} for i, s in enumerate(times)]
     (workdir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert run_files.read(workdir).seconds() == 55
+    assert run_files.read(workdir).history.seconds == 55

@@ -23,13 +23,29 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from densenet_jax.training.errors import CheckpointError
-from densenet_jax.training.rundir import saved_state
+from densenet_jax.training.rundir import bounded_files, saved_state
 from densenet_jax.training.rundir.checksums import SEAL, seal, unsound
 from densenet_jax.training.state import TrainState
 
 logger = logging.getLogger(__name__)
 
 UNSOUND = "checkpoints_unsound"  # beside the folder of checkpoints
+
+
+class _Manager(ocp.CheckpointManager):
+    """Orbax's manager; metrics that cannot be used, of one checkpoint, do not hide the others."""
+
+    def metrics(self, step: int) -> dict[str, float] | None:
+        """Returns the metrics of a checkpoint; None without any, or if they cannot be used."""
+        try:
+            found = super().metrics(step)
+            if found is None or all(isinstance(v, int | float) for v in found.values()):
+                return found
+            error: Exception = ValueError("they are not numbers")
+        except Exception as e:  # what Orbax and JSON raise has many types
+            error = e
+        logger.warning("The metrics of checkpoint %d cannot be used: %s.", step, _one_line(error))
+        return None
 
 
 class Checkpoints:
@@ -56,17 +72,28 @@ class Checkpoints:
             of a job must open them and call every method together.
           score: maps a checkpoint's metrics to a number that is larger for better checkpoints, see
             `Metric.score`.
+
+        Raises:
+          CheckpointError: they cannot be listed.
         """
         self.path = pathlib.Path(workdir).absolute() / "checkpoints"
         self._keep, self._read_only, self._score = keep, read_only, score
         self._together = jax.process_count() > 1 and not read_only
+        try:
+            bounded_files.check_regular(self.path)
+        except OSError as e:
+            raise CheckpointError(f"{e.filename} cannot be read: {e.strerror}.") from e
         self._manager = self._open()
         self._finisher = concurrent.futures.ThreadPoolExecutor(1, "checksums")
         self._pending: concurrent.futures.Future[None] | None = None
         self._warned = -float("inf")  # time of the last warning
 
     def _open(self) -> ocp.CheckpointManager:
-        """Returns Orbax's manager of the folder, which lists the checkpoints on disk."""
+        """Returns Orbax's manager of the folder, which lists the checkpoints on disk.
+
+        Raises:
+          CheckpointError: they cannot be listed.
+        """
         policies = ocp.checkpoint_managers
         best = policies.BestN(
             get_metric_fn=self._score, n=1, keep_checkpoints_without_metrics=False
@@ -89,7 +116,16 @@ class Checkpoints:
             options = dataclasses.replace(options, multiprocessing_options=processes, create=False)
         # Given now, since `metadata` needs a handler before the first save or restore names one.
         handler = ocp.StandardCheckpointHandler(multiprocessing_options=processes)
-        return ocp.CheckpointManager(self.path, options=options, item_handlers=handler)
+        try:
+            return _Manager(self.path, options=options, item_handlers=handler)
+        except OSError:
+            raise
+        except Exception as e:  # what Orbax and JSON raise has many types
+            raise CheckpointError(
+                f"The checkpoints in {self.path} cannot be listed ({type(e).__name__}: "
+                f"{_one_line(e)}): a _CHECKPOINT_METADATA there has been changed since it was "
+                "written. Move that checkpoint away."
+            ) from e
 
     def __enter__(self) -> Self:
         return self
@@ -318,6 +354,23 @@ class Checkpoints:
         return step, self._restore(step, target)
 
     def _restore(self, step: int, target: Any) -> Any:
+        """Returns a state; no content of the files, whoever wrote them, raises another error.
+
+        Raises:
+          CheckpointError: see `restore`.
+        """
+        try:
+            return self._restored(step, target)
+        except CheckpointError:
+            raise
+        except Exception as e:  # what Orbax, TensorStore and JSON raise has many types
+            raise CheckpointError(
+                f"Checkpoint {step} in {self.path} cannot be read ({type(e).__name__}: "
+                f"{_one_line(e)}): its files have been changed since they were written. Choose "
+                "another checkpoint, or restore the files from a copy."
+            ) from e
+
+    def _restored(self, step: int, target: Any) -> Any:
         said = self._manager.metadata(step)
         number = (said.custom_metadata or {}).get("format", 0)
         if number > saved_state.FORMAT:
@@ -328,12 +381,12 @@ class Checkpoints:
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, target)
         try:
             wanted = saved_state.request(said.item_metadata.tree, abstract)
-            found = self._manager.restore(step, args=ocp.args.StandardRestore(wanted))
-        except (ValueError, KeyError, FileNotFoundError) as e:
+        except ValueError as e:
             raise CheckpointError(
                 f"Checkpoint {step} in {self.path} is of another model or optimizer than the "
-                f"configuration describes: {str(e).strip().splitlines()[0]}."
+                f"configuration describes: {e}."
             ) from e
+        found = self._manager.restore(step, args=ocp.args.StandardRestore(wanted))
         return saved_state.from_stored(found, target)
 
 

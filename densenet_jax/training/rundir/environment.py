@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from densenet_jax.training.rundir import atomic_files
+from densenet_jax.training.rundir import atomic_files, bounded_files
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
@@ -35,9 +35,10 @@ def save(workdir: pathlib.Path) -> None:
     """Appends the current environment to environment.json, an entry for each start of the run."""
     path = workdir / "environment.json"
     try:
-        starts = json.loads(path.read_text(encoding="utf-8"))
+        starts = bounded_files.read_json(path)
     except (OSError, ValueError):
         starts = []
+    starts = starts if isinstance(starts, list) else []
     atomic_files.write(path, json.dumps([*starts, describe()], indent=1) + "\n")
 
 

@@ -7,38 +7,56 @@ import logging
 import os
 import pathlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Self
 
-from densenet_jax.training.rundir import atomic_files
+from densenet_jax.training.rundir import atomic_files, bounded_files
 from densenet_jax.training.rundir.loggers import Listener
 
 logger = logging.getLogger(__name__)
 # The most lines that are kept in memory while the disk is full; then the oldest are dropped.
 MAX_WAITING = 100_000
+MAX_LINE = 2**20  # bytes
 
 
 def read(path: str | pathlib.Path) -> list[dict[str, Any]]:
-    """Returns the records of a metrics file, which a run may be writing at the same time.
+    """Returns all records of a metrics file in a list, see `records`."""
+    return list(records(path))
 
-    Damaged lines are left out, and so is a last line whose end has not been written yet.
+
+def records(path: str | pathlib.Path) -> Iterator[dict[str, Any]]:
+    """Yields the records of a metrics file, which a run may be writing at the same time.
+
+    A last line whose end has not been written yet is left out.  So are lines that no run has
+    written; a warning has their number.
 
     Args:
       path: the file; if it does not exist, there are no records.
     """
+    damaged = 0
+    with contextlib.suppress(OSError), bounded_files.open_file(path) as file:
+        whole = True  # whether the next piece begins a line
+        while piece := file.readline(MAX_LINE):
+            begins, whole = whole, piece.endswith(b"\n")
+            record = _record(piece) if begins and whole else None
+            if record is not None:
+                yield record
+            elif whole:
+                damaged += 1
+    if damaged:
+        logger.warning("%s: %d damaged lines are left out.", path, damaged)
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    """Returns the record of a line; None if no run could have written it."""
     try:
-        text = pathlib.Path(path).read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return []
-    records = []
-    for line in text.split("\n")[:-1]:
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(record, dict) and _is_number(record.get("step")):
-            records.append(record)
-    return records
+        record = json.loads(line.decode(errors="replace"))
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(record, dict) or not _is_whole(record.get("step")) or record["step"] < 0:
+        return None
+    huge = any(type(value) is int and not _is_whole(value) for value in record.values())
+    return None if huge else record
 
 
 class MetricsLog:
@@ -145,5 +163,6 @@ def _line(record: dict[str, Any]) -> str:
     return json.dumps(record) + "\n"
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _is_whole(value: Any) -> bool:
+    """Returns whether a value is a whole number that a float holds exactly."""
+    return type(value) is int and abs(value) <= 2**53

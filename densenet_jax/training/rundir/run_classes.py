@@ -1,15 +1,14 @@
 """The names of a run's classes, labels or numbers in label order: classes.json."""
 
 import itertools
-import json
 import os
 import pathlib
 from collections.abc import Sequence
 
 from densenet_jax.training.errors import CheckpointError, ConfigError
+from densenet_jax.training.rundir import bounded_files
 
 FILE = "classes.json"
-MAX_BYTES = 2**26
 
 
 def class_names(workdir: str | os.PathLike[str]) -> list[str] | None:
@@ -19,13 +18,13 @@ def class_names(workdir: str | os.PathLike[str]) -> list[str] | None:
       CheckpointError: the file cannot be read, or is not a list of names.
     """
     path = pathlib.Path(workdir) / FILE
-    if not path.is_file():
+    if not path.exists():
         return None
     try:
-        names = None if path.stat().st_size > MAX_BYTES else json.loads(path.read_bytes())
+        names = bounded_files.read_json(path)
     except OSError as e:
         raise CheckpointError(f"{path} cannot be read: {e.strerror}.") from None
-    except (ValueError, RecursionError):
+    except ValueError:
         names = None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise CheckpointError(

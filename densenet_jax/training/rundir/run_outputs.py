@@ -16,10 +16,9 @@ import ml_collections
 from densenet_jax.tasks.outputs import Outputs
 from densenet_jax.training import settings
 from densenet_jax.training.errors import CheckpointError
-from densenet_jax.training.rundir import atomic_files, run_classes
+from densenet_jax.training.rundir import atomic_files, bounded_files, run_classes
 
 FILE = "calibration.json"
-MAX_BYTES = 2**26
 
 _log = logging.getLogger(__name__)
 
@@ -72,9 +71,7 @@ def _record(path: pathlib.Path) -> dict[str, Any]:
       CheckpointError: it cannot be read, or is not such a record.
     """
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ValueError
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = bounded_files.read_json(path)
         labels = record["labels"]
         if not isinstance(labels, list) or not isinstance(record["step"], int):
             raise ValueError
@@ -82,7 +79,7 @@ def _record(path: pathlib.Path) -> dict[str, Any]:
             values = record[key]
             if len(values) not in (0, 1, len(labels)) or not all(map(_is_number, values)):
                 raise ValueError
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError):
         raise CheckpointError(f"{path} is damaged; remove it, or calibrate again.") from None
     return record
 

@@ -11,8 +11,9 @@ import optax
 from flax import linen as nn
 
 from densenet_jax.tasks.outputs import Outputs
-from densenet_jax.training import settings
+from densenet_jax.training import checks, settings
 from densenet_jax.training import state as states
+from densenet_jax.training.errors import CheckpointError
 from densenet_jax.training.rundir import run_outputs, saved_config
 from densenet_jax.training.rundir.checkpoints import Checkpoints
 from densenet_jax.training.rundir.run_classes import class_names
@@ -66,8 +67,13 @@ def read(
 
     Raises:
       CheckpointError: there is no such checkpoint, or it is damaged.
+      ConfigError: the configuration does not describe a network.
     """
+    checks.check_values(config, ("model.", "data."))  # config.json may have been edited
     model, data = settings.build_model(config), config.data
+    for key in saved_config.PREPROCESSING:
+        if data[key] is None:
+            raise CheckpointError(f"{workdir}/config.json is damaged: data.{key} is missing.")
     optimizer = settings.make_optimizer(config, optax.constant_schedule(0.0))
 
     ema = config.ema_decay > 0

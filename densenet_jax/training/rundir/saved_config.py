@@ -1,6 +1,5 @@
 """Reading the config.json of a run, also one of an older version with fewer or renamed keys."""
 
-import json
 import pathlib
 from typing import Any
 
@@ -8,6 +7,7 @@ from ml_collections import ConfigDict
 
 from densenet_jax.configs import default
 from densenet_jax.training.errors import CheckpointError
+from densenet_jax.training.rundir import bounded_files
 
 # Keys of `data` that are taken from the initial weights if a configuration leaves them open.
 PREPROCESSING = ("image_size", "eval_crop", "interpolation", "mean", "std", "fit", "dtype")
@@ -26,8 +26,8 @@ def load(path: str | pathlib.Path) -> ConfigDict:
     """
     config = default.get_config().lock()
     try:
-        config.update(_renamed(json.loads(pathlib.Path(path).read_text(encoding="utf-8"))))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
+        config.update(_renamed(bounded_files.read_json(path)))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
         raise CheckpointError(f"{path} is not the configuration of a run: {e}") from None
     return config
 

@@ -14,7 +14,7 @@ import ml_collections
 from jax.experimental import multihost_utils
 
 from densenet_jax.training.errors import ConfigError
-from densenet_jax.training.rundir import atomic_files, run_classes
+from densenet_jax.training.rundir import atomic_files, bounded_files, run_classes
 
 # Keys, or prefixes of keys, that must not change when a run is resumed: with another value its
 # numbers would have been different from the first step on.
@@ -60,12 +60,15 @@ def make_workdir(
     new = json.loads(config.to_json())
     if path.exists():
         try:
-            old = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
+            old = bounded_files.read_json(path)
+            was = dict(_flatten(old))
+        except OSError as e:
+            raise ConfigError(f"{path} cannot be read: {e.strerror}.") from None
+        except (ValueError, RecursionError):
             raise ConfigError(
                 f"{path} is damaged; remove it or choose another --workdir."
             ) from None
-        was, now = (dict(_flatten(tree)) for tree in (old, new))
+        now = dict(_flatten(new))
         for key in was.keys() & now.keys():
             if f"{key}.".startswith(FIXED) and was[key] != now[key] and was[key] is not None:
                 raise ConfigError(
@@ -110,7 +113,7 @@ def check_shared(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> No
         return
     multihost_utils.sync_global_devices("config.json is written")
     try:
-        seen = json.loads((workdir / "config.json").read_text(encoding="utf-8"))
+        seen = bounded_files.read_json(workdir / "config.json")
     except (OSError, ValueError):
         seen = None
     if seen != json.loads(config.to_json()):

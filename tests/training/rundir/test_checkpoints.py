@@ -1,6 +1,8 @@
 """Checkpoints that are damaged, incomplete or could not be written are never loaded."""
 
+import contextlib
 import functools
+import os
 import pathlib
 import shutil
 
@@ -141,6 +143,46 @@ def test_a_damaged_checkpoint_is_not_restored_on_request(workdir):
         pytest.raises(CheckpointError, match="checksum differs"),
     ):
         checkpoints.restore(2, make_state(0))
+
+
+TAMPERED = ("", "null", "[]", "{}", "7", "[" * 50_000, '{"a": {"b": [1]}}', "\0\xff")
+
+
+@pytest.mark.parametrize("text", TAMPERED, ids=range(len(TAMPERED)))
+def test_files_that_somebody_changed_and_sealed_again_raise_nothing_else(workdir, text):
+    """Whoever can change a file can write its checksum."""
+    step = workdir / "checkpoints" / "4"
+    for name in ("_CHECKPOINT_METADATA", "metrics/metrics", "default/_METADATA"):
+        path = step / name
+        content = path.read_bytes()
+        path.write_text(text, encoding="latin-1")
+        checksums.seal(step)
+        for which in ("latest", "best"):
+            with contextlib.suppress(CheckpointError):
+                open_and_restore(workdir, which)
+        path.write_bytes(content)
+    checksums.seal(step)
+    assert open_and_restore(workdir, "latest") == 4
+
+
+def open_and_restore(workdir: pathlib.Path, which: str) -> int:
+    with open_checkpoints(workdir, read_only=True) as checkpoints:
+        return checkpoints.restore(which, make_state(0))[0]
+
+
+def test_metrics_that_cannot_be_used_are_those_of_no_best_checkpoint(workdir, caplog):
+    (workdir / "checkpoints" / "2" / "metrics" / "metrics").write_text('{"top1": "high"}')
+    checksums.seal(workdir / "checkpoints" / "2")
+    assert open_and_restore(workdir, "best") == 4
+    assert "The metrics of checkpoint 2 cannot be used" in caplog.text
+
+
+def test_a_pipe_among_the_files_is_refused_instead_of_waited_for(workdir):
+    path = workdir / "checkpoints" / "4" / "_CHECKPOINT_METADATA"
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(CheckpointError, match="_CHECKPOINT_METADATA cannot be read: it is not a"):
+        open_checkpoints(workdir, read_only=True)
 
 
 def test_another_shape_is_an_error_not_a_guess(workdir):

@@ -87,6 +87,18 @@ def test_reading_what_does_not_exist(tmp_path):
     assert metrics_log.read(tmp_path / "metrics.jsonl") == []
 
 
+def test_lines_that_no_run_has_written_are_counted_and_left_out(tmp_path, caplog):
+    odd = [
+        *("[" * 100_000, "\0", "[1]", '{"loss": 1}', '{"step": "1"}', '{"step": -1}'),
+        *('{"step": 1e3}', '{"step": NaN}', f'{{"step": 1, "loss": {"9" * 4000}}}'),
+        *(f'{{"step": 1, "loss": {10**30}}}', f'{{"step": 1, "a": "{"b" * 2**21}"}}'),
+    ]
+    path = tmp_path / "m.jsonl"
+    path.write_text("\n".join(["", '{"step": 1}', *odd, '{"step": 2}', '{"step": 3']))
+    assert metrics_log.read(path) == [{"step": 1}, {"step": 2}]
+    assert f"{len(odd) + 1} damaged lines are left out" in caplog.text
+
+
 @pytest.mark.parametrize("text", ["", "{", '{"step": 1}'])
 def test_a_torn_first_line_is_no_record(tmp_path, text):
     (tmp_path / "m.jsonl").write_text(text)
