@@ -21,7 +21,7 @@ def render(bundle: Bundle, format: str, **facts: Any) -> str:
       format: a key of `formats.FORMATS`.
       **facts: variables of the template card.md.  For all formats: `spec` (name of the JSON file).
         For formats other than safetensors: `file`, `output` (name of the output), `width` (size of
-        the output), `preprocess` (whether the input is uint8 pixels).  ONNX and Triton: `opset`,
+        the output), `preprocess` (whether the input is pixels).  ONNX and Triton: `opset`,
         `ir_version`, `difference` (largest difference from JAX), `int8` (see
         `onnx.int8.compare`).  StableHLO: `platforms`, `convention`.  Triton: `max_batch`,
         `queue_ms`.  safetensors: `source` (for `load_pretrained`), `timm` (model name for timm, or

@@ -87,7 +87,7 @@ def export(
       bundle: the model.
       format: a key of `FORMATS`.
       output: a folder, or a file with the format's suffix.
-      preprocess: the exported program maps uint8 pixels to probabilities; False: it maps
+      preprocess: the exported program maps pixels to probabilities; False: it maps
         normalised float32 images to logits.
       int8: calibration images; if given, a version quantised to int8 is written as well (ONNX and
         Triton only).
@@ -199,7 +199,7 @@ def _write_int8(
     Args:
       before: the float32 file.
       after: the int8 file to write.
-      preprocess: whether the model takes uint8 pixels instead of normalised images.
+      preprocess: whether the model takes pixels instead of normalised images.
       given: images to calibrate with and to compare on.
     """
     from densenet_jax.export.onnx import int8

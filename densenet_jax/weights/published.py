@@ -21,6 +21,8 @@ class Preprocessing:
       interpolation: "bicubic" or "bilinear", both with antialiasing.
       mean: mean of each channel, for images in the range [0, 1].
       std: standard deviation of each channel, for images in the range [0, 1].
+      fit: what is shown of an image that is not square: "crop", its centre; "squash", all of it,
+        distorted; "pad", all of it, with bands of the mean beside it.
       dtype: type of the pixels: "uint8", "uint16" or "float32".
       value_range: the pixel values that become 0 and 1; (): the ends of the type.
       exif: whether images are turned upright as their EXIF data say.

@@ -1,4 +1,4 @@
-"""Loads exported models as functions of uint8 images: ONNX Runtime, or JAX for StableHLO."""
+"""Loads exported models as functions of images: ONNX Runtime, or JAX for StableHLO."""
 
 import dataclasses
 import json
@@ -18,7 +18,8 @@ class Engine:
     """A loaded model.
 
     Attributes:
-      run: maps uint8 images [B, H, W, C] to probabilities [B, classes]; B is at most `max_batch`.
+      run: maps images [B, H, W, C], of the type that the spec says, to probabilities [B, classes];
+        B is at most `max_batch`.
       spec: the content of the JSON file next to the model, {"model", "preprocessing", "channels",
         "class_names", "format", "preprocess", "output"}.
     """
@@ -85,8 +86,9 @@ def _stablehlo(file: pathlib.Path, max_batch: int, threads: int) -> Run:
     # A program for each power of two, compiled before the first request.  Batches of other sizes
     # are padded with blank images.
     sizes = [2**i for i in range((max_batch - 1).bit_length() + 1)]
+    taken = exported.in_avals[0]
     for size in sizes:
-        run(np.zeros((size, *exported.in_avals[0].shape[1:]), np.uint8)).block_until_ready()
+        run(np.zeros((size, *taken.shape[1:]), taken.dtype)).block_until_ready()
 
     def padded(images: np.ndarray) -> np.ndarray:
         size = next(s for s in sizes if s >= len(images))

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import sys
 import tarfile
 
@@ -12,6 +13,7 @@ from PIL import Image
 
 from densenet_jax.data import prepare
 from densenet_jax.data.preparing import ilsvrc, shards, tfrecord
+from densenet_jax.data.reading import decoding
 from densenet_jax.data.sources import by_name as sources
 from densenet_jax.data.sources.source import DataError
 
@@ -187,6 +189,26 @@ def test_a_broken_image_is_named(image_dir, tmp_path, capsys):
     arguments = ["folder", image_dir, "--name=pets", f"--data-dir={tmp_path}", "--workers=1"]
     assert run(*arguments, "--max-size=8") == 2
     assert f"train/cat/bad.png in {bad}: not a readable image" in capsys.readouterr().err
+
+
+def test_pipes_are_named_and_other_kinds_of_images_are_kept(image_dir, tmp_path, capsys):
+    wide = np.random.default_rng(0).integers(0, 65536, (20, 30, 3)).astype(np.uint16)
+    np.save(image_dir / "val/cat/wide.npy", wide)
+    arguments = ["folder", image_dir, "--name=pets", f"--data-dir={tmp_path}", "--workers=1"]
+    assert run(*arguments, "--max-size=10") == 2
+    assert "wide.npy: only images of 8 bits can be reduced: leave out" in capsys.readouterr().err
+    (image_dir / "val/cat/wide.npy").rename(image_dir / "train/cat/a.npy")
+    os.mkfifo(image_dir / "train/cat/pipe.jpg")
+    arguments[3] = f"--data-dir={tmp_path}/again"
+    assert run(*arguments) == 2
+    assert "pipe.jpg: it is not a regular file" in capsys.readouterr().err
+    (image_dir / "train/cat/pipe.jpg").unlink()
+    arguments[3] = f"--data-dir={tmp_path}/last"
+    assert run(*arguments) == 0
+    source = sources.load("pets", "train", f"{tmp_path}/last")
+    stored = [source.examples[i]["image"] for i in range(len(source))]
+    (kept,) = [decoding.decode(image) for image in stored if image[:6] == b"\x93NUMPY"]
+    np.testing.assert_array_equal(kept, wide)
 
 
 def test_shards_by_several_processes(image_dir, tmp_path, monkeypatch):

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from densenet_jax.cli import main
+from densenet_jax.cli.parsing import parse
+from densenet_jax.training import batches, experiment, settings
 from densenet_jax.training.rundir import saved_config
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -42,11 +44,21 @@ def write(folder, make):
     return folder
 
 
-def train(folder, workdir, **changes):
+def words(folder, **changes):
     flags = FLAGS | {"data.data_dir": folder} | changes
-    words = [f"--config.{key}={value}" for key, value in flags.items()]
-    config = ROOT / "configs/digits.py"
-    return main(["main.py", f"--config={config}", f"--workdir={workdir}", *words])
+    flags = [f"--config.{key}={value}" for key, value in flags.items()]
+    return [f"--config={ROOT / 'configs/digits.py'}", *flags]
+
+
+def train(folder, workdir, **changes):
+    return main(["main.py", f"--workdir={workdir}", *words(folder, **changes)])
+
+
+def notes(folder, **changes):
+    """Returns what a run would warn of when it starts, and its data configuration."""
+    setup = experiment.build(parse(["main.py", *words(folder, **changes)])[1])
+    source = settings.train_source(setup.config)
+    return batches.notes(setup, source), setup.config.data
 
 
 def twelve_bits(rng, label):
@@ -55,9 +67,9 @@ def twelve_bits(rng, label):
 
 def test_twelve_bits(tmp_path, capsys):
     folder = write(tmp_path / "images", twelve_bits)
-    assert train(folder, tmp_path / "dark") == 0
-    said = capsys.readouterr()
-    assert "pass --config.data.value_range=(0,4095)" in said.out + said.err
+    (dark,), data = notes(folder)
+    assert dark.endswith("pass --config.data.value_range=(0,4095).")
+    assert (data.dtype, data.value_range) == ("uint16", ())
     assert train(folder, tmp_path / "run", **{"data.value_range": "(0,4095)"}) == 0
     said = capsys.readouterr()
     assert "WARNING" not in said.out + said.err
@@ -89,20 +101,19 @@ def test_floats_need_a_range_and_policies_need_bytes(tmp_path, capsys):
     look |= {"data.value_range": "(-500,800)", "data.fit": "pad"}
     assert train(folder, tmp_path / "run", **look, **{"augment.policy": "trivialaugment"}) == 2
     assert "policy, which needs images of 3 channels" in capsys.readouterr().err
-    assert train(folder, tmp_path / "run", **look) == 0
+    found, data = notes(folder, **look)
+    assert (found, data.dtype, data.fit) == ([], "float32", "pad")
 
 
-def test_whole_images_in_training_and_their_centre_in_evaluation(tmp_path, capsys):
+def test_whole_images_in_training_and_their_centre_in_evaluation(tmp_path):
     def wide(rng, label):
         return rng.integers(0, 256, (8, 24)).astype(np.uint8)
 
     folder = write(tmp_path / "images", wide)
-    assert train(folder, tmp_path / "crop", **{"total_steps": 1}) == 0
-    said = capsys.readouterr()
-    assert "pass --config.data.fit=squash" in said.out + said.err
-    assert train(folder, tmp_path / "squash", **{"total_steps": 1, "data.fit": "squash"}) == 0
-    said = capsys.readouterr()
-    assert "WARNING" not in said.out + said.err
+    (found,), _ = notes(folder)
+    assert "pass --config.data.fit=squash" in found
+    for changes in ({"data.fit": "squash"}, {"data.fit": "pad"}, {"data.random_crop": True}):
+        assert notes(folder, **changes)[0] == []
 
 
 def test_a_run_from_before_these_keys_cropped_bytes(tmp_path):
