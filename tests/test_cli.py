@@ -10,8 +10,11 @@ import sys
 
 import pytest
 
+import densenet_jax
 from densenet_jax import cli
-from densenet_jax.cli import commands
+from densenet_jax.cli import commands, suggestions
+from densenet_jax.cli.table import FLAGS
+from densenet_jax.configs import default
 
 ROOT = pathlib.Path(__file__).parent.parent
 DIGITS = f"--config={ROOT}/configs/digits.py"
@@ -32,13 +35,22 @@ def run(capsys, *words: str) -> tuple[int, str, str]:
     ("words", "message"),
     [
         ([], "--config is missing"),
-        (["fly", DIGITS], "no command 'fly'; there are train, evaluate"),
+        (["fly", DIGITS], "no command 'fly'. There are train, evaluate"),
         (["train", "now", DIGITS], "does not take 'now'"),
-        (["--config=configs/digit.py"], "no configuration 'configs/digit.py'; there are"),
         ([DIGITS, "--config.modle.name=x"], "no key modle. Did you mean 'model'"),
+        ([DIGITS, "--epochs=3"], "no flag --epochs; here it is --config.total_epochs=N"),
+        ([DIGITS, "--lr", "0.1"], "no flag --lr; here it is --config.optimizer.learning_rate=X"),
+        ([DIGITS, "--batch-size=8"], "here it is --config.batch_size=VALUE"),
+        ([DIGITS, "--chekpoint=3"], "did you mean --checkpoint?"),
+        ([DIGITS, "predit"], "did you mean predict?"),
+        (["--config=configs/digit.py"], "did you mean configs/digits.py?"),
+        ([DIGITS, "--config.batch_size=abc"], "invalid literal for int() with base 10: 'abc' ("),
+        (["predict", "--weights=a", "--workdir=b", "x.png"], "or --weights=a, not both"),
+        (["predict", "--weights=a", "--checkpoint=best", "x.png"], "--weights has none"),
+        (["predict", "--workdir=a", "--workdir=b", "x.png"], "predict takes one --workdir"),
         ([DIGITS, "--config.seeed=1"], "no key seeed"),
         ([DIGITS, "--config.batch_size=many"], "config.batch_size=many"),
-        ([DIGITS, "--wrkdir=x"], "flag 'wrkdir'"),
+        ([DIGITS, "--wrkdir=x"], "no flag --wrkdir; did you mean --workdir?"),
         (["benchmark", DIGITS, "--output=/nowhere/x.json"], "--output=/nowhere/x.json cannot be"),
         (["logits", DIGITS, "--weights=x", "--output=/nowhere/x"], "--output=/nowhere/x cannot be"),
         ([DIGITS, "--cam=x"], "train does not take --cam; predict can"),
@@ -65,7 +77,7 @@ def run(capsys, *words: str) -> tuple[int, str, str]:
     ],
 )
 def test_bad_input(capsys, tmp_path, words, message):
-    if not any(word.startswith("--workdir") for word in words):
+    if not any(word.startswith(("--workdir", "--weights")) for word in words):
         words = [*words, f"--workdir={tmp_path / 'run'}"]
     code, _, err = run(capsys, *words)
     assert code == 2
@@ -196,3 +208,22 @@ def test_compiled_programs_are_kept_for_the_next_start(tmp_path):
         check=True,
     )
     assert said.stdout == f"{tmp_path}/.cache/densenet_jax/compiled\n"
+
+
+def test_version_and_the_help_of_one_command(capsys):
+    assert cli.main(["main.py", "--version"]) == 0
+    assert capsys.readouterr().out.startswith(f"densenet_jax {densenet_jax.__version__} (jax ")
+    assert cli.main(["main.py", "predict", "--help"]) == 0
+    text = capsys.readouterr().out
+    assert "usage: python main.py predict" in text
+    assert "--coverage=SHARE" in text
+    assert "--sweep" not in text
+
+
+def test_every_familiar_flag_stands_for_something_that_exists():
+    keys = {f"--config.{option.key}" for option in default.OPTIONS}
+    for name, ours in suggestions.FAMILIAR.items():
+        assert name not in FLAGS
+        word = ours.partition("=")[0].partition(" ")[0]
+        known = word in keys or word.removeprefix("--") in {"workdir", *FLAGS}
+        assert known or word in ("python", "the"), name

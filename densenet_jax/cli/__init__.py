@@ -2,6 +2,7 @@
 
 import errno
 import functools
+import importlib.metadata
 import logging
 import os
 import re
@@ -11,6 +12,7 @@ from typing import Any
 
 import ml_collections
 
+import densenet_jax
 from densenet_jax import terminal
 from densenet_jax.cli import config_files
 from densenet_jax.cli.invocation import program
@@ -33,8 +35,13 @@ def main(argv: Sequence[str]) -> int:
       argv: the words of the command line, first the program's name.
     """
     if {"--help", "-h", "-help", "help"} & set(argv[1:]):
-        called = program(argv[0])
-        print(help_text(called, config_files.names(), config_files.defaults()), end="")
+        called, known = program(argv[0]), [word for word in argv[1:] if word in COMMANDS]
+        text = help_text(called, config_files.names(), config_files.defaults(), *known[:1])
+        print(text, end="")
+        return 0
+    if {"--version", "-version"} & set(argv[1:]):
+        versions = [f"{name} {importlib.metadata.version(name)}" for name in ("jax", "flax")]
+        print(f"densenet_jax {densenet_jax.__version__} ({', '.join(versions)})")
         return 0
     try:
         command, config, options = parse(argv)

@@ -8,7 +8,7 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from densenet_jax.cli import config_files
+from densenet_jax.cli import config_files, suggestions
 from densenet_jax.cli.invocation import program
 from densenet_jax.cli.table import COMMANDS, FLAGS, SHORT
 from densenet_jax.training.rundir import saved_config as runs_config
@@ -39,7 +39,8 @@ def parse(argv: Sequence[str]) -> tuple[str, ml_collections.ConfigDict | None, d
     values, words, config = _read(argv, config_file)
     name, *words = words or ["train"]
     if name not in COMMANDS:
-        raise UsageError(f"There is no command {name!r}; there are {', '.join(COMMANDS)}.")
+        near = suggestions.nearest(name, COMMANDS)
+        raise UsageError(f"There is no command {name!r}{near} There are {', '.join(COMMANDS)}.")
     command = COMMANDS[name]
     if words and not command.words:
         raise UsageError(f"{name} does not take {words[0]!r}; flags look like --workdir=DIR.")
@@ -118,6 +119,11 @@ def _read(
     try:
         _, *words = values(list(argv))
         return values, words, values.config
+    except flags.UnrecognizedFlagError as e:
+        if e.flagname.startswith("config."):
+            raise UsageError(_explain(e, program(argv[0]))) from e
+        text = suggestions.flag(e.flagname, ("workdir", "config", *FLAGS))
+        raise UsageError(f"{text} ({program(argv[0])} --help shows the flags)") from e
     except Exception as e:  # of many types; and the configuration file is code
         raise UsageError(_explain(e, program(argv[0]))) from e
 
@@ -141,8 +147,17 @@ def _check_config_file(config_file: str | None) -> None:
     """Raises UsageError, which lists the packaged configurations, if the file does not exist."""
     path = (config_file or "").split(":")[0]
     if path and not pathlib.Path(path).is_file():
-        there = ", ".join(f"configs/{name}.py" for name in config_files.names())
-        raise UsageError(f"There is no configuration {path!r}; there are {there}.")
+        there = [f"configs/{name}.py" for name in config_files.names()]
+        near = suggestions.nearest(path, there)
+        raise UsageError(f"There is no configuration {path!r}{near} There are {', '.join(there)}.")
+
+
+def _unquoted(line: str) -> str:
+    """Returns a line without quotes around the whole of it, and without a quote that is alone."""
+    line = line.strip()
+    if len(line) > 1 and line[0] == line[-1] == "'" and line.count("'") == 2:
+        return line[1:-1]
+    return line.strip("'") if line.count("'") % 2 else line
 
 
 def _explain(error: Exception, called: str) -> str:
@@ -152,7 +167,7 @@ def _explain(error: Exception, called: str) -> str:
         return text.strip().splitlines()[-1].partition(": ")[2]
     # ml_collections puts quotes around quotes: KeyError('"\\'seeed\\'\\nDid you mean ...').
     plain = text.replace("\\n", "\n").replace("\\", "").replace('"', "'")
-    lines = [line.strip("'") for line in plain.strip().splitlines()]
+    lines = [_unquoted(line) for line in plain.strip().splitlines()]
     message = ". ".join(lines[:2]) or type(error).__name__
     if isinstance(error, KeyError | AttributeError):
         message = f"the configuration has no key {message}"

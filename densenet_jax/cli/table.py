@@ -230,14 +230,56 @@ examples
 """
 
 
-def help_text(program: str, configurations: list[str], defaults: str) -> str:
+_HELP_OF_ONE = """\
+usage: {program} {command} {needs}{words}[--FLAG ...]
+
+{about}
+flags
+{flags}"""
+_NEEDS = {
+    "config": "--config=configs/NAME.py [--workdir=DIR] [--config.KEY=VALUE ...] ",
+    "source": "--workdir=DIR | --weights=SOURCE ",
+    "run": "[--workdir=DIR] ",
+    "": "",
+}
+
+
+def help_of(program: str, name: str) -> str:
+    """Returns the text of --help of one command.
+
+    Args:
+      program: the command as it was called, see `invocation.program`.
+      name: of the command.
+    """
+    command = COMMANDS[name]
+    flags = []
+    for flag_name in command.flags:
+        flag = FLAGS[flag_name]
+        written = f"--{flag_name}={flag.value}" if flag.value else f"--{flag_name}"
+        choices = flag.choices.get(name, ())
+        about = f"{flag.about}: {', '.join(choices)}" if choices else flag.about
+        flags.append(_row(written, about, 29))
+    return _HELP_OF_ONE.format(
+        program=program,
+        command=name,
+        needs=_NEEDS[command.needs],
+        words=f"{command.words} " if command.words else "",
+        about=_row("", command.about, 2),
+        flags="".join(flags) or "  none of its own\n",
+    )
+
+
+def help_text(program: str, configurations: list[str], defaults: str, command: str = "") -> str:
     """Returns the text of --help.
 
     Args:
       program: the command as it was called, see `invocation.program`.
       configurations: names of the packaged configurations.
       defaults: path of the file that documents every key of the configuration.
+      command: whose own text is wanted; "": the text about all.
     """
+    if command:
+        return help_of(program, command)
     commands = [
         _row(name, f"{c.words}: {c.about}" if c.words else c.about, 13)
         for name, c in COMMANDS.items()
