@@ -137,7 +137,8 @@ MODEL = (
     Option(
         "model.stem",
         None,
-        "What precedes the blocks: `imagenet`, `deep`, `deep_blur`, `cifar` or `cifar_half`.",
+        "What precedes the blocks: `imagenet`, `imagenet_same`, `deep`, `deep_blur`, `cifar` or "
+        "`cifar_half`.",
         kind=str,
     ),
     Option("model.stem_features", None, "Feature maps of the stem.", (1, 8192), int),

@@ -3,7 +3,6 @@
 import pathlib
 
 import ml_collections
-from flax import linen as nn
 from flax import traverse_util
 from rich.table import Table
 
@@ -14,6 +13,7 @@ from densenet_jax.training.rundir import run_weights
 from densenet_jax.weights import Pretrained, to_state_dict, write_safetensors
 from densenet_jax.weights.describe import Description, describe, differences
 
+TOLD_BY_NAMES = ("deep_blur", "cifar")  # stems that are inferred from the tensors
 DIFFERENT = 1  # exit code of a comparison, as of diff
 
 
@@ -92,17 +92,12 @@ def _convert(source: str, found: Pretrained, output: str) -> None:
         raise ConfigError(f"--output={output}: there is no folder {path.parent}.")
     write_safetensors(path, to_state_dict(found.model, found.variables), {"origin": source})
     say(f"{source}: {found.report}")
-    if found.model.norm_epsilon != (usual := usual_epsilon(found.model)):
-        say(
-            f"note: the network adds {found.model.norm_epsilon:g} to variances, which the file "
-            f"cannot say; load it with norm_epsilon={found.model.norm_epsilon:g}, not {usual:g}."
-        )
+    usual = type(found.model).__dataclass_fields__
+    for field in ("norm_epsilon", "stem"):
+        value = getattr(found.model, field, None)
+        if field in usual and value not in (usual[field].default, *TOLD_BY_NAMES):
+            say(f"note: the file cannot say {field}={value!r}; load it with this argument.")
     say(f"written: {path}")
-
-
-def usual_epsilon(model: nn.Module) -> float:
-    """Returns what a model of this class adds to variances if nothing else is said."""
-    return type(model).__dataclass_fields__["norm_epsilon"].default
 
 
 def _compare(one: str, other: str, first: Pretrained, second: Pretrained) -> int:

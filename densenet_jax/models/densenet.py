@@ -18,7 +18,7 @@ from densenet_jax.models.inputs import check_images, check_name
 from densenet_jax.models.layers import BatchNorm, Kernel
 from densenet_jax.models.plan import BlockPlan, per_block
 from densenet_jax.models.pooling import average_pool, find_global_pool, norm_act_average_pool
-from densenet_jax.models.stem import find_stem, measured_convolution
+from densenet_jax.models.stem import find_stem
 
 
 class DenseLayer(nn.Module):
@@ -146,6 +146,7 @@ class DenseNet(nn.Module):
       growth_rate: feature maps that a layer adds (k in the paper); a tuple: of each block.
       stem: "imagenet" (7x7 convolution of stride 2, BN, ReLU, 3x3 max pooling of stride 2),
         "deep" (three 3x3 convolutions instead), "deep_blur" (the same, blurred where it halves),
+        "imagenet_same" (the same as "imagenet" with TensorFlow's padding, as KerasHub has it),
         "cifar" (one 3x3 convolution) or "cifar_half" (the same with stride 2); see `stem`.
       stem_features: feature maps that the stem makes.
       in_channels: channels of the images.
@@ -291,9 +292,7 @@ class DenseNet(nn.Module):
     def _stem(self, x: jax.Array, batch_statistics: bool) -> jax.Array:
         stem = find_stem(self.stem)
         for i, (_, stride, _) in enumerate(stem.convolutions):
-            convolution = implementations.around_blocks(
-                measured_convolution, self.implementation, x
-            )
+            convolution = implementations.around_blocks(stem.convolve, self.implementation, x)
             x, batch = convolution(x, getattr(self, f"conv{i}")(), stride)
             if stem.norm:
                 last = i + 1 == len(stem.convolutions)

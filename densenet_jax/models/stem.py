@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax import lax
 
 from densenet_jax.models.activation import norm_act
 from densenet_jax.models.block.plain import convolve
@@ -34,18 +35,38 @@ class Stem(NamedTuple):
       pool: the last BN and activation together with the pooling that follows: maps
         (x [B, H, W, C], gain, shift, name of the activation) to the first block's input.
       reduction: how many pixels of the image become one.
+      convolve: maps (x, kernel, stride) to the convolution of x and its moments.
     """
 
     convolutions: tuple[Convolution, ...]
     norm: bool
     pool: Callable[[jax.Array, jax.Array, jax.Array, str], jax.Array] | None
     reduction: int
+    convolve: Callable[[jax.Array, jax.Array, int], tuple[jax.Array, Moments]]
 
 
 def measured_convolution(x: jax.Array, kernel: jax.Array, stride: int) -> tuple[jax.Array, Moments]:
     """Returns `convolve`'s result and its moments."""
     y = convolve(x, kernel, stride)
     return y, moments(y)
+
+
+def same_convolution(x: jax.Array, kernel: jax.Array, stride: int) -> tuple[jax.Array, Moments]:
+    """Returns the convolution of x with TensorFlow's padding "same", and its moments.
+
+    With stride 2, an even size has one zero less before than after it.
+    """
+    numbers = ("NHWC", "HWIO", "NHWC")
+    kernel = kernel.astype(x.dtype)
+    y = lax.conv_general_dilated(x, kernel, (stride, stride), "SAME", dimension_numbers=numbers)
+    return y, moments(y)
+
+
+def norm_act_same_max_pool(
+    x: jax.Array, gain: jax.Array, shift: jax.Array, activation: str
+) -> jax.Array:
+    """Max pooling of f(x * gain + shift) with stride 2 and TensorFlow's padding "same"."""
+    return nn.max_pool(norm_act(x, gain, shift, activation), (3, 3), (2, 2), "SAME")
 
 
 def blur_pool(x: jax.Array) -> jax.Array:
@@ -73,11 +94,32 @@ def norm_act_max_blur_pool(
 _DEEP = (Convolution(3, 2, share=0.5), Convolution(3, 1, share=0.5), Convolution(3, 1))
 
 STEMS = {
-    "imagenet": Stem((Convolution(7, 2),), norm=True, pool=norm_act_max_pool, reduction=4),
-    "deep": Stem(_DEEP, norm=True, pool=norm_act_max_pool, reduction=4),
-    "deep_blur": Stem(_DEEP, norm=True, pool=norm_act_max_blur_pool, reduction=4),
-    "cifar_half": Stem((Convolution(3, 2),), norm=False, pool=None, reduction=2),
-    "cifar": Stem((Convolution(3, 1),), norm=False, pool=None, reduction=1),
+    "imagenet": Stem(
+        (Convolution(7, 2),),
+        norm=True,
+        pool=norm_act_max_pool,
+        reduction=4,
+        convolve=measured_convolution,
+    ),
+    "imagenet_same": Stem(
+        (Convolution(7, 2),),
+        norm=True,
+        pool=norm_act_same_max_pool,
+        reduction=4,
+        convolve=same_convolution,
+    ),
+    "deep": Stem(
+        _DEEP, norm=True, pool=norm_act_max_pool, reduction=4, convolve=measured_convolution
+    ),
+    "deep_blur": Stem(
+        _DEEP, norm=True, pool=norm_act_max_blur_pool, reduction=4, convolve=measured_convolution
+    ),
+    "cifar_half": Stem(
+        (Convolution(3, 2),), norm=False, pool=None, reduction=2, convolve=measured_convolution
+    ),
+    "cifar": Stem(
+        (Convolution(3, 1),), norm=False, pool=None, reduction=1, convolve=measured_convolution
+    ),
 }
 
 

@@ -37,6 +37,8 @@ class Convention:
       copies: pattern for what an optimizer puts before the name of a weight to name its own state
         of this weight.
       norm_epsilon: the number that the framework adds to variances; None: the default of our model.
+      stem: the stem that the framework's networks have and that their names do not tell; None: any
+        stem with these names.
     """
 
     title: str
@@ -50,6 +52,7 @@ class Convention:
     ignored: str = r"$^"
     copies: str = r"$^"
     norm_epsilon: float | None = None
+    stem: str | None = None
 
     def name(self, path: str) -> str:
         """Returns the framework's name for the variable at `path`."""
@@ -182,6 +185,23 @@ KERAS = Convention(
     norm_epsilon=1.001e-5,
 )
 
+KERAS_HUB = dataclasses.replace(
+    KERAS,
+    title="KerasHub",
+    rules=(
+        *_GAMMA_BETA,
+        (r"^conv0/", "conv1_conv/"),
+        (r"^norm0/", "conv1_bn/"),
+        (r"^denseblock(\d+)/denselayer(\d+)/norm(\d)/", r"stack\1_block\2_\3_bn/"),
+        (r"^denseblock(\d+)/denselayer(\d+)/conv(\d)/", r"stack\1_block\2_\3_conv/"),
+        (r"^transition(\d+)/norm/", r"transition\1_bn/"),
+        (r"^transition(\d+)/conv/", r"transition\1_conv/"),
+        (r"^norm_final/", "bn/"),
+        (r"^classifier/", "predictions/"),
+    ),
+    stem="imagenet_same",
+)
+
 MINDCV = Convention(
     title="MindCV",
     modules=(DenseNet,),
@@ -222,6 +242,7 @@ CONVENTIONS = {
     "torch_cifar": TORCH_CIFAR,
     "torch_rdnet": TORCH_RDNET,
     "keras": KERAS,
+    "keras_hub": KERAS_HUB,
     "mindcv": MINDCV,
     "densenet_jax": NATIVE,
 }

@@ -1,13 +1,12 @@
 """Finds the weight file in a folder, and refuses the folders of formats that cannot be read."""
 
-import json
 import os
 
 from densenet_jax.weights.hub import WEIGHTS_FILES
 from densenet_jax.weights.readers.bounded_file import WeightsError
-from densenet_jax.weights.timm_config import CONFIG_FILE, MAX_BYTES
 
 CHECKPOINTS = "checkpoints"  # a folder with this subfolder is the directory of a run
+KERAS_PRESET = "model.weights.h5"
 SUFFIXES = (
     *(".safetensors", ".pth", ".pt", ".bin", ".h5", ".hdf5", ".keras", ".ckpt", ".npz"),
     *(".msgpack", ".pkl", ".tar"),
@@ -42,8 +41,7 @@ def weights_in(folder: str) -> str:
       WeightsError: there is no weight file, there are several, or the folder has another format.
     """
     files = sorted(os.listdir(folder))
-    _check_keras_hub(folder)
-    for name in (*WEIGHTS_FILES, *(f"{file}.index.json" for file in WEIGHTS_FILES)):
+    for name in (*WEIGHTS_FILES, KERAS_PRESET, *(f"{file}.index.json" for file in WEIGHTS_FILES)):
         if name in files:
             return os.path.join(folder, name)
     for name, reason in _FOREIGN.items():
@@ -62,21 +60,12 @@ def weights_in(folder: str) -> str:
     )
 
 
-def _check_keras_hub(folder: str) -> None:
-    """Raises WeightsError for a preset of KerasHub, whose layers have Keras's names.
+def head_of(path: str) -> str | None:
+    """Returns the file with the classifier of a preset of KerasHub; None: there is none.
 
-    Its stem pads on other sides ("same") than Keras's applications, so the numbers would be wrong.
+    Args:
+      path: the weight file, in which KerasHub writes the body alone.
     """
-    path = os.path.join(folder, CONFIG_FILE)
-    try:
-        if os.path.getsize(path) > MAX_BYTES:
-            return
-        with open(path, encoding="utf-8") as file:
-            config = json.load(file)
-    except (OSError, ValueError, RecursionError):
-        return  # `timm_config.read_config` says what is wrong
-    if isinstance(config, dict) and "keras_hub" in str(config.get("registered_name", "")):
-        raise WeightsError(
-            f"{folder}: it is a preset of KerasHub, whose DenseNet pads its first convolution and "
-            "pooling on other sides than this package can; use the weights of Keras applications."
-        )
+    folder, name = os.path.split(path)
+    head = os.path.join(folder, "task.weights.h5")
+    return head if name == KERAS_PRESET and os.path.isfile(head) else None

@@ -69,7 +69,7 @@ def from_tensors(state_dict: Mapping[str, np.ndarray]) -> tuple[str, dict[str, A
       (variant, fields that differ from it), for `create_model`.
     """
     for key, convention in CONVENTIONS.items():
-        if DenseNet not in convention.modules or key == "torch_cifar":  # the body is torch's
+        if DenseNet not in convention.modules or key == "torch_cifar":  # found as "torch"
             continue
         try:
             shapes = {
@@ -175,7 +175,7 @@ def _fields(convention: Convention, shapes: Mapping[str, tuple[int, ...]]) -> di
     return {
         "block_sizes": tuple(count for _, _, (count,) in blocks),
         "growth_rate": growth[0] if len(set(growth)) == 1 else growth,
-        "stem": "imagenet" if stem[0][0] == 7 else "deep" if deep else "cifar",
+        "stem": convention.stem or ("imagenet" if stem[0][0] == 7 else "deep" if deep else "cifar"),
         "stem_features": (stem[2] if deep else stem[0])[3],
         "bottleneck_width": int(bottleneck) if bottleneck == int(bottleneck) else bottleneck,
         "compression": share if len(blocks) > 1 else 0.5,

@@ -226,6 +226,16 @@ def check_names(
         raise MismatchError(convention.title, names, matching.left_over, misshapen or {})
 
 
+def check_stem(model: nn.Module, matching: Matching) -> None:
+    """Raises WeightsError if the networks of a framework have another stem than a model."""
+    stem = matching.convention.stem
+    if stem and getattr(model, "stem", stem) != stem:
+        raise WeightsError(
+            f"The weights (with names of {matching.convention.title}) need a model with "
+            f"stem={stem!r}, which pads its images as their framework does."
+        )
+
+
 def unusual(tensors: Mapping[str, np.ndarray]) -> str:
     """Returns which tensors have NaN, infinite or, as variances, negative numbers; "": none."""
     problems: dict[str, list[str]] = {"NaN": [], "infinite numbers": [], "negative variances": []}
@@ -262,6 +272,7 @@ def from_state_dict(model: nn.Module, state_dict: Mapping[str, np.ndarray]) -> d
       MismatchError: tensors are missing, left over or have another shape.
     """
     matching = match(model, state_dict)
+    check_stem(model, matching)
     head, convention = matching.head, matching.convention
     paths = [path for path in matching.targets if path.startswith(HEAD)]
     values, used = {}, set()

@@ -15,7 +15,7 @@ from densenet_jax.tasks.outputs import SOFTMAX, Outputs
 from densenet_jax.weights import adapt, hub, names
 from densenet_jax.weights.body import guess
 from densenet_jax.weights.files import check_regular, read
-from densenet_jax.weights.folders import SUFFIXES, is_run, weights_in
+from densenet_jax.weights.folders import SUFFIXES, head_of, is_run, weights_in
 from densenet_jax.weights.infer_variant import from_tensors, named_after
 from densenet_jax.weights.published import IMAGENET, PUBLISHED, Preprocessing, model_of, of_model
 from densenet_jax.weights.ranges import check_sizes
@@ -136,8 +136,11 @@ def load(
                 raise matching.head.refuse(0)
         if "norm_epsilon" not in overrides:
             fields["norm_epsilon"] = matching.convention.norm_epsilon
+        if "stem" not in overrides:
+            fields["stem"] = matching.convention.stem
     base = base.clone(**{k: v for k, v in fields.items() if v is not None})
     with _naming(found.origin):
+        names.check_stem(base, matching)
         variables, report = adapt.merge(base, matching, seed)
     (logger.warning if matching.outside else logger.info)("%s: %s.", found.origin, report)
     preprocessing = found.preprocessing.for_channels(base.in_channels)
@@ -211,7 +214,14 @@ def _file(path: str, sha256: str | None, origin: str | None = None) -> Found:
     """Reads a weight file, and timm's `config.json` beside it if there is one."""
     origin = origin or path
     config = read_config(os.path.dirname(path) or ".")
+    if (head := head_of(path)) and sha256:
+        raise WeightsError(
+            f"{origin}: it consists of two files, {os.path.basename(path)} and "
+            f"{os.path.basename(head)}, which have no common SHA-256; leave sha256 out."
+        )
     state_dict = _read(path, sha256)
+    if head:
+        state_dict |= _read(head, None)
     if config is None and (name := named_after(path)):
         return Found(origin, state_dict, name)
     if config is None:
@@ -267,11 +277,12 @@ def network(
     if model is None and isinstance(found.model, nn.Module):
         return found.model.clone(**overrides)
     if model is None and found.model is None:
-        if not (problem := _unlike(found.state_dict)):
-            problem = "the weights do not say which network they belong to"
+        if problem := _unlike(found.state_dict):
+            raise WeightsError(f"{found.origin}: {problem}.")
         raise WeightsError(
-            f"{found.origin}: {problem}; pass model= (--model=NAME on the command line), one of "
-            f"{', '.join(list_models())}."
+            f"{found.origin}: the weights do not say which network they belong to (their names are "
+            f"{', '.join(sorted(found.state_dict)[:3])}, ...); pass model= (--model=NAME on the "
+            f"command line), one of {', '.join(list_models())}."
         )
     fields = found.fields if model is None else {}
     try:
@@ -283,9 +294,13 @@ def network(
 
 
 def _unlike(state_dict: dict[str, np.ndarray]) -> str:
-    """Returns what the tensors are, if they are of another architecture; "": unknown."""
+    """Returns why the tensors are of another architecture; "": that is unknown."""
+    if any(tensor.ndim == 5 for tensor in state_dict.values()):
+        return "its network is three-dimensional, but this package has networks for images only"
     other, some = guess(state_dict), ", ".join(sorted(state_dict)[:3])
-    return f"the names of the tensors ({some}) are those of {other}" if other else ""
+    if not other:
+        return ""
+    return f"the names of the tensors ({some}) are those of {other}, which this package lacks"
 
 
 @contextlib.contextmanager

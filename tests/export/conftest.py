@@ -19,6 +19,7 @@ RDNET = {
 # Every stem, with and without bottlenecks and classifier, odd sizes.
 NETWORKS = {
     "imagenet": ("densenet121", SMALL, 37),
+    "same": ("densenet121", {**SMALL, "stem": "imagenet_same"}, 34),
     "deep": ("densenet264d", SMALL, 32),
     "blur": ("densenetblur121d", SMALL, 32),
     "cifar": ("densenet_bc_100_12", SMALL, 9),

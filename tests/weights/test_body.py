@@ -192,10 +192,13 @@ def test_two_tensors_of_one_meaning_are_refused(model, torch):
         weights.from_state_dict(model, torch)
 
 
-def test_three_dimensional_networks_are_refused_as_such(model, torch):
+def test_three_dimensional_networks_are_refused_as_such(model, torch, tmp_path):
     solid = {n: x[..., None] if x.ndim == 4 else x for n, x in torch.items()}
     with pytest.raises(weights.WeightsError, match="three-dimensional"):
         weights.from_state_dict(model, solid)
+    weights.write_safetensors(tmp_path / "best.safetensors", solid)
+    with pytest.raises(weights.WeightsError, match="three-dimensional"):
+        weights.load(tmp_path / "best.safetensors")
 
 
 @pytest.mark.parametrize(

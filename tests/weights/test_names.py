@@ -88,6 +88,7 @@ ROUND_TRIPS = [
     (tiny, "torch"),
     (tiny, "keras"),
     (tiny, "mindcv"),
+    (lambda: tiny(stem="imagenet_same"), "keras_hub"),
     (tiny, "densenet_jax"),
     (lambda: tiny(stem="cifar"), "torch_cifar"),
     (lambda: tiny(stem="deep_blur"), "torch"),

@@ -259,12 +259,23 @@ def test_folders_of_other_formats_are_named(tmp_path, name, message):
         load_pretrained(tmp_path)
 
 
-def test_a_preset_of_kerashub_is_refused(tmp_path):
-    config = {"registered_name": "keras_hub>DenseNetBackbone", "config": {}}
-    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    (tmp_path / "model.weights.h5").touch()
-    with pytest.raises(weights.WeightsError, match="preset of KerasHub"):
-        load_pretrained(tmp_path)
+def test_a_preset_of_kerashub(tmp_path):
+    model = tiny(stem="imagenet_same")
+    theirs = weights.to_state_dict(model, random_variables(model), "keras_hub")
+    body = {name: x for name, x in theirs.items() if "predictions" not in name}
+    head = {name: x for name, x in theirs.items() if "predictions" in name}
+    for file, tensors in (("model.weights.h5", body), ("task.weights.h5", head)):
+        np.savez(tmp_path / "x.npz", **tensors)
+        (tmp_path / "x.npz").rename(tmp_path / file)  # the content says the format
+    loaded = weights.load(tmp_path)
+    assert loaded.model == model.clone(norm_epsilon=1.001e-5)
+    assert loaded.report.fresh == ()
+    with pytest.raises(weights.WeightsError, match="two files"):
+        weights.load(tmp_path, sha256="0" * 64)
+    with pytest.raises(weights.WeightsError, match="need a model with stem='imagenet_same'"):
+        weights.load(tmp_path, tiny())
+    with pytest.raises(weights.WeightsError, match="need a model with stem='imagenet_same'"):
+        weights.from_state_dict(tiny(), theirs)
 
 
 def test_a_pipe_is_refused_before_its_hash_is_computed(tmp_path):

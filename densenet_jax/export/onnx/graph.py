@@ -57,6 +57,7 @@ class Graph:
         stride: int = 1,
         pad: int | None = None,
         groups: int = 1,
+        same: bool = False,
     ) -> str:
         """Convolves x.
 
@@ -68,6 +69,7 @@ class Graph:
           stride: in both directions.
           pad: zeros on each side; None: k // 2.
           groups: number of groups of channels that are convolved separately.
+          same: whether the padding is TensorFlow's "same" instead of `pad`.
         """
         size = kernel.shape[0]
         pad = size // 2 if pad is None else pad
@@ -75,7 +77,7 @@ class Graph:
         inputs = [x, self.constant(f"{name}/kernel", kernel)]
         if bias is not None:
             inputs.append(self.constant(f"{name}/bias", bias))
-        window = {"kernel_shape": [size] * 2, "strides": [stride] * 2, "pads": [pad] * 4}
+        window = _window(size, stride, None if same else pad)
         return self.add("Conv", name, *inputs, **window, group=groups)
 
     def batch_norm(self, name: str, x: str, params: dict, statistics: dict, epsilon: float) -> str:
@@ -103,9 +105,14 @@ class Graph:
         y = self.add("MatMul", f"{name}/matmul", x, self.constant(f"{name}/kernel", kernel))
         return self.add("Add", name, y, self.constant(f"{name}/bias", bias))
 
-    def pool(self, operator: str, name: str, x: str, size: int, stride: int, pad: int = 0) -> str:
-        """Pools windows of size x size of x [B, C, H, W]; operator: MaxPool or AveragePool."""
-        window = {"kernel_shape": [size] * 2, "strides": [stride] * 2, "pads": [pad] * 4}
+    def pool(
+        self, operator: str, name: str, x: str, size: int, stride: int, pad: int | None = 0
+    ) -> str:
+        """Pools windows of size x size of x [B, C, H, W]; operator: MaxPool or AveragePool.
+
+        Without `pad` (None), the padding is TensorFlow's "same".
+        """
+        window = _window(size, stride, pad)
         return self.add(operator, name, x, **window)
 
     def activation(self, x: str, name: str) -> str:
@@ -184,3 +191,9 @@ class Graph:
         helper.set_model_props(model, metadata)
         onnx.checker.check_model(model, full_check=True)
         return model
+
+
+def _window(size: int, stride: int, pad: int | None) -> dict[str, Any]:
+    """Returns the attributes of a square window; None for `pad`: TensorFlow's padding "same"."""
+    padding = {"auto_pad": "SAME_UPPER"} if pad is None else {"pads": [pad] * 4}
+    return {"kernel_shape": [size] * 2, "strides": [stride] * 2, **padding}

@@ -16,7 +16,7 @@ from flax import linen as nn
 from densenet_jax.export.onnx.graph import Graph
 from densenet_jax.models.densenet import DenseNet
 from densenet_jax.models.rdnet import PATCH, RDNet
-from densenet_jax.models.stem import find_stem, norm_act_max_blur_pool
+from densenet_jax.models.stem import find_stem, norm_act_max_blur_pool, same_convolution
 
 
 def build(graph: Graph, model: nn.Module, variables: Any, x: str) -> str:
@@ -82,11 +82,18 @@ class _Layers:
         )
 
     def conv_norm_act(
-        self, name: str, x: str, kernel: Any, params: dict, statistics: dict, stride: int = 1
+        self,
+        name: str,
+        x: str,
+        kernel: Any,
+        params: dict,
+        statistics: dict,
+        stride: int = 1,
+        same: bool = False,
     ) -> str:
         """Adds a convolution with the norm that follows it folded in, and the activation.
 
-        Folding computes in float64.
+        Folding computes in float64. `same`: the padding is TensorFlow's.
         """
         scale, bias, mean, var = (
             np.asarray(v, np.float64)
@@ -94,7 +101,7 @@ class _Layers:
         )
         gain = scale / np.sqrt(var + self.epsilon)
         kernel = np.asarray(kernel, np.float64) * gain
-        y = self.graph.conv(name, x, kernel, bias - mean * gain, stride=stride)
+        y = self.graph.conv(name, x, kernel, bias - mean * gain, stride=stride, same=same)
         return self.graph.activation(y, self.activation)
 
     def dense_layer(self, name: str, x: str, params: dict, statistics: dict) -> str:
@@ -111,15 +118,18 @@ class _Layers:
 def _stem(layers: _Layers, model: DenseNet, params: dict, statistics: dict, x: str) -> str:
     """Adds a DenseNet's layers before the first block."""
     graph, stem = layers.graph, find_stem(model.stem)
+    same = stem.convolve is same_convolution
     for i, (_, stride, _) in enumerate(stem.convolutions):
         kernel = params[f"conv{i}"]["kernel"]
         if not stem.norm:
             x = graph.conv(f"conv{i}", x, kernel, stride=stride)
             continue
         norm = params[f"norm{i}"], statistics[f"norm{i}"]
-        x = layers.conv_norm_act(f"conv{i}", x, kernel, *norm, stride)
+        x = layers.conv_norm_act(f"conv{i}", x, kernel, *norm, stride, same=same)
     if stem.pool is None:
         return x
+    if same:
+        return graph.pool("MaxPool", "stem/pool", x, 3, 2, None)
     if stem.pool is not norm_act_max_blur_pool:
         return graph.pool("MaxPool", "stem/pool", x, 3, 2, 1)
     x = graph.pool("MaxPool", "stem/pool", x, 3, 1, 1)

@@ -30,6 +30,9 @@ MAX_STEPS = 3_000_000  # entries of objects
 _NO_WEIGHTS = re.compile(r"optim|sched|scaler|^opt$|^rng|_rng|callbacks|loops|hyper|shadow_params")
 _LEAVES = ("weight", "bias", "kernel", "gamma", "beta", "running_mean", "running_var")
 
+# Activations that a DenseNet has, or that follow its classifier.
+_USUAL = ("ReLU", "Sigmoid", "Softmax", "LogSoftmax")
+
 logger = logging.getLogger(__name__)
 
 
@@ -70,7 +73,15 @@ def find(file: BoundedFile, content: object) -> dict[str, Value]:
     Raises:
       WeightsError: there are too many tensors, or their names are too long.
     """
-    return _Search(file).find(content, 0)
+    search = _Search(file)
+    found = search.find(content, 0)
+    if search.activations and found:
+        logger.warning(
+            "%s is a whole module with the activations %s; only ReLU is assumed, so pass "
+            "activation= (relu, silu, gelu or leaky_relu) if one of them follows its norms.",
+            *(file.path, ", ".join(sorted(search.activations)[:3])),
+        )
+    return found
 
 
 class _Search:
@@ -80,6 +91,7 @@ class _Search:
         self.file = file
         self.steps = 0
         self.seen: set[int] = set()
+        self.activations: set[str] = set()  # other than the usual ones
 
     def find(self, content: object, depth: int) -> dict[str, Value]:
         """Returns the state dict in an object; empty: it has none, or was looked at already."""
@@ -140,6 +152,10 @@ class _Search:
         if entries is None or id(content) in seen or depth > MAX_DEPTH or len(prefix) > MAX_NAME:
             return
         seen.add(id(content))
+        if isinstance(content, Opaque) and isinstance(content.callee, Global):
+            module, _, name = content.callee.name.rpartition(".")
+            if module == "torch.nn.modules.activation" and name not in _USUAL:
+                self.activations.add(name)
         self.steps += len(entries)
         if self.steps > MAX_STEPS:
             raise self.file.fail("it holds too many objects; save the state dict alone")

@@ -408,6 +408,15 @@ def test_the_archive_of_a_torchscript_program(tmp_path):
     assert list(read(tmp_path, buffer.getvalue())) == ["features.conv0.weight", "fc.bias"]
 
 
+@pytest.mark.parametrize(("name", "said"), [("SiLU", True), ("ReLU", False), ("Sigmoid", False)])
+def test_another_activation_of_a_module_is_said(tmp_path, caplog, name, said):
+    kind = Name("torch.nn.modules.activation", name)
+    activation = Raw(code(Call(kind, ())) + code({"_modules": {}}) + pickle.BUILD)
+    parts = {"_parameters": {"weight": VIEW}, "_modules": {"relu0": activation}}
+    read(tmp_path, torch_zip(module(**parts), {"0": STORAGE.tobytes()}))
+    assert ("with the activations SiLU" in caplog.text) == said
+
+
 def test_a_module_without_tensors_is_refused(refused):
     refused(torch_zip(module(training=True)), "some.Module", "save model.state_dict()")
 
