@@ -47,8 +47,9 @@ def wheel(tmp_path_factory) -> pathlib.Path:
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
     ignore = shutil.ignore_patterns("__pycache__")
-    for name in ("densenet_jax", "configs"):
-        shutil.copytree(ROOT / name, source / name, symlinks=True, ignore=ignore)
+    shutil.copytree(ROOT / "densenet_jax", source / "densenet_jax", ignore=ignore)
+    # As in a clone without symbolic links, where the link is a file with its target.
+    (source / "configs").write_text("densenet_jax/configs")
     for name in ("pyproject.toml", "README.md", "LICENSE", "requirements.txt"):
         shutil.copy(ROOT / name, source)
     words = ["wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder)]
