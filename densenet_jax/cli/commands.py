@@ -467,8 +467,8 @@ def calibrate(
         path = run_outputs.write(workdir, record)
         tables.show_calibration(record)
         say(
-            f"written to {path}: evaluate, predict and export use it. Measure on another split "
-            "(--config.data.eval_split=test): on this one it looks better than it is."
+            f"written to {path}: evaluate, predict, report and export use it. Measure on another "
+            "split (--config.data.eval_split=test): on this one it looks better than it is."
         )
 
 
@@ -696,8 +696,6 @@ def write_report(
     """
     try:
         setup, variables, step = open_run(config, workdir, checkpoint)
-        if setup.task.name != "classification":
-            raise DataError("reports of other tasks than classification are not written yet.")
         with jax.set_mesh(setup.mesh):
             reports.examine(setup, variables, workdir, step=step, evaluated=evaluated)
     except (CheckpointError, DataError) as e:

@@ -10,6 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from densenet_jax.data.sources.source import Source
 from densenet_jax.evaluation.scores import Scores
 from densenet_jax.evaluation.splits import Assessed
 from densenet_jax.tasks.outputs import Outputs
@@ -17,6 +18,7 @@ from densenet_jax.training.rundir import bounded_files
 
 FILE = "evaluation.npz"  # beside evaluation.json
 CALIBRATION = "calibration.npz"  # beside calibration.json
+GROUP, COLUMN = "group", "column_"  # the key of the groups, and what those of columns begin with
 
 
 def save(folder: pathlib.Path, own: Assessed, outputs: Outputs) -> None:
@@ -41,11 +43,35 @@ def save(folder: pathlib.Path, own: Assessed, outputs: Outputs) -> None:
         outputs.noun: np.asarray(outputs(jnp.asarray(found["logits"])), np.float32),
         "class_names": np.array(source.class_names, str),
     }
+    _write(folder / FILE, arrays | columns(source, found["index"]))
+
+
+def columns(source: Source, index: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns what else is known of examples, {"group", "column_NAME": str [N]}.
+
+    Args:
+      source: the split.
+      index: numbers of the examples, int [N].
+    """
+    known = {f"{COLUMN}{name}": column for name, column in source.columns.items()}
     if source.groups is not None:
-        arrays["group"] = np.array([str(source.groups[i]) for i in rows], str)
-    for name, column in source.columns.items():
-        arrays[f"column_{name}"] = np.array([str(column[i]) for i in rows], str)
-    _write(folder / FILE, arrays)
+        known[GROUP] = source.groups
+    return {
+        key: np.array([str(values[i]) for i in index.tolist()], str)
+        for key, values in known.items()
+    }
+
+
+def pop_columns(arrays: dict[str, Any], examples: int) -> dict[str, np.ndarray]:
+    """Removes what `columns` returned from the arrays of a file, and returns what fits.
+
+    Args:
+      arrays: of the file.
+      examples: their number.
+    """
+    keys = [key for key in arrays if key == GROUP or key.startswith(COLUMN)]
+    found = {key: arrays.pop(key) for key in keys}
+    return {k: v for k, v in found.items() if v.shape == (examples,) and v.dtype.kind == "U"}
 
 
 def save_logits(workdir: str, found: Scores, step: int) -> None:

@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -12,18 +13,26 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from densenet_jax.data.reading import host
 from densenet_jax.data.sources import imagenet_classes
-from densenet_jax.data.sources.source import Arrays
-from densenet_jax.report import activation_maps, feature_reuse, model_summary, pictures, predictions
+from densenet_jax.evaluation import per_example
+from densenet_jax.report import (
+    estimates,
+    feature_reuse,
+    model_summary,
+    predictions,
+    shown,
+    worst,
+)
+from densenet_jax.report.estimates import Estimates
 from densenet_jax.report.predictions import Predictions
+from densenet_jax.report.run_files import ReportError
 from densenet_jax.training import batches
 from densenet_jax.training import mesh as meshes
-from densenet_jax.training.eval_loop import Evaluated
+from densenet_jax.training.eval_loop import Evaluated, gather
 from densenet_jax.training.experiment import Experiment
+from densenet_jax.training.rundir import run_outputs
 
 FILE = "insight.json"
 PICTURES = 18  # number of pictures of the surest mistakes, and of the least sure hits
@@ -38,7 +47,7 @@ def examine(
     step: int,
     ablation_examples: int = 0,
     evaluated: Evaluated | None = None,
-) -> Predictions:
+) -> Predictions | Estimates:
     """Writes predictions.npz and insight.json into a run's directory.
 
     Args:
@@ -51,38 +60,66 @@ def examine(
       evaluated: an evaluation of the run; if it is of the same step, its predictions are reused.
 
     Returns:
-      The predictions.
+      The predictions of a classifier, or the estimates of several labels or numbers.
+
+    Raises:
+      CheckpointError: calibration.json does not fit the run.
+      ReportError: an ablation of another task than classification.
     """
-    data = setup.config.data
     variables = meshes.on_every_device(variables, setup.mesh)
-    names = imagenet_classes.readable(setup.eval_source.class_names)
-    split = f"{data.name}/{data.eval_split}"
-    if evaluated is not None and evaluated.step == step:
-        found = predictions.merge(evaluated.answers, names, step=step, data=split)
-    else:
-        found = predictions.collect(
-            setup.model,
-            variables,
-            setup.normalize,
-            batches.eval_batches(setup),
-            names,
-            task=setup.task,
-            step=step,
-            data=split,
+    if ablation_examples and setup.task.name != "classification":
+        raise ReportError(
+            f"ablation_examples measures the accuracy of classes, and the task is "
+            f"{setup.task.name}; leave it out."
         )
-    found = with_pictures(setup, variables, found)
+    found = _answers(setup, variables, str(workdir), step, evaluated)
+    if isinstance(found, Predictions):
+        found = with_pictures(setup, variables, found)
+        write: Callable[[], Any] = functools.partial(predictions.save, found, workdir)
+    else:
+        found = _with_pictures(setup, variables, found)
+        write = functools.partial(estimates.save, found, workdir)
     insight = {
         "step": step,
         "model": model_summary.summarize(setup.model, setup.image_shape, setup.config.batch_size),
         **_reuse(setup, variables, ablation_examples),
     }
     if jax.process_index() == 0:
-        predictions.save(found, workdir)
+        write()
         path = pathlib.Path(workdir) / FILE
         temporary = path.with_suffix(".tmp")
         temporary.write_text(json.dumps(finite(insight)) + "\n", encoding="utf-8")
         os.replace(temporary, path)
     return found
+
+
+def _answers(
+    setup: Experiment, variables: Any, workdir: str, step: int, evaluated: Evaluated | None
+) -> Predictions | Estimates:
+    """Returns a model's answers for the evaluation split, calibrated as the run is."""
+    data, task = setup.config.data, setup.task
+    outputs = run_outputs.read(workdir, setup.config, step)
+    calibrated = outputs != task.outputs
+    if evaluated is not None and evaluated.step == step and not calibrated:
+        answers = evaluated.answers
+    else:
+        split = batches.eval_batches(setup)
+        answers = predictions.answers(setup.model, variables, setup.normalize, split, task, outputs)
+    names = imagenet_classes.readable(setup.eval_source.class_names)
+    about: dict[str, Any] = {"step": step, "data": f"{data.name}/{data.eval_split}"}
+    about["calibrated"] = run_outputs.split(workdir) if calibrated else ""
+    if task.name == "classification":
+        found: Any = predictions.merge(answers, names, **about)
+    else:
+        arrays: dict[str, Any] = gather(answers)
+        arrays["values"] = arrays.pop(outputs.noun)
+        if task.name == "multilabel":
+            about["thresholds"] = np.resize(outputs.thresholds or 0.5, len(names)).astype(
+                np.float64
+            )
+        found = Estimates(task.name, class_names=np.array(names, str), **arrays, **about)
+    columns = per_example.columns(setup.eval_source, found.index)
+    return dataclasses.replace(found, columns=columns)
 
 
 def with_pictures(setup: Experiment, variables: Any, found: Predictions) -> Predictions:
@@ -95,48 +132,21 @@ def with_pictures(setup: Experiment, variables: Any, found: Predictions) -> Pred
       variables: of the model.
       found: the predictions, without pictures.
     """
-    rows = [*found.surest_mistakes(PICTURES), *found.least_sure_hits(PICTURES)]
-    shown, images = [], []
-    for row in rows:
-        try:
-            images.append(_image(setup, int(found.index[row])))
-        except host.ImageError:
-            continue
-        shown.append(row)
-    if not shown:
+    rows = np.r_[found.surest_mistakes(PICTURES), found.least_sure_hits(PICTURES)]
+    added = shown.with_maps(setup, variables, found.index[rows], found.classes[rows, 0])
+    if not added:
         return found
-    classes = found.classes[shown, 0]
-    variables = jax.device_get(variables)
-    # One device of this process is enough for a few pictures, and then holds all of the result.
-    with jax.set_mesh(meshes.make_mesh(devices=jax.local_devices()[:1])):
-        normalized = setup.normalize(jnp.asarray(np.stack(images)))
-        if activation_maps.has_linear_head(setup.model):
-            maps = activation_maps.cam(setup.model, variables, normalized, classes)
-        else:
-            maps = activation_maps.grad_cam(setup.model, variables, normalized, classes, "final")
-    return dataclasses.replace(
-        found,
-        shown=np.array(shown),
-        pictures=np.stack([_picture(setup, image) for image in images]),
-        maps=np.asarray(maps, np.float32),
-    )
+    return dataclasses.replace(found, shown=rows[added.pop("kept")], **added)
 
 
-def _image(setup: Experiment, index: int) -> np.ndarray:
-    """Returns an example as the model sees it, [H, W, C]."""
-    examples = setup.eval_source.examples
-    if isinstance(examples, Arrays) and examples.fitted:
-        return examples.images[index]
-    return host.eval_crop(
-        examples[index]["image"],
-        channels=setup.config.data.channels,
-        **setup.preprocessing.reading,
-    )
-
-
-def _picture(setup: Experiment, image: np.ndarray) -> np.ndarray:
-    """Returns an image [H, W, C] as people see it on the page, uint8 [h, w, 1 or 3]."""
-    return pictures.thumbnail(pictures.shown(image, setup.preprocessing.ends))
+def _with_pictures(setup: Experiment, variables: Any, found: Estimates) -> Estimates:
+    """Does the same for the worst answers about each label or number."""
+    rows, labels = worst.pictured(found)
+    added = shown.with_maps(setup, variables, found.index[rows], labels)
+    if not added:
+        return found
+    kept = added.pop("kept")
+    return dataclasses.replace(found, shown=rows[kept], shown_for=labels[kept], **added)
 
 
 def _reuse(setup: Experiment, variables: Any, ablation_examples: int) -> dict[str, Any]:
@@ -166,7 +176,7 @@ def scorer(setup: Experiment, count: int) -> Callable[[Any], float]:
     The examples are evenly spaced over the evaluation split, which may be sorted by class.
     """
     chosen = np.linspace(0, len(setup.eval_source) - 1, count).round().astype(int)
-    images = np.stack([_image(setup, int(i)) for i in chosen])
+    images = np.stack([shown.image(setup, int(i)) for i in chosen])
     labels = np.array([setup.eval_source.examples[int(i)]["label"] for i in chosen])
     normalize = setup.normalize
 

@@ -29,7 +29,7 @@ def charts(runs: list[Run]) -> list[dict[str, Any]]:
       ...] with lists of equal length under "x", "step" and "y".
     """
     measured = {
-        metric.key: (metric.title.capitalize(), "", metric.percent, False)
+        metric.key: (_capital(metric.title), "", metric.percent, False)
         for run in runs
         for metric in run.task.measured
     }
@@ -88,3 +88,8 @@ def curve(rows: np.ndarray | None, points: int = POINTS) -> dict[str, list]:
 def _short(values: np.ndarray) -> list[float]:
     """Rounds to five digits, which is finer than a chart can show and halves the page's size."""
     return [float(f"{value:.5g}") for value in values]
+
+
+def _capital(title: str) -> str:
+    """Returns a title with a capital first letter; str.capitalize would write "Auroc"."""
+    return title[:1].upper() + title[1:]

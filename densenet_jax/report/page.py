@@ -23,6 +23,12 @@ from densenet_jax.report.run_files import ReportError, Run
 logger = logging.getLogger(__name__)
 PAGE = pathlib.Path(__file__).parent / "page"
 COMPARISON = "comparison.html"
+SCRIPTS = ("page.js", "plot.js", "curves.js")
+SCRIPTS_OF = {  # by task
+    "classification": ("confusion.js", "calibration.js"),
+    "multilabel": ("calibration.js", "labels.js"),
+    "regression": ("numbers.js",),
+}
 REFRESH_SECONDS = 30
 Workdir = str | os.PathLike[str]
 
@@ -129,20 +135,20 @@ def render(found: list[Run], *, live: bool = False) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"percent": percent, "count": count, "bytes": in_bytes, "short": short}
+    environment.filters |= {"decimal": decimal}
+    about = findings(found[0]) if len(found) == 1 else {}
+    scripts = [*SCRIPTS, *SCRIPTS_OF.get(about.get("kind", ""), ())]
     return environment.get_template("page.html").render(
         title=" and ".join(run.name for run in found),
         refresh=REFRESH_SECONDS if live else None,
         now=time.strftime("%Y-%m-%d %H:%M:%S"),
         style=markupsafe.Markup((PAGE / "style.css").read_text(encoding="utf-8")),
-        scripts=[
-            markupsafe.Markup((PAGE / name).read_text(encoding="utf-8"))
-            for name in ("page.js", "curves.js", "confusion.js")
-        ],
+        scripts=[markupsafe.Markup((PAGE / name).read_text(encoding="utf-8")) for name in scripts],
         runs=found,
         metrics=list(dict.fromkeys(m for run in found for m in (run.task.best, *run.task.metrics))),
         charts=finite(curves.charts(found)),
         config=config_rows(found),
-        **(findings(found[0]) if len(found) == 1 else {}),
+        **about,
     )
 
 
@@ -185,6 +191,20 @@ def config_rows(found: list[Run]) -> dict[str, Any]:
 def percent(value: float | None, digits: int = 2) -> str:
     """Returns a share from 0 to 1 as a percentage."""
     return run_files.ABSENT if value is None else f"{value:.{digits}%}"
+
+
+def decimal(value: float | None, margin: Sequence[float] | None = None, digits: int = 3) -> str:
+    """Returns a number and its interval, "0.947 (0.931–0.960)".
+
+    Args:
+      value: None: undefined.
+      margin: [low, high]; None: there is no interval.
+      digits: number of digits after the point; 0: as many as make four digits in all.
+    """
+    if value is None:
+        return run_files.ABSENT
+    own, *ends = (f"{v:.{digits}f}" if digits else f"{v:,.4g}" for v in (value, *(margin or ())))
+    return f"{own} ({ends[0]}–{ends[1]})" if ends else own
 
 
 def count(value: float | None) -> str:

@@ -1,12 +1,14 @@
 """The data of one run in the structure that the page's templates use."""
 
+import functools
 import math
 from typing import Any
 
 import numpy as np
 from scipy import sparse
 
-from densenet_jax.report import pictures, statistics
+from densenet_jax.report import gallery, label_scores, number_scores, statistics, subgroups
+from densenet_jax.report.estimates import Estimates
 from densenet_jax.report.history import is_number
 from densenet_jax.report.predictions import Predictions
 from densenet_jax.report.run_files import Run
@@ -20,13 +22,10 @@ PAIRS = 40  # number of pairs in the table of the most frequent mistakes
 
 def findings(run: Run) -> dict[str, Any]:
     """Returns the templates' variables for a run; those of sections without data are None or []."""
-    predictions, insight = run.predictions, run.insight
+    insight, answered = run.insight, answers(run.predictions)
     return {
-        "headline": headline(run),
-        "predictions": predictions and about(predictions),
-        "confusion": predictions and confusion(predictions),
-        "mistakes": predictions and gallery(predictions, correct=False),
-        "hits": predictions and gallery(predictions, correct=True),
+        "headline": headline(run, answered["predictions"]),
+        **answered,
         "model": insight.get("model"),
         "examined_step": insight.get("step"),
         "figure5": heat_maps(insight.get("reuse")),
@@ -37,13 +36,44 @@ def findings(run: Run) -> dict[str, Any]:
     }
 
 
-def headline(run: Run) -> list[tuple[str, str, str]]:
-    """Returns (name, value, remark) of each number at the top of the page."""
+@functools.lru_cache(maxsize=1)  # the pages of a live run show the same answers again and again
+def answers(found: Predictions | Estimates | None) -> dict[str, Any]:
+    """Returns the templates' variables for the model's answers.
+
+    Returns:
+      {"predictions": their scores; None without answers}; with answers also "kind" (the task),
+      "found" (the answers), "subgroups" (see `subgroups.table`), "pictures" (see `gallery`),
+      "confusion" (of classes) and "details" (for charts).
+    """
+    if found is None:
+        return {"predictions": None}
+    known: dict[str, Any] = {"found": found, "subgroups": subgroups.table(found)}
+    if isinstance(found, Predictions):
+        predictions = about(found)
+        known |= {"kind": "classification", "confusion": confusion(found)}
+        known |= {"details": predictions["bins"], "pictures": gallery.of_classes(found)}
+        return known | {"predictions": predictions}
+    scores = label_scores if found.task == "multilabel" else number_scores
+    known |= {"kind": found.task, "pictures": gallery.of_estimates(found)}
+    known["details"] = [] if found.not_finite else scores.details(found)
+    return known | {"predictions": scores.about(found)}
+
+
+def headline(run: Run, scores: dict[str, Any] | None) -> list[tuple[str, str, str]]:
+    """Returns (name, value, remark) of each number at the top of the page.
+
+    Args:
+      run: the run.
+      scores: of its stored answers, see `answers`; None: there are none.
+    """
     rows, best, last = [], run.history.best, run.history.last
-    if best:
-        metric = run.task.best
+    metric, answered = run.task.best, _of_answers(run, scores)
+    # The number of the answers, which has an interval, takes the place of the same one in the log.
+    step = run.predictions.step if answered and run.predictions else None
+    if best and not (best["step"] == step and metric == run.task.measured[0]):
         title, remark = f"best {metric.title}", f"evaluated at step {best['step']:,}"
         rows.append((title, metric.show(best), remark))
+    rows += answered
     if last:
         epoch = last.get("epoch")
         remark = f"{epoch:.4g} epochs" if is_number(epoch) else ""
@@ -58,6 +88,22 @@ def headline(run: Run) -> list[tuple[str, str, str]]:
         macs = f"{macs / 1e9:.3g} G" if macs > 1e8 else f"{macs / 1e6:.3g} M"
         rows.append(("parameters", f"{model['parameters']:,}", f"{macs} multiply-adds per image"))
     return rows
+
+
+def _of_answers(run: Run, scores: dict[str, Any] | None) -> list[tuple[str, str, str]]:
+    """Returns the first metric of several labels or numbers with its interval, as in `headline`."""
+    if not (isinstance(run.predictions, Estimates) and scores and "samples" in scores):
+        return []
+    metric, classes = run.task.measured[0], scores["classes"]
+    title, remark = metric.title, f"of step {run.predictions.step:,}"
+    margin = scores.get("intervals", {}).get(metric.key)
+    if len(classes) > 1:
+        title = f"mean {title}"
+    else:
+        margin = classes[0][f"{metric.key}_interval"]
+    if margin:
+        remark = f"95 % interval {margin[0]:.4g} to {margin[1]:.4g}, {remark}"
+    return [(title, metric.show(scores), remark)]
 
 
 def about(found: Predictions) -> dict[str, Any]:
@@ -112,35 +158,6 @@ def confusion(found: Predictions) -> dict[str, Any]:
         "cells": cells.tolist(),
         "names": found.class_names.tolist(),
     }
-
-
-def gallery(found: Predictions, correct: bool) -> list[dict[str, Any]]:
-    """Returns the stored pictures of hits or of mistakes, with the model's predictions.
-
-    Args:
-      found: the predictions.
-      correct: True for hits, False for mistakes.
-
-    Returns:
-      [{"image", "overlay" (data URIs), "label", "predicted" (names), "probability" (of the
-      predicted class), "own" (of the label), "index" (of the example)}, ...].
-    """
-    shown = []
-    for row, image, heat in zip(found.shown, found.pictures, found.maps, strict=True):
-        if found.correct[row] != correct:
-            continue
-        shown.append(
-            {
-                "image": pictures.data_uri(image),
-                "overlay": pictures.data_uri(pictures.overlay(pictures.enlarged(image, 96), heat)),
-                "label": str(found.class_names[found.labels[row]]),
-                "predicted": str(found.class_names[found.classes[row, 0]]),
-                "probability": float(found.probabilities[row, 0]),
-                "own": float(found.own[row]),
-                "index": int(found.index[row]),
-            }
-        )
-    return shown
 
 
 def heat_maps(

@@ -11,8 +11,10 @@ import jax
 import numpy as np
 from flax import linen as nn
 
+from densenet_jax.evaluation import per_example
+from densenet_jax.tasks.outputs import Outputs
 from densenet_jax.tasks.task import Task
-from densenet_jax.training.eval_loop import gather
+from densenet_jax.training.eval_loop import Answers, gather
 from densenet_jax.training.rundir import bounded_files
 
 logger = logging.getLogger(__name__)
@@ -20,7 +22,7 @@ FILE = "predictions.npz"
 MAX_SIDE = 4096  # pixels of a picture
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Predictions:
     """Predictions for N examples, with pictures of P of them.
 
@@ -36,6 +38,8 @@ class Predictions:
       shown: the examples with pictures, as positions in the arrays above, int [P].
       pictures: of these examples, uint8 [P, h, w, C].
       maps: class activation maps of their predicted classes, float32 [P, h', w'].
+      calibrated: the split on which the probabilities were calibrated; "": they were not.
+      columns: what else is known of the examples, see `per_example.columns`, {key: str [N]}.
     """
 
     index: np.ndarray
@@ -51,6 +55,8 @@ class Predictions:
         default_factory=lambda: np.zeros((0, 1, 1, 1), np.uint8)
     )
     maps: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 1, 1), np.float32))
+    calibrated: str = ""
+    columns: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     @property
     def correct(self) -> np.ndarray:
@@ -73,6 +79,35 @@ class Predictions:
         return rows[np.argsort(self.probabilities[rows, 0], kind="stable")][:count]
 
 
+def answers(
+    model: nn.Module,
+    variables: Any,
+    preprocess: Callable[[jax.Array], jax.Array],
+    batches: Iterable[dict[str, jax.Array]],
+    task: Task,
+    outputs: Outputs | None = None,
+) -> list[Answers]:
+    """Returns `Task.answers` of each batch, on the devices.
+
+    Args:
+      model: the network.
+      variables: {"params": ..., "batch_stats": ...} of the model.
+      preprocess: maps uint8 images [B, H, W, C] to normalised ones; part of the compiled step.
+      batches: {"image": [B, H, W, C], "label": [B] or [B, L], "mask": bool [B]} from
+        `training.batches.eval_batches`, from the first example of the split on.
+      task: what the model was trained for.
+      outputs: what its outputs mean, with calibration; None: without it.
+    """
+
+    @jax.jit
+    def predict(variables: Any, batch: dict[str, jax.Array]) -> Answers:
+        logits: Any = model.apply(variables, preprocess(batch["image"]))
+        return task.answers(logits, batch["label"], batch["mask"], outputs)
+
+    # Results stay on the device until the end, so that the loop does not wait for them.
+    return [predict(variables, batch) for batch in batches]
+
+
 def collect(
     model: nn.Module,
     variables: Any,
@@ -81,39 +116,23 @@ def collect(
     class_names: Iterable[str],
     *,
     task: Task,
-    step: int = 0,
-    data: str = "",
+    **about: Any,
 ) -> Predictions:
-    """Returns the predictions of a model for all examples of `batches` whose mask is True.
+    """Returns the predictions of a classifier for all examples of `batches` whose mask is True.
 
     Args:
-      model: the network.
-      variables: {"params": ..., "batch_stats": ...} of the model.
-      preprocess: maps uint8 images [B, H, W, C] to normalised ones; part of the compiled step.
-      batches: {"image": [B, H, W, C], "label": [B], "mask": bool [B]} from
-        `training.batches.eval_batches`, from the first example of the split on.
+      model, variables, preprocess, batches, task: as of `answers`.
       class_names: in label order.
-      task: what the model was trained for.
-      step: of the checkpoint.
-      data: name of the data set and the split.
+      about: further fields, see `merge`.
     """
-
-    @jax.jit
-    def predict(variables: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        logits: Any = model.apply(variables, preprocess(batch["image"]))
-        return task.answers(logits, batch["label"], batch["mask"])
-
-    # Results stay on the device until the end, so that the loop does not wait for them.
-    answers = [predict(variables, batch) for batch in batches]
-    return merge(answers, class_names, step=step, data=data)
+    found = answers(model, variables, preprocess, batches, task)
+    return merge(found, class_names, **about)
 
 
 def merge(
     answers: Iterable[dict[str, jax.Array]],
     class_names: Iterable[str],
-    *,
-    step: int = 0,
-    data: str = "",
+    **about: Any,
 ) -> Predictions:
     """Returns predictions from the results of `Task.answers` for all batches of a split, in order.
 
@@ -121,15 +140,11 @@ def merge(
       answers: {"mask": bool [B], "labels": [B], "classes": [B, k], "probabilities": [B, k], "own":
         [B]} of each batch; examples whose mask is False are left out.
       class_names: in label order.
-      step: of the checkpoint.
-      data: name of the data set and the split.
+      about: further fields, such as "step" and "data".
     """
-    return Predictions(
-        class_names=np.array(list(class_names), dtype=str),
-        step=step,
-        data=data,
-        **gather(answers),
-    )
+    names = np.array(list(class_names), dtype=str)
+    fields: dict[str, Any] = gather(answers)
+    return Predictions(class_names=names, **fields, **about)
 
 
 def save(predictions: Predictions, workdir: str | pathlib.Path) -> pathlib.Path:
@@ -137,7 +152,8 @@ def save(predictions: Predictions, workdir: str | pathlib.Path) -> pathlib.Path:
     path = pathlib.Path(workdir) / FILE
     temporary = path.with_suffix(".tmp")
     with temporary.open("wb") as file:
-        np.savez_compressed(file, allow_pickle=False, **vars(predictions))
+        arrays = {key: value for key, value in vars(predictions).items() if key != "columns"}
+        np.savez_compressed(file, allow_pickle=False, **arrays, **predictions.columns)
     os.replace(temporary, path)
     return path
 
@@ -150,7 +166,9 @@ def load(workdir: str | pathlib.Path) -> Predictions | None:
     path = pathlib.Path(workdir) / FILE
     try:
         found: dict[str, Any] = dict(bounded_files.read_npz(path))
-        found["step"], found["data"] = int(found["step"]), str(found["data"])
+        found["step"] = int(found["step"])
+        found |= {key: str(found[key]) for key in ("data", "calibrated") if key in found}
+        found["columns"] = per_example.pop_columns(found, len(found["labels"]))
         predictions = Predictions(**found)
         _check(predictions)
         return predictions

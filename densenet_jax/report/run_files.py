@@ -1,13 +1,15 @@
 """Reads a run's directory for a report; missing and incomplete files are left out."""
 
 import dataclasses
+import functools
 import json
 import logging
 import pathlib
 from typing import Any
 
 from densenet_jax.configs import default
-from densenet_jax.report import history, predictions
+from densenet_jax.report import estimates, history, predictions
+from densenet_jax.report.estimates import Estimates
 from densenet_jax.report.history import History
 from densenet_jax.report.predictions import Predictions
 from densenet_jax.tasks.by_name import find_task
@@ -35,7 +37,8 @@ class Run:
       evaluation: the content of evaluation.json; {} if the run was never evaluated.
       environments: machine and versions, one dict for each start of the run.
       insight: the content of insight.json, see `analysis.examine`; {} if there is none.
-      predictions: None if there are none.
+      predictions: of the model for every example of a split; None if there are none, or if they
+        are of another task.
     """
 
     path: pathlib.Path
@@ -46,7 +49,7 @@ class Run:
     evaluation: dict[str, Any]
     environments: list[dict[str, Any]]
     insight: dict[str, Any]
-    predictions: Predictions | None
+    predictions: Predictions | Estimates | None
 
     @property
     def mixes(self) -> bool:
@@ -82,7 +85,7 @@ def read(workdir: str | pathlib.Path, name: str = "") -> Run:
         evaluation=_json(path / "evaluation.json", {}),
         environments=[e for e in environments if isinstance(e, dict)],
         insight=_json(path / "insight.json", {}),
-        predictions=predictions.load(path),
+        predictions=_answers(path, str(flat.get("task", "classification"))),
     )
 
 
@@ -102,6 +105,21 @@ def _task(path: pathlib.Path, config: dict[str, Any]) -> Task:
         )
     except (ValueError, TypeError) as e:
         raise ReportError(f"{path / 'config.json'}: {e}") from None
+
+
+def _answers(path: pathlib.Path, task: str) -> Predictions | Estimates | None:
+    """Returns a run's stored answers of its task; None if there are none."""
+    try:
+        stat = (path / predictions.FILE).stat()
+    except OSError:
+        return None
+    return _load(path, task, stat.st_mtime_ns, stat.st_size)
+
+
+@functools.lru_cache(maxsize=1)
+def _load(path: pathlib.Path, task: str, *stamp: int) -> Predictions | Estimates | None:
+    """Reads the file once for all pages of a run, so that what is computed from it can be kept."""
+    return predictions.load(path) if task == "classification" else estimates.load(path, task)
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -63,7 +63,11 @@ class Classification(Task):
         return {"top1": hits(logits, labels, 1), "top5": hits(logits, labels, 5)}
 
     def answers(
-        self, logits: jax.Array, labels: jax.Array, mask: jax.Array
+        self,
+        logits: jax.Array,
+        labels: jax.Array,
+        mask: jax.Array,
+        outputs: Outputs | None = None,
     ) -> dict[str, jax.Array]:
         """Returns the (at most five) likeliest classes of each example and their probabilities.
 
@@ -71,7 +75,7 @@ class Classification(Task):
           {"classes": [B, k], "probabilities": float32 [B, k], "own": the probability of the label,
           float32 [B], "labels": [B], "mask": [B]}.
         """
-        chances = self.outputs(logits).astype(jnp.float32)
+        chances = (outputs or self.outputs)(logits).astype(jnp.float32)
         probabilities, classes = jax.lax.top_k(chances, min(5, chances.shape[1]))
         own = jnp.take_along_axis(chances, labels[:, None], axis=1)[:, 0]
         found = {"classes": classes, "probabilities": probabilities, "own": own}

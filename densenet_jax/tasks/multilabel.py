@@ -39,10 +39,14 @@ class Multilabel(Task):
         return labels.astype(jnp.float32)
 
     def answers(
-        self, logits: jax.Array, labels: jax.Array, mask: jax.Array
+        self,
+        logits: jax.Array,
+        labels: jax.Array,
+        mask: jax.Array,
+        outputs: Outputs | None = None,
     ) -> dict[str, jax.Array]:
         """Returns {"probabilities": float32 [B, L], "labels": [B, L], "mask": [B]}."""
-        probabilities = self.outputs(logits).astype(jnp.float32)
+        probabilities = (outputs or self.outputs)(logits).astype(jnp.float32)
         return {"probabilities": probabilities, "labels": labels, "mask": mask}
 
     def of_split(self, answers: dict[str, np.ndarray]) -> dict[str, float]:
@@ -73,35 +77,67 @@ class Multilabel(Task):
           returns, "sensitivity_interval", "specificity_interval"}}; None for what is undefined.
         """
         outputs, labels = outputs or self.outputs, scores["label"]
-        known, positives = ~np.isnan(labels), (labels == 1).sum(axis=0)
-        record: dict[str, Any] = {"examples": len(labels)}
-        rows: list[dict[str, Any]] = [
-            {"class": name, "examples": int(known[:, i].sum()), "positives": int(positives[i])}
-            for i, name in enumerate(class_names)
-        ]
         if nonfinite := int((~scores["finite"]).sum()):
             keys = [metric.key for metric in self.metrics]
-            return dict.fromkeys(keys) | record | {"nonfinite": nonfinite, "classes": rows}
+            rows = count(labels, class_names)
+            record = {"examples": len(labels), "nonfinite": nonfinite, "classes": rows}
+            return dict.fromkeys(keys) | record
         p = np.asarray(outputs(jnp.asarray(scores["logits"])), np.float64)
-        at = outputs.thresholds or (0.5,) * len(rows)
-        found, margins = ranking.by_label(p, labels), intervals.of_ranking(p, labels, groups)
-        table, rates = (
-            thresholds.confusion(p, labels, at),
-            intervals.of_rates(p, labels, at, groups),
-        )
-        record["intervals"] = {}
-        for metric in self.measured:
-            mean, undefined = ranking.mean_of_defined(found[metric.key], class_names)
-            record |= {metric.key: mean, "undefined": undefined}
-            record["intervals"][metric.key] = bounds(margins[f"mean_{metric.key}"])
-        for i, row in enumerate(rows):
-            for metric in self.measured:
-                row[metric.key] = optional(found[metric.key][i])
-                row[f"{metric.key}_interval"] = bounds(margins[metric.key][i])
-            row |= table[i]
-            for key in ("sensitivity", "specificity"):
-                row[f"{key}_interval"] = bounds(rates[key][i])
-        return record | {"loss": mean_of_known(scores["loss"], known), "classes": rows}
+        found = assess(p, labels, class_names, outputs.thresholds, groups)
+        return found | {"loss": mean_of_known(scores["loss"], ~np.isnan(labels))}
+
+
+def count(labels: np.ndarray, class_names: Sequence[str]) -> list[dict[str, Any]]:
+    """Returns {"class", "examples" (known ones), "positives"} of each label.
+
+    Args:
+      labels: [N, L]: 1, 0 or NaN (unknown).
+      class_names: in label order.
+    """
+    known, positives = (~np.isnan(labels)).sum(axis=0), (labels == 1).sum(axis=0)
+    return [
+        {"class": name, "examples": int(known[i]), "positives": int(positives[i])}
+        for i, name in enumerate(class_names)
+    ]
+
+
+def assess(
+    p: np.ndarray,
+    labels: np.ndarray,
+    class_names: Sequence[str],
+    at: Sequence[float] = (),
+    groups: Sequence[str] | None = None,
+    samples: int = intervals.SAMPLES,
+) -> dict[str, Any]:
+    """Returns the scores of `Multilabel.summary` but for the loss.
+
+    Args:
+      p: probabilities, float64 [N, L].
+      labels: [N, L]: 1, 0 or NaN (unknown).
+      class_names: in label order.
+      at: the threshold of each label, [L]; (): 0.5.
+      groups: the group of each example, for intervals; None: each is a group of its own.
+      samples: of the bootstrap.
+    """
+    at = at or (0.5,) * p.shape[1]
+    found = ranking.by_label(p, labels)
+    margins = intervals.of_ranking(p, labels, groups, samples)
+    table = thresholds.confusion(p, labels, at)
+    rates = intervals.of_rates(p, labels, at, groups, samples)
+    rows = count(labels, class_names)
+    record: dict[str, Any] = {"examples": len(labels), "intervals": {}, "classes": rows}
+    for metric in Multilabel.measured:
+        mean, undefined = ranking.mean_of_defined(found[metric.key], class_names)
+        record |= {metric.key: mean, "undefined": undefined}
+        record["intervals"][metric.key] = bounds(margins[f"mean_{metric.key}"])
+    for i, row in enumerate(rows):
+        for metric in Multilabel.measured:
+            row[metric.key] = optional(found[metric.key][i])
+            row[f"{metric.key}_interval"] = bounds(margins[metric.key][i])
+        row |= table[i]
+        for key in ("sensitivity", "specificity"):
+            row[f"{key}_interval"] = bounds(rates[key][i])
+    return record
 
 
 def mean_of_known(losses: np.ndarray, known: np.ndarray) -> float | None:

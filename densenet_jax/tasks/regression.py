@@ -47,10 +47,14 @@ class Regression(Task):
         return (self.mean, 0.0), (self.std, 1.0)
 
     def answers(
-        self, logits: jax.Array, labels: jax.Array, mask: jax.Array
+        self,
+        logits: jax.Array,
+        labels: jax.Array,
+        mask: jax.Array,
+        outputs: Outputs | None = None,
     ) -> dict[str, jax.Array]:
         """Returns {"values": float32 [B, L] in the units of the labels, "labels", "mask"}."""
-        values = self.outputs(logits).astype(jnp.float32)
+        values = (outputs or self.outputs)(logits).astype(jnp.float32)
         return {"values": values, "labels": labels, "mask": mask}
 
     def of_split(self, answers: dict[str, np.ndarray]) -> dict[str, float]:
@@ -75,28 +79,62 @@ class Regression(Task):
         Returns:
           {"mae", "rmse", "r2": means over the numbers; "loss"; "undefined": names of the numbers
           that are never known; "examples"; "classes": for each number {"class", "examples" (known
-          ones), "mae", "mae_interval", "rmse", "r2"}}; None for what is undefined.
+          ones), "mae", "mae_interval", "rmse", "rmse_interval", "r2", "r2_interval"}}; None for
+          what is undefined.
         """
         outputs, labels = outputs or self.outputs, scores["label"]
-        known = ~np.isnan(labels)
-        record: dict[str, Any] = {"examples": len(labels)}
-        rows: list[dict[str, Any]] = [
-            {"class": name, "examples": int(count)}
-            for name, count in zip(class_names, known.sum(axis=0), strict=True)
-        ]
         if nonfinite := int((~scores["finite"]).sum()):
             keys = [metric.key for metric in self.metrics]
-            return dict.fromkeys(keys) | record | {"nonfinite": nonfinite, "classes": rows}
+            rows = count(labels, class_names)
+            record = {"examples": len(labels), "nonfinite": nonfinite, "classes": rows}
+            return dict.fromkeys(keys) | record
         values = np.asarray(outputs(jnp.asarray(scores["logits"])), np.float64)
-        found = regression.errors(values, labels)
-        margins = intervals.of_means(abs(values - labels), groups)
-        for metric in self.measured:
-            mean, lacking = ranking.mean_of_defined(found[metric.key], class_names)
-            record[metric.key] = mean
-            if metric == MAE:
-                record["undefined"] = lacking
-            for i, row in enumerate(rows):
-                row[metric.key] = optional(found[metric.key][i])
-        for row, margin in zip(rows, margins, strict=True):
-            row["mae_interval"] = bounds(margin)
-        return record | {"loss": mean_of_known(scores["loss"], known), "classes": rows}
+        found = assess(values, labels, class_names, groups)
+        return found | {"loss": mean_of_known(scores["loss"], ~np.isnan(labels))}
+
+
+def count(labels: np.ndarray, class_names: Sequence[str]) -> list[dict[str, Any]]:
+    """Returns {"class", "examples" (known ones)} of each number.
+
+    Args:
+      labels: [N, L], NaN where one is unknown.
+      class_names: of the numbers.
+    """
+    known = (~np.isnan(labels)).sum(axis=0)
+    return [{"class": name, "examples": int(n)} for name, n in zip(class_names, known, strict=True)]
+
+
+def assess(
+    values: np.ndarray,
+    labels: np.ndarray,
+    class_names: Sequence[str],
+    groups: Sequence[str] | None = None,
+    samples: int = intervals.SAMPLES,
+) -> dict[str, Any]:
+    """Returns the scores of `Regression.summary` but for the loss.
+
+    Args:
+      values: predicted numbers, float64 [N, L].
+      labels: [N, L], NaN where one is unknown.
+      class_names: of the numbers.
+      groups: the group of each example, for intervals; None: each is a group of its own.
+      samples: of the bootstrap.
+    """
+    found = regression.errors(values, labels)
+
+    def score(weights: np.ndarray) -> np.ndarray:
+        return np.concatenate(list(regression.errors(values, labels, weights).values()))
+
+    drawn = intervals.bootstrap(score, len(values), groups, samples).reshape(
+        samples, -1, len(class_names)
+    )
+    rows = count(labels, class_names)
+    record: dict[str, Any] = {"examples": len(labels), "classes": rows}
+    for k, (key, each) in enumerate(found.items()):
+        record[key], lacking = ranking.mean_of_defined(each, class_names)
+        if key == MAE.key:
+            record["undefined"] = lacking
+        for i, row in enumerate(rows):
+            row[key] = optional(each[i])
+            row[f"{key}_interval"] = bounds(intervals.interval(drawn[:, k, i]))
+    return record

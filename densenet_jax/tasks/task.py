@@ -179,7 +179,11 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def answers(
-        self, logits: jax.Array, labels: jax.Array, mask: jax.Array
+        self,
+        logits: jax.Array,
+        labels: jax.Array,
+        mask: jax.Array,
+        outputs: Outputs | None = None,
     ) -> dict[str, jax.Array]:
         """Returns what an evaluation keeps of each example for the report, arrays [B, ...].
 
@@ -187,6 +191,7 @@ class Task(abc.ABC):
           logits: [B, C].
           labels: of the same examples, as the data have them.
           mask: whether an example counts, bool [B]; it is returned under "mask".
+          outputs: what the logits mean, with calibration; None: without it.
         """
 
     def combine_views(self, logits: jax.Array) -> jax.Array:

@@ -9,6 +9,7 @@ import pytest
 
 from densenet_jax import create_model
 from densenet_jax.report import model_summary, predictions
+from densenet_jax.report.estimates import Estimates
 from densenet_jax.report.feature_reuse import reuse
 from densenet_jax.report.predictions import Predictions
 
@@ -88,4 +89,46 @@ def some_predictions() -> Predictions:
         shown=np.array([1, 3, 0]),
         pictures=rng.integers(0, 256, (3, 8, 8, 3), np.uint8),
         maps=rng.normal(size=(3, 2, 2)).astype(np.float32),
+    )
+
+
+@pytest.fixture(scope="session")
+def labels() -> Estimates:
+    """60 examples of three labels, some unknown, the last one never present."""
+    rng = np.random.default_rng(0)
+    true = np.stack([np.arange(60) % 2, np.arange(60) % 3 == 0, np.zeros(60)], 1).astype(np.float32)
+    values = (0.5 * true + rng.uniform(0, 0.6, true.shape)).clip(0, 1).astype(np.float32)
+    true[rng.random(true.shape) < 0.1] = np.nan
+    columns = {
+        "group": np.array([f"patient {i // 2}" for i in range(60)]),
+        "column_sex": np.array([*(["F", "F", "M", "M"] * 15)[:56], *[""] * 4]),
+        "column_decade": np.array(["9", "10", "20"] * 20),
+        "column_age": np.array([str(i) for i in range(60)]),
+        "column_site": np.array(["here"] * 60),
+    }
+    return Estimates(
+        "multilabel",
+        np.arange(60),
+        true,
+        values,
+        np.array(["even <b>", "third", "never"]),
+        step=4,
+        data="chest/test",
+        thresholds=np.array([0.5, 0.4, 0.5]),
+        shown=np.array([0, 1]),
+        shown_for=np.array([2, 0]),
+        pictures=rng.integers(0, 256, (2, 8, 8, 1), np.uint8),
+        maps=rng.normal(size=(2, 2, 2)).astype(np.float32),
+        columns=columns,
+    )
+
+
+def some_numbers(count: int = 60) -> Estimates:
+    """Two numbers, of which the first is sometimes unknown."""
+    rng = np.random.default_rng(1)
+    true = rng.normal([50, 0.01], [10, 0.001], (count, 2)).astype(np.float32)
+    values = (true + rng.normal(0, [3, 0.0002], true.shape)).astype(np.float32)
+    true[::10, 0] = np.nan
+    return Estimates(
+        "regression", np.arange(count), true, values, np.array(["age", "weight"]), 4, "bones/test"
     )

@@ -11,10 +11,17 @@ import subprocess
 import numpy as np
 import pytest
 
-from densenet_jax.report import ReportError, predictions, run_files, write_report
-from densenet_jax.report.page import count, in_bytes, names, percent, short
+from densenet_jax.report import (
+    ReportError,
+    estimates,
+    label_scores,
+    predictions,
+    run_files,
+    write_report,
+)
+from densenet_jax.report.page import count, decimal, in_bytes, names, percent, short
 from densenet_jax.report.run_files import differences
-from tests.report.conftest import some_predictions
+from tests.report.conftest import some_numbers, some_predictions
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
@@ -86,7 +93,7 @@ def test_html_in_class_names_is_escaped(workdir):
     assert page.text.count("<script>alert(1)</script>") > 3
     assert "<i>pets</i>" in page.text
     assert "i" not in page.tags
-    assert page.tags.count("script") == 4  # the charts' data and three scripts
+    assert page.tags.count("script") == 7  # the data of two kinds of charts, and five scripts
 
 
 def test_settings_that_differ_from_the_default_are_shown(workdir, monkeypatch):
@@ -152,6 +159,97 @@ def test_formatting_of_values():
     assert written == ["none", "true", "1", '""', "0.1", "1, 0.5"]
 
 
+def test_numbers_with_intervals():
+    assert decimal(0.94711, [0.93, 0.96]) == "0.947 (0.930–0.960)"
+    assert decimal(12345.6, [0.0001234, 2], 0) == "1.235e+04 (0.0001234–2)"
+    assert [decimal(None, [0, 1]), decimal(0.5), decimal(0.5, None, 0)] == ["—", "0.500", "0.5"]
+
+
+def with_answers(workdir, found):
+    """Gives a run the answers of another task."""
+    config = json.loads((workdir / "config.json").read_text())
+    (workdir / "config.json").write_text(json.dumps({**config, "task": found.task}))
+    estimates.save(found, workdir)
+    return read(write_report(workdir))
+
+
+def test_a_run_of_several_labels(workdir, labels):
+    page = with_answers(workdir, labels)
+    for part in ("mean AUROC", "One label", "Subgroups", "Surest false positives", "patient"):
+        assert (part in page.text) == (part != "patient"), part
+    text = " ".join(page.text.split())
+    assert "Without AUROC, and in no mean, because the split lacks one kind of their" in text
+    assert "examples: never." in text
+    assert "they do not show whether the labels are right" in text
+    assert "Probabilities are not calibrated" in text
+    details = page.data["multilabel-details"]
+    assert [one["name"] for one in details] == labels.names
+    third = text.split("specificity")[1].split("third")[1].split()
+    assert third[:2] == [
+        f"{np.sum(~np.isnan(labels.labels[:, 1]))}",
+        f"{np.nansum(labels.labels[:, 1]):.0f}",
+    ]
+    assert "0.4" in third[2:7]  # the threshold, after two scores with their intervals
+    rows = page.data["subgroup-labels"]
+    assert len(rows) == 6
+    assert "b" not in page.tags[page.tags.index("table") : page.tags.index("select")]
+    assert "Confusion" not in page.text
+
+
+def test_thresholds_chosen_on_the_same_examples_are_named(workdir, labels):
+    page = with_answers(workdir, dataclasses.replace(labels, calibrated="chest/test"))
+    text = " ".join(page.text.split())
+    assert "calibrated on chest/test, the same examples, on which they look better" in text
+
+
+def test_a_run_of_numbers(workdir):
+    page = with_answers(workdir, some_numbers())
+    for part in ("mean absolute error", "Predicted and true", "they do not show whether the true"):
+        assert part in page.text
+    assert [one["name"] for one in page.data["regression-details"]] == ["age", "weight"]
+    assert "Confusion" not in page.text
+
+
+def test_answers_that_are_not_finite_have_no_scores(workdir, labels):
+    values = labels.values.copy()
+    values[5] = np.nan
+    page = with_answers(workdir, dataclasses.replace(labels, values=values))
+    text = " ".join(page.text.split())
+    assert "There are no scores, because the answers for 1 of 60 examples are not finite." in text
+    assert "One label" not in text
+
+
+def test_a_page_of_100_labels_is_small(workdir, monkeypatch):
+    monkeypatch.setattr(label_scores, "samples", lambda *_: 20)
+    rng = np.random.default_rng(0)
+    true = (rng.random((400, 100)) < 0.3).astype(np.float32)
+    p = rng.random(true.shape).astype(np.float32)
+    pictures = rng.integers(0, 256, (96, 112, 112, 3), np.uint8)  # noise: no picture is larger
+    shown = np.arange(96)
+    names = np.array([f"label {i}" for i in range(100)])
+    with_answers(
+        workdir,
+        estimates.Estimates(
+            "multilabel",
+            np.arange(400),
+            true,
+            p,
+            names,
+            thresholds=np.full(100, 0.5),
+            shown=shown,
+            shown_for=shown,
+            pictures=np.stack([zoom(p) for p in pictures]),
+            maps=np.ones((96, 3, 3), np.float32),
+        ),
+    )
+    assert (workdir / "report.html").stat().st_size < 3_000_000
+
+
+def zoom(picture):
+    """Makes a picture as smooth as photographs are."""
+    return picture[::8, ::8].repeat(8, 0).repeat(8, 1)
+
+
 def test_names_of_runs_are_short_and_unique(tmp_path):
     assert names([tmp_path / "a" / "run", tmp_path / "b" / "run"]) == ["a/run", "b/run"]
     assert names([tmp_path / "x", tmp_path / "y"]) == ["x", "y"]
@@ -165,19 +263,11 @@ def test_differences():
     ]
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
-def test_the_page_works_in_a_browser_without_errors(workdir, tmp_path):
-    path = write_report(workdir)
+def visit(workdir, tmp_path, script):
+    """Opens a page in a browser, runs a script in it, and returns the title that it set."""
+    path = workdir / "report.html"
     text = path.read_text(encoding="utf-8")
-    # Simulates a visitor and reports the state of the page afterwards.
-    visit = """<script>
-      document.querySelectorAll("button, th").forEach((element) => element.click());
-      document.querySelector(".chart svg").dispatchEvent(
-        new PointerEvent("pointermove", { clientX: 300, clientY: 200, bubbles: true }));
-      document.title = document.querySelectorAll(".chart svg path").length + " curves, " +
-        document.getElementById("tip").textContent;
-    </script></body>"""
-    path.write_text(text.replace("</body>", visit), encoding="utf-8")
+    path.write_text(text.replace("</body>", f"<script>{script}</script></body>"), encoding="utf-8")
     done = subprocess.run(
         [
             CHROMIUM,
@@ -194,7 +284,23 @@ def test_the_page_works_in_a_browser_without_errors(workdir, tmp_path):
         timeout=120,
     )
     assert "CONSOLE" not in done.stderr
-    title = re.search(r"<title>(.*?)</title>", done.stdout, re.S)[1]
+    return re.search(r"<title>(.*?)</title>", done.stdout, re.S)[1]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
+def test_the_page_works_in_a_browser_without_errors(workdir, tmp_path):
+    write_report(workdir)
+    title = visit(
+        workdir,
+        tmp_path,
+        """
+      document.querySelectorAll("button, th").forEach((element) => element.click());
+      document.querySelector(".chart svg").dispatchEvent(
+        new PointerEvent("pointermove", { clientX: 300, clientY: 200, bubbles: true }));
+      document.title = document.querySelectorAll(".chart svg path").length + " curves, " +
+        document.getElementById("tip").textContent;
+    """,
+    )
     assert title.startswith("7 curves, epoch ")
     assert "eval: 1" in title
 
@@ -275,6 +381,30 @@ def test_control_characters_of_names_are_escaped(workdir):
     text = write_report(workdir).read_text(encoding="utf-8")
     assert not {"\u202e", "\x1b"} & set(text)
     assert r"\u202ecat" in text
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
+def test_choosing_a_label_and_a_threshold_in_a_browser(workdir, tmp_path, labels):
+    with_answers(workdir, labels)
+    title = visit(
+        workdir,
+        tmp_path,
+        """
+      document.querySelectorAll("button, th").forEach((element) => element.click());
+      document.querySelector("[data-choose='1']").click();
+      const slider = document.getElementById("threshold");
+      const own = document.getElementById("threshold-value").textContent;
+      slider.value = 0;
+      slider.dispatchEvent(new Event("input"));
+      const cells = [...document.querySelectorAll("[data-count]")].map((cell) => cell.textContent);
+      const shown = [...document.querySelectorAll("#pictures figure")].map((one) => !one.hidden);
+      const chosen = document.querySelector(".chosen").textContent;
+      document.title = [own, ...cells, ...shown, chosen].join(" ");
+    """,
+    )
+    known = labels.labels[:, 1][~np.isnan(labels.labels[:, 1])]
+    positives = int(known.sum())
+    assert title == f"0.4 {positives} 0 {len(known) - positives} 0 false false third"
 
 
 def test_duration_of_a_resumed_run(workdir):

@@ -14,22 +14,63 @@
   }
   let zoom = 1, left = 0, top = 0; // the picture shows size / zoom classes from (left, top) on
 
-  function draw() {
-    const pixels = Math.round(canvas.clientWidth * devicePixelRatio);
-    canvas.width = canvas.height = pixels;
+  // The names are beside the picture: rows at the left, columns at the top, slanted.
+  function room() {
+    const width = canvas.clientWidth, names = Math.min(130, 0.26 * width), right = 0.4 * names;
+    return { width, names, side: width - names - right };
+  }
+
+  function shortened(context, name, most) {
+    if (context.measureText(name).width <= most) return name;
+    let length = name.length;
+    while (length && context.measureText(`${name.slice(0, length)}…`).width > most) length--;
+    return `${name.slice(0, length)}…`;
+  }
+
+  function drawPicture() {
+    const { width, names, side } = room();
+    canvas.width = Math.round(width * devicePixelRatio);
+    canvas.height = Math.round((names + side) * devicePixelRatio);
+    canvas.style.aspectRatio = `${width} / ${names + side}`;
     const style = getComputedStyle(document.documentElement);
     const right = style.getPropertyValue("--heat"), wrong = style.getPropertyValue("--bad");
     const context = canvas.getContext("2d");
-    const cell = (pixels / size) * zoom;
-    context.clearRect(0, 0, pixels, pixels);
+    context.scale(devicePixelRatio, devicePixelRatio);
+    context.translate(names, names);
+    const cell = (side / size) * zoom;
+    context.fillStyle = style.getPropertyValue("--muted");
+    context.font = `12px ${getComputedStyle(document.body).fontFamily}`;
+    context.textBaseline = "middle";
+    const every = Math.ceil(14 / cell); // a name has this many rows
+    for (let i = 0; i < size; i += every) {
+      const name = shortened(context, data.names[data.order[i]], names - 10);
+      const x = (i - left + 0.5) * cell, y = (i - top + 0.5) * cell;
+      if (y > 0 && y < side) {
+        context.textAlign = "right";
+        context.fillText(name, -6, y);
+      }
+      if (x > 0 && x < side) {
+        context.save();
+        context.translate(x, -4);
+        context.rotate(-Math.PI / 3);
+        context.textAlign = "left";
+        context.fillText(name, 0, 0);
+        context.restore();
+      }
+    }
+    context.strokeStyle = style.getPropertyValue("--line");
+    context.strokeRect(0.5, 0.5, side - 1, side - 1);
+    context.beginPath();
+    context.rect(0, 0, side, side);
+    context.clip();
     for (const [label, predicted, count] of data.cells) {
       const x = (place[predicted] - left) * cell, y = (place[label] - top) * cell;
-      if (x < -cell || y < -cell || x > pixels || y > pixels) continue;
+      if (x < -cell || y < -cell || x > side || y > side) continue;
       // The square root of the share, so that rare mistakes are visible as well.
       const strength = Math.sqrt(count / totals[label]);
       context.fillStyle = `rgba(${label === predicted ? right : wrong}, ${0.12 + 0.88 * strength})`;
-      const side = Math.max(cell * (cell > 8 ? 0.94 : 1), 1.6);
-      context.fillRect(x, y, side, side);
+      const width = Math.max(cell * (cell > 8 ? 0.94 : 1), 1.6);
+      context.fillRect(x, y, width, width);
     }
   }
 
@@ -46,13 +87,14 @@
     left = Math.min(Math.max(left - dx * size / zoom, 0), room);
     top = Math.min(Math.max(top - dy * size / zoom, 0), room);
     canvas.style.touchAction = zoom > 1 ? "none" : "auto";
-    draw();
+    drawPicture();
   }
 
   const fingers = new Map();
   const point = (event) => {
     const box = canvas.getBoundingClientRect();
-    return [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
+    const { names, side } = room();
+    return [(event.clientX - box.left - names) / side, (event.clientY - box.top - names) / side];
   };
   canvas.addEventListener("pointerdown", (event) => {
     if (zoom > 1) canvas.setPointerCapture(event.pointerId);
@@ -89,7 +131,7 @@
   function explain(event) {
     const [x, y] = point(event);
     const column = Math.floor(left + x * size / zoom), row = Math.floor(top + y * size / zoom);
-    if (column < 0 || row < 0 || column >= size || row >= size) return;
+    if (x < 0 || y < 0 || x > 1 || y > 1 || column >= size || row >= size) { tip.hide(); return; }
     const label = data.order[row], count = counts.get(row * size + column) ?? 0;
     tip.show(`${data.names[label]} → ${data.names[data.order[column]]}\n${count} of ${totals[label]}`,
       event.clientX, event.clientY);
@@ -98,7 +140,7 @@
   for (const button of document.querySelectorAll("button[data-zoom]")) {
     button.addEventListener("click", () => look(zoom * Number(button.dataset.zoom), 0.5, 0.5));
   }
-  draw();
-  new ResizeObserver(() => requestAnimationFrame(draw)).observe(canvas);
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+  drawPicture();
+  new ResizeObserver(() => requestAnimationFrame(drawPicture)).observe(canvas);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawPicture);
 })();

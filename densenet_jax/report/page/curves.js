@@ -7,22 +7,6 @@
   const height = 230, edge = { left: 56, right: 12, top: 8, bottom: 28 };
   const colour = (s) => `var(--s${several ? s.run % 6 : s.split === "train" ? 0 : 1})`;
 
-  function draw(name, attributes, parent, text) {
-    const element = document.createElementNS("http://www.w3.org/2000/svg", name);
-    for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
-    if (text !== undefined) element.textContent = text;
-    return parent.appendChild(element);
-  }
-
-  function ticks(low, high, count) {
-    const rough = (high - low) / count || 1;
-    const power = 10 ** Math.floor(Math.log10(rough));
-    const step = [1, 2, 5, 10].map((n) => n * power).find((n) => n >= rough);
-    const list = [];
-    for (let i = Math.ceil(low / step - 1e-9); i * step <= high + step * 1e-9; i++) list.push(i * step);
-    return list;
-  }
-
   function written(chart, value) {
     if (chart.percent) return `${Number((value * 100).toFixed(2))} %`;
     if (value !== 0 && Math.abs(value) < 0.001) return value.toExponential(1);

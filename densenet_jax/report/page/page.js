@@ -53,6 +53,25 @@ for (const table of document.querySelectorAll("table.sortable")) {
   });
 }
 
+// A table that does not fit says where there is more of it.
+for (const box of document.querySelectorAll(".scroll")) {
+  const remark = document.createElement("p");
+  remark.className = "remark scrolls";
+  box.after(remark);
+  const tell = () => {
+    const down = box.scrollHeight > box.clientHeight + 2, aside = box.scrollWidth > box.clientWidth + 2;
+    const rows = box.querySelectorAll("tbody tr").length;
+    const ways = [down && `down for all ${rows.toLocaleString("en")} rows`, aside && "sideways for all columns"];
+    remark.textContent = down || aside ? `Scroll the table ${ways.filter(Boolean).join(" and ")}.` : "";
+    remark.hidden = !(down || aside);
+    box.classList.toggle("more", down || aside);
+    box.tabIndex = down || aside ? 0 : -1;
+  };
+  tell();
+  const later = new ResizeObserver(() => requestAnimationFrame(tell));
+  for (const element of [box, box.firstElementChild]) later.observe(element);
+}
+
 for (const button of document.querySelectorAll("button[data-toggle]")) {
   button.addEventListener("click", () => {
     const section = button.closest("section");

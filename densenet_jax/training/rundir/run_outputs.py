@@ -57,6 +57,15 @@ def read(workdir: str, config: ml_collections.ConfigDict, step: int) -> Outputs:
     )
 
 
+def split(workdir: str) -> str:
+    """Returns on which split a run was calibrated, "chest/validation"; "unknown" if not stored.
+
+    Raises:
+      CheckpointError: calibration.json is missing or damaged.
+    """
+    return str(_record(pathlib.Path(workdir) / FILE).get("data", "unknown"))
+
+
 def write(workdir: str, record: dict[str, Any]) -> pathlib.Path:
     """Writes calibration.json, see `evaluation.calibrate.fit`; returns its path."""
     path = pathlib.Path(workdir) / FILE
