@@ -119,8 +119,9 @@ def load_pretrained(
 
     Args:
       source: a published name, a hub repository, a file, a folder, or the directory of a run.
-      *args, **options: as for `densenet_jax.load_pretrained`.
+      *args: as for `densenet_jax.load_pretrained`.
       rngs: for dropout; None: nothing is dropped.
+      **options: as for `densenet_jax.load_pretrained`.
 
     Raises:
       WeightsError, ValueError: as `densenet_jax.load_pretrained`.
