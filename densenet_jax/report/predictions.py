@@ -121,9 +121,13 @@ def collect(
     """Returns the predictions of a classifier for all examples of `batches` whose mask is True.
 
     Args:
-      model, variables, preprocess, batches, task: as of `answers`.
+      model: as of `answers`.
+      variables: as of `answers`.
+      preprocess: as of `answers`.
+      batches: as of `answers`.
       class_names: in label order.
-      about: further fields, see `merge`.
+      task: as of `answers`.
+      **about: further fields, see `merge`.
     """
     found = answers(model, variables, preprocess, batches, task)
     return merge(found, class_names, **about)
@@ -140,7 +144,7 @@ def merge(
       answers: {"mask": bool [B], "labels": [B], "classes": [B, k], "probabilities": [B, k], "own":
         [B]} of each batch; examples whose mask is False are left out.
       class_names: in label order.
-      about: further fields, such as "step" and "data".
+      **about: further fields, such as "step" and "data".
     """
     names = np.array(list(class_names), dtype=str)
     fields: dict[str, Any] = gather(answers)
