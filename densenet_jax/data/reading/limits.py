@@ -85,7 +85,7 @@ def check_memory(needed: float, file_bytes: int, what: str) -> None:
         _take(int(needed))
 
 
-# glibc keeps what a thread has freed for that thread, so that eight readers would hold eight images.
+# glibc keeps what a thread has freed for that thread: eight readers would hold eight images.
 _trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
 _state = threading.local()  # .held: bytes taken by the image that this thread is reading, if any
 _used = 0
