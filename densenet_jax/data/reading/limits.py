@@ -5,6 +5,8 @@ file of at most 10 MB takes more than 600 MB of memory or some 5 seconds of a co
 """
 
 import contextlib
+import ctypes
+import os
 import threading
 from collections.abc import Iterator
 
@@ -20,6 +22,7 @@ ANY_FILE = 1 << 22  # this many pixels may be in a file of any length: a WebP of
 MEMORY = 550_000_000
 MEMORY_PER_BYTE = 50
 SMALL = 1 << 25  # bytes: images that need less memory do not wait for others
+TRIMMED = 1 << 27  # bytes: after an image that needed more, freed memory returns to the system
 TOTAL = 1 << 29  # bytes: images that are decoded at the same time need at most this together
 
 
@@ -82,6 +85,8 @@ def check_memory(needed: float, file_bytes: int, what: str) -> None:
         _take(int(needed))
 
 
+# glibc keeps what a thread has freed for that thread: eight readers would hold eight images.
+_trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
 _state = threading.local()  # .held: bytes taken by the image that this thread is reading, if any
 _used = 0
 _changed = threading.Condition()
@@ -115,6 +120,8 @@ def _take(needed: int) -> None:
 
 def _give_back(held: int) -> None:
     global _used
+    if held > TRIMMED and _trim is not None:
+        _trim(0)
     with _changed:
         _used -= held
         _changed.notify_all()
