@@ -6,6 +6,7 @@ an additional key of our own, which timm ignores.
 
 import dataclasses
 import json
+import math
 import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -272,7 +273,9 @@ def _parse_images(given: Any) -> dict[str, Any]:
         raise ValueError(f"the images of {OWN} are not understood")
     low_high = given["value_range"]
     known = given["dtype"] in ("uint8", "uint16", "float32") and isinstance(given["exif"], bool)
-    ends = isinstance(low_high, list) and all(isinstance(v, int | float) for v in low_high)
+    ends = isinstance(low_high, list) and all(
+        isinstance(v, int | float) and abs(v) < math.inf for v in low_high
+    )
     if not known or not ends or sorted(set(low_high)) != low_high or len(low_high) not in (0, 2):
         raise ValueError(f"the images of {OWN} are not understood")
     return given | {"value_range": tuple(low_high)}

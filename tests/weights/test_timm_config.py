@@ -189,3 +189,18 @@ def test_an_export_keeps_what_its_outputs_mean_and_how_images_are_read(folder):
 def test_an_export_that_was_changed_is_refused(folder, changes):
     with pytest.raises(weights.WeightsError, match=r"config.json: it cannot be used"):
         exported(folder, **changes)
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        *({"dtype": "object"}, {"value_range": [1, 0]}, {"value_range": [0]}, {"exif": 3}, [1]),
+        *({"value_range": [0, float("inf")]}, {"value_range": [0, float("nan")]}, {"fit": "pad"}),
+    ],
+)
+def test_our_own_fields_of_images_are_checked(load, images):
+    whole = {"dtype": "uint8", "value_range": [], "exif": False}
+    images = {**whole, **images} if isinstance(images, dict) else images
+    own = {"model": "densenet121", "fields": FIELDS, "images": images}
+    with pytest.raises(weights.WeightsError, match=r"config\.json: it cannot be used"):
+        load(densenet_jax=own)
