@@ -22,10 +22,14 @@ class Engine:
         B is at most `max_batch`.
       spec: the content of the JSON file next to the model, {"model", "preprocessing", "channels",
         "class_names", "format", "preprocess", "output"}.
+      cam: maps an image uint8 [H, W, C] to (probabilities [classes], the class activation map of
+        the likeliest class, [h, w] from 0 to 1); None if the network has no linear classifier on
+        average-pooled features, or is not a float32 ONNX file.
     """
 
     run: Callable[[np.ndarray], np.ndarray]
     spec: dict[str, Any]
+    cam: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]] | None = None
 
 
 def load(path: str, max_batch: int, threads: int = 0) -> Engine:
@@ -56,13 +60,10 @@ def load(path: str, max_batch: int, threads: int = 0) -> Engine:
             f"{path}: the model does not map pixels to classes; export a classifier with "
             "--preprocess."
         )
-    return Engine(kinds[file.suffix](file, max_batch, threads), spec)
+    return kinds[file.suffix](file, spec, max_batch, threads)
 
 
-Run = Callable[[np.ndarray], np.ndarray]
-
-
-def _onnx(file: pathlib.Path, max_batch: int, threads: int) -> Run:
+def _onnx(file: pathlib.Path, spec: dict[str, Any], max_batch: int, threads: int) -> Engine:
     """Loads an ONNX file; see `load`."""
     try:
         import onnxruntime
@@ -70,13 +71,58 @@ def _onnx(file: pathlib.Path, max_batch: int, threads: int) -> Run:
         raise EngineError('onnxruntime is missing: pip install "densenet-jax[serve]"') from None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
+    opened = _with_features(file)
     session = onnxruntime.InferenceSession(
-        str(file), options, providers=onnxruntime.get_available_providers()
+        opened[0] if opened else str(file),
+        options,
+        providers=onnxruntime.get_available_providers(),
     )
-    return lambda images: session.run(None, {"images": images})[0]
+    output = session.get_outputs()[0].name
+
+    def run(images: np.ndarray) -> np.ndarray:
+        return session.run([output], {"images": images})[0]
+
+    if opened is None:
+        return Engine(run, spec)
+    _, features, kernel = opened
+
+    def cam(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        (scores,), (maps,) = session.run([output, features], {"images": image[None]})
+        heat = np.tensordot(kernel[:, scores.argmax()], maps, 1).clip(0)
+        return scores, heat / max(heat.max(), np.finfo(np.float32).tiny)
+
+    return Engine(run, spec, cam)
 
 
-def _stablehlo(file: pathlib.Path, max_batch: int, threads: int) -> Run:
+def _with_features(file: pathlib.Path) -> tuple[bytes, str, np.ndarray] | None:
+    """Returns an ONNX model whose pooled feature maps are an output, too.
+
+    Returns:
+      the model; the name of that output, [B, F, h, w]; and the classifier's kernel, [F, classes].
+      None if the package onnx is missing, or the classifier is not linear in the pooled maps.
+    """
+    try:
+        import onnx
+        from onnx import numpy_helper
+    except ImportError:
+        return None
+    model = onnx.load(str(file))
+    made_by = {name: node for node in model.graph.node for name in node.output}
+    constants = {c.name: c for c in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type != "MatMul" or node.input[1] not in constants:
+            continue
+        pool = made_by.get(node.input[0])
+        while pool is not None and pool.op_type == "Flatten":
+            pool = made_by.get(pool.input[0])
+        if pool is not None and pool.op_type == "GlobalAveragePool":
+            features, kernel = pool.input[0], numpy_helper.to_array(constants[node.input[1]])
+            model.graph.output.append(onnx.ValueInfoProto(name=features))
+            return model.SerializeToString(), features, kernel
+    return None
+
+
+def _stablehlo(file: pathlib.Path, spec: dict[str, Any], max_batch: int, threads: int) -> Engine:
     """Loads a StableHLO file and compiles it for all batch sizes; see `load`."""
     import jax
     import jax.export
@@ -95,4 +141,4 @@ def _stablehlo(file: pathlib.Path, max_batch: int, threads: int) -> Run:
         blanks = [(0, size - len(images)), *[(0, 0)] * (images.ndim - 1)]
         return np.asarray(run(np.pad(images, blanks)))[: len(images)]
 
-    return padded
+    return Engine(padded, spec)

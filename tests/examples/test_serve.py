@@ -1,21 +1,28 @@
 """The serving example on a real port: responses, batches, and rejected requests."""
 
+import base64
 import concurrent.futures
 import contextlib
 import http.client
 import io
 import json
+import os
 import pathlib
+import re
+import signal
 import socket
 import sys
 import threading
 import time
+import urllib.request
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
 from densenet_jax import export
+from densenet_jax.report import cam
 from tests.export.conftest import make_bundle
 
 EXAMPLE = pathlib.Path(__file__).parents[2] / "examples" / "serve"
@@ -138,6 +145,108 @@ def test_the_server_survives_decompression_bombs_and_truncated_images(port, imag
     assert ask(port, image[: len(image) // 2])[0] == 415
     assert ask(port, image)[0] == 200
     assert ask(port, None, "/health")[1] == {"status": "ok", "model": "densenet_cifar", "held": 0}
+
+
+def form(image: bytes, name: bytes = b'filename="a.png"') -> bytes:
+    field = b'--x\r\nContent-Disposition: form-data; name="note"\r\n\r\nhello\r\n'
+    head = b'--x\r\nContent-Disposition: form-data; name="file"; ' + name
+    return field + head + b"\r\nContent-Type: image/png\r\n\r\n" + image + b"\r\n--x--\r\n"
+
+
+FORM = {"Content-Type": "multipart/form-data; boundary=x"}
+
+
+@pytest.mark.parametrize("name", [b'filename="a.png"', b"filename*=UTF-8''%e2%82%ac.png"])
+def test_a_form_gives_the_same_answer_as_its_file(port, image, name):
+    assert ask(port, form(image, name), headers=FORM) == ask(port, image)
+    tricky = image + b"\r\n--y\r\n\r\n--" + bytes(range(256))  # nothing in a file separates
+    assert ask(port, form(tricky, name), headers=FORM)[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        (form(b"")[:-4], FORM["Content-Type"]),  # without its end
+        (form(b"x", b""), FORM["Content-Type"]),  # a field without a file
+        (form(b""), FORM["Content-Type"]),
+        (b"--x\r\n\r\n" * 100 + b"--x--", FORM["Content-Type"]),
+        (b"--x\r\n" + b"a" * 5000 + b"\r\n\r\nb\r\n--x--", FORM["Content-Type"]),
+        (b"\0\xff", FORM["Content-Type"]),
+        (form(b"x"), "multipart/form-data"),
+        (form(b"x"), f"multipart/form-data; boundary={'y' * 71}"),
+    ],
+)
+def test_damaged_forms_are_rejected_with_a_reason(port, body, kind):
+    status, answer = ask(port, body, headers={"Content-Type": kind})
+    assert (status, "form" in answer["detail"] or "empty" in answer["detail"]) == (400, True)
+
+
+def test_a_body_that_comes_slowly_is_cut_off_and_does_not_block(example, files, image, monkeypatch):
+    server, engines = example
+    monkeypatch.setattr(server, "GRACE_SECONDS", 0.2)
+    engine = engines.load(str(files / "onnx.onnx"), 8)
+    with running(server.create_app(engine, limit=2, decoders=1)) as port:
+        slow = [socket.create_connection(("127.0.0.1", port), timeout=30) for _ in range(2)]
+        for client in slow:
+            client.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\na")
+        for client in slow:
+            assert client.recv(4096).startswith(b"HTTP/1.1 408 ")
+            client.close()
+        assert ask(port, image)[0] == 200
+
+
+def test_a_client_that_goes_leaves_no_traceback(port, image, caplog):
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as client:
+        client.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\na")
+    assert ask(port, image)[0] == 200
+    assert not caplog.records
+
+
+def test_an_image_that_takes_too_long_ends_its_process_only(example, files, image):
+    server, engines = example
+    engine = engines.load(str(files / "onnx.onnx"), 8)
+    app = server.create_app(engine, decoders=1, decode_seconds=1)
+    with running(app) as port:
+        (decoder,) = app.state.decode.processes
+        os.kill(decoder.pid, signal.SIGSTOP)  # as one that is decoding for ever
+        status, answer = ask(port, image)
+        assert (status, "within 1 s" in answer["detail"]) == (422, True)
+        assert ask(port, image)[0] == 200
+        os.kill(decoder.pid, signal.SIGKILL)  # as the system does without memory
+        while decoder.alive:
+            time.sleep(0.01)
+        assert ask(port, image)[0] == 200
+    assert not decoder.alive
+
+
+def test_the_page_is_self_contained_and_the_form_is_documented(port):
+    def get(path):
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}") as response:
+            return response.read().decode(), response.headers
+
+    page, headers = get("/")
+    assert "default-src 'none'" in headers["Content-Security-Policy"]
+    assert not re.findall(r"""(?:src|href)=["'](?!data:)|https?://|@import|url\(""", page)
+    schema = json.loads(get("/openapi.json")[0])["paths"]["/predict"]["post"]
+    assert schema["requestBody"]["content"]["multipart/form-data"]["schema"]["required"] == ["file"]
+    assert {"400", "408", "413", "415", "422", "503"} <= schema["responses"].keys()
+
+
+def test_the_map_of_an_image_is_that_of_the_report(example, files, port, image):
+    _, engines = example
+    status, answer = ask(port, image, "/predict?cam=true")
+    assert status == 200
+    assert answer["crop"].startswith("data:image/png;base64,")
+    assert answer["predictions"] == ask(port, image)[1]["predictions"]
+    bundle = make_bundle("cifar")
+    crop = Image.open(io.BytesIO(base64.b64decode(answer["crop"].partition(",")[2])))
+    pixels = np.asarray(crop).reshape(1, *bundle.image_shape)
+    given = bundle.preprocessing
+    normalized = (pixels / np.float32(255) - np.float32(given.mean)) / np.float32(given.std)
+    best = np.array([answer["predictions"][0]["class"]])
+    expected = cam(bundle.model, bundle.variables, jnp.asarray(normalized), best)[0].clip(0)
+    np.testing.assert_allclose(answer["cam"], expected / expected.max(), atol=1e-4)
+    assert engines.load(str(files / "stablehlo.stablehlo"), 1).cam is None
 
 
 def test_an_endless_body_is_cut_off(port):
