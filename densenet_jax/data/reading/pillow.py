@@ -16,6 +16,7 @@ from densenet_jax.data.reading.limits import ImageError, check_size
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
 WEBP_MEMORY = 23  # bytes for each pixel: the decoder has two canvases of its own
 RLE_BYTES = 1 << 21  # of a run-length encoded BMP, which Pillow decodes in Python
+MAX_CHUNKS = 1 << 17  # of a PNG of 16 bits
 PNG = b"\x89PNG\r\n\x1a\n"
 
 # Pillow warns of images above half its limit, and of damaged metadata. Our limits are in `limits`,
@@ -94,6 +95,24 @@ def png_size(image: bytes) -> tuple[int, int, int, int] | None:
     return height, width, bits, colours
 
 
+def _pixels_only(image: bytes) -> bytes:
+    """Returns a PNG without metadata and further frames, whose chunks lie within the file.
+
+    OpenCV allocates a chunk, and the frames of an animation, before it reads them.
+    """
+    parts, at = [PNG], len(PNG)
+    for _ in range(MAX_CHUNKS):
+        kind, end = image[at + 4 : at + 8], at + 12 + int.from_bytes(image[at : at + 4], "big")
+        if end > len(image) or not kind:
+            break
+        if kind in (b"IHDR", b"IDAT", b"IEND"):
+            parts.append(image[at:end])
+        if kind == b"IEND":
+            return b"".join(parts)
+        at = end
+    raise ImageError("not a readable image: the PNG is damaged or cut off")
+
+
 def decode_png16(image: bytes, size: tuple[int, int, int, int]) -> np.ndarray:
     """Returns a PNG of 16 bits as uint16 [H, W, 1, 3 or 4].
 
@@ -108,7 +127,7 @@ def decode_png16(image: bytes, size: tuple[int, int, int, int]) -> np.ndarray:
     """
     height, width, _, colours = size
     check_size(height, width, len(image), 20)
-    array = cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_UNCHANGED)
+    array = cv2.imdecode(np.frombuffer(_pixels_only(image), np.uint8), cv2.IMREAD_UNCHANGED)
     if array is None or array.dtype != np.uint16 or array.shape[:2] != (height, width):
         raise ImageError("not a readable image: the PNG is damaged")
     array = array[..., None] if array.ndim == 2 else array

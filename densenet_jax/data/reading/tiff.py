@@ -58,7 +58,7 @@ class Header:
     @property
     def bits(self) -> int:
         """Number of bits of the widest sample."""
-        return max(self.tags.get(258, (1,)))
+        return max(self.tags.get(258) or (1,))
 
     @property
     def kind(self) -> str:

@@ -153,6 +153,10 @@ def entries(*tags, tail=bytes(100)):
         ),
         (entries(*((1000 + i, 7, 90, 8) for i in range(20))), "longer than the file"),
         (entries((256, 3, 1, 8)), "8 x 0 pixels"),
+        (
+            entries((256, 3, 1, 8), (257, 3, 1, 8), (258, 3, 0, 0), (322, 3, 0, 0)),
+            "cannot identify",
+        ),
         (b"II*\0\x08\0\0\0\xff\xff", "65,535 tags"),
         (b"II*\0\xff\xff\xff\xff", "TIFF is damaged"),
     ],

@@ -98,6 +98,16 @@ def test_a_small_file_may_not_need_much_memory(bits, colours):
     refused(deflated_png(7000, bits, colours), r"7000 x 7000 pixels need \d+ MB|need 980 MB")
 
 
+def test_a_chunk_may_not_be_longer_than_its_png():
+    data = deflated_png(8, 16, 2)
+    assert decoding.decode(data).dtype == np.uint16
+    at = data.index(b"IDAT") - 4
+    refused(data[:at] + b"\x7f\xff\xff\xff" + data[at + 4 :], "damaged or cut off")
+    refused(data[:-4], "damaged or cut off")
+    text = struct.pack(">I", 5) + b"tEXta\0bcd" + bytes(4)
+    assert decoding.decode(data[:33] + text + data[33:]).shape == (8, 8, 3)
+
+
 def test_a_picture_of_one_colour_is_small_and_welcome():
     out = io.BytesIO()
     Image.new("RGB", (2000, 2000)).save(out, "WEBP", lossless=True)
