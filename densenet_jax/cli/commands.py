@@ -175,22 +175,26 @@ def embed(
     checkpoint: str,
     output: str | None,
     block: str,
+    words: Sequence[str] = (),
 ) -> None:
     """Writes pooled features of both splits, and prints what simple models read from them.
+
+    With images, their features are written instead.
 
     Args:
       config: the configuration, for the data; without a run its `init_from` names the weights.
       workdir: the run's directory; None: the weights of `config.init_from`.
       name: the configuration's name; not used.
       checkpoint: "best", "latest" or a step of the run.
-      output: the .npz file to write.
+      output: the .npz or .parquet file to write.
       block: whose feature maps are averaged, "block1", ..., or "final".
+      words: image files, folders and globs; none: the splits of the data.
 
     Raises:
       ConfigError: there is no output, or no such block.
     """
-    if not output or not output.endswith(".npz"):
-        raise ConfigError("embed needs a file for the features: --output=features.npz.")
+    if not output or not output.endswith((".npz", ".parquet")):
+        raise ConfigError("embed needs a file for the features: --output=features.npz (.parquet).")
     check_output(output)
     if workdir and (pathlib.Path(workdir) / "checkpoints").is_dir():
         setup, variables, _ = open_run(config, workdir, checkpoint)
@@ -200,19 +204,23 @@ def embed(
     else:
         raise ConfigError("embed needs --workdir=DIR of a run, or --config.init_from=SOURCE.")
     variables = meshes.on_every_device(variables, setup.mesh)
-    sources = {"train": settings.train_source(setup.config), "eval": setup.eval_source}
-    arrays: dict[str, Any] = {"class_names": np.array(setup.eval_source.class_names, str)}
+    if words:
+        sources = {"files": features.of_files(predicting.find(words))}
+    else:
+        sources = {"train": settings.train_source(setup.config), "eval": setup.eval_source}
     found = {}
     with jax.set_mesh(setup.mesh):
         for split, source in sources.items():
             own = found[split] = features.of_split(setup, variables, source, block)
-            arrays |= {f"{split}_{key}": value for key, value in own.items()}
-            ids = [source.describe(int(i)) for i in own["index"]]
-            arrays[f"{split}_id"] = np.array(ids, str)
+            own["id"] = np.array([source.describe(int(i)) for i in own["index"]], str)
+            if len(own["id"]) < len(source):
+                say(f"{len(source) - len(own['id'])} images of {source.name} could not be read")
     if jax.process_index() == 0:
-        np.savez_compressed(output, allow_pickle=False, **arrays)
-        width = found["eval"]["features"].shape[1]
+        features.write(output, found, setup.eval_source.class_names)
+        width = next(iter(found.values()))["features"].shape[1]
         say(f"written: {output}, {width} features of {block} for each example")
+        if words:
+            return
         for title, metrics in features.quick_look(setup, found["train"], found["eval"]).items():
             shown = ", ".join(f"{m.title} {m.show(metrics)}" for m in setup.task.measured)
             say(f"{title}: {shown}")

@@ -136,9 +136,10 @@ COMMANDS = {
     "embed": Command(
         "writes pooled features of every example of both splits to --output=FILE.npz, and prints "
         "how well nearest neighbours and a linear probe do on them; of a run, or of "
-        "--config.init_from=SOURCE",
+        "--config.init_from=SOURCE; with images, only their features",
         needs="config",
         flags=("checkpoint", "output", "block"),
+        words="[IMAGE...]",
     ),
     "find_lr": Command(
         "trains for 100 steps with a growing learning rate, plots the loss, and suggests a rate",

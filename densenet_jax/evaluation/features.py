@@ -1,6 +1,6 @@
 """Pooled features of every example of a split, and what can be read from them at once."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
 import jax
@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from densenet_jax.data.sources import subsets
-from densenet_jax.data.sources.source import Source
+from densenet_jax.data.sources.files import Files
+from densenet_jax.data.sources.source import DataError, Source
 from densenet_jax.training import batches
 from densenet_jax.training.errors import ConfigError
 from densenet_jax.training.eval_loop import gather
@@ -55,6 +56,58 @@ def of_split(
 
     with batches.eval_batches(setup, source) as split:
         return gather([compute(variables, batch) for batch in split])
+
+
+def of_files(found: Iterable[tuple[str, str | None]]) -> Source:
+    """Returns image files as a split without labels.
+
+    Args:
+      found: (path, None) of each file, or (path, why there is none), as `predict.find` yields them.
+
+    Raises:
+      DataError: something that was named is no image.
+    """
+    paths = []
+    for path, error in found:
+        if error is not None:
+            raise DataError(f"{path}: {error}.")
+        paths.append(path)
+    return Source(Files("", paths, np.zeros(len(paths), np.int32)), ("",), "the files")
+
+
+def write(path: str, found: dict[str, dict[str, np.ndarray]], class_names: Sequence[str]) -> None:
+    """Writes features to a file.
+
+    Args:
+      path: ends in .npz: the arrays are called SPLIT_index, SPLIT_id, SPLIT_features and
+        SPLIT_label, and `class_names`. Ends in .parquet: a row for each example, with the columns
+        split, index, id, label and feature_0, feature_1, ...
+      found: {split: as `of_split` returns it, with "id"}.
+      class_names: in label order.
+
+    Raises:
+      ConfigError: .parquet needs the package pyarrow.
+    """
+    if path.endswith(".npz"):
+        arrays = {f"{split}_{key}": v for split, own in found.items() for key, v in own.items()}
+        np.savez_compressed(
+            path, allow_pickle=False, class_names=np.array(class_names, str), **arrays
+        )
+        return
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError:
+        raise ConfigError(
+            f"{path} needs the package pyarrow: pip install pyarrow, or write a .npz file."
+        ) from None
+    tables = []
+    for split, own in found.items():
+        columns = {"split": [split] * len(own["index"]), "index": own["index"], "id": own["id"]}
+        columns["label"] = own["label"] if own["label"].ndim == 1 else own["label"].tolist()
+        columns |= {f"feature_{i}": column for i, column in enumerate(own["features"].T)}
+        tables.append(pa.table(columns))
+    pq.write_table(pa.concat_tables(tables), path)
 
 
 def quick_look(

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from densenet_jax.data.sources.source import Arrays, Source
+from densenet_jax.data.sources.source import Arrays, DataError, Source
 from densenet_jax.evaluation import ensemble, features, folds
 from densenet_jax.evaluation.splits import Assessed
 from densenet_jax.scores.labels import ScoresError
@@ -86,3 +86,28 @@ def test_simple_models_on_features_that_say_the_label(task):
     good = {"classification": 0.9, "multilabel": 0.98, "regression": -0.05}[task]
     assert best.score(found["linear probe"]) > good
     assert best.score(found["linear probe"]) >= best.score(found["nearest neighbours"])
+
+
+def test_features_in_a_table_and_in_arrays(tmp_path):
+    own = {
+        "index": np.arange(2),
+        "features": np.float32([[1, 2, 3], [4, 5, 6]]),
+        "label": np.float32([[0, np.nan], [1, 1]]),
+        "id": np.array(["a.png", "b.png"]),
+    }
+    features.write(str(tmp_path / "x.npz"), {"eval": own}, ("one", "two"))
+    with np.load(tmp_path / "x.npz", allow_pickle=False) as file:
+        np.testing.assert_array_equal(file["eval_features"], own["features"])
+        assert file["class_names"].tolist() == ["one", "two"]
+    parquet = pytest.importorskip("pyarrow.parquet")
+    features.write(str(tmp_path / "x.parquet"), {"eval": own}, ("one", "two"))
+    rows = parquet.read_table(tmp_path / "x.parquet").to_pylist()
+    assert rows[1] == {
+        **{"split": "eval", "index": 1, "id": "b.png", "label": [1.0, 1.0]},
+        **{"feature_0": 4.0, "feature_1": 5.0, "feature_2": 6.0},
+    }
+
+
+def test_what_is_no_image_has_no_features():
+    with pytest.raises(DataError, match="x.png: there is no such file"):
+        features.of_files([("a.png", None), ("x.png", "there is no such file")])
