@@ -295,6 +295,7 @@ def evaluate(
     crops: str,
     flip: bool,
     outside: str | None = None,
+    coverage: str | None = None,
     more: Sequence[str] = (),
 ) -> None:
     """Evaluates a run's checkpoint, or without a directory the weights of `config.init_from`.
@@ -309,6 +310,7 @@ def evaluate(
       crops: number of views of each image, "1" or "5".
       flip: whether to evaluate the mirror images of the views, too.
       outside: images of another kind, to measure how well they are told from those of the split.
+      coverage: wanted share for conformal sets, whose true coverage is measured.
       more: directories of other runs, whose answers are averaged with those of the first.
 
     Raises:
@@ -345,6 +347,12 @@ def evaluate(
         record["outside"] = strange
     if outputs not in (None, setup.task.outputs):
         record["calibrated"] = True
+    if coverage is not None:
+        means = outputs or setup.task.outputs
+        names = list(setup.eval_source.class_names)
+        sets = sets_of(workdir, names, means, step, coverage)
+        p = np.asarray(means(jnp.asarray(own.scores["logits"])))
+        record["sets"] = conformal.coverage(sets, p, own.scores["label"], names)
     record["seconds"] = time.monotonic() - began
     write_evaluation(folder, record, own, outputs or setup.task.outputs, setup.task)
 
@@ -373,6 +381,8 @@ def write_evaluation(
     tables.show(record, task)
     if "outside" in record:
         say(tables.outside(record["outside"]))
+    if "sets" in record:
+        tables.show_sets(record["sets"])
     say(
         f"{task.describe(record)} on {record['examples']} examples   (written to {path}; the "
         f"answers for every example to {folder / per_example.FILE})"

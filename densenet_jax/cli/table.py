@@ -87,7 +87,7 @@ FLAGS = {
     ),
     "coverage": Flag(
         "answer with the set of classes that contains the right one in this share of the cases, "
-        "for example 0.9 (after calibrate)",
+        "for example 0.9 (after calibrate); evaluate measures how often it does",
         "SHARE",
     ),
     "top": Flag("number of classes or labels for each image, however unlikely, or all", "N"),
@@ -123,7 +123,7 @@ COMMANDS = {
         "ImageNet-V2, if prepared; --config.data.image_size=N for another resolution; "
         "--workdir=A --workdir=B averages the answers of several runs",
         needs="config",
-        flags=("checkpoint", "crops", "flip", "outside", *PROCESS_FLAGS),
+        flags=("checkpoint", "crops", "flip", "outside", "coverage", *PROCESS_FLAGS),
         several_runs=True,
     ),
     "calibrate": Command(

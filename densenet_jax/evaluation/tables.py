@@ -150,3 +150,20 @@ def outside(record: dict[str, Any]) -> str:
         f"told from the {record['examples']} images of {record['data']}, AUROC (0.5: chance): "
         f"{shown}"
     )
+
+
+def show_sets(record: dict[str, Any]) -> None:
+    """Prints how often sets of classes contain the right one, see `conformal.coverage`."""
+    console = Console()
+    console.print(
+        f"sets of classes for a coverage of {1 - record['alpha']:.4g}: {record['mean_size']:.2f} "
+        f"classes on average, {record['empty']:.2%} are empty",
+        soft_wrap=True,
+    )
+    rows = [row for row in record["classes"] if row["coverage"] is not None]
+    table = Table("class", "calibrated on", "examples", "coverage", "", box=None)
+    for row in sorted(rows, key=lambda row: row["coverage"])[:SHOWN]:
+        note = "too few to rule it out" if row["in_every_set"] else ""
+        numbers = (f"{row['calibrated_on']:,}", f"{row['examples']:,}", f"{row['coverage']:.3f}")
+        table.add_row(row["class"], *numbers, note)
+    console.print(table)

@@ -109,5 +109,5 @@ def test_features_in_a_table_and_in_arrays(tmp_path):
 
 
 def test_what_is_no_image_has_no_features():
-    with pytest.raises(DataError, match="x.png: there is no such file"):
+    with pytest.raises(DataError, match=r"x\.png: there is no such file"):
         features.of_files([("a.png", None), ("x.png", "there is no such file")])
