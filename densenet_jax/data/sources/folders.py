@@ -163,6 +163,14 @@ def _part_of_one_folder(
     groups = None if pattern is None else _groups(base, paths, pattern)
     keys = Column.of(path.replace(os.sep, "/") for path in paths) if groups is None else groups
     rows, notes = splits.rows_of_part(split, keys, labels, classes, division, str(base))
+    nested = next((path for path in paths if path.count(os.sep) > 1), None)
+    if groups is None and nested is not None:
+        notes = (
+            *notes,
+            f"warning: images lie in folders below their class ({nested}), and single images were "
+            "drawn for each split; if such a folder is a patient or a series, keep it in one split "
+            "with --config.data.group='^[^/]+/([^/]+)/'",
+        )
     return Source(
         Files(str(base), paths, labels).take(rows, labels[rows]),
         tuple(classes),

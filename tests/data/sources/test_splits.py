@@ -179,3 +179,16 @@ def test_the_start_says_which_split_is_the_validation(tmp_path):
         "val chooses the best checkpoint; test is for --config.data.eval_split=test"
     )
     assert len(folders.image_folder(str(tmp_path), "test")) == 2
+
+
+def test_folders_below_a_class_are_named_unless_they_are_groups(tmp_path):
+    for name in ("neg", "pos"):
+        for patient in range(20):
+            path = tmp_path / name / f"patient{name}{patient}" / "view.png"
+            path.parent.mkdir(parents=True)
+            path.write_bytes(b"")
+    found = folders.image_folder(str(tmp_path), "train", 0.3)
+    assert any("--config.data.group='^[^/]+/([^/]+)/'" in note for note in found.notes)
+    grouped = folders.image_folder(str(tmp_path), "train", 0.3, group="^[^/]+/([^/]+)/")
+    assert not any("warning" in note for note in grouped.notes)
+    assert grouped.groups[0].startswith("patient")
