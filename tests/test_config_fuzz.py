@@ -2,13 +2,13 @@
 
 import importlib
 
-import hypothesis
-from hypothesis import HealthCheck, given
+from hypothesis import given
 from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
 from densenet_jax.cli import commands
 from densenet_jax.training import experiment, run_state, run_steps, settings
+from tests.fuzzing import fuzz
 
 
 def leaves(config: ConfigDict, prefix: str = "") -> dict[str, object]:
@@ -51,12 +51,7 @@ def changes(draw) -> dict[str, object]:
 
 
 @given(changes())
-@hypothesis.settings(
-    max_examples=300,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-)
+@fuzz(300)
 def test_any_configuration(values):
     config = digits()
     for key, value in values.items():

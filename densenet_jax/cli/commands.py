@@ -372,17 +372,29 @@ def write_evaluation(
       own: the answers for the split.
       outputs: what they mean.
       task: of the model.
+
+    Raises:
+      ConfigError: the files cannot be written; the result is printed nevertheless.
     """
     path = folder / "evaluation.json"
+    failed: OSError | None = None
     if jax.process_index() == 0:
-        folder.mkdir(parents=True, exist_ok=True)
-        atomic_files.write(path, json.dumps(finite(record), indent=2) + "\n")
-        per_example.save(folder, own, outputs)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            atomic_files.write(path, json.dumps(finite(record), indent=2) + "\n")
+            per_example.save(folder, own, outputs)
+        except OSError as e:
+            failed = e
     tables.show(record, task)
     if "outside" in record:
         say(tables.outside(record["outside"]))
     if "sets" in record:
         tables.show_sets(record["sets"])
+    if failed is not None:
+        say(task.describe(record))
+        raise ConfigError(
+            f"{failed.filename} cannot be written ({failed.strerror}): the result is only printed."
+        )
     say(
         f"{task.describe(record)} on {record['examples']} examples   (written to {path}; the "
         f"answers for every example to {folder / per_example.FILE})"
@@ -740,7 +752,7 @@ def benchmark(
     found = measure(config)
     benchmark_table.show(found)
     if output:
-        pathlib.Path(output).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        atomic_files.write(pathlib.Path(output), json.dumps(found, indent=2) + "\n")
 
 
 def check_output(path: str) -> None:

@@ -3,7 +3,6 @@
 Both files are NumPy archives without pickled objects.
 """
 
-import os
 import pathlib
 from typing import Any
 
@@ -14,7 +13,7 @@ from densenet_jax.data.sources.source import Source
 from densenet_jax.evaluation.scores import Scores
 from densenet_jax.evaluation.splits import Assessed
 from densenet_jax.tasks.outputs import Outputs
-from densenet_jax.training.rundir import bounded_files
+from densenet_jax.training.rundir import atomic_files, bounded_files
 
 FILE = "evaluation.npz"  # beside evaluation.json
 CALIBRATION = "calibration.npz"  # beside calibration.json
@@ -101,7 +100,5 @@ def load_logits(workdir: str, step: int) -> tuple[np.ndarray, np.ndarray] | None
 
 
 def _write(path: pathlib.Path, arrays: dict[str, Any]) -> None:
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as file:
+    with atomic_files.replacing(path) as file:
         np.savez_compressed(file, allow_pickle=False, **arrays)
-    os.replace(temporary, path)

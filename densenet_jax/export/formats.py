@@ -16,6 +16,7 @@ from densenet_jax.export import card, stablehlo
 from densenet_jax.export.bundle import Bundle, ExportError, need
 from densenet_jax.export.onnx.calibration import Calibration
 from densenet_jax.tasks.by_name import find_task
+from densenet_jax.training.rundir import atomic_files
 from densenet_jax.weights import timm_config, to_state_dict, write_safetensors
 
 LOADER = pathlib.Path(__file__).parent / "load_stablehlo.py"
@@ -114,9 +115,9 @@ def export(
         spec = target.file(".json")
         facts |= {"spec": spec.name, "preprocess": preprocess}
         details = {"format": format, "preprocess": preprocess, "output": facts.get("output", "")}
-        spec.write_text(json.dumps({**bundle.spec(), **details}, indent=2) + "\n", encoding="utf-8")
+        atomic_files.write(spec, json.dumps({**bundle.spec(), **details}, indent=2) + "\n")
         page = target.folder / target.card
-        page.write_text(card.render(bundle, format, **facts), encoding="utf-8")
+        atomic_files.write(page, card.render(bundle, format, **facts))
     except OSError as e:
         raise ExportError(f"{e.filename or target.folder} cannot be written: {e.strerror}.") from e
     return [*files, spec, page]
@@ -131,7 +132,7 @@ def _formats_with(option: str) -> str:
 def _stablehlo(bundle: Bundle, target: Target, *, preprocess: bool) -> Written:
     exported = stablehlo.to_stablehlo(bundle, preprocess)
     path, loader = target.file(".stablehlo"), target.folder / LOADER.name
-    path.write_bytes(exported.serialize())
+    atomic_files.write(path, bytes(exported.serialize()))
     shutil.copyfile(LOADER, loader)
     return [path, loader], {
         "file": path.name,
@@ -181,7 +182,7 @@ def _write_onnx(bundle: Bundle, path: pathlib.Path, preprocess: bool) -> dict[st
     from densenet_jax.export.onnx import graph
 
     model = onnx_file.to_onnx(bundle, preprocess)
-    path.write_bytes(model.SerializeToString())
+    atomic_files.write(path, model.SerializeToString())
     return {
         "difference": onnx_file.difference(bundle, path, preprocess),
         "opset": graph.OPSET,
@@ -239,7 +240,7 @@ def write_hub_files(bundle: Bundle, target: Target, path: pathlib.Path) -> pathl
         bundle.model, bundle.preprocessing, bundle.class_names, bundle.licence, bundle.outputs
     )
     file = target.folder / timm_config.CONFIG_FILE
-    file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    atomic_files.write(file, json.dumps(config, indent=2) + "\n")
     return file
 
 

@@ -5,6 +5,7 @@ import pathlib
 
 from densenet_jax.export.bundle import Bundle
 from densenet_jax.export.onnx import file
+from densenet_jax.training.rundir import atomic_files
 
 MAX_BATCH = 64
 QUEUE_MICROSECONDS = 2000  # a request waits at most this long for others to share its batch
@@ -60,8 +61,8 @@ def write(folder: pathlib.Path, name: str, bundle: Bundle, preprocess: bool, wid
         labels=f'\n    label_filename: "{LABELS}"' if labels else "",
         queue=QUEUE_MICROSECONDS,
     )
-    (folder / "config.pbtxt").write_text(text, encoding="utf-8")
+    atomic_files.write(folder / "config.pbtxt", text)
     if labels:
         # One line for each class: a line break inside a name would shift all following labels.
         lines = [" ".join(label.split()) for label in bundle.class_names]
-        (folder / LABELS).write_text("\n".join(lines) + "\n", encoding="utf-8")
+        atomic_files.write(folder / LABELS, "\n".join(lines) + "\n")

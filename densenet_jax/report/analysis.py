@@ -7,7 +7,6 @@ import dataclasses
 import functools
 import json
 import math
-import os
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -32,7 +31,7 @@ from densenet_jax.training import batches
 from densenet_jax.training import mesh as meshes
 from densenet_jax.training.eval_loop import Evaluated, gather
 from densenet_jax.training.experiment import Experiment
-from densenet_jax.training.rundir import run_outputs
+from densenet_jax.training.rundir import atomic_files, run_outputs
 
 FILE = "insight.json"
 PICTURES = 18  # number of pictures of the surest mistakes, and of the least sure hits
@@ -86,10 +85,7 @@ def examine(
     }
     if jax.process_index() == 0:
         write()
-        path = pathlib.Path(workdir) / FILE
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(finite(insight)) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
+        atomic_files.write(pathlib.Path(workdir) / FILE, json.dumps(finite(insight)) + "\n")
     return found
 
 

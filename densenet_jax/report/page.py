@@ -19,6 +19,7 @@ from densenet_jax.report import curves, run_files
 from densenet_jax.report.analysis import finite
 from densenet_jax.report.page_data import findings
 from densenet_jax.report.run_files import ReportError, Run
+from densenet_jax.training.rundir import atomic_files
 
 logger = logging.getLogger(__name__)
 PAGE = pathlib.Path(__file__).parent / "page"
@@ -69,10 +70,8 @@ def write_report(
         path /= COMPARISON
     path = pathlib.Path(path)
     text = render_sound(found, live=live)
-    temporary = path.with_suffix(".tmp")
     try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
+        atomic_files.write(path, text)
     except OSError as e:
         raise ReportError(f"The page {path} cannot be written: {e.strerror}.") from None
     return path

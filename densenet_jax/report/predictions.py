@@ -2,7 +2,6 @@
 
 import dataclasses
 import logging
-import os
 import pathlib
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -15,7 +14,7 @@ from densenet_jax.evaluation import per_example
 from densenet_jax.tasks.outputs import Outputs
 from densenet_jax.tasks.task import Task
 from densenet_jax.training.eval_loop import Answers, gather
-from densenet_jax.training.rundir import bounded_files
+from densenet_jax.training.rundir import atomic_files, bounded_files
 
 logger = logging.getLogger(__name__)
 FILE = "predictions.npz"
@@ -154,11 +153,9 @@ def merge(
 def save(predictions: Predictions, workdir: str | pathlib.Path) -> pathlib.Path:
     """Writes predictions.npz into a run's directory atomically; returns its path."""
     path = pathlib.Path(workdir) / FILE
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as file:
-        arrays = {key: value for key, value in vars(predictions).items() if key != "columns"}
+    arrays = {key: value for key, value in vars(predictions).items() if key != "columns"}
+    with atomic_files.replacing(path) as file:
         np.savez_compressed(file, allow_pickle=False, **arrays, **predictions.columns)
-    os.replace(temporary, path)
     return path
 
 

@@ -19,11 +19,14 @@ import urllib.request
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from densenet_jax import export
 from densenet_jax.report import cam
 from tests.export.conftest import make_bundle
+from tests.fuzzing import fuzz
 
 EXAMPLE = pathlib.Path(__file__).parents[2] / "examples" / "serve"
 
@@ -247,6 +250,58 @@ def test_the_map_of_an_image_is_that_of_the_report(example, files, port, image):
     expected = cam(bundle.model, bundle.variables, jnp.asarray(normalized), best)[0].clip(0)
     np.testing.assert_allclose(answer["cam"], expected / expected.max(), atol=1e-4)
     assert engines.load(str(files / "stablehlo.stablehlo"), 1).cam is None
+
+
+PIECES = (
+    *(
+        b"POST /predict HTTP/1.1",
+        b"GET / HTTP/1.1",
+        b"\r\n",
+        b"Host: x",
+        b"--x",
+        b"--x--",
+        b"\r\n\r\n",
+    ),
+    *(
+        b"Content-Length: 20",
+        b"Content-Length: -1",
+        b"Transfer-Encoding: chunked",
+        b"5\r\n",
+        b"0\r\n",
+    ),
+    *(b"Content-Type: multipart/form-data; boundary=x", b"Expect: 100-continue", b"?cam=maybe"),
+    *(
+        b'Content-Disposition: form-data; filename="a"',
+        b"\x89PNG\r\n\x1a\n",
+        b"\xff\xd8\xff\xe0",
+        b"GIF89a",
+    ),
+)
+
+
+@given(st.lists(st.one_of(st.sampled_from(PIECES), st.binary(max_size=8)), max_size=14))
+@fuzz(60)
+def test_any_request_gets_an_answer_that_is_not_a_fault(port, pieces):
+    head = b"POST /predict HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as client:
+        with contextlib.suppress(OSError):  # it may be closed at the first wrong byte
+            client.sendall(head + b"".join(pieces))
+            client.shutdown(socket.SHUT_WR)
+        answer = b""
+        with contextlib.suppress(ConnectionError):
+            answer = client.recv(4096)
+    assert not answer or re.match(rb"HTTP/1\.1 [1-4]\d\d ", answer), answer
+
+
+@given(st.lists(st.one_of(st.sampled_from(PIECES), st.binary(max_size=30)), max_size=20))
+@fuzz(300)
+def test_any_form_has_a_file_or_a_fault_with_a_reason(example, pieces):
+    import forms
+
+    with contextlib.suppress(forms.FormError):
+        assert isinstance(forms.file_of(b"".join(pieces), b"x"), bytes)
+    with contextlib.suppress(forms.FormError):
+        forms.boundary(b"".join(pieces).decode("latin-1"))
 
 
 def test_an_endless_body_is_cut_off(port):

@@ -4,7 +4,9 @@ The folder `src` holds the source.  What is built lies in the user's cache direc
 made of all it depends on, so that it is built once on a machine, whatever processes ask for it.
 """
 
+import contextlib
 import ctypes
+import fcntl
 import functools
 import hashlib
 import logging
@@ -15,6 +17,8 @@ import shutil
 import stat
 import subprocess
 import tempfile
+import time
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +30,7 @@ STAGES = ("Forward1x1", "Forward3x3", "Backward1x1", "Backward3x3")
 BLOCKS = ("BlockForward", "BlockBackward", "BlockEvaluate")
 POOLING = ("MaxPool", "MaxPoolBackward", "AveragePool", "AveragePoolBackward")
 FUNCTIONS = (*STAGES, *BLOCKS, "Convolve", "ConvolveBackward", *POOLING)
+COMPILE_SECONDS = 300
 OPTIONS = ("-std=c++20", "-O3", "-march=native", "-fPIC", "-shared")
 
 
@@ -115,7 +120,7 @@ def cache_directory() -> pathlib.Path:
 def build(directory: pathlib.Path) -> pathlib.Path:
     """Returns the library for this machine, compiled into a directory unless it is there.
 
-    Any number of processes may do so at once: each compiles to a name of its own and renames it.
+    Of any number of processes that do so at once, one compiles and the others wait for it.
 
     Raises:
       NativeError: there is no compiler, it fails, or others may write into the directory.
@@ -127,18 +132,46 @@ def build(directory: pathlib.Path) -> pathlib.Path:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         _check_owner(directory)
         path = directory / f"kernels-{_key(compiler)}.so"
-        if path.exists():
-            _check_owner(path)
-            return path
-        with tempfile.TemporaryDirectory(dir=directory) as folder:
-            made = pathlib.Path(folder) / path.name
-            includes = ("-isystem", jax.ffi.include_dir())
-            source = str(SOURCES / "kernels.cc")
-            _run([compiler, *OPTIONS, *includes, source, "-o", str(made)], timeout=300)
-            os.replace(made, path)
+        if not path.exists():
+            with _alone(directory):
+                _compile(compiler, path)
+        _check_owner(path)
     except OSError as error:
         raise NativeError(f"{directory} cannot be used ({error}).") from None
     return path
+
+
+def _compile(compiler: str, path: pathlib.Path) -> None:
+    """Compiles the library, unless another process has in the meantime."""
+    if path.exists():
+        return
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        made = pathlib.Path(folder) / path.name
+        includes = ("-isystem", jax.ffi.include_dir())
+        source = str(SOURCES / "kernels.cc")
+        _run([compiler, *OPTIONS, *includes, source, "-o", str(made)], timeout=COMPILE_SECONDS)
+        os.replace(made, path)
+
+
+@contextlib.contextmanager
+def _alone(directory: pathlib.Path) -> Iterator[None]:
+    """Holds the lock of a directory; without it where there are no locks, or after a long wait.
+
+    The kernel releases the lock of a process that ends.  One that was stopped must not stop others.
+    """
+    descriptor, until = os.open(directory, os.O_RDONLY), time.monotonic() + COMPILE_SECONDS
+    try:
+        while time.monotonic() < until:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(0.1)
+            except OSError:  # a file system without locks: the file is renamed when it is complete
+                break
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _check_owner(path: pathlib.Path) -> None:

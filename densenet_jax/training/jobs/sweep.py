@@ -21,7 +21,7 @@ from densenet_jax.training import checks
 from densenet_jax.training.errors import ConfigError
 from densenet_jax.training.loop import train_and_evaluate
 from densenet_jax.training.nonfinite import NonFiniteError
-from densenet_jax.training.rundir import metrics_log
+from densenet_jax.training.rundir import atomic_files, metrics_log
 from densenet_jax.training.rundir.loggers import Listener
 from densenet_jax.training.settings import build_model, make_task
 
@@ -157,7 +157,7 @@ def write(rows: list[dict[str, Any]], workdir: str) -> None:
     """
     path = pathlib.Path(workdir) / "sweep.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+    atomic_files.write(path, json.dumps(rows, indent=2) + "\n")
 
 
 def sweep(

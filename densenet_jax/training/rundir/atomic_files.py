@@ -3,23 +3,48 @@
 import contextlib
 import os
 import pathlib
+from collections.abc import Iterator
+from typing import BinaryIO
 
 
-def write(path: pathlib.Path, text: str) -> None:
+def write(path: pathlib.Path, content: str | bytes) -> None:
     """Writes a file under a temporary name, waits until it is on disk, and renames it.
 
     Args:
-      path: the file; PATH.tmp is the temporary name.
-      text: its new content, encoded as UTF-8.
+      path: the file.
+      content: its new content; text is encoded as UTF-8.
 
     Raises:
-      OSError: it cannot be written; an older file of this name is unchanged.
+      OSError: see `replacing`.
+    """
+    with replacing(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextlib.contextmanager
+def replacing(path: pathlib.Path) -> Iterator[BinaryIO]:
+    """Yields a file to write, which then takes the place of another one.
+
+    Args:
+      path: of the file; PATH.tmp is its temporary name.
+
+    Raises:
+      OSError: it cannot be written, and names `path`; an older file of this name is unchanged, and
+        no part of the new one is left.
     """
     temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    flush(temporary)
-    os.replace(temporary, path)
-    flush(path.parent)
+    try:
+        with temporary.open("wb") as file:
+            yield file
+        flush(temporary)
+        os.replace(temporary, path)
+        flush(path.parent)
+    except BaseException as e:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        if isinstance(e, OSError):  # that of a full disk names no file
+            raise OSError(e.errno, e.strerror or str(e), str(path)) from e
+        raise
 
 
 def flush(path: pathlib.Path) -> None:
