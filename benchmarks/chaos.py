@@ -1,10 +1,13 @@
 """Kills runs and damages their checkpoints, and checks that no training progress is lost.
 
-  python benchmarks/chaos.py [--kills=50] [--seed=0] [--work=DIR]
+  python benchmarks/chaos.py [--kills=50] [--seed=0] [--work=DIR] [--workers=2]
 
 A small DenseNet is trained on the digits once without disturbance, and once while its whole process
 group is killed (SIGKILL) repeatedly: at random times, while a checkpoint is written, and while one
-is deleted; between kills the newest checkpoint is sometimes damaged.  At the end, the final
+is deleted; sometimes it is stopped for a second and continued first (SIGSTOP, SIGCONT).  With
+--workers, sometimes only a process that reads data is killed, as the system does without memory;
+the run must then end with exit code 2.  Between kills the newest checkpoint is sometimes damaged.
+At the end, the final
 parameters must be bit-identical, and metrics.jsonl must have every step exactly once.  Prints
 tables of the injected faults and of what the kills left on disk; exits with 1 if anything was lost.
 """
@@ -22,6 +25,8 @@ import tempfile
 import time
 from typing import TextIO
 
+import psutil
+
 ROOT = pathlib.Path(__file__).parent.parent
 CHECKSUMS = "SHA256SUMS"
 CLOCK = ("seconds", "images_per_second", "data_wait")  # metrics that differ between equal runs
@@ -38,6 +43,7 @@ COMMAND = (
     "--config.eval_every_epochs=2.0",
     "--config.checkpoint_every_steps=7",
 )
+READER = "a process that reads data"  # is killed while it trains
 MOMENTS = (
     "while it starts",
     "while it trains",
@@ -66,7 +72,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 def start(
-    workdir: pathlib.Path, log: TextIO, dies: tuple[int, int] | None = None
+    workdir: pathlib.Path, log: TextIO, dies: tuple[int, int] | None = None, workers: int = 0
 ) -> subprocess.Popen:
     """Starts the run in a process group of its own.
 
@@ -75,8 +81,11 @@ def start(
       log: gets the run's output.
       dies: (folders, files): the run kills itself after it has removed this many checkpoint
         folders, and this many files of the next one; None: it does not.
+      workers: number of processes that read data; 0: the run itself does.
     """
     command = [*COMMAND, f"--workdir={workdir}"]
+    if workers:
+        command += ["--config.data.in_memory=False", f"--config.data.workers={workers}"]
     if dies:
         command[1:1] = ["-c", DIES_DELETING, *map(str, dies)]
     # Every program goes into the compilation cache, so that later starts take only seconds.
@@ -86,14 +95,30 @@ def start(
     )
 
 
-def kill(moment: str, workdir: pathlib.Path, log: TextIO, rng: random.Random) -> int:
+def kill(
+    moment: str,
+    workdir: pathlib.Path,
+    log: TextIO,
+    rng: random.Random,
+    faults: collections.Counter,
+    workers: int,
+) -> int:
     """Starts the run and kills it at a moment; returns its exit code, 0 if it finished before."""
     if moment == MOMENTS[3]:
-        return start(workdir, log, (rng.randrange(8), rng.randrange(20))).wait()
-    process = start(workdir, log)
+        return start(workdir, log, (rng.randrange(8), rng.randrange(20)), workers).wait()
+    process = start(workdir, log, workers=workers)
     if wait_for(moment, process, workdir, rng):
-        os.killpg(process.pid, signal.SIGKILL)
-    return process.wait()
+        if rng.random() < 0.3:
+            os.killpg(process.pid, signal.SIGSTOP)
+            time.sleep(1)
+            os.killpg(process.pid, signal.SIGCONT)
+            faults["stopped for a second and continued"] += 1
+        if moment == READER:
+            readers = psutil.Process(process.pid).children()
+            rng.choice([r for r in readers if "spawn_main" in " ".join(r.cmdline())]).kill()
+        else:
+            os.killpg(process.pid, signal.SIGKILL)
+    return process.wait(120)
 
 
 def wait_for(
@@ -117,7 +142,7 @@ def wait_for(
     until = time.monotonic() + rng.uniform(0, 1.5)
     while process.poll() is None:
         if time.monotonic() > until and (
-            moment == MOMENTS[1] or any((workdir / "checkpoints").glob("*tmp*"))
+            moment in (MOMENTS[1], READER) or any((workdir / "checkpoints").glob("*tmp*"))
         ):
             return True
         time.sleep(0.0005)
@@ -212,7 +237,9 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=50, help="number of kills")
     parser.add_argument("--seed", type=int, default=0, help="of moments and damages")
     parser.add_argument("--work", type=pathlib.Path, help="folder of the runs; default: a new one")
+    parser.add_argument("--workers", type=int, default=0, help="processes that read data")
     options = parser.parse_args()
+    moments = (*MOMENTS, READER) if options.workers else MOMENTS
     rng = random.Random(options.seed)
     work = options.work or pathlib.Path(tempfile.mkdtemp(prefix="chaos_"))
     work.mkdir(parents=True, exist_ok=True)
@@ -222,10 +249,10 @@ def main() -> int:
         finished, kills = 0, 0
         disturbed = work / "disturbed0"
         while kills < options.kills:
-            moment = rng.choice(MOMENTS)
-            code = kill(moment, disturbed, log, rng)
-            if code == -signal.SIGKILL:
-                faults[f"killed {moment}"] += 1
+            moment = rng.choice(moments)
+            code = kill(moment, disturbed, log, rng, faults, options.workers)
+            if code == (2 if moment == READER else -signal.SIGKILL):
+                faults[f"killed {moment}" if moment != READER else f"{moment} killed"] += 1
                 remains[left(disturbed)] += 1
                 kills += 1
             elif code != 0:
@@ -233,7 +260,11 @@ def main() -> int:
             if code == 0:  # it finished before the kill: the kills continue with a new run
                 finished += 1
                 disturbed = work / f"disturbed{finished}"
-            elif rng.random() < 0.3 and len(list((disturbed / "checkpoints").glob("[0-9]*"))) > 1:
+            # Without any intact checkpoint a run refuses to start, so one is left.
+            elif (
+                rng.random() < 0.3
+                and sum(map(complete, (disturbed / "checkpoints").glob("[0-9]*"))) > 1
+            ):
                 kind = rng.choice(DAMAGES)
                 damage(disturbed, kind, rng)
                 faults[f"newest checkpoint: {kind}"] += 1

@@ -8,6 +8,7 @@ import tempfile
 from densenet_jax.export import bundle as bundles
 from densenet_jax.export import card, formats
 from densenet_jax.export.bundle import ExportError, need
+from densenet_jax.training.rundir import atomic_files
 from densenet_jax.weights import timm_config
 from densenet_jax.weights.published import WEIGHTS_FILE
 
@@ -79,4 +80,4 @@ def write_folder(bundle: bundles.Bundle, folder: str | os.PathLike[str], repo_id
     text = card.render(
         bundle, "safetensors", source=source, timm=timm, spec=timm_config.CONFIG_FILE
     )
-    (target.folder / "README.md").write_text(text, encoding="utf-8")
+    atomic_files.write(target.folder / "README.md", text)

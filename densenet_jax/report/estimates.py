@@ -2,7 +2,6 @@
 
 import dataclasses
 import logging
-import os
 import pathlib
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 
 from densenet_jax.evaluation import per_example
 from densenet_jax.report.predictions import FILE, MAX_SIDE
-from densenet_jax.training.rundir import bounded_files
+from densenet_jax.training.rundir import atomic_files, bounded_files
 
 logger = logging.getLogger(__name__)
 NOUNS = {"multilabel": "probabilities", "regression": "values"}  # key of the estimates in the file
@@ -79,10 +78,8 @@ def save(found: Estimates, workdir: str | pathlib.Path) -> pathlib.Path:
     arrays |= arrays.pop("columns")
     arrays[NOUNS[arrays.pop("task")]] = arrays.pop("values")
     path = pathlib.Path(workdir) / FILE
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as file:
+    with atomic_files.replacing(path) as file:
         np.savez_compressed(file, allow_pickle=False, **arrays)
-    os.replace(temporary, path)
     return path
 
 
