@@ -182,8 +182,15 @@ def _predictions(scores: np.ndarray, spec: dict[str, Any], top: int) -> dict[str
 
 
 def _data_uri(image: np.ndarray) -> str:
-    """Returns uint8 [H, W, 1 or 3] as a PNG in a data URI; only the first channel of others."""
+    """Returns an image [H, W, C] as a PNG in a data URI.
+
+    Of another number of channels than 3 it has the first; of other types than uint8, the range of
+    their values.
+    """
     pixels = image if image.shape[2] == 3 else image[..., 0]
+    if pixels.dtype != np.uint8:
+        spread = max(float(np.ptp(pixels)), np.finfo(np.float32).tiny)
+        pixels = np.uint8((pixels - np.float32(pixels.min())) / spread * 255)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"

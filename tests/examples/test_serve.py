@@ -235,6 +235,16 @@ def test_the_page_is_self_contained_and_the_form_is_documented(port):
     assert {"400", "408", "413", "415", "422", "503"} <= schema["responses"].keys()
 
 
+@pytest.mark.parametrize("channels", [1, 2, 3, 5])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_any_image_can_be_shown(example, dtype, channels):
+    server, _ = example
+    ramp = np.arange(0, 256, 17, dtype=dtype).reshape(4, 4, 1).repeat(channels, 2)
+    scaled = ramp if dtype == np.uint8 else ramp * dtype(3)
+    shown = Image.open(io.BytesIO(base64.b64decode(server._data_uri(scaled).partition(",")[2])))
+    np.testing.assert_array_equal(np.asarray(shown).reshape(4, 4, -1)[..., 0], ramp[..., 0])
+
+
 def test_the_map_of_an_image_is_that_of_the_report(example, files, port, image):
     _, engines = example
     status, answer = ask(port, image, "/predict?cam=true")
