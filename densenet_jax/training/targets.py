@@ -27,7 +27,7 @@ def settle(config: ml_collections.ConfigDict, source: Source) -> None:
         train = train_source(config)
         with config.ignore_type():  # from text to numbers
             config.class_weights = automatic_weights(train, subsets.labels(train))
-    elif weights and (not isinstance(weights, tuple) or len(weights) != source.num_classes):
+    elif weights and (not isinstance(weights, tuple | list) or len(weights) != source.num_classes):
         raise ConfigError(
             f"config.class_weights is {weights}; it must be a number for each of the "
             f"{source.num_classes} outputs of {data.name}: {_some(source.class_names)}."
