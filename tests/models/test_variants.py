@@ -184,7 +184,9 @@ def test_smallest_image(name, smallest):
 
 
 def test_unknown_stem():
-    with pytest.raises(ValueError, match="stem is 'deeper'; it must be one of 'imagenet', 'imagenet_same', 'deep'"):
+    with pytest.raises(
+        ValueError, match="stem is 'deeper'; it must be one of 'imagenet', 'imagenet_same', 'deep'"
+    ):
         create_model("densenet121", stem="deeper").init(jax.random.key(0), images(64))
 
 
