@@ -39,7 +39,7 @@ def fit_names(
             i for i, pair in enumerate(zip(trained, names, strict=False)) if len({*pair}) > 1
         )
         note = (
-            f"it was trained with other classes (label {label} was {trained[label]!r} and is "
+            f"its classes have other names (label {label} was {trained[label]!r} and is "
             f"{names[label]!r}), so the classifier starts afresh"
         )
         report = dataclasses.replace(
