@@ -10,13 +10,14 @@ import numpy as np
 from densenet_jax.scores import intervals, ranking, thresholds
 from densenet_jax.scores.labels import optional
 from densenet_jax.tasks.outputs import Outputs
-from densenet_jax.tasks.task import LOSS, Metric, Task, bounds
+from densenet_jax.tasks.several import Several
+from densenet_jax.tasks.task import LOSS, Metric, bounds
 
 AUROC = Metric("auroc", "AUROC", percent=False)
 AVERAGE_PRECISION = Metric("average_precision", "average precision", percent=False)
 
 
-class Multilabel(Task):
+class Multilabel(Several):
     """Labels are float32 [B, L]: 1 present, 0 absent, NaN unknown; predictions are sigmoids.
 
     An unknown label has no loss and counts in no metric. The metrics are means over the labels for
@@ -38,53 +39,24 @@ class Multilabel(Task):
         """Returns the labels, float32 [B, L] with NaN where one is unknown."""
         return labels.astype(jnp.float32)
 
-    def answers(
+    def of_each(self, values: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
+        """Returns {"auroc", "average_precision": [L]}; NaN without both kinds of examples."""
+        return ranking.by_label(values, labels)
+
+    def count(self, labels: np.ndarray, class_names: Sequence[str]) -> list[dict[str, Any]]:
+        """Returns `count` of the module."""
+        return count(labels, class_names)
+
+    def assess(
         self,
-        logits: jax.Array,
-        labels: jax.Array,
-        mask: jax.Array,
-        outputs: Outputs | None = None,
-    ) -> dict[str, jax.Array]:
-        """Returns {"probabilities": float32 [B, L], "labels": [B, L], "mask": [B]}."""
-        probabilities = (outputs or self.outputs)(logits).astype(jnp.float32)
-        return {"probabilities": probabilities, "labels": labels, "mask": mask}
-
-    def of_split(self, answers: dict[str, np.ndarray]) -> dict[str, float]:
-        """Returns {"auroc", "average_precision"}; NaN if no label has both kinds of examples."""
-        found = ranking.by_label(answers["probabilities"], answers["labels"])
-        means = {key: ranking.mean_of_defined(v, [""] * v.size)[0] for key, v in found.items()}
-        return {key: float("nan") if mean is None else mean for key, mean in means.items()}
-
-    def scores(self, logits: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
-        """Returns {"finite": bool [B]}."""
-        return {"finite": jnp.isfinite(logits).all(axis=1)}
-
-    def summary(
-        self,
-        scores: dict[str, np.ndarray],
+        values: np.ndarray,
+        labels: np.ndarray,
         class_names: Sequence[str],
-        outputs: Outputs | None = None,
-        groups: Sequence[str] | None = None,
+        outputs: Outputs,
+        groups: Sequence[str] | None,
     ) -> dict[str, Any]:
-        """Returns the metrics of a split and of every label, with 95 % intervals by bootstrap.
-
-        Returns:
-          {"auroc", "average_precision": means over the labels with both kinds of examples; "loss";
-          "intervals": {"auroc", "average_precision": [low, high]}; "undefined": names of the labels
-          without both kinds; "examples"; "classes": for each label {"class", "examples" (known
-          ones), "positives", "auroc", "auroc_interval", "average_precision",
-          "average_precision_interval", and at its threshold what `scores.thresholds.confusion`
-          returns, "sensitivity_interval", "specificity_interval"}}; None for what is undefined.
-        """
-        outputs, labels = outputs or self.outputs, scores["label"]
-        if nonfinite := int((~scores["finite"]).sum()):
-            keys = [metric.key for metric in self.metrics]
-            rows = count(labels, class_names)
-            record = {"examples": len(labels), "nonfinite": nonfinite, "classes": rows}
-            return dict.fromkeys(keys) | record
-        p = np.asarray(outputs(jnp.asarray(scores["logits"])), np.float64)
-        found = assess(p, labels, class_names, outputs.thresholds, groups)
-        return found | {"loss": mean_of_known(scores["loss"], ~np.isnan(labels))}
+        """Returns `assess` of the module, at the thresholds of the outputs."""
+        return assess(values, labels, class_names, outputs.thresholds, groups)
 
 
 def count(labels: np.ndarray, class_names: Sequence[str]) -> list[dict[str, Any]]:
@@ -109,7 +81,7 @@ def assess(
     groups: Sequence[str] | None = None,
     samples: int = intervals.SAMPLES,
 ) -> dict[str, Any]:
-    """Returns the scores of `Multilabel.summary` but for the loss.
+    """Returns the scores of every label and their means, with 95 % intervals by bootstrap.
 
     Args:
       p: probabilities, float64 [N, L].
@@ -118,6 +90,14 @@ def assess(
       at: the threshold of each label, [L]; (): 0.5.
       groups: the group of each example, for intervals; None: each is a group of its own.
       samples: of the bootstrap.
+
+    Returns:
+      {"auroc", "average_precision": means over the labels with both kinds of examples;
+      "intervals": {"auroc", "average_precision": [low, high]}; "undefined": names of the labels
+      without both kinds; "examples"; "classes": for each label {"class", "examples" (known ones),
+      "positives", "auroc", "auroc_interval", "average_precision", "average_precision_interval", and
+      at its threshold what `scores.thresholds.confusion` returns, "sensitivity_interval",
+      "specificity_interval"}}; None for what is undefined.
     """
     at = at or (0.5,) * p.shape[1]
     found = ranking.by_label(p, labels)
@@ -138,9 +118,3 @@ def assess(
         for key in ("sensitivity", "specificity"):
             row[f"{key}_interval"] = bounds(rates[key][i])
     return record
-
-
-def mean_of_known(losses: np.ndarray, known: np.ndarray) -> float | None:
-    """Returns the mean of losses [N], in which each known label [N, L] counts once."""
-    weights = known.sum(axis=1)
-    return float(np.average(losses, weights=weights)) if weights.any() else None

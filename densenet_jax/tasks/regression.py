@@ -9,16 +9,16 @@ import numpy as np
 
 from densenet_jax.scores import intervals, ranking, regression
 from densenet_jax.scores.labels import optional
-from densenet_jax.tasks.multilabel import mean_of_known
 from densenet_jax.tasks.outputs import Outputs
-from densenet_jax.tasks.task import LOSS, Metric, Task, bounds
+from densenet_jax.tasks.several import Several
+from densenet_jax.tasks.task import LOSS, Metric, bounds
 
 MAE = Metric("mae", "mean absolute error", percent=False, higher_is_better=False)
 RMSE = Metric("rmse", "root mean squared error", percent=False, higher_is_better=False)
 R2 = Metric("r2", "R²", percent=False)
 
 
-class Regression(Task):
+class Regression(Several):
     """Labels are float32 [B, L], NaN where a number is unknown.
 
     The network learns standardised targets, (label - mean) / std with the mean and standard
@@ -39,58 +39,27 @@ class Regression(Task):
 
     def targets(self, labels: jax.Array, outputs: int) -> jax.Array:
         """Returns the standardised labels, float32 [B, L] with NaN where one is unknown."""
-        mean, std = (jnp.asarray(x or default, jnp.float32) for x, default in self._unit)
+        mean, std = (jnp.asarray(x, jnp.float32) for x in (self.mean or 0, self.std or 1))
         return (labels.astype(jnp.float32) - mean) / std
 
-    @property
-    def _unit(self) -> tuple[tuple[Any, float], ...]:
-        return (self.mean, 0.0), (self.std, 1.0)
+    def of_each(self, values: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
+        """Returns {"mae", "rmse", "r2": [L]}."""
+        return regression.errors(values, labels)
 
-    def answers(
+    def count(self, labels: np.ndarray, class_names: Sequence[str]) -> list[dict[str, Any]]:
+        """Returns `count` of the module."""
+        return count(labels, class_names)
+
+    def assess(
         self,
-        logits: jax.Array,
-        labels: jax.Array,
-        mask: jax.Array,
-        outputs: Outputs | None = None,
-    ) -> dict[str, jax.Array]:
-        """Returns {"values": float32 [B, L] in the units of the labels, "labels", "mask"}."""
-        values = (outputs or self.outputs)(logits).astype(jnp.float32)
-        return {"values": values, "labels": labels, "mask": mask}
-
-    def of_split(self, answers: dict[str, np.ndarray]) -> dict[str, float]:
-        """Returns {"mae", "rmse", "r2"}, means over the numbers."""
-        found = regression.errors(answers["values"], answers["labels"])
-        means = {key: ranking.mean_of_defined(v, [""] * v.size)[0] for key, v in found.items()}
-        return {key: float("nan") if mean is None else mean for key, mean in means.items()}
-
-    def scores(self, logits: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
-        """Returns {"finite": bool [B]}."""
-        return {"finite": jnp.isfinite(logits).all(axis=1)}
-
-    def summary(
-        self,
-        scores: dict[str, np.ndarray],
+        values: np.ndarray,
+        labels: np.ndarray,
         class_names: Sequence[str],
-        outputs: Outputs | None = None,
-        groups: Sequence[str] | None = None,
+        outputs: Outputs,
+        groups: Sequence[str] | None,
     ) -> dict[str, Any]:
-        """Returns the errors of a split and of every number, with 95 % intervals by bootstrap.
-
-        Returns:
-          {"mae", "rmse", "r2": means over the numbers; "loss"; "undefined": names of the numbers
-          that are never known; "examples"; "classes": for each number {"class", "examples" (known
-          ones), "mae", "mae_interval", "rmse", "rmse_interval", "r2", "r2_interval"}}; None for
-          what is undefined.
-        """
-        outputs, labels = outputs or self.outputs, scores["label"]
-        if nonfinite := int((~scores["finite"]).sum()):
-            keys = [metric.key for metric in self.metrics]
-            rows = count(labels, class_names)
-            record = {"examples": len(labels), "nonfinite": nonfinite, "classes": rows}
-            return dict.fromkeys(keys) | record
-        values = np.asarray(outputs(jnp.asarray(scores["logits"])), np.float64)
-        found = assess(values, labels, class_names, groups)
-        return found | {"loss": mean_of_known(scores["loss"], ~np.isnan(labels))}
+        """Returns `assess` of the module."""
+        return assess(values, labels, class_names, groups)
 
 
 def count(labels: np.ndarray, class_names: Sequence[str]) -> list[dict[str, Any]]:
@@ -111,7 +80,7 @@ def assess(
     groups: Sequence[str] | None = None,
     samples: int = intervals.SAMPLES,
 ) -> dict[str, Any]:
-    """Returns the scores of `Regression.summary` but for the loss.
+    """Returns the errors of every number and their means, with 95 % intervals by bootstrap.
 
     Args:
       values: predicted numbers, float64 [N, L].
@@ -119,6 +88,11 @@ def assess(
       class_names: of the numbers.
       groups: the group of each example, for intervals; None: each is a group of its own.
       samples: of the bootstrap.
+
+    Returns:
+      {"mae", "rmse", "r2": means over the numbers; "undefined": names of the numbers that are never
+      known; "examples"; "classes": for each number {"class", "examples" (known ones), "mae",
+      "mae_interval", "rmse", "rmse_interval", "r2", "r2_interval"}}; None for what is undefined.
     """
     found = regression.errors(values, labels)
 
