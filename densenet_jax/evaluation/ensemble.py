@@ -63,9 +63,7 @@ def average(task: Task, loss: Loss, members: Sequence[Assessed]) -> Assessed:
         **{key: np.asarray(value) for key, value in task.scores(logits, label).items()},
     }
     source = first.source
-    groups = None
-    if source.groups is not None:
-        groups = [source.groups[i] for i in found["index"]]
+    groups = source.groups_of(found["index"])
     kept = {key: first.record[key] for key in ("data", "split", "crops", "flip")}
     record = {**kept, **task.summary(found, source.class_names, None, groups)}
     return dataclasses.replace(first, record=record, scores=found)

@@ -34,12 +34,8 @@ def summarize(task: Task, folds: Sequence[Assessed]) -> dict[str, Any]:
         for key in folds[0].scores
         if key != "index"
     }
-    groups = [
-        fold.source.groups[i]
-        for fold in folds
-        if fold.source.groups is not None
-        for i in fold.scores["index"]
-    ]
+    each = [fold.source.groups_of(fold.scores["index"]) or [] for fold in folds]
+    groups = [group for own in each for group in own]
     pooled = task.summary(joined, folds[0].source.class_names, None, groups or None)
     return {"folds": rows, "mean": means, "std": spreads, "pooled": pooled}
 

@@ -60,11 +60,7 @@ def assess(
     Raises:
       ConfigError: five crops were requested, but the images have no margin to crop.
     """
-    data, loss = setup.config.data, settings.make_loss(setup.config)
-    predict = test_time_augmentation.predictor(
-        setup.model, setup.normalize, data.image_size, task=setup.task, crops=crops, flip=flip
-    )
-    wide = with_margin(setup) if crops > 1 else setup
+    data = setup.config.data
     name = data.name.partition(":")[0]
     splits = {(data.name, data.eval_split): setup.eval_source}
     for other, split in RELATED.get(name, {}).items():
@@ -73,12 +69,10 @@ def assess(
             splits[other, split] = source
     results = []
     for (name, split), source in splits.items():
-        split_batches = batches.eval_batches(wide, source)
-        found = scores.collect(setup.task, loss, predict, variables, split_batches)
+        found = answers(setup, variables, source, crops=crops, flip=flip)
         record = {"data": name, "split": split, "crops": crops, "flip": flip}
-        groups = None
-        if source.groups is not None:
-            groups = [source.groups[i] for i in found["index"]]
+        groups = source.groups_of(found["index"])
+        if groups is not None:
             record["groups"] = len(set(groups))
         record |= setup.task.summary(found, source.class_names, outputs, groups)
         if source.accepted is not None and isinstance(setup.task, Classification):
@@ -88,17 +82,26 @@ def assess(
     return results
 
 
-def answers(setup: Experiment, variables: Any, source: Source) -> scores.Scores:
+def answers(
+    setup: Experiment, variables: Any, source: Source, *, crops: int = 1, flip: bool = False
+) -> scores.Scores:
     """Returns a model's scores of every example of a split, see `scores.collect`.
 
     Args:
       setup: as `training.experiment.build` returns it; its mesh must be the current one.
       variables: the model's variables, {"params", "batch_stats"}, on that mesh.
       source: the split.
+      crops: number of views of each image, 1 or 5.
+      flip: whether the mirror images of the views are evaluated, too.
+
+    Raises:
+      ConfigError: five crops were requested, but the images have no margin to crop.
     """
     size, loss = setup.config.data.image_size, settings.make_loss(setup.config)
-    predict = test_time_augmentation.predictor(setup.model, setup.normalize, size, task=setup.task)
-    split = batches.eval_batches(setup, source)
+    predict = test_time_augmentation.predictor(
+        setup.model, setup.normalize, size, task=setup.task, crops=crops, flip=flip
+    )
+    split = batches.eval_batches(with_margin(setup) if crops > 1 else setup, source)
     return scores.collect(setup.task, loss, predict, variables, split)
 
 

@@ -83,9 +83,7 @@ def evaluate(
     with jax.set_mesh(setup.mesh):
         own, *others = splits.assess(setup, variables, crops=int(crops), flip=flip, outputs=outputs)
         strange = ood.assess(setup, variables, own, outside) if outside else None
-    data = setup.config.data
-    images = {key: data[key] for key in ("image_size", "interpolation", "eval_crop")}
-    record = {"of": of, "step": step, **images, **own.record}
+    record = {"of": of, "step": step, **_images(setup), **own.record}
     record["others"] = [other.record for other in others]
     if strange:
         record["outside"] = strange
@@ -179,9 +177,8 @@ def ensemble(
             members.append(splits.assess(setup, variables, crops=int(crops), flip=flip)[0])
         steps.append(f"{workdir} at step {step}")
     own = averages.average(setup.task, settings.make_loss(setup.config), members)
-    data = setup.config.data
-    images = {key: data[key] for key in ("image_size", "interpolation", "eval_crop")}
-    record = {"of": f"the mean of {', '.join(steps)}", "step": None, **images, **own.record}
+    of = f"the mean of {', '.join(steps)}"
+    record = {"of": of, "step": None, **_images(setup), **own.record}
     record |= {"others": [], "members": [member.record for member in members]}
     record["seconds"] = time.monotonic() - began
     common = os.path.commonpath([pathlib.Path(w).resolve().parent for w in workdirs])
@@ -189,6 +186,11 @@ def ensemble(
     write_evaluation(folder, record, own, setup.task.outputs, setup.task)
     for workdir, member in zip(workdirs, members, strict=True):
         say(f"  alone, {workdir}: {setup.task.describe(member.record)}")
+
+
+def _images(setup: experiment.Experiment) -> dict[str, Any]:
+    """Returns how the images are prepared, for evaluation.json."""
+    return {key: setup.config.data[key] for key in ("image_size", "interpolation", "eval_crop")}
 
 
 def trained_variables(setup: experiment.Experiment) -> dict[str, Any]:

@@ -68,6 +68,10 @@ class Source:
             return np.zeros(count, np.int32)
         return np.zeros((count, self.num_classes), np.float32)
 
+    def groups_of(self, index: np.ndarray) -> list[str] | None:
+        """Returns the groups of the examples with these numbers; None if groups are unknown."""
+        return None if self.groups is None else [self.groups[i] for i in index.tolist()]
+
     def describe(self, index: int) -> str:
         """Returns the name of an example for messages: the path of its file, or its number."""
         path = getattr(self.examples, "path", None)
