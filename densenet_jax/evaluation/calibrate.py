@@ -7,9 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from densenet_jax.evaluation.scores import Scores
-from densenet_jax.scores import scaling
+from densenet_jax.scores import scaling, thresholds
 from densenet_jax.scores.labels import ScoresError
-from densenet_jax.scores.threshold_record import Thresholds
 from densenet_jax.tasks.task import Task
 
 DEFAULT_RULE = "youden"
@@ -31,8 +30,8 @@ def fit(
     Returns:
       {"step", "data", "labels": `names`, "scale", "shift", "thresholds": see `Outputs`; "examples":
       number of examples; "before", "after": {"loss", "ece"} of the split, lists for several labels;
-      "rule", "reached": of several labels, see `Thresholds`; "uncalibrated": names of the labels
-      without examples of both kinds, which keep their probabilities and the threshold 0.5}.
+      "rule", "reached": of several labels, see `thresholds.confusion`; "uncalibrated": names of
+      the labels without examples of both kinds, which keep their probabilities and threshold 0.5}.
 
     Raises:
       ScoresError: the task has no probabilities, no thresholds, or a logit is not finite.
@@ -62,7 +61,8 @@ def fit(
     record["uncalibrated"] = [name for name, bad in zip(names, unfitted, strict=False) if bad]
     if task.name == "multilabel":
         p = np.asarray(task.outputs(jnp.asarray(fitted(logits))), np.float64)
-        chosen = Thresholds.of(p, labels, names, rule or DEFAULT_RULE, data)
-        record |= {"rule": chosen.rule, "reached": list(chosen.reached)}
-        record["thresholds"] = [0.5 if t is None else t for t in chosen.thresholds]
+        rule = rule or DEFAULT_RULE
+        at = thresholds.choose(p, labels, rule)
+        record |= {"rule": rule, "reached": thresholds.confusion(p, labels, at)}
+        record["thresholds"] = [0.5 if t is None else t for t in at]
     return record

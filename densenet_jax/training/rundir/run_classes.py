@@ -34,6 +34,15 @@ def class_names(workdir: str | os.PathLike[str]) -> list[str] | None:
     return names
 
 
+def difference(before: Sequence[str], now: Sequence[str]) -> str:
+    """Returns the first label whose name differs, "label 3 was 'a' and is 'b'"; "": none does."""
+    for label, pair in enumerate(itertools.zip_longest(before, now)):
+        if pair[0] != pair[1]:
+            was, is_now = ("missing" if name is None else repr(name) for name in pair)
+            return f"label {label} was {was} and is {is_now}"
+    return ""
+
+
 def check(class_names_now: Sequence[str], workdir: pathlib.Path) -> None:
     """Compares the classes of the data with those that a run was trained with.
 
@@ -46,14 +55,11 @@ def check(class_names_now: Sequence[str], workdir: pathlib.Path) -> None:
       CheckpointError: see `class_names`.
     """
     trained = class_names(workdir)
-    if trained is None or trained == list(class_names_now):
+    if trained is None or not (apart := difference(trained, class_names_now)):
         return
-    pairs = itertools.zip_longest(trained, class_names_now)
-    label, (was, now) = next((i, pair) for i, pair in enumerate(pairs) if pair[0] != pair[1])
-    was, now = ("missing" if name is None else repr(name) for name in (was, now))
     raise ConfigError(
-        f"{workdir} was trained with other classes than the data have now: label {label} was {was} "
-        f"and is {now} (of {len(trained)} and {len(class_names_now)} classes). Give the classes "
+        f"{workdir} was trained with other classes than the data have now: {apart} "
+        f"(of {len(trained)} and {len(class_names_now)} classes). Give the classes "
         f"their names of {workdir / FILE} again, or start another run from this one: "
         f"--workdir=NEW --config.init_from={workdir}."
     )

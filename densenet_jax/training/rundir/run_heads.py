@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from flax import traverse_util
 
+from densenet_jax.training.rundir import run_classes
 from densenet_jax.weights import Pretrained
 from densenet_jax.weights.adapt import HEAD, initialise
 
@@ -26,7 +27,8 @@ def fit_names(
     """
     flat = traverse_util.flatten_dict(found.variables, sep="/")
     paths = [path for path in flat if path.startswith(HEAD)]
-    if list(trained) == list(names) or not paths or set(paths) <= set(found.report.fresh):
+    apart = run_classes.difference(trained, names)
+    if not apart or not paths or set(paths) <= set(found.report.fresh):
         return found
     if sorted(trained) == sorted(names) and len(set(names)) == len(names):
         order = [list(trained).index(name) for name in names]
@@ -35,13 +37,7 @@ def fit_names(
         report = found.report
     else:
         flat |= initialise(found.model, paths, seed)
-        label = next(
-            i for i, pair in enumerate(zip(trained, names, strict=False)) if len({*pair}) > 1
-        )
-        note = (
-            f"its classes have other names (label {label} was {trained[label]!r} and is "
-            f"{names[label]!r}), so the classifier starts afresh"
-        )
+        note = f"its classes have other names ({apart}), so the classifier starts afresh"
         report = dataclasses.replace(
             found.report,
             loaded=found.report.loaded - len(paths),

@@ -39,9 +39,9 @@ def read(workdir: str, config: ml_collections.ConfigDict, step: int) -> Outputs:
         return plain
     record = _record(path)
     names = run_classes.class_names(workdir)
-    if names is not None and record["labels"] != names:
+    if names is not None and (apart := run_classes.difference(record["labels"], names)):
         raise CheckpointError(
-            f"{path} is of other labels than this run's; remove it, or calibrate again."
+            f"{path} is of other labels than this run's: {apart}; remove it, or calibrate again."
         )
     if record["step"] != step:
         _log.warning(
@@ -88,7 +88,7 @@ def _record(path: pathlib.Path) -> dict[str, Any]:
             values = record[key]
             if len(values) not in (0, 1, len(labels)) or not all(map(_is_number, values)):
                 raise ValueError
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         raise CheckpointError(f"{path} is damaged; remove it, or calibrate again.") from None
     return record
 

@@ -54,6 +54,9 @@ def test_the_calibration_of_another_checkpoint_is_not_used_and_this_is_said(tmp_
     [
         {"scale": [1.0, float("nan")]},
         {"thresholds": ["x", 1]},
+        {"thresholds": [0.1, 10**400]},
+        {"thresholds": [0.1, None]},
+        {"thresholds": [0.1, True]},
         {"scale": [1.0] * 3},
         {"labels": None},
         {"step": "7"},
@@ -68,7 +71,9 @@ def test_damaged_calibrations_are_refused(tmp_path, change):
 def test_calibrations_of_other_labels_are_refused(tmp_path):
     run_outputs.write(tmp_path, fitted())
     (tmp_path / "classes.json").write_text('["a", "c"]')
-    with pytest.raises(CheckpointError, match="is of other labels than this run's"):
+    with pytest.raises(
+        CheckpointError, match="other labels than this run's: label 1 was 'b' and is 'c'"
+    ):
         run_outputs.read(tmp_path, config(), 7)
 
 
