@@ -48,6 +48,10 @@ def run(capsys, *words: str) -> tuple[int, str, str]:
         (["predict", "--weights=a", "--workdir=b", "x.png"], "or --weights=a, not both"),
         (["predict", "--weights=a", "--checkpoint=best", "x.png"], "--weights has none"),
         (["predict", "--workdir=a", "--workdir=b", "x.png"], "predict takes one --workdir"),
+        (
+            ["evaluate", DIGITS, "--workdir=a", "--workdir=b", "--coverage=0.9"],
+            "--outside and --coverage are of one run",
+        ),
         ([DIGITS, "--config.seeed=1"], "no key seeed"),
         ([DIGITS, "--config.batch_size=many"], "config.batch_size=many"),
         ([DIGITS, "--wrkdir=x"], "no flag --wrkdir; did you mean --workdir?"),

@@ -61,6 +61,8 @@ def evaluate(
       CheckpointError: the directory has no checkpoints, or not this one.
     """
     if more:
+        if outside is not None or coverage is not None:
+            raise ConfigError("--outside and --coverage are of one run; give one --workdir.")
         ensemble(config, [cast(str, workdir), *more], checkpoint, crops, flip)
         return
     if config.init_from and not workdir:
