@@ -1,5 +1,6 @@
 """Downloads from the Hugging Face hub with its own client, which has a cache and revisions."""
 
+import contextlib
 import functools
 import hashlib
 import os
@@ -7,6 +8,7 @@ import re
 import socket
 import urllib.parse
 import urllib.request
+from collections.abc import Iterator
 
 from densenet_jax.weights.published import WEIGHTS_FILE
 from densenet_jax.weights.readers.bounded_file import WeightsError
@@ -41,7 +43,7 @@ def download(repository: str, name: str, revision: str | None, config: bool) -> 
         revision or file, or the file is damaged; the message says what to do.
     """
     try:
-        from huggingface_hub import constants, errors, hf_hub_download
+        from huggingface_hub import constants, errors, get_session, hf_hub_download
     except ImportError:
         raise WeightsError(
             f"{name} is on the Hugging Face hub: pip install huggingface_hub, or "
@@ -56,7 +58,8 @@ def download(repository: str, name: str, revision: str | None, config: bool) -> 
         except errors.LocalEntryNotFoundError:
             if not _reachable(constants.ENDPOINT):
                 raise
-            return get(revision=revision)
+            with _checked_headers(get_session()):
+                return get(revision=revision)
 
     try:
         if config:
@@ -98,6 +101,32 @@ def download(repository: str, name: str, revision: str | None, config: bool) -> 
         ) from error
     check_hash(path)
     return os.path.dirname(path)
+
+
+@contextlib.contextmanager
+def _checked_headers(session) -> Iterator[None]:
+    """Refuses answers of a hub whose headers would lead the client's files out of its cache.
+
+    The client joins these headers to the path of its cache without looking at them.
+
+    Args:
+      session: the client's, of the library `httpx` or, before version 1 of the client, `requests`.
+    """
+
+    def check(response, *_, **__):
+        if response.request.method != "HEAD":
+            return
+        for header in ("ETag", "X-Linked-ETag", "X-Repo-Commit"):
+            name = response.headers.get(header, "a").lstrip("W/").strip('"')
+            if re.search(r"[/\\\0]", name) or name.strip(".") == "":
+                raise ValueError(f"its header {header} is no name of a file")
+
+    hooks = getattr(session, "event_hooks", None) or session.hooks
+    hooks["response"].append(check)
+    try:
+        yield
+    finally:
+        hooks["response"].remove(check)
 
 
 def _reachable(endpoint: str) -> bool:

@@ -1,5 +1,7 @@
 """A hub that redirects, lies or is broken ends in one sentence, and changes nothing elsewhere."""
 
+import pathlib
+
 import huggingface_hub
 import pytest
 
@@ -7,6 +9,7 @@ from densenet_jax import load_pretrained, weights
 from tests import hub_server
 
 SHA256 = "a" * 64
+ROOT = "/tmp/densenet_jax_hostile_hub"  # must not appear
 KINDS = {
     "redirects for ever": (302, lambda hub: {"Location": hub.path}, b""),
     "redirects to a file": (302, lambda hub: {"Location": "file:///etc/passwd"}, b""),
@@ -17,6 +20,23 @@ KINDS = {
     "sends other content": (
         *(200, lambda hub: {"X-Repo-Commit": hub_server.COMMIT, "ETag": f'"{SHA256}"'}),
         b"{}",
+    ),
+    "names a file elsewhere": (
+        *(200, lambda hub: {"X-Repo-Commit": hub_server.COMMIT, "ETag": '"../../../../out"'}),
+        b"{}",
+    ),
+    "names a file at the root": (
+        200,
+        lambda hub: {"X-Repo-Commit": "a", "ETag": '"b"', "X-Linked-ETag": f'"{ROOT}/out"'},
+        b"{}",
+    ),
+    "names a folder elsewhere": (
+        *(200, lambda hub: {"X-Repo-Commit": "../../../../out", "ETag": f'"{SHA256}"'}),
+        b"{}",
+    ),
+    "names the folder above": (
+        *(404, lambda hub: {"X-Repo-Commit": "..", "X-Error-Code": "EntryNotFound"}),
+        b"",
     ),
     "sends control characters": (
         *(404, lambda hub: {"X-Error-Code": "RepoNotFound", "X-Error-Message": "\x1b[31m"}),
@@ -37,3 +57,4 @@ def test_a_hostile_hub(tmp_path, monkeypatch, kind):
             load_pretrained("hf-hub:someone/small")
     assert str(caught.value).isprintable()
     assert {path.name for path in tmp_path.iterdir()} <= {"hub", "placed"}
+    assert not pathlib.Path(ROOT).exists()
