@@ -1,12 +1,14 @@
 """Kills runs and damages their checkpoints, and checks that no training progress is lost.
 
-  python benchmarks/chaos.py [--kills=50] [--seed=0] [--work=DIR] [--workers=2]
+  python benchmarks/chaos.py [--kills=50] [--seed=0] [--work=DIR] [--workers=2] [--clock]
 
 A small DenseNet is trained on the digits once without disturbance, and once while its whole process
 group is killed (SIGKILL) repeatedly: at random times, while a checkpoint is written, and while one
 is deleted; sometimes it is stopped for a second and continued first (SIGSTOP, SIGCONT).  With
 --workers, sometimes only a process that reads data is killed, as the system does without memory;
-the run must then end with exit code 2.  Between kills the newest checkpoint is sometimes damaged.
+the run must then end with exit code 2.  With --clock (Debian's package `libfaketime`), every start
+has another date, and the clock sometimes jumps by hours, days or years while the run trains.
+Between kills the newest checkpoint is sometimes damaged.
 At the end, the final
 parameters must be bit-identical, and metrics.jsonl must have every step exactly once.  Prints
 tables of the injected faults and of what the kills left on disk; exits with 1 if anything was lost.
@@ -14,6 +16,7 @@ tables of the injected faults and of what the kills left on disk; exits with 1 i
 
 import argparse
 import collections
+import glob
 import json
 import os
 import pathlib
@@ -51,6 +54,7 @@ MOMENTS = (
     "while a checkpoint is deleted",
 )
 START_SECONDS = 8.0  # about the time that a start takes, including the resume
+JUMPS = ("-30y", "-1d", "-2h", "+0", "+1h", "+2d", "+10y")  # of the clock, from the true time
 DAMAGES = ("a flipped bit", "a truncated file", "half of it deleted")
 # Makes a run kill itself during the removal of a checkpoint's folder: in the Nth removal, after a
 # given number of files.  A removal takes a millisecond, too short to be hit by another process.
@@ -72,7 +76,11 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 def start(
-    workdir: pathlib.Path, log: TextIO, dies: tuple[int, int] | None = None, workers: int = 0
+    workdir: pathlib.Path,
+    log: TextIO,
+    dies: tuple[int, int] | None = None,
+    workers: int = 0,
+    clock: pathlib.Path | None = None,
 ) -> subprocess.Popen:
     """Starts the run in a process group of its own.
 
@@ -82,6 +90,7 @@ def start(
       dies: (folders, files): the run kills itself after it has removed this many checkpoint
         folders, and this many files of the next one; None: it does not.
       workers: number of processes that read data; 0: the run itself does.
+      clock: a file with the difference of the run's clock from the true one, one of `JUMPS`.
     """
     command = [*COMMAND, f"--workdir={workdir}"]
     if workers:
@@ -90,9 +99,24 @@ def start(
         command[1:1] = ["-c", DIES_DELETING, *map(str, dies)]
     # Every program goes into the compilation cache, so that later starts take only seconds.
     environ = {**os.environ, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    if clock:
+        environ |= {"LD_PRELOAD": fake_clock(), "FAKETIME_TIMESTAMP_FILE": str(clock)}
+        environ |= {"FAKETIME_NO_CACHE": "1", "DONT_FAKE_MONOTONIC": "1"}
     return subprocess.Popen(
         command, cwd=ROOT, stdout=log, stderr=log, env=environ, start_new_session=True
     )
+
+
+def fake_clock() -> str:
+    """Returns the library that changes the clock of a process.
+
+    Raises:
+      RuntimeError: it is not installed.
+    """
+    libraries = glob.glob("/usr/lib*/**/libfaketimeMT.so.1", recursive=True)
+    if not libraries:
+        raise RuntimeError("--clock needs libfaketime: apt-get install libfaketime.")
+    return libraries[0]
 
 
 def kill(
@@ -102,17 +126,24 @@ def kill(
     rng: random.Random,
     faults: collections.Counter,
     workers: int,
+    clock: pathlib.Path | None,
 ) -> int:
     """Starts the run and kills it at a moment; returns its exit code, 0 if it finished before."""
+    if clock:
+        clock.write_text(rng.choice(JUMPS))
     if moment == MOMENTS[3]:
-        return start(workdir, log, (rng.randrange(8), rng.randrange(20)), workers).wait()
-    process = start(workdir, log, workers=workers)
+        return start(workdir, log, (rng.randrange(8), rng.randrange(20)), workers, clock).wait()
+    process = start(workdir, log, workers=workers, clock=clock)
     if wait_for(moment, process, workdir, rng):
         if rng.random() < 0.3:
             os.killpg(process.pid, signal.SIGSTOP)
             time.sleep(1)
             os.killpg(process.pid, signal.SIGCONT)
             faults["stopped for a second and continued"] += 1
+        if clock and rng.random() < 0.5:
+            clock.write_text(rng.choice(JUMPS))
+            time.sleep(0.3)
+            faults["the clock jumped"] += 1
         if moment == READER:
             readers = psutil.Process(process.pid).children()
             rng.choice([r for r in readers if "spawn_main" in " ".join(r.cmdline())]).kill()
@@ -238,6 +269,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of moments and damages")
     parser.add_argument("--work", type=pathlib.Path, help="folder of the runs; default: a new one")
     parser.add_argument("--workers", type=int, default=0, help="processes that read data")
+    parser.add_argument("--clock", action="store_true", help="the clock of the runs jumps")
     options = parser.parse_args()
     moments = (*MOMENTS, READER) if options.workers else MOMENTS
     rng = random.Random(options.seed)
@@ -250,7 +282,8 @@ def main() -> int:
         disturbed = work / "disturbed0"
         while kills < options.kills:
             moment = rng.choice(moments)
-            code = kill(moment, disturbed, log, rng, faults, options.workers)
+            clock = work / "clock" if options.clock else None
+            code = kill(moment, disturbed, log, rng, faults, options.workers, clock)
             if code == (2 if moment == READER else -signal.SIGKILL):
                 faults[f"killed {moment}" if moment != READER else f"{moment} killed"] += 1
                 remains[left(disturbed)] += 1

@@ -93,7 +93,12 @@ def download(repository: str, name: str, revision: str | None, config: bool) -> 
         raise WeightsError(
             f"{repository} lacks {files} on the hub; choose a repository that has them."
         ) from error
-    except (errors.HTTPError, ValueError, OSError) as error:  # ValueError: a header of odd form
+    except (
+        errors.HTTPError,
+        ValueError,
+        OSError,
+        RecursionError,
+    ) as error:  # ValueError: odd headers
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise WeightsError(
             f"{name} cannot be downloaded ({reason}): "

@@ -95,15 +95,26 @@ class MetricsLog:
         if self._file:
             self._file.close()
         self._waiting = []
-        records = [r for r in read(self._path) if r["step"] <= step]
-        self.last: dict[str, Any] | None = records[-1] if records else None
-        self.evaluations = [record for record in records if record.get("split") == "eval"]
+        self.last: dict[str, Any] | None = None
+        self.evaluations: list[dict[str, Any]] = []
+        with contextlib.ExitStack() as stack:
+            kept = None
+            if not self._read_only:
+                kept = stack.enter_context(atomic_files.replacing(self._path))
+            for record in records(self._path):  # one at a time: there may be millions
+                if record["step"] > step:
+                    continue
+                self.last = record
+                if record.get("split") == "eval":
+                    self.evaluations.append(record)
+                if kept:
+                    kept.write(_line(record).encode())
         if self._read_only:
             return
-        atomic_files.write(self._path, "".join(map(_line, records)))
         self._file = self._path.open("ab", buffering=0)
         self._size = self._file.tell()
-        self._tell("restart", records)
+        if self._listeners:
+            self._tell("restart", read(self._path))
 
     def __enter__(self) -> Self:
         return self
