@@ -195,6 +195,20 @@ COMMANDS = {
         flags=("model", "output"),
         words="FILE [FILE]",
     ),
+    "init": Command(
+        "looks at a folder of images or a table and writes a commented configuration for it, ready "
+        "to run: classes, groups, sizes, channels, balance, weights, batch and length; "
+        "--output=FILE.py, by default named after the data",
+        needs="",
+        flags=("weights", "output"),
+        words="DATA",
+    ),
+    "completion": Command(
+        "prints a script that lets the shell complete commands, flags, configurations and keys: "
+        "source <(densenet-jax completion bash)",
+        needs="",
+        words="bash|zsh|fish",
+    ),
     "models": Command(
         "prints a table of all variants: parameters, multiply-adds, published weights", needs=""
     ),

@@ -166,7 +166,7 @@ def _channels(array: np.ndarray, channels: int, picture: bool) -> np.ndarray:
     if picture and have in (3, 4) and channels in (1, 3):
         colours = array[..., :3]
         return colours if channels == 3 else _grey(colours)
-    raise KindError(f"it has {have} channels instead of {channels}")
+    raise KindError(f"it has {have} channels instead of {channels}", have)
 
 
 def _grey(colours: np.ndarray) -> np.ndarray:

@@ -31,7 +31,15 @@ class ImageError(ValueError):
 
 
 class KindError(ImageError):
-    """An image has other channels, or numbers of another type, than the data set or the model."""
+    """An image has other channels, or numbers of another type, than the data set or the model.
+
+    Attributes:
+      channels: that the image has, if the error is about them; otherwise 0.
+    """
+
+    def __init__(self, message: str, channels: int = 0):
+        super().__init__(message)
+        self.channels = channels
 
 
 def check_size(
