@@ -64,4 +64,4 @@ def completion(config: ml_collections.ConfigDict | None, words: list[str]) -> No
     """
     if len(words) != 1 or words[0] not in shells.SHELLS:
         raise ConfigError(f"completion takes one of {', '.join(shells.SHELLS)}.")
-    print(shells.script(words[0]))
+    say(*shells.script(words[0]).splitlines())
