@@ -1,6 +1,5 @@
 """Measures a configuration on this machine: speed, memory, and how close it is to the limit."""
 
-import resource
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from densenet_jax.benchmark import limits
 from densenet_jax.data.reading.stream import Batch
 from densenet_jax.tasks.task import Metrics
 from densenet_jax.training import batches, experiment, run_state, run_steps, settings
+from densenet_jax.training.jobs import host_memory
 from densenet_jax.training.rundir.data_wait import DataWait
 from densenet_jax.training.state import TrainState
 
@@ -95,7 +95,7 @@ def benchmark(config: ml_collections.ConfigDict, seconds: float = 5.0) -> dict[s
             "temporaries": memory.temp_size_in_bytes,
             "arguments": memory.argument_size_in_bytes,
             "device_peak": device.get("peak_bytes_in_use"),
-            "host_peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            "host_peak": host_memory.peak(),
         },
         "limits": {
             "flops_per_second": rates.flops,

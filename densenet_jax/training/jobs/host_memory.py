@@ -6,12 +6,18 @@ Otherwise the system would end the process, or another one, without a word about
 import contextlib
 import os
 import pathlib
-import resource
+import sys
 
 import jax
 import ml_collections
+import psutil
 
 from densenet_jax.training.errors import ConfigError
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 BATCHES = 2  # batches of pixels that are held at the same time, at least
 # The limits that a container may have, of both versions of control groups.
@@ -23,12 +29,22 @@ CONTROL_GROUPS = (
 
 def limit() -> int:
     """Returns the number of bytes of memory that this process can have at most."""
-    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    limits = [psutil.virtual_memory().total]
     for path in CONTROL_GROUPS:
         with contextlib.suppress(OSError, ValueError):  # there is none, or it is "max"
             limits.append(int(pathlib.Path(path).read_text()))
-    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
-    return min([*limits, soft] if soft != resource.RLIM_INFINITY else limits)
+    if resource:
+        soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+        limits += [soft] if soft != resource.RLIM_INFINITY else []
+    return min(limits)
+
+
+def peak() -> int:
+    """Returns the largest number of bytes of memory that this process has had so far."""
+    if resource is None:
+        return psutil.Process().memory_info().peak_wset
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def check_batches(config: ml_collections.ConfigDict, device: str) -> None:

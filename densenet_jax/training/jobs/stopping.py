@@ -36,8 +36,9 @@ def stop_requests() -> Iterator[Callable[[], bool]]:
         yield lambda: False
         return
     signals = list(IMPATIENT)
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        signals.append(signal.SIGHUP)
+    hangup = getattr(signal, "SIGHUP", None)  # Windows has none
+    if hangup and signal.getsignal(hangup) is not signal.SIG_IGN:
+        signals.append(hangup)
     if jax.process_count() > 1:
         # JAX itself handles SIGTERM, and informs the other processes.
         signals.remove(signal.SIGTERM)

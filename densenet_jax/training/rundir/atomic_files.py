@@ -50,10 +50,11 @@ def replacing(path: pathlib.Path) -> Iterator[BinaryIO]:
 def flush(path: pathlib.Path) -> None:
     """Waits until a file, or the list of names in a folder, is on disk.
 
-    Some file systems do not support this for folders, which is ignored.
+    Some file systems do not support this for folders, which is ignored; Windows does so only for
+    files that are open to write.
     """
     with contextlib.suppress(OSError) if path.is_dir() else contextlib.nullcontext():
-        descriptor = os.open(path, os.O_RDONLY)
+        descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:

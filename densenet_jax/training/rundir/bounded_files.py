@@ -16,6 +16,9 @@ import numpy as np
 
 MAX_BYTES = 2**26
 MAX_ARRAYS = 2**31
+# Without O_NONBLOCK, a pipe would be waited for before it can be looked at. Windows lacks the first
+# two, other systems the last.
+FLAGS = sum(getattr(os, name, 0) for name in ("O_NONBLOCK", "O_CLOEXEC", "O_BINARY"))
 NOT_REGULAR = "it is not a regular file"
 
 
@@ -26,8 +29,7 @@ def open_file(path: str | pathlib.Path) -> BinaryIO:
       OSError: there is no such file, it cannot be read, or it is a pipe, a device or a folder,
         which could keep the reader waiting for ever.
     """
-    # Without O_NONBLOCK, a pipe would be waited for before it can be looked at.
-    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+    file = os.fdopen(os.open(path, os.O_RDONLY | FLAGS), "rb")
     if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         return file
     file.close()

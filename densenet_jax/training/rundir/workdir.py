@@ -1,7 +1,6 @@
 """A run's directory: its creation, its lock, and its protection from a different configuration."""
 
 import contextlib
-import fcntl
 import json
 import os
 import pathlib
@@ -9,12 +8,18 @@ import socket
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import filelock
 import jax
 import ml_collections
 from jax.experimental import multihost_utils
 
 from densenet_jax.training.errors import ConfigError
 from densenet_jax.training.rundir import atomic_files, bounded_files, run_classes
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 # Keys, or prefixes of keys, that must not change when a run is resumed: with another value its
 # numbers would have been different from the first step on.
@@ -150,6 +155,10 @@ def locked(workdir: pathlib.Path) -> Iterator[None]:
         yield
         return
     path = workdir / "lock"
+    if fcntl is None:
+        with _locked_file(workdir):
+            yield
+        return
     # The directory itself is locked: a tidy person, or a cleaner, may delete the file `lock`, which
     # is only there to say who holds it.  (Earlier versions locked the file; both are held.)
     directory = os.open(workdir, os.O_RDONLY)
@@ -170,6 +179,19 @@ def locked(workdir: pathlib.Path) -> Iterator[None]:
             yield
     finally:
         os.close(directory)
+
+
+@contextlib.contextmanager
+def _locked_file(workdir: pathlib.Path) -> Iterator[None]:
+    """Does what `locked` does where the system cannot lock a directory, as Windows."""
+    try:
+        with filelock.FileLock(workdir / "lock.windows", timeout=0):
+            yield
+    except filelock.Timeout:
+        raise ConfigError(
+            f"{workdir} is in use by another run; wait for it, stop it, or choose another "
+            "--workdir."
+        ) from None
 
 
 def _lock(directory: int) -> None:
