@@ -8,6 +8,7 @@ import shutil
 import site
 import subprocess
 import sys
+import tarfile
 import tomllib
 import venv
 import zipfile
@@ -85,6 +86,24 @@ def test_the_wheel_holds_configurations_class_names_and_pages_and_nothing_else(w
     code = {str(p.relative_to(ROOT)) for p in ROOT.glob("densenet_jax/**/*.py")}
     assert code <= names
     assert {name.split("/")[0].partition("-")[0] for name in names} == {"densenet_jax"}
+
+
+def test_the_source_archive_is_the_checkout(tmp_path):
+    """Whoever unpacks it can run the tests, the benchmarks and the documentation's commands."""
+    ignore = shutil.ignore_patterns(
+        "__pycache__", "*.egg-info", ".git", ".venv", "build", ".*_cache"
+    )
+    source = shutil.copytree(ROOT, tmp_path / "source", ignore=shutil.ignore_patterns(*others))
+    wanted = {str(path.relative_to(source)) for path in source.rglob("*") if path.is_file()}
+    script = "from setuptools import build_meta; build_meta.build_sdist('..')"
+    subprocess.run([sys.executable, "-c", script], cwd=source, check=True, capture_output=True)
+    (archive,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(archive) as tar:
+        names = {name.partition("/")[2] for name in tar.getnames()}
+    assert {"tests/conftest.py", "docs/index.md", "configs/digits.py", "launch/slurm.sh"} <= names
+    assert {
+        name for name in wanted - names if name.endswith((".py", ".md", ".sh", ".txt"))
+    } == set()
 
 
 def test_the_command_works_in_any_directory(environment, tmp_path):
