@@ -6,8 +6,8 @@ A small DenseNet is trained on the digits once without disturbance, and once whi
 group is killed (SIGKILL) repeatedly: at random times, while a checkpoint is written, and while one
 is deleted; sometimes it is stopped for a second and continued first (SIGSTOP, SIGCONT).  With
 --workers, sometimes only a process that reads data is killed, as the system does without memory;
-the run must then end with exit code 2.  With --clock (Debian's package `libfaketime`), every start
-has another date, and the clock sometimes jumps by hours, days or years while the run trains.
+the run must then end with exit code 2.  With --clock, every start has another
+date, and the clock sometimes jumps by hours, days or years while the run trains.
 Between kills the newest checkpoint is sometimes damaged.
 At the end, the final
 parameters must be bit-identical, and metrics.jsonl must have every step exactly once.  Prints
@@ -16,7 +16,6 @@ tables of the injected faults and of what the kills left on disk; exits with 1 i
 
 import argparse
 import collections
-import glob
 import json
 import os
 import pathlib
@@ -54,7 +53,43 @@ MOMENTS = (
     "while a checkpoint is deleted",
 )
 START_SECONDS = 8.0  # about the time that a start takes, including the resume
-JUMPS = ("-30y", "-1d", "-2h", "+0", "+1h", "+2d", "+10y")  # of the clock, from the true time
+HOUR, YEAR = 3600, 365 * 86400
+JUMPS = (-30 * YEAR, -24 * HOUR, -2 * HOUR, 0, HOUR, 48 * HOUR, 10 * YEAR)  # of the clock, seconds
+# The time of day goes through these functions; the steady clock, which measures durations, does not
+# jump on a real machine either.
+SHIFTED_CLOCK = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/time.h>
+#include <time.h>
+static long shift(void) {
+  long seconds = 0;
+  FILE *file = fopen(getenv("CLOCK_SHIFT"), "r");
+  if (file && fscanf(file, "%ld", &seconds) != 1) seconds = 0;
+  if (file) fclose(file);
+  return seconds;
+}
+int clock_gettime(clockid_t id, struct timespec *now) {
+  static int (*real)(clockid_t, struct timespec *);
+  if (!real) real = dlsym(RTLD_NEXT, "clock_gettime");
+  int code = real(id, now);
+  if (id == CLOCK_REALTIME) now->tv_sec += shift();
+  return code;
+}
+int gettimeofday(struct timeval *now, void *zone) {
+  struct timespec time;
+  int code = clock_gettime(CLOCK_REALTIME, &time);
+  now->tv_sec = time.tv_sec, now->tv_usec = time.tv_nsec / 1000;
+  return code;
+}
+time_t time(time_t *out) {
+  struct timespec now;
+  clock_gettime(CLOCK_REALTIME, &now);
+  return out ? (*out = now.tv_sec) : now.tv_sec;
+}
+"""
 DAMAGES = ("a flipped bit", "a truncated file", "half of it deleted")
 # Makes a run kill itself during the removal of a checkpoint's folder: in the Nth removal, after a
 # given number of files.  A removal takes a millisecond, too short to be hit by another process.
@@ -90,7 +125,7 @@ def start(
       dies: (folders, files): the run kills itself after it has removed this many checkpoint
         folders, and this many files of the next one; None: it does not.
       workers: number of processes that read data; 0: the run itself does.
-      clock: a file with the difference of the run's clock from the true one, one of `JUMPS`.
+      clock: a file with the difference of the run's clock from the true one, one of `JUMPS`, in seconds.
     """
     command = [*COMMAND, f"--workdir={workdir}"]
     if workers:
@@ -100,23 +135,19 @@ def start(
     # Every program goes into the compilation cache, so that later starts take only seconds.
     environ = {**os.environ, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     if clock:
-        environ |= {"LD_PRELOAD": fake_clock(), "FAKETIME_TIMESTAMP_FILE": str(clock)}
-        environ |= {"FAKETIME_NO_CACHE": "1", "DONT_FAKE_MONOTONIC": "1"}
+        environ |= {"LD_PRELOAD": str(fake_clock(clock.parent)), "CLOCK_SHIFT": str(clock)}
     return subprocess.Popen(
         command, cwd=ROOT, stdout=log, stderr=log, env=environ, start_new_session=True
     )
 
 
-def fake_clock() -> str:
-    """Returns the library that changes the clock of a process.
-
-    Raises:
-      RuntimeError: it is not installed.
-    """
-    libraries = glob.glob("/usr/lib*/*/faketime/libfaketimeMT.so.1")
-    if not libraries:
-        raise RuntimeError("--clock needs libfaketime: apt-get install libfaketime.")
-    return libraries[0]
+def fake_clock(folder: pathlib.Path) -> pathlib.Path:
+    """Returns a library, built once, that shifts the clock of a process that loads it first."""
+    library = folder / "clock.so"
+    if not library.exists():
+        compiler = [os.environ.get("CC", "cc"), "-shared", "-fPIC", "-xc", "-", "-ldl"]
+        subprocess.run([*compiler, "-o", library], input=SHIFTED_CLOCK.encode(), check=True)
+    return library
 
 
 def kill(
@@ -130,7 +161,7 @@ def kill(
 ) -> int:
     """Starts the run and kills it at a moment; returns its exit code, 0 if it finished before."""
     if clock:
-        clock.write_text(rng.choice(JUMPS))
+        clock.write_text(str(rng.choice(JUMPS)))
     if moment == MOMENTS[3]:
         return start(workdir, log, (rng.randrange(8), rng.randrange(20)), workers, clock).wait()
     process = start(workdir, log, workers=workers, clock=clock)
@@ -141,7 +172,7 @@ def kill(
             os.killpg(process.pid, signal.SIGCONT)
             faults["stopped for a second and continued"] += 1
         if clock and rng.random() < 0.5:
-            clock.write_text(rng.choice(JUMPS))
+            clock.write_text(str(rng.choice(JUMPS)))
             time.sleep(0.3)
             faults["the clock jumped"] += 1
         if moment == READER:

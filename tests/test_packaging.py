@@ -90,9 +90,7 @@ def test_the_wheel_holds_configurations_class_names_and_pages_and_nothing_else(w
 
 def test_the_source_archive_is_the_checkout(tmp_path):
     """Whoever unpacks it can run the tests, the benchmarks and the documentation's commands."""
-    ignore = shutil.ignore_patterns(
-        "__pycache__", "*.egg-info", ".git", ".venv", "build", ".*_cache"
-    )
+    others = ("__pycache__", "*.egg-info", ".git", ".venv", "build", "dist", "runs", ".*_cache")
     source = shutil.copytree(ROOT, tmp_path / "source", ignore=shutil.ignore_patterns(*others))
     wanted = {str(path.relative_to(source)) for path in source.rglob("*") if path.is_file()}
     script = "from setuptools import build_meta; build_meta.build_sdist('..')"
