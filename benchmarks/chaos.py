@@ -125,7 +125,7 @@ def start(
       dies: (folders, files): the run kills itself after it has removed this many checkpoint
         folders, and this many files of the next one; None: it does not.
       workers: number of processes that read data; 0: the run itself does.
-      clock: a file with the difference of the run's clock from the true one, one of `JUMPS`, in seconds.
+      clock: a file with the seconds by which the run's clock is off, one of `JUMPS`.
     """
     command = [*COMMAND, f"--workdir={workdir}"]
     if workers:
