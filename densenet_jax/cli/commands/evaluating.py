@@ -178,6 +178,8 @@ def ensemble(
         with jax.set_mesh(setup.mesh):
             members.append(splits.assess(setup, variables, crops=int(crops), flip=flip)[0])
         steps.append(f"{workdir} at step {step}")
+        if run_outputs.read(workdir, setup.config, step) != setup.task.outputs:
+            say(f"{workdir}: its {run_outputs.FILE} is not used; it is for this network alone")
     own = averages.average(setup.task, settings.make_loss(setup.config), members)
     of = f"the mean of {', '.join(steps)}"
     record = {"of": of, "step": None, **_images(setup), **own.record}
