@@ -4,7 +4,6 @@ Otherwise the system would end the process, or another one, without a word about
 """
 
 import contextlib
-import os
 import pathlib
 import sys
 
