@@ -1,14 +1,19 @@
 """Prepares data sets for training; each is prepared once.
 
     python -m densenet_jax.data.prepare imagenet2012 --train=TAR --val=TAR [--max-size=320]
+    python -m densenet_jax.data.prepare cifar10 --download
     python -m densenet_jax.data.prepare folder DIR --name=NAME [--max-size=320]
+    python -m densenet_jax.data.prepare archive URL --md5=HASH --name=NAME
     python -m densenet_jax.data.prepare convert DATA_DIR/NAME/VERSION --data-dir=NEW_DIR
     python -m densenet_jax.data.prepare tfds NAME
 
-`imagenet2012` builds ImageNet from the two tars of ILSVRC 2012. `folder` builds a data set from a
-folder of images (DIR/train/CLASS/*, DIR/val/CLASS/*, or DIR/CLASS/*). `convert` converts a data set
-that TFDS has prepared as TFRecord to ArrayRecord. These three can be stopped and started again;
-they keep finished shards. `tfds` downloads and prepares a data set of TFDS; only this command needs
+`imagenet2012` builds ImageNet from the two tars of ILSVRC 2012. `cifar10`, `cifar100`, `mnist`,
+`fashion_mnist` and `svhn_cropped` are built from the archives that their authors publish. `folder`
+builds a data set from a folder of images (DIR/train/CLASS/*, DIR/val/CLASS/*, or DIR/CLASS/*), and
+`archive` from a tar or zip with such a folder, a file or a URL. Downloads go on where they stopped,
+and their hashes are checked. `convert` converts a data set
+that TFDS has prepared as TFRecord to ArrayRecord. All of these can be stopped and started again;
+finished shards are kept. `tfds` downloads and prepares a data set of TFDS; only this command needs
 TensorFlow (requirements-prepare.txt). Train on the result with `--config.data.name=NAME`.
 """
 
@@ -16,11 +21,12 @@ import argparse
 import functools
 import os
 import pathlib
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from densenet_jax import terminal
-from densenet_jax.data.preparing import building, converting, ilsvrc
+from densenet_jax.data.preparing import archive, building, converting, ilsvrc, published
 from densenet_jax.data.preparing.shards import Item
 from densenet_jax.data.sources import folders
 from densenet_jax.data.sources.files import Files
@@ -133,6 +139,24 @@ def folder(options: argparse.Namespace) -> pathlib.Path:
     return final
 
 
+def from_archive(options: argparse.Namespace) -> pathlib.Path:
+    """Builds a data set from an archive of a folder of images and returns its folder.
+
+    Args:
+      options: of the command `archive`, see `--help`.
+
+    Raises:
+      DataError: the archive cannot be had, or see `folder`.
+    """
+    downloads = options.data_dir.expanduser() / "downloads" / options.name
+    with building.bar("bytes") as progress:
+        task = progress.add_task("downloading", total=None)
+        advance = functools.partial(progress.advance, task)
+        digest = options.sha256 or options.md5
+        options.folder = archive.unpacked(options.source, digest, downloads, advance)
+    return folder(options)
+
+
 def from_tfds(options: argparse.Namespace) -> pathlib.Path:
     """Downloads a data set of TFDS, prepares it as ArrayRecord, and returns its folder.
 
@@ -165,6 +189,15 @@ def _above_0(text: str) -> int:
     if not text.isdecimal() or not int(text):
         raise argparse.ArgumentTypeError(f"{text} must be a whole number above 0.")
     return int(text)
+
+
+def _hash(digits: int) -> Callable[[str], str]:
+    def checked(text: str) -> str:
+        if not re.fullmatch(rf"[0-9a-fA-F]{{{digits}}}", text):
+            raise argparse.ArgumentTypeError(f"{text} must have {digits} hexadecimal digits.")
+        return text
+
+    return checked
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -216,6 +249,31 @@ def _parser() -> argparse.ArgumentParser:
         help="share of the validation split, for a folder without splits (default: %(default)s)",
     )
     command.set_defaults(run=folder)
+    command = commands.add_parser(
+        "archive",
+        parents=[common, images],
+        help="a data set from a tar or zip with a folder of images, a file or a URL",
+    )
+    command.add_argument("source", metavar="URL|FILE")
+    command.add_argument("--name", required=True, help="name of the data set")
+    digests = command.add_mutually_exclusive_group(required=True)
+    digests.add_argument("--md5", type=_hash(32), help="MD5 of the archive, 32 digits")
+    digests.add_argument("--sha256", type=_hash(64), help="SHA-256 of the archive, 64 digits")
+    command.add_argument(
+        "--holdout",
+        type=float,
+        default=0.1,
+        help="share of the validation split, for a folder without splits (default: %(default)s)",
+    )
+    command.set_defaults(run=from_archive)
+    for name in published.TABLE:
+        command = commands.add_parser(name, parents=[common], help="from its authors' archives")
+        command.add_argument(
+            "--download",
+            action="store_true",
+            help="download what is not in DATA_DIR/downloads/NAME yet",
+        )
+        command.set_defaults(run=published.prepare, name=name)
     command = commands.add_parser(
         "convert",
         parents=[common],

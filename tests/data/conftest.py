@@ -30,6 +30,11 @@ def encode(array, kind="JPEG", **options):
     return out.getvalue()
 
 
+def record(image, label, name):
+    """Returns a serialised example with the features image, label and file_name."""
+    return shards.record({"image": image, "label": label, "file_name": name.encode()})
+
+
 def write_tfds(
     data_dir, name, splits, classes, features=("image", "label", "file_name"), version="1.0.0"
 ):
@@ -46,7 +51,7 @@ def write_tfds(
         shards.write_shard(
             path,
             (
-                e if isinstance(e, bytes) else shards.example_record(*e, f"{split}{i}")
+                e if isinstance(e, bytes) else record(*e, f"{split}{i}")
                 for i, e in enumerate(examples)
             ),
         )

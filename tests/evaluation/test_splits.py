@@ -7,12 +7,11 @@ import jax
 import pytest
 import tensorflow_datasets as tfds
 
-from densenet_jax.data.preparing import shards
 from densenet_jax.data.sources import by_name
 from densenet_jax.evaluation import splits
 from densenet_jax.training import experiment, run_state, run_steps
 from densenet_jax.training.errors import ConfigError
-from tests.data.conftest import encode, picture, write_tfds
+from tests.data.conftest import encode, picture, record, write_tfds
 
 NAMES = [f"n{i:08}" for i in range(1000)]
 REAL = [(0, 7), (), (3,), (1, 2, 3)]
@@ -22,7 +21,7 @@ def real_record(i):
     from tensorflow_datasets.proto import tf_example_pb2
 
     example = tf_example_pb2.Example.FromString(
-        shards.example_record(encode(picture(24, 24, i)), i, f"ILSVRC2012_val_{i + 1:08}.JPEG")
+        record(encode(picture(24, 24, i)), i, f"ILSVRC2012_val_{i + 1:08}.JPEG")
     )
     feature = example.features.feature
     feature["original_label"].CopyFrom(feature.pop("label"))

@@ -4,12 +4,13 @@ import argparse
 import collections
 import functools
 import hashlib
+import itertools
 import json
 import os
 import pathlib
 import shutil
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -95,9 +96,6 @@ def write(
         settings.
     """
     _begin(folder, options, splits)
-    from tensorflow_datasets.core import naming
-    from tensorflow_datasets.core.splits import SplitInfo
-
     sizes = {
         split: sum(item.size or os.path.getsize(item.path) for item in items)
         for split, items in splits.items()
@@ -124,15 +122,45 @@ def write(
                 workers=options.workers,
                 advance=functools.partial(progress.advance, task),
             )
-            template = naming.ShardedFileTemplate(
-                data_dir=folder, dataset_name=name, split=split, filetype_suffix="array_record"
-            )
-            infos.append(
-                SplitInfo(
-                    name=split, shard_lengths=lengths, num_bytes=size, filename_template=template
-                )
-            )
+            infos.append(_split_info(folder, name, split, lengths, size))
     return infos
+
+
+def write_records(
+    folder: pathlib.Path, name: str, split: str, lengths: Sequence[int], records: Iterator[bytes]
+) -> Any:
+    """Writes the shards of a split from its serialised examples; returns TFDS's `SplitInfo`.
+
+    Args:
+      folder: in which the data set is built.
+      name: of the data set.
+      split: name of the split.
+      lengths: number of examples of each shard.
+      records: the examples.
+    """
+    size = 0
+    with bar() as progress:
+        task = progress.add_task(f"writing {split}", total=sum(lengths))
+        for k, length in enumerate(lengths):
+            path = folder / f"{name}-{split}.array_record-{k:05d}-of-{len(lengths):05d}"
+            shards.write_shard(path, itertools.islice(records, length))
+            size += path.stat().st_size
+            progress.advance(task, length)
+    return _split_info(folder, name, split, lengths, size)
+
+
+def _split_info(
+    folder: pathlib.Path, name: str, split: str, lengths: Sequence[int], size: int
+) -> Any:
+    from tensorflow_datasets.core import naming
+    from tensorflow_datasets.core.splits import SplitInfo
+
+    template = naming.ShardedFileTemplate(
+        data_dir=folder, dataset_name=name, split=split, filetype_suffix="array_record"
+    )
+    return SplitInfo(
+        name=split, shard_lengths=list(lengths), num_bytes=size, filename_template=template
+    )
 
 
 def finish(folder: pathlib.Path, final: pathlib.Path) -> None:

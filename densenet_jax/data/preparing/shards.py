@@ -13,7 +13,7 @@ import io
 import multiprocessing
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from PIL import Image
 
@@ -164,20 +164,20 @@ def count_records(path: pathlib.Path) -> int | None:
         return None
 
 
-def example_record(image: bytes, label: int, name: str) -> bytes:
-    """Returns a serialised tf.train.Example with TFDS's features image, label and file_name.
+def record(features: Mapping[str, bytes | int]) -> bytes:
+    """Returns a serialised tf.train.Example.
 
     Args:
-      image: the encoded image.
-      label: number of its class.
-      name: its file name.
+      features: by name, such as the encoded `image`, its `label` and its `file_name`.
     """
     from tensorflow_datasets.proto import tf_example_pb2
 
     example = tf_example_pb2.Example()
-    example.features.feature["image"].bytes_list.value.append(image)
-    example.features.feature["label"].int64_list.value.append(label)
-    example.features.feature["file_name"].bytes_list.value.append(name.encode())
+    for name, value in features.items():
+        if isinstance(value, bytes):
+            example.features.feature[name].bytes_list.value.append(value)
+        else:
+            example.features.feature[name].int64_list.value.append(value)
     return example.SerializeToString(deterministic=True)
 
 
@@ -238,6 +238,6 @@ def _write_images(
                 raise DataError(
                     f"{item.name} in {item.path}: {e}. Repair or remove that file."
                 ) from e
-            yield example_record(image, item.label, item.name)
+            yield record({"image": image, "label": item.label, "file_name": item.name.encode()})
 
     return write_shard(path, records())

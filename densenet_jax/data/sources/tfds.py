@@ -236,6 +236,8 @@ def how_to_prepare(name: str, path: pathlib.Path) -> str:
       name: `NAME`, `NAME/CONFIG` or `NAME:VERSION`.
       path: folder of the prepared data set, DIR/NAME/VERSION or DIR/NAME/CONFIG/VERSION.
     """
+    from densenet_jax.data.preparing import published
+
     short = name.split(":")[0].split("/")[0]
     root = next((p.parent for p in path.parents if p.name == short), path.parent.parent)
     if short == "imagenet2012":
@@ -244,6 +246,11 @@ def how_to_prepare(name: str, path: pathlib.Path) -> str:
             "https://image-net.org/download-images, and prepare them once:\n"
             "  python -m densenet_jax.data.prepare imagenet2012 --train=ILSVRC2012_img_train.tar "
             f"--val=ILSVRC2012_img_val.tar --data-dir={root}\n"
+        )
+    elif short in published.TABLE:
+        steps = (
+            "Prepare it once:\n"
+            f"  python -m densenet_jax.data.prepare {short} --download --data-dir={root}\n"
         )
     else:
         steps = (
