@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <exception>
 #include <memory>
 #include <new>
 #include <thread>
@@ -65,22 +66,30 @@ inline float* scratch(int slot, int64_t count) {
   return buffer.data;
 }
 
-// Calls f(0) ... f(count - 1) on the threads of a pool, including the calling thread.
+// Calls f(0) ... f(count - 1) on the threads of a pool, including the calling thread.  What a call
+// throws is thrown again here, when all calls have ended.
 template <class F>
 void parallel(Pool& pool, int64_t count, F&& f) {
   struct State {
     std::atomic<int64_t> next{0}, left;
+    std::atomic<bool> failed{false};
+    std::exception_ptr error;
   };
   auto state = std::make_shared<State>();
   state->left = count;
   // A worker that starts late finds nothing left to do and does not touch f, which may be gone.
   auto work = [state, count, &f] {
-    for (int64_t i; (i = state->next.fetch_add(1)) < count; state->left.fetch_sub(1)) f(i);
+    for (int64_t i; (i = state->next.fetch_add(1)) < count; state->left.fetch_sub(1)) try {
+        f(i);
+      } catch (...) {
+        if (!state->failed.exchange(true)) state->error = std::current_exception();
+      }
   };
   int64_t helpers = std::min<int64_t>(count, pool.num_threads()) - 1;
   for (int64_t i = 0; i < helpers; ++i) pool.Schedule(decltype(work)(work));
   work();
   while (state->left.load() > 0) std::this_thread::yield();
+  if (state->error) std::rethrow_exception(state->error);
 }
 
 // A vector of channels, followed by zeros to a whole number of chunks.
