@@ -162,7 +162,7 @@ def compile_program(path: pathlib.Path, target: str, sanitize: str) -> list[str]
     command = [compiler, *options, *include, *map(str, sources), "-o", str(path)]
     subprocess.run(command, check=True)
     foreign = target == "aarch64" and platform.machine() != "aarch64"
-    return [*(emulator if foreign or target == "avx2" and not _has("avx2") else []), str(path)]
+    return [*(emulator if foreign or (target == "avx2" and not _has("avx2")) else []), str(path)]
 
 
 def _has(instructions: str) -> bool:

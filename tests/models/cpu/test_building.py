@@ -69,7 +69,7 @@ def test_compiler_may_have_arguments(tmp_path, compiler, monkeypatch):
     monkeypatch.setenv("CXX", f"env LANG=C '{tmp_path / 'c++'}'")
     assert building.build(tmp_path / "cache") != plain
     monkeypatch.setenv("CXX", "'c++")
-    with pytest.raises(building.NativeError, match="CXX=.* cannot be read"):
+    with pytest.raises(building.NativeError, match=r"CXX=.* cannot be read"):
         building.build(tmp_path / "cache")
 
 
@@ -77,7 +77,7 @@ def test_compiler_that_hangs_is_stopped_with_its_children(tmp_path):
     script = tmp_path / "slow"
     script.write_text("#!/bin/sh\nsleep 60\n")
     script.chmod(0o755)
-    with pytest.raises(building.NativeError, match="slow fails: .* timed out"):
+    with pytest.raises(building.NativeError, match=r"slow fails: .* timed out"):
         building._run([[str(script)], [str(script)]], timeout=0.2)  # waits for no child
 
 
