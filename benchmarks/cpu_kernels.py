@@ -11,8 +11,8 @@ program of its own, which is compiled for the target and runs under qemu (Debian
 g++-aarch64-linux-gnu) where this processor lacks its instructions.  Results may differ by 1e-4 of
 the largest value.  One more call asks for more memory than there is: it must end with an error.
 
---network records a training step and an inference of a network instead; --seconds measures each
-call, the best of the repetitions.
+--network records a training step and an inference of a network instead; --seconds measures the
+processor time of each call, that of all threads, the least of the repetitions.
 """
 
 import argparse
@@ -117,12 +117,16 @@ def _network(model: Any, batch: int, size: int) -> None:
     model = model.clone(implementation="cpu")
     key = jax.random.key(0)
     images = jax.random.normal(key, (batch, size, size, 3))
-    variables = jax.jit(model.clone(implementation="plain").init)(key, images[:1])
-    # Biases of 0 before a norm would have gradients of 0, which have no digits to compare.
-    drawn = jax.random.normal(key, (max(leaf.size for leaf in jax.tree.leaves(variables)),))
-    variables["params"] = jax.tree.map(
-        lambda leaf: leaf + 0.2 * drawn[: leaf.size].reshape(leaf.shape), variables["params"]
+    # Nothing is 0: where biases are, a gradient can cancel and has no digits to compare.
+    shapes = jax.eval_shape(model.init, key, images[:1])
+    drawn = np.random.default_rng(0)
+    variables = jax.tree.map(
+        lambda leaf: jnp.asarray(drawn.normal(0.5, 0.3, leaf.shape), leaf.dtype), shapes
     )
+    variables["params"] = jax.tree.map(
+        lambda leaf: leaf - 0.5 if leaf.ndim > 1 else leaf, variables["params"]
+    )
+    variables["batch_stats"] = jax.tree.map(jnp.abs, variables["batch_stats"])
 
     def loss(params):
         variables_ = {**variables, "params": params}

@@ -32,7 +32,6 @@ constexpr int kLanes = 4, kRows = 4;
 constexpr int kWide = 2 * kLanes;
 constexpr int kChunk = 64;
 constexpr int kBlock = 8 * kRows;  // pixels at a time where a kernel's gradient is summed
-constexpr int kDeep = 8;           // input channels of a tile of a kernel's gradient
 
 typedef float Vec __attribute__((vector_size(4 * kLanes)));
 typedef Vec AnyVec __attribute__((aligned(4), may_alias));
@@ -178,12 +177,12 @@ inline Tile<M, N> product(const Operand& a, int64_t first, const float* b) {
   return sum;
 }
 
-// Adds to a kernel's gradient [kDeep][stride] the products of channels x[p * kChunk + ...] and
-// columns y[p * kChunk + ...], summed over `lines` lines of `pixels` pixels each.
-template <int N>
+// Adds to M rows of a kernel's gradient, `stride` apart, the products of channels x[p * kChunk + ...]
+// and N vectors of columns y[p * kChunk + ...], summed over `lines` lines of `pixels` pixels each.
+template <int M, int N>
 inline void outer_product(const float* x, int64_t x_line, const float* y, int64_t y_line,
                           int64_t lines, int64_t pixels, float* out, int64_t stride) {
-  Vec sum[kDeep][N] = {};
+  Vec sum[M][N] = {};
   for (int64_t line = 0; line < lines; ++line, x += x_line, y += y_line) {
     const float *a = x, *b = y;
     for (int64_t p = 0; p < pixels; ++p, a += kChunk, b += kChunk) {
@@ -191,14 +190,14 @@ inline void outer_product(const float* x, int64_t x_line, const float* y, int64_
 #pragma GCC unroll 2
       for (int n = 0; n < N; ++n) w[n] = load(b + n * kLanes);
 #pragma GCC unroll 16
-      for (int m = 0; m < kDeep; ++m) {
+      for (int m = 0; m < M; ++m) {
         Vec u = a[m] - Vec{};
 #pragma GCC unroll 2
         for (int n = 0; n < N; ++n) sum[m][n] += u * w[n];
       }
     }
   }
-  for (int m = 0; m < kDeep; ++m)
+  for (int m = 0; m < M; ++m)
     for (int n = 0; n < N; ++n) {
       float* p = out + m * stride + n * kLanes;
       store(p, load(p) + sum[m][n]);
