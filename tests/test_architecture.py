@@ -13,6 +13,7 @@ MAY_IMPORT = {
     "nnx": {"load_pretrained", "models"},
     "configs": {"configs", "weights"},
     "terminal": set(),
+    "user_cache": set(),
     "models": {"models"},
     "weights": {"weights", "models", "tasks"},
     "data": {"data"},
@@ -30,7 +31,7 @@ MAY_IMPORT = {
     },
     "__main__": {"cli"},
 }
-ALL = {"terminal"}  # what every part may import
+ALL = {"terminal", "user_cache"}  # what every part may import
 # Folders that only their own part may import from.
 PRIVATE = ("models.gpu", "models.cpu", "weights.readers", "data.preparing")
 

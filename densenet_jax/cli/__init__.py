@@ -18,6 +18,7 @@ from densenet_jax.cli import config_files
 from densenet_jax.cli.invocation import program
 from densenet_jax.cli.parsing import UsageError, parse
 from densenet_jax.cli.table import COMMANDS, PROCESS_FLAGS, help_text
+from densenet_jax.user_cache import user_cache
 
 __all__ = ["COMMANDS", "main", "parse", "set_up_process"]
 
@@ -128,7 +129,7 @@ def set_up_process() -> None:
     import jax
 
     if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
-        folder = os.path.expanduser("~/.cache/densenet_jax/compiled")
+        folder = os.path.join(user_cache(), "compiled")
         jax.config.update("jax_compilation_cache_dir", folder)
     # A simulated device that waits for the others in a collective occupies a thread of XLA's pool,
     # which has one thread per core.  With no thread left to compute, all would wait for ever.

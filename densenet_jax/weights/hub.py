@@ -10,6 +10,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 
+from densenet_jax.user_cache import user_cache
 from densenet_jax.weights.published import WEIGHTS_FILE
 from densenet_jax.weights.readers.bounded_file import WeightsError
 from densenet_jax.weights.timm_config import CONFIG_FILE
@@ -24,8 +25,7 @@ def placed_folder(name: str, revision: str | None = None) -> str:
     If the folder exists, it is used instead of the hub. Its parent is `$DENSENET_JAX_CACHE`, by
     default `densenet_jax` in the user's cache folder.
     """
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    parent = os.environ.get("DENSENET_JAX_CACHE") or os.path.join(cache, "densenet_jax")
+    parent = os.environ.get("DENSENET_JAX_CACHE") or user_cache()
     return os.path.join(parent, name.replace("/", "--") + (f"@{revision}" if revision else ""))
 
 

@@ -1,10 +1,4 @@
-"""The CPU kernels against their plain twins in `stages`, and how their library comes about."""
-
-import logging
-import os
-import subprocess
-import sys
-from pathlib import Path
+"""The CPU kernels against their plain twins in `stages`."""
 
 import chex
 import jax
@@ -15,7 +9,6 @@ from densenet_jax.models.block import dense_block, implementations, plain
 from densenet_jax.models.cpu import library, stages
 from tests.models.gpu.test_stages import Arrays, assert_close, layers
 
-ROOT = Path(__file__).parents[3]
 # Images, channels of the buffer, channels read, bottleneck width, growth rate.
 CASES = {
     "narrow": ((2, 5, 3), 27, 20, 12, 5),  # less than a vector, a panel, a tile and a chunk
@@ -96,73 +89,6 @@ def test_results_repeat_to_the_bit():
     first = run()
     for _ in range(20):
         chex.assert_trees_all_equal(run(), first)
-
-
-# A stand-in for a compiler, which takes a while and notes each call.
-COMPILER = """#!/bin/sh
-if [ "$1" = --version ]; then echo 1; exit; fi
-echo call >> {calls}
-for name; do :; done
-sleep 0.3; echo made > "$name"
-"""
-
-
-@pytest.fixture
-def compiler(tmp_path, monkeypatch):
-    path, calls = tmp_path / "c++", tmp_path / "calls"
-    path.write_text(COMPILER.format(calls=calls))
-    path.chmod(0o755)
-    monkeypatch.setenv("CXX", str(path))
-    return calls
-
-
-def test_several_processes_build_one_library(tmp_path, compiler):
-    directory = tmp_path / "cache"
-    code = "import pathlib, sys; from densenet_jax.models.cpu import library as n; "
-    code += "print(n.build(pathlib.Path(sys.argv[1])))"
-    command = [sys.executable, "-c", code, str(directory)]
-    processes = [
-        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(8)
-    ]
-    paths = {process.communicate()[0].strip() for process in processes}
-    assert paths == {str(library.build(directory))}
-    assert [path.name for path in directory.iterdir()] == [Path(*paths).name]  # nothing left over
-    assert len(compiler.read_text().splitlines()) == 1  # the others waited for it
-
-
-@pytest.mark.skipif(not hasattr(os, "getuid"), reason="rights of POSIX")
-def test_library_that_others_can_write_is_not_loaded(tmp_path, compiler):
-    path = library.build(tmp_path / "cache")
-    assert path.parent.stat().st_mode & 0o777 == 0o700
-    path.chmod(0o666)
-    with pytest.raises(library.NativeError, match=r"others .* can write .*\.so; delete it"):
-        library.build(path.parent)
-    path.parent.chmod(0o777)
-    with pytest.raises(library.NativeError, match=r"can write .*cache; delete it"):
-        library.build(path.parent)
-
-
-@pytest.mark.parametrize(
-    ("script", "said"), [("exit 1", "c++ fails: exit code 1"), (None, "no C++ compiler")]
-)
-def test_without_a_compiler_plain_jax_runs(tmp_path, monkeypatch, caplog, script, said):
-    path = tmp_path / "c++"
-    if script:
-        path.write_text(f"#!/bin/sh\n{script}\n")
-        path.chmod(0o755)
-    monkeypatch.setenv("CXX", str(path))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    library.forget()
-    x, bottleneck = jnp.zeros((1, 4, 4, 8)), layers((1, 1, 8, 4), (3, 3, 4, 2))
-    try:
-        with caplog.at_level(logging.WARNING):
-            for _ in range(2):
-                assert implementations.choose("cpu", x, bottleneck, 0.0) == "plain"
-    finally:
-        library.forget()
-    (record,) = caplog.records
-    assert "plain JAX runs" in record.message
-    assert said in record.message
 
 
 def test_evaluation_has_the_plain_gradient():

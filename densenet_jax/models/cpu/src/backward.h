@@ -76,15 +76,14 @@ struct Sums {
 inline void add_kernel_gradient(const float* x, int64_t x_line, int64_t channels, const float* y,
                                 int64_t y_line, int64_t y_chunk, int64_t columns, int64_t lines,
                                 int64_t pixels, float* out, int64_t stride) {
-  for (int64_t n = 0; n < columns; n += kWide)
-    for (int64_t c = 0; c < channels; c += kDeep) {
-      const float* b = y + n / kChunk * y_chunk + n % kChunk;
-      float* to = out + c * stride + n;
-      if (columns - n > kLanes)
-        outer_product<2>(x + c, x_line, b, y_line, lines, pixels, to, stride);
-      else
-        outer_product<1>(x + c, x_line, b, y_line, lines, pixels, to, stride);
-    }
+  for (int64_t n = 0; n < columns; n += kWide) {
+    const float* b = y + n / kChunk * y_chunk + n % kChunk;
+    tiles(channels, [&](int64_t c, int64_t m) {
+      dispatch(m, columns - n, [&]<int M, int N>() {
+        outer_product<M, N>(x + c, x_line, b, y_line, lines, pixels, out + c * stride + n, stride);
+      });
+    });
+  }
 }
 
 inline void give_sums(Pool& pool, const float* partial, int64_t parts, const Sums& sums,

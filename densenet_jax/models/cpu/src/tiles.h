@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <exception>
 #include <memory>
 #include <new>
 #include <thread>
@@ -31,7 +32,6 @@ constexpr int kLanes = 4, kRows = 4;
 constexpr int kWide = 2 * kLanes;
 constexpr int kChunk = 64;
 constexpr int kBlock = 8 * kRows;  // pixels at a time where a kernel's gradient is summed
-constexpr int kDeep = 8;           // input channels of a tile of a kernel's gradient
 
 typedef float Vec __attribute__((vector_size(4 * kLanes)));
 typedef Vec AnyVec __attribute__((aligned(4), may_alias));
@@ -65,22 +65,30 @@ inline float* scratch(int slot, int64_t count) {
   return buffer.data;
 }
 
-// Calls f(0) ... f(count - 1) on the threads of a pool, including the calling thread.
+// Calls f(0) ... f(count - 1) on the threads of a pool, including the calling thread.  What a call
+// throws is thrown again here, when all calls have ended.
 template <class F>
 void parallel(Pool& pool, int64_t count, F&& f) {
   struct State {
     std::atomic<int64_t> next{0}, left;
+    std::atomic<bool> failed{false};
+    std::exception_ptr error;
   };
   auto state = std::make_shared<State>();
   state->left = count;
   // A worker that starts late finds nothing left to do and does not touch f, which may be gone.
   auto work = [state, count, &f] {
-    for (int64_t i; (i = state->next.fetch_add(1)) < count; state->left.fetch_sub(1)) f(i);
+    for (int64_t i; (i = state->next.fetch_add(1)) < count; state->left.fetch_sub(1)) try {
+        f(i);
+      } catch (...) {
+        if (!state->failed.exchange(true)) state->error = std::current_exception();
+      }
   };
   int64_t helpers = std::min<int64_t>(count, pool.num_threads()) - 1;
   for (int64_t i = 0; i < helpers; ++i) pool.Schedule(decltype(work)(work));
   work();
   while (state->left.load() > 0) std::this_thread::yield();
+  if (state->error) std::rethrow_exception(state->error);
 }
 
 // A vector of channels, followed by zeros to a whole number of chunks.
@@ -169,12 +177,12 @@ inline Tile<M, N> product(const Operand& a, int64_t first, const float* b) {
   return sum;
 }
 
-// Adds to a kernel's gradient [kDeep][stride] the products of channels x[p * kChunk + ...] and
-// columns y[p * kChunk + ...], summed over `lines` lines of `pixels` pixels each.
-template <int N>
+// Adds to M rows of a kernel's gradient, `stride` apart, the products of channels x[p * kChunk + ...]
+// and N vectors of columns y[p * kChunk + ...], summed over `lines` lines of `pixels` pixels each.
+template <int M, int N>
 inline void outer_product(const float* x, int64_t x_line, const float* y, int64_t y_line,
                           int64_t lines, int64_t pixels, float* out, int64_t stride) {
-  Vec sum[kDeep][N] = {};
+  Vec sum[M][N] = {};
   for (int64_t line = 0; line < lines; ++line, x += x_line, y += y_line) {
     const float *a = x, *b = y;
     for (int64_t p = 0; p < pixels; ++p, a += kChunk, b += kChunk) {
@@ -182,14 +190,14 @@ inline void outer_product(const float* x, int64_t x_line, const float* y, int64_
 #pragma GCC unroll 2
       for (int n = 0; n < N; ++n) w[n] = load(b + n * kLanes);
 #pragma GCC unroll 16
-      for (int m = 0; m < kDeep; ++m) {
+      for (int m = 0; m < M; ++m) {
         Vec u = a[m] - Vec{};
 #pragma GCC unroll 2
         for (int n = 0; n < N; ++n) sum[m][n] += u * w[n];
       }
     }
   }
-  for (int m = 0; m < kDeep; ++m)
+  for (int m = 0; m < M; ++m)
     for (int n = 0; n < N; ++n) {
       float* p = out + m * stride + n * kLanes;
       store(p, load(p) + sum[m][n]);
