@@ -59,7 +59,9 @@ FLAGS = {
         "own",
         "DATA",
     ),
-    "images": Flag("largest number of images to read", "N", "2000"),
+    "images": Flag(
+        "largest number of images to read, or to evaluate under noise and blur", "N", "2000"
+    ),
     "block": Flag("the block whose features are written: block1, ... or final", "B", "final"),
     "checkpoint": Flag("best (the default), latest, or a step", "WHICH", "best"),
     "weights": Flag("published weights (densenet121.ra_in1k), or a file", "SOURCE"),
@@ -159,6 +161,13 @@ COMMANDS = {
         needs="run",
         flags=("checkpoint",),
         words="DIR...",
+    ),
+    "dossier": Command(
+        "writes DIR/dossier: one page and a folder with the data card, scores with intervals, "
+        "thresholds, calibration, robustness, a check of the activation maps, failures, and what "
+        "repeats the run; people fill in the rest of the reporting checklists",
+        needs="config",
+        flags=("checkpoint", "images", "output"),
     ),
     "statistics": Command(
         "measures mean, standard deviation and percentiles of the training images, and prints the "

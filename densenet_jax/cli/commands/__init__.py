@@ -2,7 +2,7 @@
 
 from densenet_jax.cli.commands.answering import export, predict
 from densenet_jax.cli.commands.evaluating import calibrate, embed, evaluate
-from densenet_jax.cli.commands.showing import models, report, statistics
+from densenet_jax.cli.commands.showing import dossier, models, report, statistics
 from densenet_jax.cli.commands.training import benchmark, find_lr, logits, train
 from densenet_jax.cli.weights import weights
 from densenet_jax.data.sources.source import DataError
@@ -17,6 +17,7 @@ __all__ = [
     "USER_ERRORS",
     "benchmark",
     "calibrate",
+    "dossier",
     "embed",
     "evaluate",
     "export",
