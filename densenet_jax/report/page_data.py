@@ -19,8 +19,7 @@ from densenet_jax.tasks.task import bounds
 
 WHOLE = 30  # largest number of classes for which the confusion matrix is shown as a table
 PICTURE = 2000  # largest number for which it is shown as a picture
-CLASSES = 5000  # largest number of classes in the table; of more those with the lowest F1, and
-# without intervals
+CLASSES = 5000  # largest number of classes in the table, with intervals; of more the lowest F1
 PAIRS = 40  # number of pairs in the table of the most frequent mistakes
 
 
