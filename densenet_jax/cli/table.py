@@ -64,6 +64,9 @@ FLAGS = {
     ),
     "block": Flag("the block whose features are written: block1, ... or final", "B", "final"),
     "checkpoint": Flag("best (the default), latest, or a step", "WHICH", "best"),
+    "figures": Flag(
+        "folder for figures as SVG and PDF: curves, ROC, confusion, feature reuse, growth", "DIR"
+    ),
     "weights": Flag("published weights (densenet121.ra_in1k), or a file", "SOURCE"),
     "model": Flag(
         "the variant that the file in --weights belongs to, if its name and tensors do not say it",
@@ -157,9 +160,9 @@ COMMANDS = {
     ),
     "report": Command(
         "writes DIR/report.html again, for a finished or running run; for several directories, "
-        "a page that compares the runs",
+        "a page that compares the runs; --figures=DIR also writes figures for papers",
         needs="run",
-        flags=("checkpoint",),
+        flags=("checkpoint", "figures"),
         words="DIR...",
     ),
     "dossier": Command(

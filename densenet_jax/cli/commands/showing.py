@@ -14,6 +14,7 @@ from densenet_jax.data import statistics as image_statistics
 from densenet_jax.data.sources.source import DataError
 from densenet_jax.dossier import repeat, statements
 from densenet_jax.models import summary
+from densenet_jax.report import figures as drawing
 from densenet_jax.terminal import Console, lines, say
 from densenet_jax.training import settings
 from densenet_jax.training.errors import CheckpointError, ConfigError
@@ -28,6 +29,7 @@ def report(
     words: list[str],
     workdir: str | None,
     checkpoint: str,
+    figures: str | None = None,
 ) -> None:
     """Writes the report of a run again, or a page that compares several runs.
 
@@ -36,6 +38,7 @@ def report(
       words: directories of runs.
       workdir: one more directory; None: none.
       checkpoint: "best", "latest" or a step, for the report of a single run.
+      figures: folder for figures as SVG and PDF; None: none are written.
     """
     folders = [*([workdir] if workdir else []), *words]
     if len(folders) > 1:
@@ -44,6 +47,9 @@ def report(
         config = config or run_weights.read_config(folders[0])
         path = write_report(config, folders[0], checkpoint)
     say(f"written: {path}")
+    if figures:
+        paths, left_out = drawing.write(folders, pathlib.Path(figures))
+        say(f"written: {len(paths)} files in {figures}", *(f"left out: {why}" for why in left_out))
 
 
 def write_report(
