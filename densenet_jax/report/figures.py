@@ -26,7 +26,7 @@ NAMES = 40  # and for which the classes have names
 WIDTH = 3.3  # inches of a panel: a column of most papers
 # Colours that colour-blind people can tell apart (Okabe and Ito, 2008).
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-STYLE: dict[str, Any] = {
+STYLE: Any = {  # Matplotlib's settings
     "font.size": 8,
     "axes.spines.top": False,
     "axes.spines.right": False,
