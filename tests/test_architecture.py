@@ -22,12 +22,13 @@ MAY_IMPORT = {
     "training": {"training", "models", "weights", "data", "tasks", "configs"},
     "evaluation": {"evaluation", "training", "data", "tasks", "scores"},
     "report": {"report", "evaluation", "training", "models", "data", "tasks", "scores", "configs"},
+    "dossier": {"dossier", "report", "evaluation", "training", "models", "data", "tasks", "scores"},
     "prediction": {"prediction", "report", "weights", "data", "tasks", "scores"},
     "export": {"export", "training", "models", "weights", "data", "tasks", "scores"},
     "benchmark": {"benchmark", "training", "models", "data", "tasks"},
     "cli": {
         *("cli", "training", "models", "weights", "data", "tasks", "evaluation", "report"),
-        *("prediction", "benchmark", "export", "configs", "scores"),
+        *("dossier", "prediction", "benchmark", "export", "configs", "scores"),
     },
     "__main__": {"cli"},
 }

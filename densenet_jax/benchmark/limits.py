@@ -102,11 +102,15 @@ def _elements(model: DenseNet, image_size: int) -> tuple[int, int]:
     return forward + side**2 * features, backward + 2 * side**2 * features
 
 
-def measure_rates(dtype: Any) -> Rates:
+def measure_rates(dtype: Any, at_least: float = 1.0) -> Rates:
     """Measures a device's rates: arithmetic with matrix products in `dtype`, memory with copies.
 
     The shortest of several times counts, because a limit is the most that the machine can do.  On a
     CPU all cores take part.
+
+    Args:
+      dtype: of the matrices.
+      at_least: seconds to measure for, for each of the two rates.
     """
     cpu = jax.default_backend() == "cpu"
     n = 2048 if cpu else 8192
@@ -114,8 +118,8 @@ def measure_rates(dtype: Any) -> Rates:
     product = jax.jit(lambda a: a @ a)
     x = jnp.ones(2**26 if cpu else 2**29, jnp.float32)
     copy = jax.jit(lambda x: x + 1)
-    flops = 2 * n**3 / seconds(lambda: product(a), of=min)
-    return Rates(flops, 2 * x.nbytes / seconds(lambda: copy(x), of=min))
+    flops = 2 * n**3 / seconds(lambda: product(a), at_least, of=min)
+    return Rates(flops, 2 * x.nbytes / seconds(lambda: copy(x), at_least, of=min))
 
 
 def seconds(

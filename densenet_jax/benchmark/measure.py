@@ -1,5 +1,6 @@
 """Measures a configuration on this machine: speed, memory, and how close it is to the limit."""
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -37,6 +38,9 @@ def benchmark(config: ml_collections.ConfigDict, seconds: float = 5.0) -> dict[s
       this process;
       "share_of_limit": {"step", "inference"}, from 0 to 1;
       "data_wait": the share of the loop's time in which steps waited for data;
+      "machine": {"cores", "load" (programs that ran or waited for a core on average in the last
+      minute before; None: unknown), "change" (of the rates, from before to after the measurements,
+      relative to the higher one)}, which tell whether it was busy;
       "memory", in bytes: {"temporaries", "arguments"} of the compiled step on one device,
       "device_peak" (None if the device does not report it) and "host_peak";
       "limits": {"flops_per_second", "bytes_per_second", "images_per_second"}, see
@@ -52,7 +56,8 @@ def benchmark(config: ml_collections.ConfigDict, seconds: float = 5.0) -> dict[s
     total = settings.total_steps(config, len(source))
     epoch = len(source) / config.batch_size
     optimizer, schedule = run_steps.optimizer(setup, total, epoch)
-    rates = limits.measure_rates(setup.model.dtype)
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None  # Windows has none
+    before = limits.measure_rates(setup.model.dtype)
     with jax.set_mesh(setup.mesh), _compiling_anew():
         state = run_state.initial_state(setup, optimizer)
         reader = batches.reader(setup, source, state)
@@ -69,6 +74,8 @@ def benchmark(config: ml_collections.ConfigDict, seconds: float = 5.0) -> dict[s
             loop, data_wait = _rate(train, stream, seconds)
     with iter(reader) as stream:
         pipeline, _ = _rate(lambda batch: None, stream, seconds)
+    after = limits.measure_rates(setup.model.dtype)
+    rates = limits.Rates(*map(max, zip(before, after, strict=True)))
     speeds = {
         "step": config.batch_size / training,
         "loop": config.batch_size * loop,
@@ -91,6 +98,11 @@ def benchmark(config: ml_collections.ConfigDict, seconds: float = 5.0) -> dict[s
         "images_per_second": speeds,
         "share_of_limit": {part: speeds[part] / best[part] for part in best},
         "data_wait": data_wait,
+        "machine": {
+            "cores": os.cpu_count() or 1,
+            "load": load,
+            "change": max(1 - min(pair) / max(pair) for pair in zip(before, after, strict=True)),
+        },
         "memory": {
             "temporaries": memory.temp_size_in_bytes,
             "arguments": memory.argument_size_in_bytes,

@@ -12,6 +12,8 @@ PARTS = {
     "input_pipeline": "input pipeline alone",
     "inference": "inference, batch already on the device",
 }
+FAST_ENOUGH = 0.05  # share of the time in which steps may wait for data
+STEADY = 0.15  # change of the machine's rates that is usual
 
 
 def show(found: dict[str, Any]) -> None:
@@ -39,9 +41,7 @@ def show(found: dict[str, Any]) -> None:
             "" if seconds is None else f"{seconds:.1f} s",
         )
     console.print(table)
-    console.print(
-        f"in the training loop, steps waited for data {found['data_wait']:.1%} of the time"
-    )
+    console.print(pipeline(found))
     memory, limits = found["memory"], found["limits"]
     parts = {
         "temporaries of a step": memory["temporaries"],
@@ -57,3 +57,50 @@ def show(found: dict[str, Any]) -> None:
         f"from rates measured here for a device: {limits['flops_per_second'] / 1e9:,.0f} GFLOP/s "
         f"in a matrix product, {limits['bytes_per_second'] / 1e9:,.1f} GB/s in a copy"
     )
+    for note in busy(found):
+        console.print(f"WARNING: {note}")
+
+
+def pipeline(found: dict[str, Any]) -> str:
+    """Returns whether the input pipeline keeps up with training, and what helps if it does not.
+
+    Args:
+      found: as returned by `measure.benchmark`.
+    """
+    speeds, wait = found["images_per_second"], found["data_wait"]
+    times = speeds["input_pipeline"] / speeds["step"]
+    told = f"the input pipeline alone delivers {times:.2g} times the images that the step takes"
+    if wait < FAST_ENOUGH:
+        return f"data: {told}; in the training loop steps waited for them {wait:.1%} of the time"
+    why = "it is too slow" if times < 1 else "reading and computing share this machine's cores"
+    return (
+        f"data: in the training loop steps waited for images {wait:.1%} of the time: {why} "
+        f"({told}). What helps: --config.data.in_memory=True if they fit, "
+        "--config.data.workers=N processes, smaller files (docs/data.md)"
+    )
+
+
+def busy(found: dict[str, Any]) -> list[str]:
+    """Returns sentences about signs that other programs disturbed the measurements.
+
+    Args:
+      found: as returned by `measure.benchmark`.
+    """
+    machine, notes = found["machine"], []
+    if machine["load"] is not None and machine["load"] > max(1.0, machine["cores"] / 4):
+        notes.append(
+            f"{machine['load']:.1f} programs ran or waited for one of {machine['cores']} cores in "
+            "the minute before: measure again on an idle machine."
+        )
+    if machine["change"] > STEADY:
+        notes.append(
+            f"the machine's own rates changed by {machine['change']:.0%} during the benchmark: it "
+            "was busy, or its clock changed; measure again."
+        )
+    over = [PARTS[part] for part, share in found["share_of_limit"].items() if share > 1]
+    if over:
+        notes.append(
+            f"more than 100 % of the limit ({'; '.join(over)}) cannot be: the limit was measured "
+            "too low, on a busy machine; measure again."
+        )
+    return notes

@@ -59,9 +59,14 @@ FLAGS = {
         "own",
         "DATA",
     ),
-    "images": Flag("largest number of images to read", "N", "2000"),
+    "images": Flag(
+        "largest number of images to read, or to evaluate under noise and blur", "N", "2000"
+    ),
     "block": Flag("the block whose features are written: block1, ... or final", "B", "final"),
     "checkpoint": Flag("best (the default), latest, or a step", "WHICH", "best"),
+    "figures": Flag(
+        "folder for figures as SVG and PDF: curves, ROC, confusion, feature reuse, growth", "DIR"
+    ),
     "weights": Flag("published weights (densenet121.ra_in1k), or a file", "SOURCE"),
     "model": Flag(
         "the variant that the file in --weights belongs to, if its name and tensors do not say it",
@@ -155,10 +160,17 @@ COMMANDS = {
     ),
     "report": Command(
         "writes DIR/report.html again, for a finished or running run; for several directories, "
-        "a page that compares the runs",
+        "a page that compares the runs; --figures=DIR also writes figures for papers",
         needs="run",
-        flags=("checkpoint",),
+        flags=("checkpoint", "figures"),
         words="DIR...",
+    ),
+    "dossier": Command(
+        "writes DIR/dossier: one page and a folder with the data card, scores with intervals, "
+        "thresholds, calibration, robustness, a check of the activation maps, failures, and what "
+        "repeats the run; people fill in the rest of the reporting checklists",
+        needs="config",
+        flags=("checkpoint", "images", "output"),
     ),
     "statistics": Command(
         "measures mean, standard deviation and percentiles of the training images, and prints the "

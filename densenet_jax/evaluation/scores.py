@@ -14,25 +14,16 @@ from densenet_jax.training.eval_loop import gather
 Scores = dict[str, np.ndarray]
 
 
-def collect(
-    task: Task,
-    loss: Loss,
-    predict: Callable[[Any, jax.Array], jax.Array],
-    variables: Any,
-    batches: Iterable[dict[str, jax.Array]],
-) -> Scores:
-    """Returns the scores of all examples of `batches` whose mask is True, each exactly once.
+Score = Callable[[Any, dict[str, jax.Array]], dict[str, jax.Array]]
+
+
+def scorer(task: Task, loss: Loss, predict: Callable[[Any, jax.Array], jax.Array]) -> Score:
+    """Returns the compiled function from variables and a batch to its scores and its mask.
 
     Args:
       task: what the model is trained for.
       loss: the loss for evaluation, see `settings.make_loss`.
       predict: maps (variables, images) to logits [B, C], see `test_time_augmentation.predictor`.
-      variables: the model's variables, {"params", "batch_stats"}.
-      batches: one pass over the split, as `data.reading.pipeline.eval_batches` returns it.
-
-    Returns:
-      {"index": the examples' numbers in the split, int [N]; "label": [N]; "loss": float32 [N];
-       "logits": [N, C]; and the arrays of `task.scores`, [N, ...]}.
     """
 
     @jax.jit
@@ -43,5 +34,20 @@ def collect(
         found["logits"] = logits
         return {**found, **task.scores(logits, label)}
 
+    return score
+
+
+def collect(score: Score, variables: Any, batches: Iterable[dict[str, jax.Array]]) -> Scores:
+    """Returns the scores of all examples of `batches` whose mask is True, each exactly once.
+
+    Args:
+      score: see `scorer`.
+      variables: the model's variables, {"params", "batch_stats"}.
+      batches: one pass over the split, as `data.reading.pipeline.eval_batches` returns it.
+
+    Returns:
+      {"index": the examples' numbers in the split, int [N]; "label": [N]; "loss": float32 [N];
+       "logits": [N, C]; and the arrays of `task.scores`, [N, ...]}.
+    """
     # Results stay on the device until the end: the loop never waits for them.
     return gather([score(variables, batch) for batch in batches])

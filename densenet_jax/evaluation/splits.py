@@ -97,12 +97,17 @@ def answers(
     Raises:
       ConfigError: five crops were requested, but the images have no margin to crop.
     """
+    split = batches.eval_batches(with_margin(setup) if crops > 1 else setup, source)
+    return scores.collect(scorer(setup, crops=crops, flip=flip), variables, split)
+
+
+def scorer(setup: Experiment, *, crops: int = 1, flip: bool = False) -> scores.Score:
+    """Returns `scores.scorer` of an experiment; crops and flip are as of `answers`."""
     size, loss = setup.config.data.image_size, settings.make_loss(setup.config)
     predict = test_time_augmentation.predictor(
         setup.model, setup.normalize, size, task=setup.task, crops=crops, flip=flip
     )
-    split = batches.eval_batches(with_margin(setup) if crops > 1 else setup, source)
-    return scores.collect(setup.task, loss, predict, variables, split)
+    return scores.scorer(setup.task, loss, predict)
 
 
 def with_margin(setup: Experiment) -> Experiment:

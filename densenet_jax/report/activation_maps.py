@@ -54,6 +54,15 @@ def has_linear_head(model: nn.Module) -> bool:
     return averages and model.num_classes > 0
 
 
+def of_outputs(
+    model: nn.Module, variables: Any, images: jax.Array, classes: jax.Array
+) -> jax.Array:
+    """Returns `cam` where it is exact, and for other networks `grad_cam` of the last block."""
+    if has_linear_head(model):
+        return cam(model, variables, images, classes)
+    return grad_cam(model, variables, images, classes, "final")
+
+
 @functools.partial(jax.jit, static_argnames=("model", "block"))
 def grad_cam(
     model: nn.Module, variables: Any, images: jax.Array, classes: jax.Array, block: str

@@ -46,6 +46,7 @@ def examine(
     step: int,
     ablation_examples: int = 0,
     evaluated: Evaluated | None = None,
+    into: str | pathlib.Path | None = None,
 ) -> Predictions | Estimates:
     """Writes predictions.npz and insight.json into a run's directory.
 
@@ -57,6 +58,7 @@ def examine(
       ablation_examples: number of examples on which the accuracy without each single connection is
         measured, at a cost of (connections) x (examples) inferences; 0: no ablation.
       evaluated: an evaluation of the run; if it is of the same step, its predictions are reused.
+      into: another folder for the files; None: the run's directory.
 
     Returns:
       The predictions of a classifier, or the estimates of several labels or numbers.
@@ -71,13 +73,13 @@ def examine(
             f"ablation_examples measures the accuracy of classes, and the task is "
             f"{setup.task.name}; leave it out."
         )
-    found = _answers(setup, variables, str(workdir), step, evaluated)
+    found, into = _answers(setup, variables, str(workdir), step, evaluated), into or workdir
     if isinstance(found, Predictions):
         found = with_pictures(setup, variables, found)
-        write: Callable[[], Any] = functools.partial(predictions.save, found, workdir)
+        write: Callable[[], Any] = functools.partial(predictions.save, found, into)
     else:
         found = _with_pictures(setup, variables, found)
-        write = functools.partial(estimates.save, found, workdir)
+        write = functools.partial(estimates.save, found, into)
     insight = {
         "step": step,
         "model": model_summary.summarize(setup.model, setup.image_shape, setup.config.batch_size),
@@ -85,7 +87,7 @@ def examine(
     }
     if jax.process_index() == 0:
         write()
-        atomic_files.write(pathlib.Path(workdir) / FILE, json.dumps(finite(insight)) + "\n")
+        atomic_files.write(pathlib.Path(into) / FILE, json.dumps(finite(insight)) + "\n")
     return found
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from densenet_jax.evaluation import per_example
-from densenet_jax.report.predictions import FILE, MAX_SIDE
+from densenet_jax.report import stored_arrays
+from densenet_jax.report.predictions import FILE
 from densenet_jax.training.rundir import atomic_files, bounded_files
 
 logger = logging.getLogger(__name__)
@@ -111,31 +112,14 @@ def _check(found: Estimates) -> None:
     Raises:
       ValueError: one is not as the class describes it.
     """
-    count, labels, shown = len(found.index), len(found.class_names), len(found.shown)
-    thresholds = labels if found.task == "multilabel" else 0
-    shapes = {
-        **{"index": (count,), "class_names": (labels,), "thresholds": (thresholds,)},
+    count, labels = len(found.index), len(found.class_names)
+    shapes: dict[str, tuple[int, ...]] = {
+        "thresholds": (labels if found.task == "multilabel" else 0,),
+        "shown_for": (len(found.shown),),
         **dict.fromkeys(("labels", "values"), (count, labels)),
-        **dict.fromkeys(("shown", "shown_for"), (shown,)),
-        "pictures": (shown, *found.pictures.shape[-3:]),
-        "maps": (shown, *found.maps.shape[-2:]),
     }
-    kinds = dict.fromkeys(("labels", "values", "thresholds", "maps"), "f")
-    kinds |= {"class_names": "U", "pictures": "u"}
-    ranges = {"index": 2**62, "shown": count, "shown_for": labels}
-    ranks = {"pictures": 4, "maps": 3}
-    for name, shape in shapes.items():
-        values = getattr(found, name)
-        sound = values.shape == shape and values.dtype.kind in kinds.get(name, "iu")
-        sound &= values.ndim == ranks.get(name, len(shape))
-        if name in ranges and sound and values.size:
-            sound = values.min() >= 0 and values.max() < ranges[name]
-        if name in ranks and sound:
-            sound = all(0 < side <= MAX_SIDE for side in shape[1:])
-        if not sound:
-            raise ValueError(f"its array {name} does not fit the others")
-    if found.pictures.shape[-1] not in (1, 3) or found.pictures.dtype != np.uint8:
-        raise ValueError("its pictures are not images")
+    kinds = dict.fromkeys(("labels", "values", "thresholds"), "f")
+    stored_arrays.check(found, shapes, kinds, {"shown_for": labels})
     known = found.labels[~np.isnan(found.labels)]
     values = (0, 1) if found.task == "multilabel" else known[np.isfinite(known)]
     if not labels or not np.isin(known, values).all() or not np.isfinite(found.thresholds).all():

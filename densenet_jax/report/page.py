@@ -125,30 +125,42 @@ def render(found: list[Run], *, live: bool = False) -> str:
       found: the runs; one run gets all sections, several get a comparison.
       live: whether the page reloads itself every half minute.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(PAGE),
+    return environment(PAGE).get_template("page.html").render(**variables(found, live))
+
+
+def environment(*folders: pathlib.Path) -> jinja2.Environment:
+    """Returns the environment of templates in some folders, with the filters that they use."""
+    found = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(folders),
         autoescape=True,  # names of classes and files can contain HTML
         finalize=_shown,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "count": count, "bytes": in_bytes, "short": short}
-    environment.filters |= {"decimal": decimal}
+    found.filters |= {"percent": percent, "count": count, "bytes": in_bytes, "short": short}
+    found.filters |= {"decimal": decimal}
+    return found
+
+
+def variables(found: list[Run], live: bool = False) -> dict[str, Any]:
+    """Returns the variables of the template page.html, see `render`."""
     about = findings(found[0]) if len(found) == 1 else {}
     scripts = [*SCRIPTS, *SCRIPTS_OF.get(about.get("kind", ""), ())]
-    return environment.get_template("page.html").render(
-        title=" and ".join(run.name for run in found),
-        refresh=REFRESH_SECONDS if live else None,
-        now=time.strftime("%Y-%m-%d %H:%M:%S"),
-        style=markupsafe.Markup((PAGE / "style.css").read_text(encoding="utf-8")),
-        scripts=[markupsafe.Markup((PAGE / name).read_text(encoding="utf-8")) for name in scripts],
-        runs=found,
-        metrics=list(dict.fromkeys(m for run in found for m in (run.task.best, *run.task.metrics))),
-        charts=finite(curves.charts(found)),
-        config=config_rows(found),
+    return {
+        "title": " and ".join(run.name for run in found),
+        "refresh": REFRESH_SECONDS if live else None,
+        "now": time.strftime("%Y-%m-%d %H:%M:%S"),
+        "style": markupsafe.Markup((PAGE / "style.css").read_text(encoding="utf-8")),
+        "scripts": [markupsafe.Markup((PAGE / n).read_text(encoding="utf-8")) for n in scripts],
+        "runs": found,
+        "metrics": list(
+            dict.fromkeys(m for run in found for m in (run.task.best, *run.task.metrics))
+        ),
+        "charts": finite(curves.charts(found)),
+        "config": config_rows(found),
         **about,
-    )
+    }
 
 
 def _shown(value: Any) -> Any:
@@ -187,9 +199,12 @@ def config_rows(found: list[Run]) -> dict[str, Any]:
     }
 
 
-def percent(value: float | None, digits: int = 2) -> str:
-    """Returns a share from 0 to 1 as a percentage."""
-    return run_files.ABSENT if value is None else f"{value:.{digits}%}"
+def percent(value: float | None, digits: int = 2, margin: Sequence[float] | None = None) -> str:
+    """Returns a share from 0 to 1 as a percentage, with its interval: "93.1% (90.2–95.4)"."""
+    if value is None:
+        return run_files.ABSENT
+    ends = "–".join(f"{100 * end:.{digits}f}" for end in margin or ())
+    return f"{value:.{digits}%} ({ends})" if ends else f"{value:.{digits}%}"
 
 
 def decimal(value: float | None, margin: Sequence[float] | None = None, digits: int = 3) -> str:
@@ -203,7 +218,8 @@ def decimal(value: float | None, margin: Sequence[float] | None = None, digits: 
     if value is None:
         return run_files.ABSENT
     own, *ends = (f"{v:.{digits}f}" if digits else f"{v:,.4g}" for v in (value, *(margin or ())))
-    return f"{own} ({ends[0]}–{ends[1]})" if ends else own
+    between = " to " if any(end.startswith("-") for end in ends) else "–"
+    return f"{own} ({between.join(ends)})" if ends else own
 
 
 def count(value: float | None) -> str:

@@ -7,16 +7,19 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
+from densenet_jax.evaluation import per_example
 from densenet_jax.report import gallery, label_scores, number_scores, statistics, subgroups
 from densenet_jax.report.estimates import Estimates
 from densenet_jax.report.history import is_number
 from densenet_jax.report.predictions import Predictions
 from densenet_jax.report.run_files import Run
+from densenet_jax.scores import intervals
 from densenet_jax.scores.calibration import calibration
+from densenet_jax.tasks.task import bounds
 
 WHOLE = 30  # largest number of classes for which the confusion matrix is shown as a table
 PICTURE = 2000  # largest number for which it is shown as a picture
-CLASSES = 5000  # largest number of classes in the table; those with the lowest F1 of more
+CLASSES = 5000  # largest number of classes in the table, with intervals; of more the lowest F1
 PAIRS = 40  # number of pairs in the table of the most frequent mistakes
 
 
@@ -110,13 +113,23 @@ def about(found: Predictions) -> dict[str, Any]:
     """Returns accuracy, calibration and tables of classes and of mistakes.
 
     Returns:
-      "data", "step", "examples" (their number), "accuracy" (None without examples), "names" (of
-      the classes), "classes" (see `statistics.per_class`; at most `CLASSES`), "top5_tells" (whether
-      top-5 accuracy is meaningful: there are more than five classes), "bins" and "ece" (see
-      `scores.calibration`), "pairs" (see `statistics.worst_pairs`).
+      "data", "step", "examples" (their number), "accuracy" (None without examples) and
+      "accuracy_interval", "grouped" (whether intervals are by groups), "names" (of the classes),
+      "classes" (see `statistics.per_class`, with intervals; at most `CLASSES`), "top5_tells"
+      (whether top-5 accuracy is meaningful: there are more than five classes), "bins" and "ece"
+      (see `scores.calibration`), "pairs" (see `statistics.worst_pairs`).
     """
     matrix = _matrix(found)
     rows = statistics.per_class(matrix, found.labels, found.in_top5)
+    groups = found.columns.get(per_example.GROUP)
+    apart = None if groups is None else groups.tolist()
+    if len(rows) <= CLASSES:
+        draws = label_scores.samples(len(rows), len(found.labels))
+        margins = intervals.of_classes(found.labels, found.classes[:, 0], len(rows), apart, draws)
+        for key, of_classes in margins.items():
+            for row, margin in zip(rows, of_classes, strict=True):
+                row[f"{key}_interval"] = bounds(margin)
+    (margin,) = intervals.of_means(found.correct, apart)
     if len(rows) > CLASSES:
         rows.sort(key=lambda row: (row["f1"] is None, row["f1"]))
     bins, error = calibration(found.probabilities[:, 0], found.correct)
@@ -125,6 +138,8 @@ def about(found: Predictions) -> dict[str, Any]:
         "step": found.step,
         "examples": len(found.labels),
         "accuracy": float(found.correct.mean()) if len(found.labels) else None,
+        "accuracy_interval": bounds(margin),
+        "grouped": apart is not None,
         "names": found.class_names.tolist(),
         "classes": rows[:CLASSES],
         "top5_tells": found.classes.shape[1] == 5 and len(found.class_names) > 5,

@@ -11,6 +11,7 @@ import numpy as np
 from flax import linen as nn
 
 from densenet_jax.evaluation import per_example
+from densenet_jax.report import stored_arrays
 from densenet_jax.tasks.outputs import Outputs
 from densenet_jax.tasks.task import Task
 from densenet_jax.training.eval_loop import Answers, gather
@@ -18,7 +19,6 @@ from densenet_jax.training.rundir import atomic_files, bounded_files
 
 logger = logging.getLogger(__name__)
 FILE = "predictions.npz"
-MAX_SIDE = 4096  # pixels of a picture
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -186,27 +186,13 @@ def _check(found: Predictions) -> None:
     Raises:
       ValueError: one is not as the class describes it.
     """
-    count, classes, shown = len(found.index), len(found.class_names), len(found.shown)
-    ranges = {"index": 2**62, "labels": classes, "classes": classes, "shown": count}
-    shapes = {
-        **dict.fromkeys(("index", "labels", "own"), (count,)),
+    count, classes = len(found.index), len(found.class_names)
+    shapes: dict[str, tuple[int, ...]] = {
+        **dict.fromkeys(("labels", "own"), (count,)),
         **dict.fromkeys(("classes", "probabilities"), (count, found.classes.shape[-1])),
-        **{"class_names": (classes,), "shown": (shown,)},
-        "pictures": (shown, *found.pictures.shape[-3:]),
-        "maps": (shown, *found.maps.shape[-2:]),
     }
-    kinds = {"probabilities": "f", "own": "f", "maps": "f", "pictures": "u", "class_names": "U"}
-    for name, shape in shapes.items():
-        values = getattr(found, name)
-        sound = values.shape == shape and values.dtype.kind in kinds.get(name, "iu")
-        if name in ranges and sound and values.size:
-            sound = values.min() >= 0 and values.max() < ranges[name]
-        if name in ("pictures", "maps") and sound:
-            sound = all(0 < side <= MAX_SIDE for side in shape[1:])
-        if not sound:
-            raise ValueError(f"its array {name} does not fit the others")
-    if found.pictures.shape[-1] not in (1, 3) or found.pictures.dtype != np.uint8:
-        raise ValueError("its pictures are not images")
+    ranges = {"labels": classes, "classes": classes}
+    stored_arrays.check(found, shapes, {"probabilities": "f", "own": "f"}, ranges)
     if not found.classes.shape[-1] or not all(
         np.isfinite(v).all() for v in (found.probabilities, found.own)
     ):

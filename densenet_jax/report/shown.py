@@ -37,18 +37,15 @@ def with_maps(
         kept.append(position)
     if not kept:
         return {}
-    explained = outputs[kept]
     variables = jax.device_get(variables)
     # One device of this process is enough for a few pictures, and then holds all of the result.
     with jax.set_mesh(meshes.make_mesh(devices=jax.local_devices()[:1])):
         normalized = setup.normalize(jnp.asarray(np.stack(images)))
-        if activation_maps.has_linear_head(setup.model):
-            maps = activation_maps.cam(setup.model, variables, normalized, explained)
-        else:
-            maps = activation_maps.grad_cam(setup.model, variables, normalized, explained, "final")
+        explained = jnp.asarray(outputs[kept])
+        maps = activation_maps.of_outputs(setup.model, variables, normalized, explained)
     return {
         "kept": np.array(kept),
-        "pictures": np.stack([_small(setup, picture) for picture in images]),
+        "pictures": np.stack([small(setup, picture) for picture in images]),
         "maps": np.asarray(maps, np.float32),
     }
 
@@ -69,6 +66,6 @@ def image(setup: Experiment, index: int) -> np.ndarray:
     )
 
 
-def _small(setup: Experiment, image: np.ndarray) -> np.ndarray:
+def small(setup: Experiment, image: np.ndarray) -> np.ndarray:
     """Returns an image [H, W, C] as people see it on the page, uint8 [h, w, 1 or 3]."""
     return pictures.thumbnail(pictures.shown(image, setup.preprocessing.ends))

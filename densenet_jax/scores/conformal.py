@@ -73,13 +73,25 @@ def fit(p: np.ndarray, labels: np.ndarray, alpha: float) -> Conformal:
     classes = p.shape[1]
     if wrong := np.count_nonzero((labels < 0) | (labels >= classes)):
         raise ScoresError(f"{wrong} labels are not between 0 and {classes - 1}, the last class.")
-    limits, counts = np.full(classes, np.inf), np.bincount(labels, minlength=classes)
-    for i, count in enumerate(counts.tolist()):
-        # A fraction, because 0.9 * 10 in floating point may be above 9.
-        k = math.ceil((count + 1) * (1 - Fraction(str(float(alpha)))))
-        if k <= count:
-            limits[i] = np.sort(1 - p[labels == i, i])[k - 1]
+    limits, counts = np.zeros(classes), np.bincount(labels, minlength=classes)
+    for i in range(classes):
+        limits[i] = limit(1 - p[labels == i, i], alpha)
     return Conformal(alpha, limits, counts)
+
+
+def limit(strangeness: np.ndarray, alpha: float) -> float:
+    """Returns the value that one more example exceeds with a probability of at most alpha.
+
+    Args:
+      strangeness: of n examples, [n]: one minus the probability of the class, or an absolute error.
+      alpha: between 0 and 1.
+
+    Returns:
+      the k-th smallest with k = ceil((n + 1) (1 - alpha)); infinity if that is more than n.
+    """
+    # A fraction, because 0.9 * 10 in floating point may be above 9.
+    k = math.ceil((len(strangeness) + 1) * (1 - Fraction(str(float(alpha)))))
+    return float(np.sort(strangeness)[k - 1]) if k <= len(strangeness) else math.inf
 
 
 def coverage(

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy import sparse
 
 from densenet_jax.scores.labels import columns, known
 
@@ -16,31 +17,23 @@ CURVE_ERROR = 5e-4  # smallest distance that a curve may move when points are le
 
 
 class Ranked(NamedTuple):
-    """The known examples of one label from the highest score to the lowest.
+    """The known examples of one label in bins between its positive examples, highest score first.
 
-    Examples with equal scores form one group, whose order means nothing.
+    The examples with the label have M different scores.  A rare label has few, so that the sums of
+    its bins are much shorter than the list of examples.
 
     Attributes:
-      order: their numbers, [K].
-      positive: positions in `order` of those with the label, [P].
-      start, end: positions in `order` of the first example, and after the last one, of the group of
-        each of `positive`, [P].
-      positive_start, positive_end: the same as positions in `positive`, [P].
+      bins: 0 or 1, float32 [3 M + 1, N].  The first M rows have the examples without the label
+        whose score is between one of these M scores and the higher one before it; the next M rows
+        those whose score equals it; the next M rows the examples with the label; the last row
+        those without it below all M scores.
+      defined: whether there are examples with the label and without it.
     """
 
-    order: np.ndarray
-    positive: np.ndarray
-    start: np.ndarray
-    end: np.ndarray
-    positive_start: np.ndarray
-    positive_end: np.ndarray
+    bins: sparse.csr_array
+    defined: bool
 
-    @property
-    def defined(self) -> bool:
-        """Whether there are examples with the label and without it."""
-        return 0 < len(self.positive) < len(self.order)
-
-    def auroc_and_precision(self, weights: np.ndarray) -> tuple[float, float]:
+    def auroc_and_precision(self, weights: np.ndarray) -> np.ndarray:
         """Returns the area under the ROC curve and the average precision.
 
         The area is the chance that an example with the label has a higher score than one without
@@ -48,37 +41,29 @@ class Ranked(NamedTuple):
         mean, over examples with the label, of the precision among all scores at least as high.
 
         Args:
-          weights: how often each example counts, integers [N].
+          weights: how often each example counts, whole numbers [N], or [N, B] of B samples; in
+            float32 their sum must be below 2**24, so that all sums are exact.
 
         Returns:
-          two numbers from 0 to 1; both NaN unless examples of both kinds have weight.
+          two numbers from 0 to 1, [2] or [2, B]; NaN unless examples of both kinds have weight.
         """
-        own = weights.take(self.order)
-        hits = own.take(self.positive)
-        total, found = _sums(own), _sums(hits)
-        positives, negatives = float(found[-1]), float(total[-1] - found[-1])
-        if not (positives > 0 and negatives > 0):
-            return np.nan, np.nan
-        found_end, total_end = found.take(self.positive_end), total.take(self.end)
-        above = total.take(self.start) - found.take(self.positive_start)  # negatives, higher score
-        equal_or_above = total_end - found_end
+        sums = (self.bins @ weights).astype(np.float64)
+        between, equal, hits = sums[:-1].reshape(3, -1, *weights.shape[1:])
+        found, through = np.cumsum(hits, axis=0), np.cumsum(between + equal, axis=0)
+        positives = hits.sum(axis=0)
+        negatives = sums[-1] + (between + equal).sum(axis=0)
         # Float64 holds these integers exactly: they are below 2**53 for 10**8 examples.
-        hits = hits.astype(np.float64)
-        area = 1 - (hits * (above + equal_or_above)).sum() / (2 * positives * negatives)
-        precision = found_end / np.maximum(total_end, 1)  # 0 / 0 has no weight
-        return float(area), float((hits * precision).sum() / positives)
-
-
-def _sums(values: np.ndarray) -> np.ndarray:
-    """Returns the sums of the first 0, 1, 2, ... integers: [N] -> [N + 1]."""
-    largest = len(values) * int(values.max(initial=0))
-    sums = np.zeros(len(values) + 1, np.int32 if largest < 2**30 else np.int64)
-    np.cumsum(values, out=sums[1:], dtype=sums.dtype)
-    return sums
+        pairs = (hits * (2 * through - equal)).sum(axis=0)
+        precision = found / np.maximum(found + through, 1)  # 0 / 0 has no weight
+        with np.errstate(invalid="ignore", divide="ignore"):
+            scores = np.stack(
+                [1 - pairs / (2 * positives * negatives), (hits * precision).sum(0) / positives]
+            )
+        return np.where((positives > 0) & (negatives > 0), scores, np.nan)
 
 
 def rank(scores: np.ndarray, targets: np.ndarray) -> Ranked:
-    """Returns the known examples of a label in the order of their scores.
+    """Returns the known examples of a label in bins by their scores.
 
     Args:
       scores: [N], higher for examples that are more likely to have the label.
@@ -87,20 +72,15 @@ def rank(scores: np.ndarray, targets: np.ndarray) -> Ranked:
     Raises:
       ScoresError: as `labels.known`.
     """
-    numbers, found, is_positive = known(scores, targets)
-    order = np.argsort(-found, kind="stable")
-    ordered, positive = found[order], np.flatnonzero(is_positive[order])
-    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])  # of all groups
-    group = np.searchsorted(starts, positive, side="right")
-    start, end = starts[group - 1], np.r_[starts[1:], len(ordered)][group - 1]
-    return Ranked(
-        numbers[order],
-        positive,
-        start,
-        end,
-        np.searchsorted(positive, start),
-        np.searchsorted(positive, end),
-    )
+    numbers, found, positive = known(scores, targets)
+    levels = np.unique(-found[positive])  # from the highest score
+    place, count = np.searchsorted(levels, -found), len(levels)
+    equal = np.append(levels, np.inf)[place] == -found
+    row = np.where(positive, 2 * count + place, np.where(equal, count + place, place))
+    row[place == count] = 3 * count
+    ones = np.ones(len(numbers), np.float32)
+    bins = sparse.csr_array((ones, (row, numbers)), shape=(3 * count + 1, len(scores)))
+    return Ranked(bins, 0 < positive.sum() < len(positive))
 
 
 def by_label(scores: np.ndarray, targets: np.ndarray) -> dict[str, np.ndarray]:

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import pytest
 
 from densenet_jax import cli
-from densenet_jax.benchmark import limits
+from densenet_jax.benchmark import limits, table
 from densenet_jax.models.variants import create_model
 
 
@@ -23,6 +23,7 @@ def test_all_results_are_present(tmp_path, capsys):
     assert all(value > 0 for value in found["images_per_second"].values())
     assert all(0 < value < 1 for value in found["share_of_limit"].values())
     assert 0 <= found["data_wait"] <= 1
+    assert 0 <= found["machine"]["change"] < 1
     assert found["memory"]["temporaries"] > 0
     out = capsys.readouterr().out
     assert "of the limit" in out
@@ -44,3 +45,38 @@ def test_limit_is_the_slower_of_arithmetic_and_memory():
     rates = limits.Rates(flops=100.0, bytes=10.0)
     assert limits.images_per_second(limits.Work(200.0, 10.0), rates) == 0.5
     assert limits.images_per_second(limits.Work(100.0, 40.0), rates) == 0.25
+
+
+def figures(wait=0.0, pipeline=300.0, share=0.5, **machine):
+    return {
+        "images_per_second": {"step": 100.0, "input_pipeline": pipeline},
+        "data_wait": wait,
+        "share_of_limit": {"step": share, "inference": 0.5},
+        "machine": {"cores": 2, "load": 0.3, "change": 0.01} | machine,
+    }
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        (figures(), "alone delivers 3 times the images that the step takes; in the training loop"),
+        (figures(0.4, 50.0), "waited for images 40.0% of the time: it is too slow (the input"),
+        (figures(0.4), "share this machine's cores (the input pipeline alone delivers 3 times"),
+    ],
+)
+def test_the_input_pipeline_in_words(found, words):
+    assert words in table.pipeline(found)
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        (figures(load=5.2), "5.2 programs ran or waited for one of 2 cores"),
+        (figures(change=0.3), "rates changed by 30% during"),
+        (figures(share=1.2), "more than 100 % of the limit (training step, batch already"),
+    ],
+)
+def test_a_busy_machine_is_named(found, words):
+    (note,) = table.busy(found)
+    assert words in note
+    assert table.busy(figures()) == table.busy(figures(load=None)) == []

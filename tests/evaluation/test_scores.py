@@ -26,7 +26,7 @@ def batches(mask=(True, True, True, True, False, False), size=2):
 @pytest.fixture(scope="module")
 def found():
     predict = lambda v, images: jnp.asarray(LOGITS)[images]  # noqa: E731
-    return scores.collect(TASK, make_loss("cross_entropy"), predict, None, batches())
+    return scores.collect(scores.scorer(TASK, make_loss("cross_entropy"), predict), None, batches())
 
 
 def test_masked_examples_do_not_count(found):

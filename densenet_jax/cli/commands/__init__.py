@@ -2,7 +2,7 @@
 
 from densenet_jax.cli.commands.answering import export, predict
 from densenet_jax.cli.commands.evaluating import calibrate, embed, evaluate
-from densenet_jax.cli.commands.showing import models, report, statistics
+from densenet_jax.cli.commands.showing import dossier, models, report, statistics
 from densenet_jax.cli.commands.starting import completion, init
 from densenet_jax.cli.commands.training import benchmark, find_lr, logits, train
 from densenet_jax.cli.weights import weights
@@ -19,6 +19,7 @@ __all__ = [
     "benchmark",
     "calibrate",
     "completion",
+    "dossier",
     "embed",
     "evaluate",
     "export",

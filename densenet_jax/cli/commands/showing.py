@@ -1,4 +1,4 @@
-"""The commands that show: report, models, statistics."""
+"""The commands that show: report, dossier, models, statistics."""
 
 import pathlib
 
@@ -6,11 +6,15 @@ import jax
 import ml_collections
 from rich.table import Table
 
+from densenet_jax import dossier as dossiers
 from densenet_jax import report as reports
 from densenet_jax.cli.commands.runs import open_run
+from densenet_jax.cli.invocation import program
 from densenet_jax.data import statistics as image_statistics
 from densenet_jax.data.sources.source import DataError
+from densenet_jax.dossier import repeat, statements
 from densenet_jax.models import summary
+from densenet_jax.report import figures as drawing
 from densenet_jax.terminal import Console, lines, say
 from densenet_jax.training import settings
 from densenet_jax.training.errors import CheckpointError, ConfigError
@@ -25,6 +29,7 @@ def report(
     words: list[str],
     workdir: str | None,
     checkpoint: str,
+    figures: str | None = None,
 ) -> None:
     """Writes the report of a run again, or a page that compares several runs.
 
@@ -33,6 +38,7 @@ def report(
       words: directories of runs.
       workdir: one more directory; None: none.
       checkpoint: "best", "latest" or a step, for the report of a single run.
+      figures: folder for figures as SVG and PDF; None: none are written.
     """
     folders = [*([workdir] if workdir else []), *words]
     if len(folders) > 1:
@@ -41,6 +47,9 @@ def report(
         config = config or run_weights.read_config(folders[0])
         path = write_report(config, folders[0], checkpoint)
     say(f"written: {path}")
+    if figures:
+        paths, left_out = drawing.write(folders, pathlib.Path(figures))
+        say(f"written: {len(paths)} files in {figures}", *(f"left out: {why}" for why in left_out))
 
 
 def write_report(
@@ -70,6 +79,47 @@ def write_report(
     if jax.process_index() == 0:
         reports.write_report(workdir)
     return pathlib.Path(workdir) / "report.html"
+
+
+def dossier(
+    config: ml_collections.ConfigDict,
+    workdir: str | None,
+    name: str,
+    checkpoint: str,
+    images: str,
+    output: str | None,
+) -> None:
+    """Writes the dossier of a run: one page and a folder, see `dossiers.write`.
+
+    Args:
+      config: the run's configuration; its evaluation split is scored.
+      workdir: the run's directory; None: runs/NAME.
+      name: the configuration's name.
+      checkpoint: "best", "latest" or a step.
+      images: largest number of images whose changed versions are evaluated.
+      output: the folder; None: DIR/dossier.
+
+    Raises:
+      ConfigError: the number is not one.
+      CheckpointError: there is no such checkpoint.
+      DataError: the data cannot be read.
+    """
+    run = pathlib.Path(workdir or f"runs/{name}")
+    changed = repeat.overrides(run_weights.read_config(str(run)), config)
+    limit = _count(images)
+    setup, variables, step = open_run(config, str(run), checkpoint)
+    flags = [f"--checkpoint={step}", f"--images={limit}", *changed]
+    path = dossiers.write(
+        *(setup, variables, run, pathlib.Path(output) if output else run / "dossier"),
+        step=step,
+        images=limit,
+        program=program(),
+        command=["dossier", *flags],
+    )
+    say(
+        f"written: {path}",
+        f"fill in {path.with_name(statements.FILE)}, then write the dossier again to show it",
+    )
 
 
 def models(config: ml_collections.ConfigDict | None) -> None:
@@ -108,14 +158,24 @@ def statistics(
       ConfigError: the number is not one.
       DataError: the images cannot be read.
     """
-    if not images.isdecimal() or not int(images):
-        raise ConfigError(f"--images is {images!r}; it must be a whole number of at least 1.")
+    limit = _count(images)
     data, source = config.data, settings.train_source(config)
     found = image_statistics.measure(
         source,
         image_size=data.image_size or IMAGENET.image_size,
         channels=data.channels,
         exif=data.exif,
-        images=int(images),
+        images=limit,
     )
     say(*image_statistics.describe(found, source.name).splitlines())
+
+
+def _count(images: str) -> int:
+    """Returns the number of --images.
+
+    Raises:
+      ConfigError: it is not one.
+    """
+    if not images.isdecimal() or not int(images):
+        raise ConfigError(f"--images is {images!r}; it must be a whole number of at least 1.")
+    return int(images)

@@ -47,7 +47,7 @@ def find(first: Source, second: Source) -> Leaks:
       second: another split.
     """
     ours, theirs = range(len(first)), range(len(second))
-    return Leaks(_equal_images(first, ours, second, theirs), _shared_groups(first, second))
+    return Leaks(_equal_images(first, ours, second, theirs), shared_groups(first, second))
 
 
 def notes(train: Source, other: Source) -> tuple[str, ...]:
@@ -63,7 +63,7 @@ def notes(train: Source, other: Source) -> tuple[str, ...]:
       other: the split that evaluations are made on.
     """
     found = []
-    if groups := _shared_groups(train, other):
+    if groups := shared_groups(train, other):
         found.append(
             f"WARNING: {len(groups)} groups are in {train.name} and in {other.name}, as "
             f"{groups[0]!r}: results are not those of unseen groups"
@@ -88,7 +88,8 @@ def _spread(count: int, most: int) -> Sequence[int]:
     return range(count) if count <= most else np.linspace(0, count - 1, most).astype(int).tolist()
 
 
-def _shared_groups(first: Source, second: Source) -> list[str]:
+def shared_groups(first: Source, second: Source) -> list[str]:
+    """Returns the groups that are in both splits, sorted; [] if those of one are unknown."""
     if first.groups is None or second.groups is None:
         return []
     ours, theirs = (_present(Column.of(source.groups or ())) for source in (first, second))
@@ -118,13 +119,13 @@ def _equal_images(
     if isinstance(first.examples, Files) and isinstance(second.examples, Files):
         ours, theirs = _alike(first.examples, ours, second.examples, theirs, most)
     known: dict[bytes, int] = {}
-    for i, digest in _digests(first, ours):
+    for i, digest in digests(first, ours):
         known.setdefault(digest, i)
-    return [(known[digest], k) for k, digest in _digests(second, theirs) if digest in known]
+    return [(known[digest], k) for k, digest in digests(second, theirs) if digest in known]
 
 
-def _digests(source: Source, numbers: Iterable[int]) -> Iterator[tuple[int, bytes]]:
-    """Yields (number, hash of the encoded image or its pixels) of examples."""
+def digests(source: Source, numbers: Iterable[int]) -> Iterator[tuple[int, bytes]]:
+    """Yields (number, hash of the encoded image or its pixels) of examples that can be read."""
     for i in numbers:
         try:
             image = source.examples[i]["image"]
