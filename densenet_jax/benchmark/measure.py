@@ -12,6 +12,7 @@ import ml_collections
 
 from densenet_jax.benchmark import limits
 from densenet_jax.data.reading.stream import Batch
+from densenet_jax.models.block import implementations
 from densenet_jax.tasks.task import Metrics
 from densenet_jax.training import batches, experiment, run_state, run_steps, settings
 from densenet_jax.training.rundir.data_wait import DataWait
@@ -36,6 +37,7 @@ def benchmark(config: ml_collections.ConfigDict, seconds: float = 5.0) -> dict[s
       "images_per_second": {"step", "loop", "input_pipeline", "inference"}, over all devices of
       this process;
       "share_of_limit": {"step", "inference"}, from 0 to 1;
+      "gpu_kernels": what the trial of the GPU kernels found, see `implementations.trials`;
       "data_wait": the share of the loop's time in which steps waited for data;
       "memory", in bytes: {"temporaries", "arguments"} of the compiled step on one device,
       "device_peak" (None if the device does not report it) and "host_peak";
@@ -90,6 +92,7 @@ def benchmark(config: ml_collections.ConfigDict, seconds: float = 5.0) -> dict[s
         "compile_seconds": {"step": step.seconds, "inference": infer.seconds},
         "images_per_second": speeds,
         "share_of_limit": {part: speeds[part] / best[part] for part in best},
+        "gpu_kernels": implementations.trials(),
         "data_wait": data_wait,
         "memory": {
             "temporaries": memory.temp_size_in_bytes,

@@ -39,6 +39,8 @@ def show(found: dict[str, Any]) -> None:
             "" if seconds is None else f"{seconds:.1f} s",
         )
     console.print(table)
+    for sizes, trial in found["gpu_kernels"].items():
+        console.print(gpu_kernels(sizes, trial))
     console.print(
         f"in the training loop, steps waited for data {found['data_wait']:.1%} of the time"
     )
@@ -57,3 +59,18 @@ def show(found: dict[str, Any]) -> None:
         f"from rates measured here for a device: {limits['flops_per_second'] / 1e9:,.0f} GFLOP/s "
         f"in a matrix product, {limits['bytes_per_second'] / 1e9:,.1f} GB/s in a copy"
     )
+
+
+def gpu_kernels(sizes: str, trial: dict[str, Any]) -> str:
+    """Returns what a trial of the GPU kernels found, as a line.
+
+    Args:
+      sizes, trial: an item of `implementations.trials`.
+    """
+    times = {name: f"{1e3 * seconds:.2f} ms" for name, seconds in trial["seconds"].items()}
+    parts = [f"plain JAX replaces {kernel}: {why}" for kernel, why in trial["faults"].items()]
+    if times:
+        parts.insert(
+            0, f"the gradient of a small block takes {times['gpu']}, plain {times['plain']}"
+        )
+    return f"fused kernels ({sizes}): {'; '.join(parts)}"

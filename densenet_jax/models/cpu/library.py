@@ -25,6 +25,8 @@ import jax.numpy as jnp
 import jaxlib
 import numpy as np
 
+from densenet_jax.models.cache import cache_directory
+
 SOURCES = pathlib.Path(__file__).parent / "src"
 STAGES = ("Forward1x1", "Forward3x3", "Backward1x1", "Backward3x3")
 BLOCKS = ("BlockForward", "BlockBackward", "BlockEvaluate")
@@ -60,7 +62,7 @@ def target(function: str) -> str:
 
 @functools.cache
 def _register() -> dict[str, str]:
-    path = build(cache_directory())
+    path = build(cache_directory("native"))
     try:
         library = ctypes.CDLL(str(path))
         functions = {name: getattr(library, name) for name in FUNCTIONS}
@@ -109,12 +111,6 @@ def forget() -> None:
     """Lets the next call look for the library again."""
     available.cache_clear()
     _register.cache_clear()
-
-
-def cache_directory() -> pathlib.Path:
-    """Returns where libraries are kept: $XDG_CACHE_HOME or ~/.cache, densenet_jax/native."""
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return pathlib.Path(cache) / "densenet_jax" / "native"
 
 
 def build(directory: pathlib.Path) -> pathlib.Path:
