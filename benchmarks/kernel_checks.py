@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import densenet_jax
-from densenet_jax.models.block import implementations, plain
+from densenet_jax.models.block import implementations
+from densenet_jax.models.gpu import trial
 from densenet_jax.tasks.losses import cross_entropy
 
 # ((batch, height, width), channels of the buffer, channels read, bottleneck, growth rate) of first
@@ -29,9 +30,6 @@ SHAPES = [
 ]
 TINY_SHAPES = [((2, 4, 8), 64, 32, 32, 16)]
 
-# Largest accepted difference, relative to the largest value of the plain result: kernels and plain
-# operations round to bfloat16 at different places.
-BOUND = 2e-2
 # The gradient with kernels may be this many times as far from the float32 gradient as the gradient
 # of plain bfloat16 operations.
 FURTHER = 1.25
@@ -50,35 +48,6 @@ def _record(what: str, header: list[str], rows: list, note: str) -> dict:
     }
 
 
-def _cases(shape: tuple) -> Iterator[tuple[str, str, tuple, dict[str, Any]]]:
-    """Yields (description, name of the kernel's function, arguments, keyword arguments).
-
-    Args:
-      shape: one of `SHAPES`.
-    """
-    image, channels, c, d, growth = shape
-    rng = np.random.default_rng(0)
-
-    def maps(n: int) -> jax.Array:
-        return jnp.asarray(rng.normal(size=(*image, n)), jnp.bfloat16)
-
-    def vectors(n: int) -> tuple[jax.Array, jax.Array]:
-        return tuple(jnp.asarray(rng.normal(size=n), jnp.float32) for _ in range(2))
-
-    def kernel(k: int, a: int, b: int) -> jax.Array:
-        values = rng.normal(0, np.sqrt(2 / (k * k * a)), (k, k, a, b))
-        return jnp.asarray(values, jnp.float32)
-
-    x, dx, z, dz = maps(channels), maps(channels), maps(d), maps(d)
-    first, second = (*vectors(c), kernel(1, c, d)), (*vectors(d), kernel(3, d, growth))
-    yield "1x1 forward", "forward", (x, *first), {}
-    yield "3x3 forward", "forward", (z, *second), {"into": x, "offset": c}
-    gradients = {"d_out": dz, "out": z, "correction": vectors(d), "d_source": dx}
-    yield "1x1 backward", "backward", (x, *first), gradients
-    gradients = {"d_out": dx, "out": x, "correction": vectors(growth), "offset": c}
-    yield "3x3 backward", "backward", (z, *second), gradients
-
-
 def kernels(tiny: bool) -> Iterator[dict]:
     """Yields a record for each kernel and shape: the largest difference from plain operations.
 
@@ -87,32 +56,19 @@ def kernels(tiny: bool) -> Iterator[dict]:
     """
     fused = implementations.find("interpreted" if tiny else "gpu")
     for shape in TINY_SHAPES if tiny else SHAPES:
-        for name, function, arguments, keywords in _cases(shape):
-            offset = {k: v for k, v in keywords.items() if k == "offset"}
-            arrays = {k: v for k, v in keywords.items() if k != "offset"}
-
-            def call(module, arguments, arrays, function=function, offset=offset):
-                return getattr(module, function)(*arguments, **arrays, **offset)
-
-            label = f"{name}, {shape[0]}, {shape[2]} of {shape[1]} channels, width {shape[3]}"
+        image, *sizes = shape
+        for case in trial.cases(image, *sizes, jnp.bfloat16):
+            label = f"{case.kernel}, {image}, {sizes[1]} of {sizes[0]} channels, width {sizes[2]}"
             try:
-                actual = jax.jit(lambda *a, call=call: call(fused, *a))(arguments, arrays)
-                expected = jax.jit(lambda *a, call=call: call(plain, *a))(arguments, arrays)
-                difference = max(map(_difference, actual, expected))
-                row = [label, difference, "yes" if difference <= BOUND else "NO"]
+                difference = case.difference(fused)
+                row = [label, difference, "yes" if difference <= trial.BOUND else "NO"]
             except Exception as error:  # the failure of one kernel must not hide the others
                 row = [label, "failed", f"NO: {type(error).__name__}: {str(error)[:200]}"]
-            note = f"Largest difference over the twin's largest value, bfloat16; bound {BOUND}"
+            note = (
+                f"Largest difference over the twin's largest value, bfloat16; bound {trial.BOUND}"
+            )
             header = ["kernel", "difference", "within the bound"]
             yield _record("Fused kernels against their plain twins", header, [row], note)
-
-
-def _difference(actual: jax.Array, expected: jax.Array) -> float:
-    """Returns the largest difference relative to the largest expected value; infinity for NaN."""
-    expected = np.asarray(expected, np.float32)
-    actual = np.asarray(actual, np.float32).reshape(expected.shape)
-    worst = np.abs(actual - expected).max() / np.abs(expected).max()
-    return float(worst) if np.isfinite(worst) else float("inf")
 
 
 def gradient(tiny: bool) -> Iterator[dict]:

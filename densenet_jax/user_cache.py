@@ -20,6 +20,8 @@ def user_cache() -> str:
 
 @functools.cache  # one a process
 def _temporary_folder() -> str:
+    if not hasattr(os, "getuid"):  # Windows, whose temporary folder is the user's own
+        return os.path.join(tempfile.gettempdir(), "densenet_jax")
     folder = os.path.join(tempfile.gettempdir(), f"densenet_jax-{os.getuid()}")
     os.makedirs(folder, mode=0o700, exist_ok=True)
     status = os.lstat(folder)

@@ -12,6 +12,7 @@ import ml_collections
 
 from densenet_jax.benchmark import limits
 from densenet_jax.data.reading.stream import Batch
+from densenet_jax.models.block import implementations
 from densenet_jax.tasks.task import Metrics
 from densenet_jax.training import batches, experiment, run_state, run_steps, settings
 from densenet_jax.training.jobs import host_memory
@@ -37,6 +38,7 @@ def benchmark(config: ml_collections.ConfigDict, seconds: float = 5.0) -> dict[s
       "images_per_second": {"step", "loop", "input_pipeline", "inference"}, over all devices of
       this process;
       "share_of_limit": {"step", "inference"}, from 0 to 1;
+      "gpu_kernels": what the trial of the GPU kernels found, see `implementations.trials`;
       "data_wait": the share of the loop's time in which steps waited for data;
       "machine": {"cores", "load" (programs that ran or waited for a core on average in the last
       minute before; None: unknown), "change" (of the rates, from before to after the measurements,
@@ -97,6 +99,7 @@ def benchmark(config: ml_collections.ConfigDict, seconds: float = 5.0) -> dict[s
         "compile_seconds": {"step": step.seconds, "inference": infer.seconds},
         "images_per_second": speeds,
         "share_of_limit": {part: speeds[part] / best[part] for part in best},
+        "gpu_kernels": implementations.trials(),
         "data_wait": data_wait,
         "machine": {
             "cores": os.cpu_count() or 1,

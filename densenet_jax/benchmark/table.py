@@ -41,6 +41,8 @@ def show(found: dict[str, Any]) -> None:
             "" if seconds is None else f"{seconds:.1f} s",
         )
     console.print(table)
+    for sizes, trial in found["gpu_kernels"].items():
+        console.print(gpu_kernels(sizes, trial))
     console.print(pipeline(found))
     memory, limits = found["memory"], found["limits"]
     parts = {
@@ -104,3 +106,18 @@ def busy(found: dict[str, Any]) -> list[str]:
             "too low, on a busy machine; measure again."
         )
     return notes
+
+
+def gpu_kernels(sizes: str, trial: dict[str, Any]) -> str:
+    """Returns what a trial of the GPU kernels found, as a line.
+
+    Args:
+      sizes, trial: an item of `implementations.trials`.
+    """
+    times = {name: f"{1e3 * seconds:.2f} ms" for name, seconds in trial["seconds"].items()}
+    parts = [f"plain JAX replaces {kernel}: {why}" for kernel, why in trial["faults"].items()]
+    if times:
+        parts.insert(
+            0, f"the gradient of a small block takes {times['gpu']}, plain {times['plain']}"
+        )
+    return f"fused kernels ({sizes}): {'; '.join(parts)}"

@@ -109,7 +109,13 @@ MODEL = (
         range=(0, 0.999),
         kind=float,
     ),
-    Option("model.dtype", "float32", "Type of the computation."),
+    Option(
+        "model.dtype",
+        "float32",
+        "Type of the computation: `float32`, `bfloat16`, `float16` (with a scale of the loss that "
+        "follows the gradients), `float64`; `auto`: bfloat16 on TPUs and recent GPUs, float16 on "
+        "NVIDIA GPUs before the A100's generation (T4, V100), float32 on CPUs.",
+    ),
     Option("model.param_dtype", "float32", "Type of parameters and statistics."),
     Option(
         "model.growth_rate",

@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple, overload
 from flax import linen as nn
 
 from densenet_jax.models.densenet import DenseNet
+from densenet_jax.models.precision import fastest_dtype
 from densenet_jax.models.rdnet import RDNet
 
 
@@ -146,7 +147,8 @@ def create_model(name: str, **overrides: Any) -> DenseNet | RDNet:
     Args:
       name: one of `list_models()`, or `densenet_cifar` with `depth`, `growth_rate` and
         `bottleneck` (default 100, 12, True) for any network of that family.
-      **overrides: fields of the module, see `DenseNet` and `RDNet`.
+      **overrides: fields of the module, see `DenseNet` and `RDNet`; `dtype="auto"` is the type
+        that this machine's device computes fastest in, see `precision.fastest_dtype`.
 
     Raises:
       ValueError: an unknown name or field, with the nearest that exists.
@@ -171,6 +173,8 @@ def create_model(name: str, **overrides: Any) -> DenseNet | RDNet:
             known += family
             raise ValueError(f"{name} has no field {field!r}. {nearest(field, known)}")
     overrides = {k: tuple(v) if isinstance(v, list) else v for k, v in overrides.items()}
+    if isinstance(overrides.get("dtype"), str) and overrides["dtype"] == "auto":
+        overrides["dtype"] = fastest_dtype()
     return module(**{**fields, **overrides})
 
 

@@ -24,6 +24,8 @@ from densenet_jax.training.schedules import SCHEDULES, parse_duration
 # The choices of each key, taken from the tables that define them.  The ranges of numbers are beside
 # their defaults, in configs/default.py.
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float64": jnp.float64}
+# Of the computation, not of parameters: float16 needs the loss to be scaled.
+COMPUTE_DTYPES = DTYPES | {"float16": jnp.float16, "auto": "auto"}
 CHOICES = {
     "data.uncertain": tuple(UNCERTAIN),
     "data.interpolation": ("bicubic", "bilinear"),
@@ -34,7 +36,7 @@ CHOICES = {
     "model.activation": tuple(ACTIVATIONS),
     "model.global_pool": tuple(GLOBAL_POOLS),
     "model.implementation": (*IMPLEMENTATIONS, *EARLIER_NAMES),
-    "model.dtype": tuple(DTYPES),
+    "model.dtype": tuple(COMPUTE_DTYPES),
     "model.param_dtype": tuple(DTYPES),
     "mesh.preset": ("", *PRESETS),
     "task": tuple(TASKS),

@@ -9,6 +9,7 @@ import functools
 from collections.abc import Callable, Sequence
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 from flax import linen as nn
 
@@ -133,6 +134,7 @@ def build(config: ml_collections.ConfigDict, resumes: bool = False) -> Experimen
     task = make_task(config)
     config.loss = task.loss
     model = build_model(config)
+    config.model.dtype = jnp.dtype(model.dtype).name  # of "auto"
     weights = functools.cache(functools.partial(_load_weights, config, model, source.class_names))
     from_weights = None if resumes else weights()
     settle_preprocessing(config, from_weights.preprocessing if from_weights else IMAGENET)

@@ -20,6 +20,7 @@ from densenet_jax.training.step import (
     keys,
     mean_loss,
     prepared,
+    value_and_grad,
 )
 
 REPORT = "nonfinite.json"  # in the run's directory
@@ -64,10 +65,11 @@ def diagnose(
     def look(state: TrainState, batch: Batch) -> dict[str, Any]:
         augment_key, dropout_key = keys(seed, state.step)
         examples = prepared(preprocess, guide, weigh, augment_key, batch)
-        return mean_over_groups(look_at_group, groups, (state.variables, dropout_key), examples)
+        shared = (state.variables, state.loss_scale), dropout_key
+        return mean_over_groups(look_at_group, groups, shared, examples)
 
     def look_at_group(shared: Any, examples: Any, number: jax.Array | None) -> dict[str, Any]:
-        variables, key = shared
+        (variables, scale), key = shared
         images, targets, weights = examples
         key = group_key(key, number)
 
@@ -85,7 +87,7 @@ def diagnose(
             return mean_loss(loss(apply(params), targets), weights)
 
         params = variables["params"]
-        value, gradients = jax.value_and_grad(loss_fn)(params)
+        value, gradients = value_and_grad(loss_fn, scale)(params)
         tensors = [("images", images), *_named("parameter", params)]
         tensors += _named("feature maps", apply(params, method="features"))
         tensors += [("logits", apply(params)), ("loss", value)]

@@ -38,7 +38,9 @@ def initial_state(setup: Experiment, optimizer: optax.GradientTransformation) ->
     if setup.weights is None:
         return jax.jit(_fresh(setup, optimizer), out_shardings=sharding)()
     ema = setup.config.ema_decay > 0
-    start = functools.partial(states.from_variables, optimizer=optimizer, ema=ema)
+    start = functools.partial(
+        states.from_variables, optimizer=optimizer, ema=ema, dtype=setup.model.dtype
+    )
     weights = jax.device_get(setup.weights.variables)  # every process has the same values
     return jax.jit(start, out_shardings=sharding)(weights)
 

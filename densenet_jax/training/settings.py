@@ -74,8 +74,8 @@ def build_model(config: ml_collections.ConfigDict) -> nn.Module:
             f"config.model.name is empty, and {config.init_from or 'the configuration'} does not "
             "say which network to build; pass --config.model.name=densenet121, for example."
         )
-    for key in ("dtype", "param_dtype"):
-        fields[key] = checks.DTYPES[fields[key]]
+    fields["dtype"] = checks.COMPUTE_DTYPES[fields["dtype"]]
+    fields["param_dtype"] = checks.DTYPES[fields["param_dtype"]]
     try:
         model = create_model(name, in_channels=config.data.channels, **fields)
         # What does not train keeps its statistics, too, unless the configuration says otherwise.

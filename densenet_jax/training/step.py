@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
+from flax.training.dynamic_scale import DynamicScale
 
 from densenet_jax.tasks.losses import TrainLoss, Weigh
 from densenet_jax.tasks.task import Metrics, Task
@@ -118,7 +119,7 @@ def make_train_step(
 
     def group_step(shared: Any, examples: Any, number: jax.Array | None) -> Any:
         """Returns the gradients, new running statistics and metrics of a group of examples."""
-        variables, key = shared
+        (variables, scale), key = shared
         images, targets, weights, labels = examples
         key = group_key(key, number)
 
@@ -132,7 +133,7 @@ def make_train_step(
             )
             return mean_loss(loss(logits, targets), weights), (logits, updates)
 
-        grad = jax.value_and_grad(loss_fn, has_aux=True)
+        grad = value_and_grad(loss_fn, scale, has_aux=True)
         (value, (logits, updates)), gradients = grad(variables["params"])
         metrics = {
             "loss": value,
@@ -146,12 +147,13 @@ def make_train_step(
         gradients, batch_stats, metrics = mean_over_groups(
             group_step,
             groups,
-            (state.variables, dropout_key),
+            ((state.variables, state.loss_scale), dropout_key),
             (images, targets, weights, batch["label"]),
         )
         opt_state = with_clock(state.opt_state, state.step)
         changes, opt_state = optimizer.update(gradients, opt_state, state.params)
         finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(optax.tree.norm(joined(gradients)))
+        scale = next_scale(state.loss_scale, finite)
         if nonfinite_limit is not None:
             finite &= state.nonfinite < nonfinite_limit
         stepped = state.replace(
@@ -163,6 +165,10 @@ def make_train_step(
             ema = states.moved(state.ema, stepped.variables, state.step, ema_decay)
             stepped = stepped.replace(ema=ema)
         new = jax.tree.map(lambda new, old: jnp.where(finite, new, old), stepped, state)
+        if nonfinite_limit is not None and scale is not None:
+            under_way = state.nonfinite < nonfinite_limit
+            scale = jax.tree.map(lambda a, b: jnp.where(under_way, a, b), scale, state.loss_scale)
+        new = new.replace(loss_scale=scale)
         new = new.replace(step=state.step + 1, nonfinite=jnp.where(finite, 0, state.nonfinite + 1))
         metrics |= {
             "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
@@ -173,6 +179,42 @@ def make_train_step(
         return new, metrics
 
     return jax.jit(train_step, donate_argnums=0)
+
+
+def value_and_grad(
+    function: Callable[..., Any], scale: DynamicScale | None, has_aux: bool = False
+) -> Callable[[Any], tuple[Any, Any]]:
+    """Returns `jax.value_and_grad` of a function, computed of its result times a scale.
+
+    Args:
+      function: maps parameters to a loss, or to a loss and anything else.
+      scale: of the loss; its result and the gradients are divided by it; None: 1.
+      has_aux: whether the function returns anything else.
+    """
+    if scale is None:
+        return jax.value_and_grad(function, has_aux=has_aux)
+
+    def run(params: Any) -> tuple[Any, Any]:
+        result = scale.value_and_grad(function, has_aux=has_aux)(params)
+        return result.aux, result.grad
+
+    return run
+
+
+def next_scale(scale: DynamicScale | None, finite: jax.Array) -> DynamicScale | None:
+    """Returns the scale of the loss for the next step.
+
+    Flax changes the scale where gradients are computed.  Here these are means over groups, so it
+    gets the gradient of x times 1 or NaN instead.
+
+    Args:
+      scale: of this step.
+      finite: whether its loss and gradients were finite.
+    """
+    if scale is None:
+        return None
+    marker = jnp.where(finite, 1.0, jnp.nan)
+    return scale.value_and_grad(lambda x: x * marker)(jnp.ones(())).dynamic_scale
 
 
 def keys(seed: int, step: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -204,6 +204,10 @@ def test_evaluate_names_the_checkpoints_there_are(undisturbed, capsys, which):
     assert f"no checkpoint '{which}'" in capsys.readouterr().err
 
 
+def test_the_configuration_says_what_auto_stands_for():
+    assert experiment.build(small_config(**{"model.dtype": "auto"})).config.model.dtype == "float32"
+
+
 def test_a_checkpoint_of_another_model_is_refused(undisturbed):
     other = experiment.build(small_config(**{"model.growth_rate": 5})).config
     with pytest.raises(CheckpointError, match="is of another model"):

@@ -18,6 +18,7 @@ from densenet_jax.training import mesh as meshes
 from densenet_jax.training import state as states
 from densenet_jax.training import step as steps
 from densenet_jax.training.errors import ConfigError
+from densenet_jax.training.groups import Groups
 from densenet_jax.training.optimizer import make_optimizer
 from densenet_jax.training.schedules import make_schedule
 
@@ -172,6 +173,46 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_counters():
         assert jax.tree.all(same) == (kind in (1, 2))
         assert int(after.step) == int(before.step) + 1
     assert counts == [0, 1, 2, 0]
+
+
+class Half:
+    """A model that multiplies by one parameter in float16, where numbers end at 65,504."""
+
+    dtype = jnp.float16
+
+    @staticmethod
+    def apply(variables, images, **_):
+        return (variables["params"].astype(Half.dtype) * images).astype(jnp.float32), {}
+
+
+@pytest.mark.parametrize(
+    "groups", [Groups(), Groups(accumulate=2)], ids=["one group", "two groups"]
+)
+def test_in_float16_the_loss_is_scaled_as_the_gradients_allow(groups):
+    # The gradient of the loss is 2 ** -26 for an image of 1: without a scale it would be 0.
+    def losses(logits, targets):
+        return logits[:, 0] * 2.0**-26
+
+    def inputs(_, images, labels):
+        return images.astype(jnp.float16), TASK.targets(labels, 1)
+
+    def step_of(scale, image, finite_steps=0, **options):
+        options |= {"task": TASK, "loss": losses, "groups": groups}
+        state = states.from_variables({"params": jnp.ones(())}, optimizer, dtype=Half.dtype)
+        steps_so_far = state.loss_scale.replace(
+            scale=jnp.float32(scale), fin_steps=jnp.int32(finite_steps)
+        )
+        state = state.replace(loss_scale=steps_so_far, nonfinite=jnp.int32(0))
+        step = steps.make_train_step(Half, optimizer, lambda _: 0.5, inputs, **options)
+        images = jnp.full((4, 1), image)
+        state, metrics = step(state, {"image": images, "label": jnp.zeros(4, jnp.int32)})
+        return float(state.params), float(state.loss_scale.scale), int(metrics["nonfinite"])
+
+    optimizer = optax.sgd(2.0**16)  # a step of 2 ** -10
+    assert step_of(2.0**16, 1.0) == (1 - 2.0**-10, 2.0**16, 0)
+    assert step_of(2.0**16, 1.0, finite_steps=2000)[1] == 2.0**17
+    assert step_of(2.0**40, 2.0**10) == (1.0, 2.0**39, 1)  # 2 ** 24 overflows
+    assert step_of(2.0**40, 2.0**10, nonfinite_limit=0) == (1.0, 2.0**40, 1)  # nothing changes
 
 
 def test_averages_follow_what_trains_and_forget_where_they_began():

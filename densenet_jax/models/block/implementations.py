@@ -14,6 +14,7 @@ This module only chooses.  The GPU kernels are imported when one is chosen, not 
 
 import functools
 import logging
+import sys
 from collections.abc import Callable, Sequence
 
 import jax
@@ -32,9 +33,7 @@ IMPLEMENTATIONS = ("auto", "reference", "plain", "gpu", "interpreted", "cpu")
 # Names of earlier versions, which configurations of runs still have.
 EARLIER_NAMES = {"native": "cpu", "kernels": "gpu"}
 
-# H100, H200 and B200: the tiles take more than half of their 227 KB of shared memory, which is more
-# than other NVIDIA GPUs have.
-COMPUTE_CAPABILITIES = ("9.0", "10.0")
+COMPUTE_CAPABILITY = 8.0  # the oldest that the GPU kernels' compiler knows: A100 and newer
 
 # Functions around the blocks that `models.cpu.stem` has kernels for, under the same names.
 CPU_STEM = ("measured_convolution", "norm_act_max_pool", "norm_act_average_pool")
@@ -60,9 +59,10 @@ def choose(
 ) -> str:
     """Returns the implementation that computes a block: one of `IMPLEMENTATIONS` but "auto".
 
-    "auto" is "gpu" on the GPUs of `COMPUTE_CAPABILITIES` and "cpu" on a CPU; on several devices
-    only under a current mesh (`jax.set_mesh`).  To compile for a GPU that is not there, ask for
-    "gpu".  Where the kernels do not apply, the result is "plain" whatever was asked for: layers
+    "auto" is "cpu" on a CPU, and on an NVIDIA GPU the faster of "gpu" and "plain" (`gpu.trial`); on
+    several devices kernels need a current mesh (`jax.set_mesh`).  To compile for a GPU that is not
+    there, ask for "gpu".  On a GPU the result is "gpu without ..." if some kernels do not work
+    there.  Where the kernels do not apply, the result is "plain" whatever was asked for: layers
     without bottleneck, dropout, an activation other than ReLU (a warning says so); on GPUs types
     of more than 16 bits, layers too wide for a program's registers, more elements than 32 bits can
     count; on CPUs types other than float32, and machines without a C++ compiler.
@@ -80,7 +80,8 @@ def choose(
     bottlenecks = all(len(layer) == 2 and layer[0][1].shape[:2] == (1, 1) for layer in layers)
     if not bottlenecks or dropout_rate or not _kernels_have(activation, implementation):
         return "plain"
-    if implementation == "auto":
+    automatic = implementation == "auto"
+    if automatic:
         implementation = _fastest(x.shape[0])
     if implementation == "cpu":
         fits = _fits_cpu(x)
@@ -90,6 +91,8 @@ def choose(
         wide = implementation == "interpreted" and x.dtype.itemsize == 4
         fits = width <= 256 and growth <= 64 and elements < 2**31
         fits &= x.dtype.itemsize == 2 or wide
+        if fits and implementation == "gpu" and jax.default_backend() == "gpu":
+            return _tried(x.dtype.name, width, growth, automatic)
     return implementation if fits else "plain"
 
 
@@ -103,7 +106,7 @@ def find(implementation: str):
         return {"plain": plain, "cpu": cpu_stages}[implementation]
     from densenet_jax.models.gpu.stages import Stages
 
-    return Stages(interpret=implementation == "interpreted")
+    return Stages.of(implementation)
 
 
 def in_one_call(implementation: str) -> bool:
@@ -132,14 +135,60 @@ def around_blocks(
 def _fastest(batch_size: int) -> str:
     """Returns the implementation for this backend, if the batch can be split over all devices."""
     # The compiler cannot split a kernel over devices by itself; see `block.devices`.
-    no_mesh = jax.device_count() > 1 and jax.sharding.get_abstract_mesh().empty
-    if no_mesh or batch_size % mesh_axes()[1]:
+    devices = jax.device_count()
+    if devices > 1 and jax.sharding.get_abstract_mesh().empty:
+        if jax.default_backend() == "gpu" and batch_size >= devices:
+            _say_plain(
+                f"there are {devices} GPUs and no mesh; call jax.set_mesh to use the kernels"
+            )
         return "plain"
-    if jax.default_backend() == "cpu":
-        return "cpu"
-    capability = getattr(jax.devices()[0], "compute_capability", None)
-    on_gpu = jax.default_backend() == "gpu" and capability in COMPUTE_CAPABILITIES
-    return "gpu" if on_gpu else "plain"
+    if batch_size % mesh_axes()[1]:
+        return "plain"
+    return {"cpu": "cpu", "gpu": "gpu"}.get(jax.default_backend(), "plain")
+
+
+def _tried(dtype: str, width: int, growth: int, automatic: bool) -> str:
+    """Returns "gpu", "gpu without ..." or "plain", after a trial of the kernels on this GPU.
+
+    Args:
+      dtype: name of the type of the feature maps.
+      width, growth: maps after the first and second convolution of a layer.
+      automatic: whether the kernels must also be faster than plain JAX.
+    """
+    kinds = {device.device_kind: device for device in jax.devices()}
+    capabilities = {k: getattr(d, "compute_capability", "") for k, d in kinds.items()}
+    for kind, capability in capabilities.items():
+        if not _is_number(capability) or float(capability) < COMPUTE_CAPABILITY:
+            _say_plain(
+                f"the fused kernels need an NVIDIA GPU of compute capability {COMPUTE_CAPABILITY} "
+                f"or newer, and this is {kind} ({capability or 'unknown'})"
+            )
+            return "plain"
+    if len(kinds) > 1:
+        _say_plain(f"the GPUs differ ({', '.join(sorted(kinds))})")
+        return "plain"
+    try:
+        from densenet_jax.models.gpu import trial
+    except ImportError as error:
+        _say_plain(f"the fused kernels need Pallas ({error})")
+        return "plain"
+    verdict = trial.verdict(dtype, width, growth)
+    works = len(verdict.faults) < len(trial.KERNELS) and (verdict.faster or not automatic)
+    return trial.Stages().without(verdict.faults) if works else "plain"
+
+
+def trials() -> dict[str, dict]:
+    """Returns what trials on this GPU found: {sizes: {"faults", "seconds"}}, see `gpu.trial`."""
+    trial = sys.modules.get("densenet_jax.models.gpu.trial")
+    found = {} if trial is None else trial.VERDICTS
+    return {
+        f"{dtype}, width {width}, growth rate {growth}": verdict._asdict()
+        for (dtype, width, growth), verdict in found.items()
+    }
+
+
+def _is_number(text: str) -> bool:
+    return text.replace(".", "", 1).isdigit()
 
 
 def _fits_cpu(x: jax.Array) -> bool:
@@ -151,14 +200,10 @@ def _kernels_have(activation: str, implementation: str) -> bool:
     if is_relu(activation):
         return True
     if implementation != "auto":
-        _say_plain(activation, implementation)
+        _say_plain(f"the kernels of {implementation!r} have ReLU and not {activation!r}")
     return False
 
 
 @functools.cache  # once a process
-def _say_plain(activation: str, implementation: str) -> None:
-    logging.getLogger(__name__).warning(
-        "implementation=%r has ReLU compiled in; with activation %r plain JAX runs instead.",
-        implementation,
-        activation,
-    )
+def _say_plain(why: str) -> None:
+    logging.getLogger(__name__).warning("Plain JAX computes the dense blocks: %s.", why)

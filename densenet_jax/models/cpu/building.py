@@ -6,7 +6,6 @@ SHA-256 lies beside it: a file that a power cut or a full disk damaged is built 
 """
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import pathlib
@@ -24,6 +23,11 @@ import jax
 import jaxlib
 
 from densenet_jax.user_cache import user_cache
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 SOURCES = pathlib.Path(__file__).parent / "src"
 COMPILE_SECONDS = 300
@@ -47,6 +51,8 @@ def build(directory: pathlib.Path) -> pathlib.Path:
     Raises:
       NativeError: there is no compiler, it fails, or others may write into the directory.
     """
+    if fcntl is None:
+        raise NativeError("they are built on Linux and macOS only.")
     compiler = _compiler()
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)

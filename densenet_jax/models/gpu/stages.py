@@ -4,24 +4,47 @@
 there or asked for: it needs `jax.experimental.pallas`.
 """
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from densenet_jax.models.block import plain
 from densenet_jax.models.block.devices import over_devices
-from densenet_jax.models.block.plain import widened
 from densenet_jax.models.gpu import backward, forward
+
+KERNELS = ("1x1 forward", "3x3 forward", "1x1 backward", "3x3 backward")
+WITHOUT = " without "
 
 
 class Stages(NamedTuple):
-    """The functions of `stages`, for 1x1 stages into a new array and 3x3 stages into a buffer."""
+    """The functions of `stages`, for 1x1 stages into a new array and 3x3 stages into a buffer.
+
+    Attributes:
+      interpret: run the kernels as plain JAX, on any device.
+      replaced: those of `KERNELS` that plain JAX replaces.
+    """
 
     interpret: bool = False
+    replaced: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, implementation: str) -> "Stages":
+        """Returns the stages of "gpu" or "interpreted", or of what `without` returned."""
+        name, _, replaced = implementation.partition(WITHOUT)
+        return cls(name == "interpreted", frozenset(filter(None, replaced.split(", "))))
+
+    def without(self, kernels: Iterable[str]) -> str:
+        """Returns the implementation's name, with the kernels that plain JAX is to replace."""
+        name = "interpreted" if self.interpret else "gpu"
+        return name + WITHOUT + ", ".join(sorted(kernels)) if kernels else name
 
     def forward(self, source, gain, shift, kernel, *, into=None, offset=0, dropout=None, pivot=0.0):
         assert dropout is None
         assert (into is None) == (kernel.shape[:2] == (1, 1))
+        if f"{kernel.shape[0]}x{kernel.shape[1]} forward" in self.replaced:
+            return plain.forward(source, gain, shift, kernel, into=into, offset=offset, pivot=pivot)
         pivot = jnp.broadcast_to(jnp.asarray(pivot, jnp.float32), kernel.shape[3])
         if into is None:
 
@@ -58,6 +81,9 @@ class Stages(NamedTuple):
     ):
         assert dropout is None
         assert (d_source is not None) == (kernel.shape[:2] == (1, 1))
+        if f"{kernel.shape[0]}x{kernel.shape[1]} backward" in self.replaced:
+            gradients = {"d_out": d_out, "out": out, "correction": correction, "offset": offset}
+            return plain.backward(source, gain, shift, kernel, d_source=d_source, **gradients)
         if d_source is not None:
 
             def run(source, d_out, out, d_source, gain, shift, kernel, a, b):
@@ -83,7 +109,7 @@ class Stages(NamedTuple):
 
     def evaluate(self, x, layers):
         """Returns the features of a block with fixed statistics; see `dense_block.evaluate`."""
-        features, c = widened(x, layers), x.shape[3]
+        features, c = plain.widened(x, layers), x.shape[3]
         for (first, kernel1), (second, kernel2) in layers:
             between, *_ = self.forward(features, *first, kernel1)
             features, *_ = self.forward(between, *second, kernel2, into=features, offset=c)

@@ -25,7 +25,7 @@ from jax.experimental import multihost_utils
 from densenet_jax.training.errors import CheckpointError
 from densenet_jax.training.rundir import bounded_files, saved_state
 from densenet_jax.training.rundir.checksums import SEAL, seal, unsound
-from densenet_jax.training.state import TrainState
+from densenet_jax.training.state import TrainState, initial_loss_scale
 
 logger = logging.getLogger(__name__)
 
@@ -378,9 +378,14 @@ class Checkpoints:
                 f"Checkpoint {step} in {self.path} was written by a newer version of densenet_jax "
                 f"(format {number}; this one reads up to {saved_state.FORMAT}): update the package."
             )
+        tree = said.item_metadata.tree
+        if isinstance(target, TrainState):
+            scaled = any(name.startswith("loss_scale/") for name in saved_state.names(tree))
+            if scaled != (target.loss_scale is not None):
+                return self._in_another_type(step, target, scaled)
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, target)
         try:
-            wanted = saved_state.request(said.item_metadata.tree, abstract)
+            wanted = saved_state.request(tree, abstract)
         except ValueError as e:
             raise CheckpointError(
                 f"Checkpoint {step} in {self.path} is of another model or optimizer than the "
@@ -388,6 +393,23 @@ class Checkpoints:
             ) from e
         found = self._manager.restore(step, args=ocp.args.StandardRestore(wanted))
         return saved_state.from_stored(found, target)
+
+    def _in_another_type(self, step: int, target: TrainState, scaled: bool) -> TrainState:
+        """Returns a state to go on from in float16, or after float16, in another type.
+
+        Args:
+          step, target: see `restore`.
+          scaled: whether the checkpoint has a scale of the loss; the target does what it does not.
+        """
+        scale = initial_loss_scale()
+        here = target.step.sharding
+        if scaled:
+            there = jax.tree.map(
+                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), scale
+            )
+            return self._restored(step, target.replace(loss_scale=there)).replace(loss_scale=None)
+        found = self._restored(step, target.replace(loss_scale=None))
+        return found.replace(loss_scale=jax.device_put(jax.device_get(scale), here))
 
 
 def _one_line(error: Exception) -> str:

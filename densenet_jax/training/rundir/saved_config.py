@@ -55,7 +55,8 @@ def settled(config: ConfigDict, workdir: pathlib.Path) -> tuple[ConfigDict, bool
       workdir: the run's directory, which may not exist yet.
 
     Returns:
-      the configuration, whose open keys (None) of `data` are set if the run has them; and whether
+      the configuration, whose open keys (None) of `data`, and an open type of the computation
+      ("auto"), are set if the run has them; and whether
       the run has checkpoints and its complete preprocessing.
     """
     has_checkpoints = any(p.name.isdigit() for p in (workdir / "checkpoints").glob("*"))
@@ -66,5 +67,7 @@ def settled(config: ConfigDict, workdir: pathlib.Path) -> tuple[ConfigDict, bool
         for key, value in before.data.items():
             if config.data[key] is None:
                 config.data[key] = value
+        if config.model.dtype == "auto":
+            config.model.dtype = before.model.dtype
     complete = all(config.data[key] is not None for key in PREPROCESSING)
     return config, complete

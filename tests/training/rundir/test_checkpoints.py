@@ -6,6 +6,7 @@ import os
 import pathlib
 import shutil
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -191,6 +192,30 @@ def test_another_shape_is_an_error_not_a_guess(workdir):
         pytest.raises(CheckpointError, match="is of another model"),
     ):
         checkpoints.restore(2, make_state(0, size=50))
+
+
+def test_a_run_goes_on_in_float16_and_back(tmp_path):
+    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    kinds = {name: make_state(1) for name in ("float32", "float16")}
+    scale = states.initial_loss_scale().replace(scale=jnp.float32(8))
+    kinds["float16"] = kinds["float16"].replace(loss_scale=scale)
+    found = {}
+    for before, state in kinds.items():
+        with open_checkpoints(tmp_path / before) as checkpoints:
+            checkpoints.save(1, state, {"top1": 0.5})
+            for after, target in kinds.items():
+                abstract = jax.tree.map(
+                    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), target
+                )
+                restored = checkpoints.resume(abstract)
+                np.testing.assert_array_equal(restored.params["w"], state.params["w"])
+                found[before, after] = restored.loss_scale and float(restored.loss_scale.scale)
+    assert found == {
+        ("float32", "float32"): None,
+        ("float32", "float16"): 2.0**16,
+        ("float16", "float32"): None,
+        ("float16", "float16"): 8,
+    }
 
 
 def test_a_save_that_fails_keeps_the_last_and_later_ones_succeed(workdir, monkeypatch, caplog):
