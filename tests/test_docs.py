@@ -9,6 +9,7 @@
   <!-- before: CODE -->      Python that runs first and that readers do not need to see
 """
 
+import operator
 import os
 import pathlib
 import re
@@ -23,6 +24,7 @@ import pytest
 
 import densenet_jax
 from densenet_jax import cli
+from densenet_jax.data import prepare
 from tests.random_variables import random_variables
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -164,3 +166,31 @@ def test_every_page_is_on_the_site_and_the_site_is_built_without_a_warning(tmp_p
     offered = {name for name in densenet_jax.__all__ if callable(getattr(densenet_jax, name))}
     for name in offered | {"train_and_evaluate", "write_report"}:
         assert re.search(rf'id="densenet_jax[\w.]*\.{name}"', api), name
+
+
+SPANS = re.compile(r"`([^`]+)`")
+
+
+def test_what_people_type_here_exists(run, monkeypatch):
+    """The commands, keys and functions in the right column of the tables."""
+    monkeypatch.chdir(run)
+    page = ROOT / "docs" / "coming_from.md"
+    rows = [line for line in page.read_text(encoding="utf-8").splitlines() if line[:1] == "|"]
+    count = 0
+    for span in (span for row in rows for span in SPANS.findall(row.split(" | ")[-1])):
+        words = shlex.split(re.sub(r"runs/(mine|densenet121)", "runs/digits", span))
+        where = f"{page.name}: {span}"
+        count += 1
+        if span.startswith("densenet_jax."):
+            name = span.removeprefix("densenet_jax.").partition("(")[0]
+            assert operator.attrgetter(name)(densenet_jax), where
+        elif words[:3] == ["python", "-m", "densenet_jax.data.prepare"]:
+            prepare._parser().parse_args(words[3:])
+        elif words[0] == "densenet-jax" and "..." not in words and "mine.py" not in span:
+            cli.parse(words)
+        elif words[0].startswith("--"):
+            kept = [word for word in words if word.startswith("--")]
+            cli.parse(["densenet-jax", "--config=configs/digits.py", *kept])
+        else:
+            count -= 1
+    assert count > 60
