@@ -4,7 +4,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import numpy as np
@@ -145,6 +145,12 @@ def load(
     (logger.warning if matching.outside else logger.info)("%s: %s.", found.origin, report)
     preprocessing = found.preprocessing.for_channels(base.in_channels)
     meaning: dict[str, Any] = {"outputs": found.outputs, "class_names": found.class_names}
+    if len(found.outputs.thresholds) > 1 and len(found.outputs.thresholds) != classes:
+        with _naming(found.origin):
+            raise WeightsError(
+                f"it has thresholds for {len(found.outputs.thresholds)} labels and a classifier "
+                f"for {classes}."
+            )
     if report.fresh or not base.num_classes:  # the answers are no longer those of the file
         meaning = {}
     return Pretrained(base, variables, preprocessing, found.licence, report, **meaning)
@@ -222,10 +228,13 @@ def _file(path: str, sha256: str | None, origin: str | None = None) -> Found:
     state_dict = _read(path, sha256)
     if head:
         state_dict |= _read(head, None)
-    if config is None and (name := named_after(path)):
-        return Found(origin, state_dict, name)
     if config is None:
-        return Found(origin, state_dict, *(from_tensors(state_dict) or ()))
+        outputs = _operating_points(state_dict)
+        if name := named_after(path):
+            return Found(origin, state_dict, name, outputs=outputs)
+        return replace(
+            Found(origin, state_dict, *(from_tensors(state_dict) or ())), outputs=outputs
+        )
     try:
         check_sizes(config.fields, state_dict)
     except ValueError as error:
@@ -233,6 +242,21 @@ def _file(path: str, sha256: str | None, origin: str | None = None) -> Found:
             f"{origin}: its configuration and its weights do not belong together: {error}."
         ) from None
     return Found(origin, state_dict, *config)
+
+
+def _operating_points(state_dict: dict[str, np.ndarray]) -> Outputs:
+    """Returns what the outputs mean by TorchXRayVision's buffer `op_threshs`, which it removes.
+
+    The buffer has the probability from which on each label counts as present, NaN where that is not
+    known: 0.5 then.  Its networks have a sigmoid for each label.
+    """
+    names = [name for name in state_dict if name.rpartition(".")[2] == "op_threshs"]
+    if len(names) != 1:
+        return SOFTMAX
+    points = np.atleast_1d(np.asarray(state_dict.pop(names[0]), np.float64)).ravel()
+    points = np.where(np.isfinite(points), points, 0.5).clip(0, 1)
+    logger.info("%s holds the thresholds of %d labels.", names[0], len(points))
+    return Outputs("multilabel", "sigmoid", thresholds=tuple(points.tolist()))
 
 
 def _read(path: str, sha256: str | None) -> dict[str, np.ndarray]:

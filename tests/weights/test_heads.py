@@ -127,3 +127,24 @@ def test_the_strict_conversion_refuses_it_too(tensors, features):
     headless = {name: x for name, x in tensors.items() if not name.startswith("classifier")}
     with pytest.raises(weights.MismatchError, match="Missing in the weights: classifier"):
         weights.from_state_dict(model, headless)
+
+
+@pytest.mark.parametrize("prefix", ["", "model."])
+def test_operating_points_beside_weights_are_the_thresholds(tmp_path, tensors, prefix):
+    """TorchXRayVision's buffer: the probability from which on a label counts; NaN: unknown."""
+    points = {f"{prefix}op_threshs": np.float32([0.1, np.nan, 0.03, 0.5, 0.9])}
+    path = tmp_path / "xrv.npz"
+    np.savez(path, **{f"{prefix}{name}": x for name, x in tensors.items()}, **points)
+    outputs = weights.load(path, "densenet121", **FIELDS).outputs
+    assert (outputs.task, outputs.activation) == ("multilabel", "sigmoid")
+    np.testing.assert_allclose(outputs.thresholds, [0.1, 0.5, 0.03, 0.5, 0.9], rtol=1e-6)
+    assert weights.load(path, "densenet121", **FIELDS, num_classes=3).outputs.thresholds == ()
+
+
+def test_operating_points_of_other_labels(tmp_path, tensors):
+    path = tmp_path / "xrv.npz"
+    np.savez(path, **tensors, op_threshs=np.float32([0.1, 0.2]))
+    with pytest.raises(
+        weights.WeightsError, match=r"thresholds for 2 labels and a classifier for 5"
+    ):
+        weights.load(path, "densenet121", **FIELDS)
