@@ -162,6 +162,9 @@ def test_every_page_is_on_the_site_and_the_site_is_built_without_a_warning(tmp_p
     assert "WARNING" not in said.stderr
     pages = {path.stem for path in (ROOT / "docs").glob("*.md")}
     assert pages <= {path.stem for path in tmp_path.glob("*.html")}
+    for page in tmp_path.glob("*.html"):  # the site opens from a disk, without a network
+        loaded = r'<(script|img|iframe)[^>]*src="?https?:|<link[^>]*stylesheet[^>]*https?:'
+        assert not re.search(loaded, page.read_text(encoding="utf-8")), page.name
     api = (tmp_path / "api.html").read_text(encoding="utf-8")
     offered = {name for name in densenet_jax.__all__ if callable(getattr(densenet_jax, name))}
     for name in offered | {"train_and_evaluate", "write_report"}:
