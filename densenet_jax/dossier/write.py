@@ -49,10 +49,15 @@ def write(
       program, command: see `repeat.describe`.
 
     Raises:
-      ReportError: the folder cannot be written, or statements.toml is damaged.
+      ReportError: the folder cannot be written or has other files, or statements.toml is damaged.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()) and not (folder / statements.FILE).is_file():
+            raise ReportError(
+                f"{folder} has other files than those of a dossier; choose a new folder with "
+                "--output=DIR."
+            )
         said = statements.read(folder)  # before the long part
         found, answers = records.measure(
             setup, variables, workdir, folder, step=step, images=images
