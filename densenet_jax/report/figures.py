@@ -49,11 +49,16 @@ def write(
     Raises:
       ReportError: a directory does not hold a run, or the folder cannot be written.
     """
-    import matplotlib  # takes a third of a second
-
     directories = [pathlib.Path(workdir) for workdir in workdirs]
     names = [terminal.printable(name) for name in page.names(directories)]
     runs = [run_files.read(d, name) for d, name in zip(directories, names, strict=True)]
+    return draw(runs, folder)
+
+
+def draw(runs: list[Run], folder: pathlib.Path) -> tuple[list[pathlib.Path], list[str]]:
+    """Does what `write` does for runs that have been read."""
+    import matplotlib  # takes a third of a second
+
     paths, left_out = [], []
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,7 @@ from densenet_jax.cli import parse
 from densenet_jax.data.sources import by_name
 from densenet_jax.data.sources.source import Arrays, DataError, Source
 from densenet_jax.dossier import map_check, record, remarks, repeat, robustness, statements, write
-from densenet_jax.report import ReportError
+from densenet_jax.report import ReportError, figures
 from densenet_jax.training import experiment
 from tests.report.conftest import random_variables
 
@@ -46,6 +46,7 @@ def run(tmp_path, monkeypatch, request):
     if task != "classification":
         nothing = {"examples": 0, "stages": [], "shown": []}
         monkeypatch.setattr(map_check, "measure", lambda *_: nothing)
+        monkeypatch.setattr(figures, "draw", lambda *_: None)
     monkeypatch.setattr(by_name, "load", lambda name, split, *_, **__: source(task, split))
     config = digits.get_config()
     config.model.update(depth=10, growth_rate=4)
@@ -96,6 +97,8 @@ def test_a_dossier(run):
     assert any("share images (1)" in s for s in sentences)
     if setup.task.name == "classification":
         assert [row["part"] for row in found["maps"]["stages"]][-1] == "stem"
+        drawn = {path.name for path in (folder / "figures").iterdir()}
+        assert {"roc.svg", "roc.pdf", "confusion.svg", "reuse.pdf", "growth.svg"} <= drawn
         assert text.count('alt="map"') == map_check.PICTURES * (1 + len(found["maps"]["stages"]))
     # The folder repeats it: its checksums hold, and its commands are understood.
     assert subprocess.run(["sha256sum", "-c", "--quiet", "SHA256SUMS"], cwd=folder).returncode == 0
