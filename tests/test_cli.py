@@ -60,6 +60,8 @@ def run(capsys, *words: str) -> tuple[int, str, str]:
         ([DIGITS, "--cam=x"], "train does not take --cam; predict can"),
         (["predict", "x.png", "--workdir=/nowhere"], "/nowhere is not the directory of a run"),
         (["report", "/nowhere"], "is not the directory of a run"),
+        (["dossier", "--workdir=/nowhere"], "/nowhere is not the directory of a run"),
+        (["dossier", DIGITS, "--workdir=/nowhere", "--images=0"], "/nowhere/config.json"),
         (["--config=configs/cifar10.py:resnet50"], "takes densenet_bc_DEPTH_GROWTH"),
         ([DIGITS, "--config.model.name=densnet121"], "Did you mean densenet121"),
         ([DIGITS, "--config.model.depth=23"], "depth is 23"),

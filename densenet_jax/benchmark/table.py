@@ -7,10 +7,10 @@ from rich.table import Table
 from densenet_jax.terminal import Console
 
 PARTS = {
-    "step": "training step, batch already on the device",
+    "step": "training step, batch on the device",
     "loop": "training loop with the data",
     "input_pipeline": "input pipeline alone",
-    "inference": "inference, batch already on the device",
+    "inference": "inference, batch on the device",
 }
 FAST_ENOUGH = 0.05  # share of the time in which steps may wait for data
 STEADY = 0.15  # change of the machine's rates that is usual
@@ -71,7 +71,8 @@ def pipeline(found: dict[str, Any]) -> str:
     """
     speeds, wait = found["images_per_second"], found["data_wait"]
     times = speeds["input_pipeline"] / speeds["step"]
-    told = f"the input pipeline alone delivers {times:.2g} times the images that the step takes"
+    factor = f"{times:.2g}" if times < 10 else f"{times:,.0f}"
+    told = f"the input pipeline alone delivers {factor} times the images that the step takes"
     if wait < FAST_ENOUGH:
         return f"data: {told}; in the training loop steps waited for them {wait:.1%} of the time"
     why = "it is too slow" if times < 1 else "reading and computing share this machine's cores"

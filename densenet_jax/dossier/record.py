@@ -37,7 +37,7 @@ def measure(
     step: int,
     images: int,
 ) -> tuple[dict[str, Any], Predictions | Estimates]:
-    """Measures everything; writes predictions.npz and insight.json into the dossier's folder.
+    """Measures everything, and writes the answers into the dossier's folder.
 
     Args:
       setup: the experiment of the run, whose evaluation split is scored.
@@ -60,7 +60,7 @@ def measure(
     used, left_out = _splits(setup, workdir)
     with jax.set_mesh(setup.mesh):
         found = reports.examine(setup, variables, workdir, step=step, into=folder)
-        answers = _probabilities(setup, variables, found, outputs)
+        answers = _probabilities(setup, variables, found, outputs, folder)
         finite = bool(np.isfinite(answers[0]).all())
         changed = robustness.measure(setup, variables, outputs, images) if finite else None
     metric, names = setup.task.measured[0], list(setup.eval_source.class_names)
@@ -110,12 +110,20 @@ def _same(stored: ml_collections.ConfigDict, given: ml_collections.ConfigDict) -
 
 
 def _probabilities(
-    setup: Experiment, variables: Any, found: Predictions | Estimates, outputs: Outputs
+    setup: Experiment,
+    variables: Any,
+    found: Predictions | Estimates,
+    outputs: Outputs,
+    folder: pathlib.Path,
 ) -> coverage.Answers:
-    """Returns all probabilities or numbers of the evaluation split, and the labels."""
+    """Returns all probabilities or numbers of the evaluation split, and the labels.
+
+    Those of classes are also written to evaluation.npz, because predictions.npz has five of them.
+    """
     if isinstance(found, Estimates):
         return found.values, found.labels
-    own = splits.answers(setup, variables, setup.eval_source)  # the report keeps five classes
+    own = splits.answers(setup, variables, setup.eval_source)
+    per_example.save(folder, splits.Assessed({}, own, setup.eval_source), outputs)
     return np.asarray(outputs(jnp.asarray(own["logits"]))), own["label"]
 
 

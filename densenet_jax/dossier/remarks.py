@@ -25,7 +25,9 @@ def about(record: dict[str, Any], scores: dict[str, Any] | None) -> list[str]:
     if rows := record["robustness"]:
         found += _robustness(rows, find_task(record["task"]).measured[0])
     last = record["maps"]["stages"][-1:]
-    if last and (last[0]["alike"] or 0) > ALIKE:
+    if last and last[0]["alike"] is None:
+        found.append("The activation maps cannot be compared: each is the same everywhere.")
+    elif last and last[0]["alike"] > ALIKE:
         found.append(
             "The activation maps stay alike if all weights are random (correlation "
             f"{last[0]['alike']:.2f}): they show the images' structure, not what was learned."

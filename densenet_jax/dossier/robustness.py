@@ -70,7 +70,7 @@ def light(image: np.ndarray, strength: float, random: np.random.Generator) -> np
 
 CHANGES = (
     Change("noise", "standard deviation {:.0%} of the range", (0.04, 0.08, 0.16), noise),
-    Change("blur", "standard deviation {:.1%} of the side", (1 / 128, 1 / 64, 1 / 32), blur),
+    Change("blur", "standard deviation {:.1%} of the side", (0.0125, 0.025, 0.05), blur),
     Change("JPEG", "quality {:.0f}", (50, 25, 10), jpeg),
     Change("brighter", "by {:.0%} of the range", (0.1, 0.2, 0.3), light),
     Change("darker", "by {:.0%} of the range", (-0.1, -0.2, -0.3), light),

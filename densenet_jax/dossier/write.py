@@ -10,7 +10,7 @@ import markupsafe
 
 from densenet_jax.dossier import record as records
 from densenet_jax.dossier import remarks, repeat, statements
-from densenet_jax.report import page, run_files
+from densenet_jax.report import figures, page, run_files
 from densenet_jax.report.analysis import FILE as INSIGHT
 from densenet_jax.report.analysis import finite
 from densenet_jax.report.predictions import Predictions
@@ -36,8 +36,8 @@ def write(
     """Measures a run and writes its dossier; returns the path of the page.
 
     The folder gets index.html, dossier.json (the numbers), statements.toml (what people fill in;
-    kept if it exists), predictions.npz, insight.json, copies of the run's configuration, classes,
-    environment and calibration, versions.txt, and SHA256SUMS.
+    kept if it exists), predictions.npz, insight.json, for classes evaluation.npz, figures/, copies
+    of the run's configuration, classes, environment and calibration, versions.txt, and SHA256SUMS.
 
     Args:
       setup: the experiment of the run, whose evaluation split is scored.
@@ -49,10 +49,15 @@ def write(
       program, command: see `repeat.describe`.
 
     Raises:
-      ReportError: the folder cannot be written, or statements.toml is damaged.
+      ReportError: the folder cannot be written or has other files, or statements.toml is damaged.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()) and not (folder / statements.FILE).is_file():
+            raise ReportError(
+                f"{folder} has other files than those of a dossier; choose a new folder with "
+                "--output=DIR."
+            )
         said = statements.read(folder)  # before the long part
         found, answers = records.measure(
             setup, variables, workdir, folder, step=step, images=images
@@ -64,6 +69,8 @@ def write(
         kept["maps"] = {k: v for k, v in kept["maps"].items() if k != "shown"}  # pictures
         atomic_files.write(folder / RECORD_NAME, json.dumps(kept, indent=1) + "\n")
         atomic_files.write(folder / PAGE_NAME, render(run, found, said))
+        # The path, for evaluation.npz, is that of the split that is scored.
+        figures.draw([dataclasses.replace(run, path=folder)], folder / "figures")
         checksums.seal(folder)
     except OSError as e:
         raise ReportError(f"The dossier {folder} cannot be written: {e.strerror}.") from None

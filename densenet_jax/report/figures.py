@@ -49,11 +49,16 @@ def write(
     Raises:
       ReportError: a directory does not hold a run, or the folder cannot be written.
     """
-    import matplotlib  # takes a third of a second
-
     directories = [pathlib.Path(workdir) for workdir in workdirs]
     names = [terminal.printable(name) for name in page.names(directories)]
     runs = [run_files.read(d, name) for d, name in zip(directories, names, strict=True)]
+    return draw(runs, folder)
+
+
+def draw(runs: list[Run], folder: pathlib.Path) -> tuple[list[pathlib.Path], list[str]]:
+    """Does what `write` does for runs that have been read."""
+    import matplotlib  # takes a third of a second
+
     paths, left_out = [], []
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -182,7 +187,7 @@ def _confusion(run: Run) -> Any:
     """Returns the confusion matrix of a run as shares of each label's examples."""
     found = run.predictions
     if not isinstance(found, Predictions):
-        return "there are no stored predictions; run report without --figures first."
+        return "there are no stored predictions; write the run's own report first."
     count = len(found.class_names)
     if count > 1000:
         return f"there are too many classes ({count:,}) for a picture."
@@ -211,7 +216,9 @@ def _reuse(run: Run) -> Any:
     """Returns figure 5 of the paper: how much each layer uses the earlier ones."""
     blocks = run.insight.get("reuse")
     if not blocks:
-        return "there is no analysis of feature reuse; run report without --figures first."
+        return (
+            "there is no analysis of feature reuse; write the run's report first (of a DenseNet)."
+        )
     from matplotlib.ticker import MaxNLocator
 
     figure, panels = _panels(len(blocks), height=WIDTH * 0.9)
@@ -230,7 +237,7 @@ def _growth(runs: list[Run]) -> Any:
     """Returns how maps, parameters and multiply-adds grow from stage to stage."""
     models = [(i, run) for i, run in enumerate(runs) if run.insight.get("model")]
     if not models:
-        return "there is no summary of a model; run report without --figures first."
+        return "there is no summary of a model; write the run's own report first."
     from matplotlib.ticker import EngFormatter, NullFormatter
 
     several = len(models) > 1

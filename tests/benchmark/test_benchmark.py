@@ -67,6 +67,7 @@ def figures(wait=0.0, pipeline=300.0, share=0.5, **machine):
 @pytest.mark.parametrize(
     ("found", "words"),
     [
+        (figures(pipeline=3e4), "alone delivers 300 times the images that the step takes"),
         (figures(), "alone delivers 3 times the images that the step takes; in the training loop"),
         (figures(0.4, 50.0), "waited for images 40.0% of the time: it is too slow (the input"),
         (figures(0.4), "share this machine's cores (the input pipeline alone delivers 3 times"),
@@ -81,7 +82,7 @@ def test_the_input_pipeline_in_words(found, words):
     [
         (figures(load=5.2), "5.2 programs ran or waited for one of 2 cores"),
         (figures(change=0.3), "rates changed by 30% during"),
-        (figures(share=1.2), "more than 100 % of the limit (training step, batch already"),
+        (figures(share=1.2), "more than 100 % of the limit (training step, batch on"),
     ],
 )
 def test_a_busy_machine_is_named(found, words):

@@ -30,6 +30,7 @@ def test_every_kind_of_image_is_changed_more_and_more(name, dtype, channels, hig
         again = robustness.changed(source, (0, high), change, strength).examples.images
         np.testing.assert_array_equal(found, again)
     assert moved == sorted(moved)
+    assert moved[0] > 0.001
     assert moved[-1] > 0.02
     if name in ("brighter", "darker"):
         assert moved == pytest.approx(np.abs(change.strengths), abs=0.01)

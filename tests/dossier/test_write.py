@@ -4,6 +4,7 @@ import json
 import pathlib
 import re
 import subprocess
+import types
 
 import jax
 import numpy as np
@@ -12,8 +13,9 @@ import pytest
 from configs import digits
 from densenet_jax.cli import parse
 from densenet_jax.data.sources import by_name
-from densenet_jax.data.sources.source import Arrays, Source
-from densenet_jax.dossier import map_check, remarks, repeat, robustness, statements, write
+from densenet_jax.data.sources.source import Arrays, DataError, Source
+from densenet_jax.dossier import map_check, record, remarks, repeat, robustness, statements, write
+from densenet_jax.report import ReportError, figures
 from densenet_jax.training import experiment
 from tests.report.conftest import random_variables
 
@@ -44,6 +46,7 @@ def run(tmp_path, monkeypatch, request):
     if task != "classification":
         nothing = {"examples": 0, "stages": [], "shown": []}
         monkeypatch.setattr(map_check, "measure", lambda *_: nothing)
+        monkeypatch.setattr(figures, "draw", lambda *_: None)
     monkeypatch.setattr(by_name, "load", lambda name, split, *_, **__: source(task, split))
     config = digits.get_config()
     config.model.update(depth=10, growth_rate=4)
@@ -70,7 +73,7 @@ def test_a_dossier(run):
         program="densenet-jax",
         command=["dossier", "--checkpoint=5"],
     )
-    record = json.loads((folder / "dossier.json").read_text())
+    found = json.loads((folder / "dossier.json").read_text())
     text = path.read_text()
     # The page is complete, self-contained and safe.
     for section in re.findall(r'href="#([\w-]+)"', text):
@@ -81,28 +84,51 @@ def test_a_dossier(run):
     assert "Approved &lt;i&gt;twice" in text
     assert text.count("To be filled in:") == sum("ask" in i for i in statements.checklist()) - 1
     # Every part was measured.
-    assert record["task"] == setup.task.name
-    assert [row["use"] for row in record["data"]["splits"]][1].startswith(
-        "chose the checkpoint and"
-    )
-    assert record["data"]["shared"][0]["images"] == 1
-    assert len(record["robustness"]) == 4
-    assert record["robustness"][0]["examples"] == 20
-    assert len(record["coverage"]["rows"]) == (4 if setup.task.name == "multilabel" else 2)
-    assert (record["ranking"] is not None) == (setup.task.name == "classification")
-    assert record["statements"]["ethics"] == "Approved <i>twice</i>."
-    sentences = remarks.about(record, {})
+    assert found["task"] == setup.task.name
+    assert [row["use"] for row in found["data"]["splits"]][1].startswith("chose the checkpoint and")
+    assert found["data"]["shared"][0]["images"] == 1
+    assert len(found["robustness"]) == 4
+    assert found["robustness"][0]["examples"] == 20
+    assert len(found["coverage"]["rows"]) == (4 if setup.task.name == "multilabel" else 2)
+    assert (found["ranking"] is not None) == (setup.task.name == "classification")
+    assert found["statements"]["ethics"] == "Approved <i>twice</i>."
+    sentences = remarks.about(found, {})
     assert any("also chose the checkpoint" in s for s in sentences)
     assert any("share images (1)" in s for s in sentences)
     if setup.task.name == "classification":
-        assert [row["part"] for row in record["maps"]["stages"]][-1] == "stem"
-        assert text.count('alt="map"') == map_check.PICTURES * (1 + len(record["maps"]["stages"]))
+        assert [row["part"] for row in found["maps"]["stages"]][-1] == "stem"
+        drawn = {path.name for path in (folder / "figures").iterdir()}
+        assert {"roc.svg", "roc.pdf", "confusion.svg", "reuse.pdf", "growth.svg"} <= drawn
+        assert text.count('alt="map"') == map_check.PICTURES * (1 + len(found["maps"]["stages"]))
     # The folder repeats it: its checksums hold, and its commands are understood.
     assert subprocess.run(["sha256sum", "-c", "--quiet", "SHA256SUMS"], cwd=folder).returncode == 0
-    for _, command in record["repeat"]["commands"][:1]:
+    for _, command in found["repeat"]["commands"][:1]:
         name, config, _ = parse(command.split())
         assert (name, config.task) == ("train", setup.task.name)
     assert not (workdir / "predictions.npz").exists()  # the report's own files are untouched
+
+
+def test_a_folder_of_other_files_is_refused(tmp_path):
+    (tmp_path / "photo.jpg").write_text("")
+    with pytest.raises(ReportError, match="has other files than those of a dossier"):
+        write(None, None, tmp_path, tmp_path, step=1, images=1, program="", command=[])
+    assert [path.name for path in tmp_path.iterdir()] == ["photo.jpg"]
+
+
+def test_another_split_is_named_apart_and_a_missing_one_is_said(tmp_path, monkeypatch):
+    def load(name, split, *_, **__):
+        if split == "train":
+            raise DataError("it is gone", "second line")
+        return source("classification", split)
+
+    monkeypatch.setattr(by_name, "load", load)
+    config = digits.get_config()
+    (tmp_path / "config.json").write_text(config.to_json())
+    config.data.eval_split = "external"
+    setup = types.SimpleNamespace(config=config, eval_source=load("digits", "external"))
+    used, left_out = record._splits(setup, tmp_path)
+    assert list(used) == ["chose the checkpoint", "scored here"]
+    assert left_out == ["The split that was used for “training” cannot be opened: it is gone"]
 
 
 def test_the_checksum_of_weights_is_of_every_number():
