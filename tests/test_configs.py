@@ -212,7 +212,7 @@ def test_cifar_argument_names_any_network():
         load("cifar10", "resnet50")
 
 
-@pytest.mark.parametrize("recipe", ["modern", "speed", "cpu30", "densenet_bc_22_12,modern"])
+@pytest.mark.parametrize("recipe", ["modern", "speed", "cpu", "cpu30", "densenet_bc_22_12,modern"])
 def test_recipes_of_cifar_have_known_keys_and_valid_numbers(recipe):
     config = load("cifar10", recipe)
     assert keys(config) == keys(load("default"))

@@ -166,6 +166,7 @@ class DenseNet(nn.Module):
       implementation: "auto" (the fastest that runs here), "reference", "plain", "gpu" or "cpu";
         see `block.implementations`.
       dtype: type of the computation; statistics, pooling and classifier have at least float32.
+        Where the CPU kernels compute the blocks, float32 takes the place of 16-bit types.
       param_dtype: type of the parameters.
     """
 
@@ -256,14 +257,17 @@ class DenseNet(nn.Module):
         check_images(images, self.in_channels, smallest)
         dropout_rate = self.dropout_rate if train else 0.0
         live = {part: train and not self._keeps_statistics(part) for part in self.norm_parts}
-        x, stages = self._stem(images.astype(self.dtype), live["stem"]), {}
+        dtype = implementations.computed_type(
+            self.dtype, self.implementation, len(images), self.activation
+        )
+        x, stages = self._stem(images.astype(dtype), live["stem"]), {}
         batch, drop_paths = None, self.drop_paths() if train else [()] * len(self.block_sizes)
         for i in range(1, len(self.block_sizes) + 1):
             if i > 1:
                 x = getattr(self, f"transition{i - 1}")(x, batch, dropout_rate)
             batch = moments(x) if live[f"block{i}"] else None
             x, batch = getattr(self, f"denseblock{i}")(x, batch, dropout_rate, drop_paths[i - 1])
-            stages[f"block{i}"] = x
+            stages[f"block{i}"] = x.astype(self.dtype)
         if not live["norm"]:
             batch = None
         elif batch is None:  # the last block keeps its statistics, the norm after it does not

@@ -8,6 +8,8 @@ import pytest
 from densenet_jax import create_model
 from densenet_jax.benchmark import limits
 from densenet_jax.models import activation, summary
+from densenet_jax.models.block import implementations
+from densenet_jax.models.cpu import library
 from densenet_jax.models.parts import part_of
 from densenet_jax.models.variants import identify
 from densenet_jax.weights import Preprocessing, timm_config
@@ -173,3 +175,21 @@ def test_a_part_without_statistics_cannot_keep_them():
             jax.random.key(0),
             images(),
         )
+
+
+def test_cpu_kernels_replace_16_bits_and_say_so_once(caplog):
+    if not library.available():
+        pytest.skip("no C++ compiler")
+    implementations._say_float32.cache_clear()
+    model = create_model("densenet121", **TINY, implementation="cpu")
+    variables, x = random_variables(model), images()
+    expected = model.apply(variables, x)
+    with caplog.at_level("WARNING"):
+        for dtype in (jnp.bfloat16, jnp.float16):
+            half = model.clone(dtype=dtype)
+            np.testing.assert_array_equal(half.apply(variables, x), expected)
+            half.apply(variables, x)
+            assert half.apply(variables, x, method="features")["block1"].dtype == dtype
+    first, second = caplog.messages
+    assert first == "dtype=bfloat16: the CPU kernels compute in float32, which is faster here."
+    assert second.startswith("dtype=float16: ")

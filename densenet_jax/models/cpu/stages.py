@@ -74,8 +74,7 @@ def block_forward(x, statistics, layers, epsilon):
     """Computes a whole block on one device in one call; returns what `gradient.forward` needs."""
     positions, c = x.shape[:3], x.shape[3] + added(layers)
     results = [array(*positions, c), array(c), array(c)]
-    for (_, kernel), _ in layers:
-        width = kernel.shape[3]
+    for width in (layer[0][1].shape[3] for layer in layers if len(layer) == 2):
         results += [array(*positions, width), array(width), array(width)]
     arrays = (x, *statistics, *(v for layer in layers for v in _parameters(layer)))
     features, mean, var, *rest = call("BlockForward", arrays, results, epsilon=epsilon)
@@ -88,16 +87,19 @@ def block_backward(features, statistics, bottlenecks, layers, d_features, d_stat
 
     The transpose of `block_forward`, on one device, in one call.
     """
-    c, between = features.shape[3], bottlenecks[0][0]
-    results = [array(*features.shape), array(c), array(c), array(*between.shape)]
+    c, between = features.shape[3], bottlenecks[0][0].shape if bottlenecks else (1,)
+    results = [array(*features.shape), array(c), array(c), array(*between)]
     arrays = [d_features, *d_statistics, features, *statistics]
-    for layer, (y, moments) in zip(reversed(layers), reversed(bottlenecks), strict=True):
-        arrays += [*_parameters(layer), y, *moments]
-        results += [array(*v.shape) for v in _parameters(layer)]
+    for i in reversed(range(len(layers))):
+        arrays += _parameters(layers[i])
+        if bottlenecks:
+            y, moments = bottlenecks[i]
+            arrays += [y, *moments]
+        results += [array(*v.shape) for v in _parameters(layers[i])]
     found = call("BlockBackward", arrays, results, {0: 0}, epsilon=epsilon)
     d_features, mean, var, _, *rest = found
-    pairs = [({"scale": scale, "bias": bias}, kernel) for scale, bias, kernel in _triples(rest)]
-    gradients = [[first, second] for first, second in zip(pairs[::2], pairs[1::2], strict=True)]
+    pairs = (({"scale": scale, "bias": bias}, kernel) for scale, bias, kernel in _triples(rest))
+    gradients = [[next(pairs) for _ in layer] for layer in reversed(layers)]
     return d_features, Moments(mean, var), gradients[::-1]
 
 

@@ -99,10 +99,14 @@ def test_gradient_follows_the_activation(activation):
 
 
 @pytest.mark.parametrize("implementation", ["plain", "interpreted", "cpu"])
-@pytest.mark.parametrize(("shape", "growth"), [((1, 5, 7, 13), 7), ((3, 2, 1, 20), 9)], ids=str)
-def test_implementations_agree_with_the_reference(implementation, shape, growth):
+@pytest.mark.parametrize(
+    ("shape", "growth", "bottleneck"),
+    [((1, 5, 7, 13), 7, 3), ((3, 2, 1, 20), 9, 3), ((2, 5, 7, 13), 7, 0)],
+    ids=str,
+)
+def test_implementations_agree_with_the_reference(implementation, shape, growth, bottleneck):
     """Odd sizes, one image, and widths that no vector of the hardware divides."""
-    x, layers, weights = problem(shape, 2, growth, 3, jnp.float32)
+    x, layers, weights = problem(shape, 2, growth, bottleneck, jnp.float32)
     expected = make_loss(reference, weights)(x, layers)
     actual = make_loss(dense_block.train, weights, implementation=implementation)(x, layers)
     assert_close(actual, expected, 1e-4)

@@ -71,7 +71,10 @@ def test_choice():
         eight = jnp.zeros((8, *x.shape[1:]))
         assert implementations.choose("auto", eight, bottleneck, 0.0) == here
     assert implementations.choose("cpu", x, bottleneck, 0.1) == "plain"
-    assert implementations.choose("cpu", x, layers((3, 3, 8, 2)), 0.0) == "plain"
+    plain_layers = layers((3, 3, 8, 2))
+    assert implementations.choose("cpu", x, plain_layers, 0.0) == here
+    with jax.set_mesh(jax.make_mesh((8,), ("data",))):  # sums of several devices: stage by stage
+        assert implementations.choose("cpu", eight, plain_layers, 0.0) == "plain"
     assert implementations.choose("cpu", x.astype(jnp.bfloat16), bottleneck, 0.0) == "plain"
 
 
@@ -111,7 +114,8 @@ def test_evaluation_has_the_plain_gradient():
     assert_close(jax.tree.leaves(loss("cpu")), jax.tree.leaves(loss("plain")), jnp.float32)
 
 
-def test_block_in_evaluation(case):
+@pytest.mark.parametrize("bottleneck", [True, False])
+def test_block_in_evaluation(case, bottleneck):
     image, _, c, d, growth = case
     arrays = Arrays(jnp.float32)
     block = [
@@ -119,6 +123,8 @@ def test_block_in_evaluation(case):
             (arrays.vectors(width), arrays.kernel(1, 1, width, d)),
             (arrays.vectors(d), arrays.kernel(3, 3, d, growth)),
         ]
+        if bottleneck
+        else [(arrays.vectors(width), arrays.kernel(3, 3, width, growth))]
         for width in (c, c + growth)
     ]
     x = arrays.maps(*image, c)

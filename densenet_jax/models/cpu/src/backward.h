@@ -147,7 +147,8 @@ inline void backward_1x1(Pool& pool, const Map& x, const Affine& norm, const Ker
   give_sums(pool, partial, parts, sums, 1, kernel, results);
 }
 
-// Writes d_x [B, H, W, kernel.inputs].
+// Writes d_x [B, H, W, kernel.inputs]; kAdd: adds to d_x [B, H, W, all of x's channels].
+template <bool kAdd>
 inline void backward_3x3(Pool& pool, const Map& x, const Affine& norm, const Kernel& kernel,
                          const Gradient& dy, float* d_x, const Results& results) {
   int64_t c = kernel.inputs, d = kernel.outputs;
@@ -187,7 +188,8 @@ inline void backward_3x3(Pool& pool, const Map& x, const Affine& norm, const Ker
           pack_gradient(line + q * (width + 2) + kChunk, dy, (image + row) * width, width, q, d, v);
       }
       const float* from = x.data + (image + begin) * width * all;
-      float* to = d_x + (image + begin) * width * c;
+      int64_t to_stride = kAdd ? all : c;
+      float* to = d_x + (image + begin) * width * to_stride;
       for (int64_t q = 0; q < c; q += kChunk) {
         float* chunk = u + q / kChunk * u_chunk;
         pack_normalised(chunk, from, lines * width, all, q, c, v.gain, v.shift);
@@ -206,9 +208,9 @@ inline void backward_3x3(Pool& pool, const Map& x, const Affine& norm, const Ker
           tiles(width, [&](int64_t p, int64_t m) {
             int64_t at = row * width + p;
             dispatch(m, c - j, [&]<int M, int N>() {
-              store_gradient<false>(product<M, N>(near, p, b), from + at * all + j, all,
-                                    to + at * c + j, c, c - j, v.gain + j, v.shift + j, to_shift,
-                                    to_gain);
+              store_gradient<kAdd>(product<M, N>(near, p, b), from + at * all + j, all,
+                                   to + at * to_stride + j, to_stride, c - j, v.gain + j,
+                                   v.shift + j, to_shift, to_gain);
             });
           });
         }

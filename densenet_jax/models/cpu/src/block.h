@@ -29,10 +29,6 @@ struct Pair {
   Kernel kernel;
 };
 
-struct Layer {
-  Pair first, second;
-};
-
 inline Moments take_moments(Call& call) {
   float* mean = call.array().data();
   return {mean, call.array().data()};
@@ -47,11 +43,6 @@ inline Pair take_pair(Call& call) {
   const float* scale = call.array().data();
   const float* bias = call.array().data();
   return {{scale, bias}, call.array().kernel()};
-}
-
-inline Layer take_layer(Call& call) {
-  Pair first = take_pair(call);
-  return {first, take_pair(call)};
 }
 
 // Gain and shift of a normalisation with a batch's moments: `statistics.affine`.
@@ -106,9 +97,9 @@ inline void copy_channels(Pool& pool, const Map& from, const Map& to) {
   });
 }
 
-// Arrays: x [B, H, W, C], its mean and variance, then each layer's scale, bias and kernel, twice.
-// Results: features [B, H, W, C + growth rate * layers], their mean and variance, then for each
-// layer the map between its convolutions, [B, H, W, width], with its mean and variance.
+// Arrays: x [B, H, W, C], its mean and variance, then each layer's scale, bias and kernel, twice if
+// it has a bottleneck.  Results: features [B, H, W, C + growth rate * layers], their mean and
+// variance, then for each bottleneck the map after it, [B, H, W, width], with its mean and variance.
 inline void block_forward(Call& call) {
   Map x = call.array().map();
   Moments before = take_moments(call);
@@ -119,20 +110,25 @@ inline void block_forward(Call& call) {
   std::copy_n(before.var, x.channels, all.var);
   copy_channels(call.pool, x, features);
   for (int64_t c = x.channels; call.more();) {
-    auto [first, second] = take_layer(call);
-    Map between = call.result().map();
-    Moments inner = take_moments_results(call);
-    int64_t growth = second.kernel.outputs;
-    std::vector<float> sums(2 * std::max(between.channels, growth));
-    BatchAffine norm1(first, all, epsilon);
-    std::vector<float> pivot = expected_output(first.kernel, 1, norm1, all);
-    forward_1x1(call.pool, features, norm1, first.kernel, pivot.data(), between.data, sums.data());
-    moments_of_sums(sums.data(), pivot.data(), between.channels, n, inner);
-    BatchAffine norm2(second, inner, epsilon);
-    pivot = expected_output(second.kernel, 9, norm2, inner);
-    forward_3x3(call.pool, between, norm2, second.kernel, pivot.data(), features, c, sums.data());
-    moments_of_sums(sums.data(), pivot.data(), growth, n, all.from(c));
-    c += growth;
+    Pair pair = take_pair(call);
+    Map source = features;
+    Moments moments = all;
+    std::vector<float> sums(2 * pair.kernel.outputs);
+    if (pair.kernel.size == 1) {
+      source = call.result().map();
+      moments = take_moments_results(call);
+      BatchAffine norm(pair, all, epsilon);
+      std::vector<float> pivot = expected_output(pair.kernel, 1, norm, all);
+      forward_1x1(call.pool, features, norm, pair.kernel, pivot.data(), source.data, sums.data());
+      moments_of_sums(sums.data(), pivot.data(), source.channels, n, moments);
+      pair = take_pair(call);
+      sums.resize(2 * pair.kernel.outputs);
+    }
+    BatchAffine norm(pair, moments, epsilon);
+    std::vector<float> pivot = expected_output(pair.kernel, 9, norm, moments);
+    forward_3x3(call.pool, source, norm, pair.kernel, pivot.data(), features, c, sums.data());
+    moments_of_sums(sums.data(), pivot.data(), pair.kernel.outputs, n, all.from(c));
+    c += pair.kernel.outputs;
   }
 }
 
@@ -178,10 +174,11 @@ inline PairResults take_results(Call& call) {
 }
 
 // Arrays: the gradients of features and of their mean and variance; features, mean and variance;
-// then for each layer, from the last to the first, its parameters, and the map between its
-// convolutions with its mean and variance.  Results: the gradients of features (in place; at the end
-// their first channels are the gradient of the block's input), mean and variance; memory for the
-// gradient of the map between; then the gradients of each layer's parameters, in the same order.
+// then for each layer, from the last to the first, its parameters, and, after a bottleneck, the map
+// between its convolutions with its mean and variance.  Results: the gradients of features (in
+// place; at the end their first channels are the gradient of the block's input), mean and variance;
+// memory for the gradient of the map between; then the gradients of each layer's parameters, in the
+// same order.
 inline void block_backward(Call& call) {
   const float* d_features_before = call.array().data();
   Moments d_before = take_moments(call);
@@ -196,25 +193,34 @@ inline void block_backward(Call& call) {
   std::copy_n(d_before.mean, features.channels, d_all.mean);
   std::copy_n(d_before.var, features.channels, d_all.var);
   for (int64_t c = features.channels; call.more();) {
-    auto [first, second] = take_layer(call);
-    Map between = call.array().map();
-    Moments inner = take_moments(call);
-    PairResults d_first = take_results(call), d_second = take_results(call);
-    int64_t growth = second.kernel.outputs, width = between.channels;
+    Pair first = take_pair(call);
+    PairResults d_first = take_results(call);
+    bool bottleneck = first.kernel.size == 1;
+    Pair last = bottleneck ? take_pair(call) : first;
+    int64_t growth = last.kernel.outputs;
     c -= growth;
-    std::vector<float> zeros(2 * width);
-    Moments d_inner{zeros.data(), zeros.data() + width};
     // All readers of these channels have been visited: the gradient of their moments is complete.
     Correction own(all.from(c), d_all.from(c), growth, n);
-    backward_3x3(call.pool, between, BatchAffine(second, inner, epsilon), second.kernel,
-                 {d_features, features.data, features.channels, c, own.constant.data(),
-                  own.slope.data()},
-                 d_between, d_second);
-    d_second.norm.finish(second, inner, epsilon, d_inner);
-    Correction middle(inner, d_inner, width, n);
-    backward_1x1(call.pool, features, BatchAffine(first, all, epsilon), first.kernel,
-                 {d_between, between.data, width, 0, middle.constant.data(), middle.slope.data()},
-                 d_features, d_first);
+    Gradient dy{d_features, features.data, features.channels, c, own.constant.data(),
+                own.slope.data()};
+    BatchAffine norm1(first, all, epsilon);
+    if (bottleneck) {
+      Map between = call.array().map();
+      Moments inner = take_moments(call);
+      PairResults d_last = take_results(call);
+      int64_t width = between.channels;
+      std::vector<float> zeros(2 * width);
+      Moments d_inner{zeros.data(), zeros.data() + width};
+      backward_3x3<false>(call.pool, between, BatchAffine(last, inner, epsilon), last.kernel, dy,
+                          d_between, d_last);
+      d_last.norm.finish(last, inner, epsilon, d_inner);
+      Correction middle(inner, d_inner, width, n);
+      backward_1x1(call.pool, features, norm1, first.kernel,
+                   {d_between, between.data, width, 0, middle.constant.data(), middle.slope.data()},
+                   d_features, d_first);
+    } else {
+      backward_3x3<true>(call.pool, features, norm1, first.kernel, dy, d_features, d_first);
+    }
     d_first.norm.finish(first, all, epsilon, d_all);
   }
 }

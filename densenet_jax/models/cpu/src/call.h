@@ -19,7 +19,7 @@ class Array {
   float* data() const { return data_; }
   int64_t size(int axis) const { return sizes_[axis]; }
   Map map() const { return {data_, sizes_[0], sizes_[1], sizes_[2], sizes_[3]}; }
-  Kernel kernel() const { return {data_, sizes_[2], sizes_[3]}; }
+  Kernel kernel() const { return {data_, sizes_[0], sizes_[2], sizes_[3]}; }
 
  private:
   float* data_;

@@ -88,17 +88,31 @@ inline void layer(Pool& pool, const Map& features, int64_t offset, const Affine&
   });
 }
 
-// Arrays: x [B, H, W, C], then each layer's gain, shift and kernel, twice.  The result: features.
+// A layer without bottleneck.
+inline void plain_layer(Pool& pool, const Map& features, int64_t offset, const Affine& norm,
+                        const Kernel& kernel) {
+  // Sums that are not used, about a pivot of 0.
+  std::vector<float> sums(2 * kernel.outputs), zeros(kernel.outputs);
+  forward_3x3(pool, features, norm, kernel, zeros.data(), features, offset, sums.data());
+}
+
+// Arrays: x [B, H, W, C], then each layer's gain, shift and kernel, twice if it has a bottleneck.
+// The result: features.
 inline void block_evaluate(Call& call) {
   Map x = call.array().map(), features = call.result().map();
   copy_channels(call.pool, x, features);
   for (int64_t c = x.channels; call.more();) {
-    Affine norm1 = call.affine();
-    Kernel kernel1 = call.array().kernel();
-    Affine norm2 = call.affine();
-    Kernel kernel2 = call.array().kernel();
-    layer(call.pool, features, c, norm1, kernel1, norm2, kernel2);
-    c += kernel2.outputs;
+    Affine norm = call.affine();
+    Kernel kernel = call.array().kernel();
+    if (kernel.size == 1) {
+      Affine norm2 = call.affine();
+      Kernel kernel2 = call.array().kernel();
+      layer(call.pool, features, c, norm, kernel, norm2, kernel2);
+      c += kernel2.outputs;
+    } else {
+      plain_layer(call.pool, features, c, norm, kernel);
+      c += kernel.outputs;
+    }
   }
 }
 

@@ -21,10 +21,10 @@ struct Map {
   int64_t images, height, width, channels;
 };
 
-// A kernel [k, k, inputs, outputs].
+// A kernel [size, size, inputs, outputs].
 struct Kernel {
   const float* data;
-  int64_t inputs, outputs;
+  int64_t size, inputs, outputs;
 };
 
 // A normalisation: x * gain + shift, of as many channels as the kernel that follows reads.

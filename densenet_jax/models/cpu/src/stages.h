@@ -44,7 +44,7 @@ inline void stage_backward(Call& call) {
   float* d_kernel = call.result().data();
   float* d_shift = call.result().data();
   Results results{d_kernel, d_shift, call.result().data()};
-  (kNear ? backward_3x3 : backward_1x1)(call.pool, x, norm, kernel, dy, d_x, results);
+  (kNear ? backward_3x3<false> : backward_1x1)(call.pool, x, norm, kernel, dy, d_x, results);
 }
 
 }  // namespace densenet
