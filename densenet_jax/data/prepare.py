@@ -8,8 +8,8 @@
     python -m densenet_jax.data.prepare tfds NAME
 
 `imagenet2012` builds ImageNet from the two tars of ILSVRC 2012. `cifar10`, `cifar100`, `mnist`,
-`fashion_mnist` and `svhn_cropped` are built from the archives that their authors publish. `folder`
-builds a data set from a folder of images (DIR/train/CLASS/*, DIR/val/CLASS/*, or DIR/CLASS/*), and
+`fashion_mnist` and `svhn` (TFDS's svhn_cropped) are built from the archives that their authors
+publish. `folder` builds a data set from a folder of images (DIR/train/CLASS/*, DIR/val/CLASS/*, or DIR/CLASS/*), and
 `archive` from a tar or zip with such a folder, a file or a URL. Downloads go on where they stopped,
 and their hashes are checked. `convert` converts a data set
 that TFDS has prepared as TFRecord to ArrayRecord. All of these can be stopped and started again;
@@ -267,7 +267,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.set_defaults(run=from_archive)
     for name in published.TABLE:
-        command = commands.add_parser(name, parents=[common], help="from its authors' archives")
+        command = commands.add_parser(
+            name,
+            parents=[common],
+            aliases=["svhn"] if name == "svhn_cropped" else [],
+            help="from its authors' archives",
+        )
         command.add_argument(
             "--download",
             action="store_true",

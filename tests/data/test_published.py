@@ -38,6 +38,8 @@ class Server(http.server.BaseHTTPRequestHandler):
         kind, data = type(self), self.files[self.path.rpartition("/")[2]]
         kind.asked.append(self.headers.get("Range"))
         start = int((self.headers.get("Range") or "bytes=0-")[6:-1]) if kind.ranges else 0
+        if start >= len(data):
+            return self.send_error(416)
         self.send_response(206 if start else 200)
         if start:
             self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
@@ -167,7 +169,7 @@ def test_mnist_in_its_own_format_and_svhn_in_matlabs(tmp_path, monkeypatch, serv
     savemat(out, {"X": houses, "y": np.array([[10], [1], [2], [9], [10]])}, do_compression=True)
     files = dict.fromkeys(("train_32x32.mat", "test_32x32.mat"), out.getvalue())
     with_archives(monkeypatch, server, "svhn_cropped", files)
-    assert run("svhn_cropped", "--download", f"--data-dir={tmp_path}") == 0
+    assert run("svhn", "--download", f"--data-dir={tmp_path}") == 0
     source = by_name.load("svhn_cropped", "train", str(tmp_path))
     np.testing.assert_array_equal(images_of(source), houses.transpose(3, 0, 1, 2))
     assert [e["label"] for e in examples(source)] == [0, 1, 2, 9, 0]
@@ -193,6 +195,7 @@ def test_without_a_download_the_file_is_asked_for(tmp_path, capsys):
             "download it yourself to",
         ),
         (lambda r: dataclasses.replace(r, url="file:///etc/passwd"), "only http and https"),
+        (lambda r: dataclasses.replace(r, url=f"{r.url}/%2e%2e"), "names no file"),
     ],
 )
 def test_what_is_not_the_file(tmp_path, server, change, message):
@@ -213,6 +216,23 @@ def test_a_server_that_sends_everything_again(tmp_path, server):
     damaged = tmp_path / "a"
     damaged.write_bytes(b"")
     with pytest.raises(DataError, match=r"Remove it, and download it again"):
+        download.fetch(found, tmp_path)
+
+
+def test_a_finished_download_that_was_not_renamed(tmp_path, server):
+    found = remote(server, "a", b"x" * 1000, size=False)
+    (tmp_path / "a.part").write_bytes(b"x" * 1000)
+    assert download.fetch(found, tmp_path).read_bytes() == server.files["a"]
+    assert server.asked == ["bytes=1000-", None]
+
+
+def test_a_connection_that_breaks_is_no_full_disk(tmp_path, server, monkeypatch):
+    def broken(*_, **__):
+        raise ConnectionResetError(104, "Connection reset by peer")
+
+    found = remote(server, "a", b"x")
+    monkeypatch.setattr(download.urllib.request, "urlopen", broken)
+    with pytest.raises(DataError, match=r"reset by peer\); try again, .* download it yourself to"):
         download.fetch(found, tmp_path)
 
 

@@ -7,6 +7,7 @@ import http.client
 import os
 import pathlib
 import shutil
+import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -15,6 +16,10 @@ from densenet_jax.data.sources.source import DataError
 
 BLOCK = 2**20  # bytes
 TIMEOUT = 30.0  # seconds without a byte
+_NETWORK = (  # what goes wrong with a server; other OSErrors are those of the disk
+    *(urllib.error.URLError, http.client.HTTPException, ConnectionError, ssl.SSLError),
+    *(TimeoutError, ValueError),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +57,8 @@ def fetch(
     Raises:
       DataError: it cannot be downloaded, or has another size or hash than `remote` says.
     """
+    if remote.name in ("", ".", ".."):
+        raise DataError(f"The URL {remote.url} names no file; pass the one of the archive itself.")
     path = folder / remote.name
     if path.exists():
         check(path, remote)
@@ -60,7 +67,7 @@ def fetch(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _download(remote, part, advance)
-    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ValueError) as e:
+    except _NETWORK as e:
         reason = getattr(e, "reason", None) or e
         raise DataError(
             f"{remote.url} cannot be downloaded ({reason}); try again, which goes on from here, or "
@@ -110,14 +117,22 @@ def _download(remote: Remote, part: pathlib.Path, advance: Callable[[int], None]
     request = urllib.request.Request(remote.url, headers=headers)
     if request.type not in ("http", "https"):
         raise ValueError("only http and https are possible")
-    with contextlib.closing(urllib.request.urlopen(request, timeout=TIMEOUT)) as answer:
+    try:
+        reply = urllib.request.urlopen(request, timeout=TIMEOUT)
+    except urllib.error.HTTPError as e:
+        if not start or e.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            raise
+        part.unlink()  # as long as the file or longer: whether it is the file, only a new one shows
+        return _download(remote, part, advance)
+    with contextlib.closing(reply) as answer:
         goes_on = answer.status == 206 and str(answer.headers.get("Content-Range", "")).startswith(
             f"bytes {start}-"
         )
         start = start if goes_on else 0  # a server may send the whole file again
         length = answer.headers.get("Content-Length", "")
         expected = start + int(length) if length.isdecimal() else None
-        most = remote.size or expected or shutil.disk_usage(part.parent).free
+        free = start + shutil.disk_usage(part.parent).free
+        most = remote.size or min(expected or free, free)
         advance(start)
         with part.open("ab" if start else "wb") as file:
             while block := answer.read(BLOCK):
