@@ -9,12 +9,12 @@
 
 `imagenet2012` builds ImageNet from the two tars of ILSVRC 2012. `cifar10`, `cifar100`, `mnist`,
 `fashion_mnist` and `svhn` (TFDS's svhn_cropped) are built from the archives that their authors
-publish. `folder` builds a data set from a folder of images (DIR/train/CLASS/*, DIR/val/CLASS/*, or DIR/CLASS/*), and
-`archive` from a tar or zip with such a folder, a file or a URL. Downloads go on where they stopped,
-and their hashes are checked. `convert` converts a data set
-that TFDS has prepared as TFRecord to ArrayRecord. All of these can be stopped and started again;
-finished shards are kept. `tfds` downloads and prepares a data set of TFDS; only this command needs
-TensorFlow (requirements-prepare.txt). Train on the result with `--config.data.name=NAME`.
+publish. `folder` builds a data set from a folder of images (DIR/train/CLASS/*, DIR/val/CLASS/*, or
+DIR/CLASS/*), and `archive` from a tar or zip with such a folder, a file or a URL. Downloads go on
+where they stopped, and their hashes are checked. `convert` converts a data set that TFDS has
+prepared as TFRecord to ArrayRecord. All of these can be stopped and started again; finished shards
+are kept. `tfds` downloads and prepares a data set of TFDS; only this command needs TensorFlow
+(requirements-prepare.txt). Train on the result with `--config.data.name=NAME`.
 """
 
 import argparse
