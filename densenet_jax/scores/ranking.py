@@ -47,18 +47,21 @@ class Ranked(NamedTuple):
         Returns:
           two numbers from 0 to 1, [2] or [2, B]; NaN unless examples of both kinds have weight.
         """
-        sums = (self.bins @ weights).astype(np.float64)
-        between, equal, hits = sums[:-1].reshape(3, -1, *weights.shape[1:])
-        found, through = np.cumsum(hits, axis=0), np.cumsum(between + equal, axis=0)
-        positives = hits.sum(axis=0)
-        negatives = sums[-1] + (between + equal).sum(axis=0)
+        if not self.defined:
+            return np.full((2, *weights.shape[1:]), np.nan)
+        sums, count = self.bins @ weights, self.bins.shape[0] // 3
         # Float64 holds these integers exactly: they are below 2**53 for 10**8 examples.
-        pairs = (hits * (2 * through - equal)).sum(axis=0)
-        precision = found / np.maximum(found + through, 1)  # 0 / 0 has no weight
+        equal, hits = sums[count : 2 * count], sums[2 * count : -1].astype(np.float64)
+        found = np.cumsum(hits, axis=0)
+        through = np.cumsum(sums[:count] + equal, axis=0, dtype=np.float64)
+        positives, negatives = found[-1], sums[-1] + through[-1]
+        precision = np.maximum(found + through, 1)  # 0 / 0 has no weight
+        np.divide(found, precision, out=precision)
+        through *= 2  # in place: the arrays fit the cache, new ones may not
+        through -= equal
+        pairs, precise = (np.einsum("k...,k...->...", hits, x) for x in (through, precision))
         with np.errstate(invalid="ignore", divide="ignore"):
-            scores = np.stack(
-                [1 - pairs / (2 * positives * negatives), (hits * precision).sum(0) / positives]
-            )
+            scores = np.stack([1 - pairs / (2 * positives * negatives), precise / positives])
         return np.where((positives > 0) & (negatives > 0), scores, np.nan)
 
 
