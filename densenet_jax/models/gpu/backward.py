@@ -16,9 +16,9 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
+from densenet_jax.models.gpu import tiles
 from densenet_jax.models.gpu.forward import neighbour
 from densenet_jax.models.gpu.tools import (
-    RESIDENT_PROGRAMS,
     call,
     ceil_div,
     divide,
@@ -40,14 +40,14 @@ from densenet_jax.models.gpu.tools import (
 )
 
 
-def partition(n: int, tile: int, columns: int) -> tuple[int, int]:
+def partition(n: int, tile: tiles.Tile, columns: int) -> tuple[int, int]:
     """Returns how many ranges n rows are cut into, and how many tiles a range has.
 
     As many as keep the GPU busy, if each is there for `columns` tiles of channels.
     """
-    tiles = ceil_div(n, tile)
-    steps = ceil_div(tiles, max(1, min(tiles, RESIDENT_PROGRAMS // columns)))
-    return ceil_div(tiles, steps), steps
+    total = ceil_div(n, tile.rows)
+    steps = ceil_div(total, max(1, min(total, tile.programs // columns)))
+    return ceil_div(total, steps), steps
 
 
 def step_range(part, steps, n: int, tile: int):
@@ -85,32 +85,33 @@ def _conv1x1(*refs, n, d, tile, unit):
     number_ref, x_ref, gain_ref, shift_ref, w_ref, d_ref, y_ref, a_ref, b_ref, _ = refs[:10]
     dx_ref, sums_ref = refs[10:]
     c, steps = number_ref[0] * unit, number_ref[1]
-    part, j = divide(pl.program_id(0), divide(c + tile[1] - 1, tile[1])[0])
-    ins, outs = span(j * tile[1], tile[1]), span(0, power_of_2(d))
-    row_limit, out_limit = unless_multiple(n, tile[0]), unless_multiple(d, len(outs))
+    part, j = divide(pl.program_id(0), divide(c + tile.channels - 1, tile.channels)[0])
+    ins, outs = span(j * tile.channels, tile.channels), span(0, power_of_2(d))
+    row_limit, out_limit = unless_multiple(n, tile.rows), unless_multiple(d, len(outs))
     w = load(w_ref, ins, outs, (c, out_limit))
 
     def step(i, sums):
         d_w, d_shift, d_gain = sums
-        rows = span(i * tile[0], tile[0])
+        rows = span(i * tile.rows, tile.rows)
         # Read in every step: they are in the cache, and registers are short.
         a, b = load_vector(a_ref, outs, out_limit), load_vector(b_ref, outs, out_limit)
         gain, shift = load_vector(gain_ref, ins, c), load_vector(shift_ref, ins, c)
         dy = _complete(d_ref, y_ref, a, b, rows, outs, (row_limit, out_limit))
         limits = row_limit, c
-        x = load(x_ref, rows, ins, limits).astype(jnp.float32)
-        u = jnp.maximum(x * gain + shift, 0)
+        x = load(x_ref, rows, ins, limits)
+        u = jnp.maximum(x.astype(jnp.float32) * gain + shift, 0).astype(x.dtype)
+        d_w += matmul(u, dy, trans_a=True)
         du = jnp.where(u > 0, matmul(dy, w, trans_b=True), 0)
+        d_shift, d_gain = d_shift + du.sum(0), d_gain + (du * x.astype(jnp.float32)).sum(0)
         dx = load(dx_ref, rows, ins, limits).astype(jnp.float32) + du * gain
         store(dx_ref, rows, ins, dx, limits)
-        d_w += matmul(u.astype(x_ref.dtype), dy, trans_a=True)
-        return d_w, d_shift + du.sum(0), d_gain + (du * x).sum(0)
+        return d_w, d_shift, d_gain
 
-    zero = jnp.zeros((tile[1],), jnp.float32)
-    sums = jnp.zeros((tile[1], len(outs)), jnp.float32), zero, zero
-    d_w, d_shift, d_gain = jax.lax.fori_loop(*step_range(part, steps, n, tile[0]), step, sums)
+    zero = jnp.zeros((tile.channels,), jnp.float32)
+    sums = jnp.zeros((tile.channels, len(outs)), jnp.float32), zero, zero
+    d_w, d_shift, d_gain = jax.lax.fori_loop(*step_range(part, steps, n, tile.rows), step, sums)
     start = part * c * (d + 2)
-    end = jnp.where(part * steps < ceil_div(n, tile[0]), c, 0)  # no place beyond the last range
+    end = jnp.where(part * steps < ceil_div(n, tile.rows), c, 0)  # no place beyond the last range
     store_matrix(sums_ref, start, ins, outs, d, d_w, (ins < end, out_limit))
     store_vector(sums_ref, start + c * d, ins, d_shift, end)
     store_vector(sums_ref, start + c * d + c, ins, d_gain, end)
@@ -131,15 +132,15 @@ def conv1x1(
       correction: (a, b); the gradient of the output is d_out + a + b * out.
       d_source: [N, >= c], to whose first c channels the source's gradient is added, in place.
       interpret: see `tools.call`.
-      tile: rows a step, and input channels a program; None: as many as its registers take.
+      tile: a `Tile`; None: that of this GPU.
 
     Returns:
       d_source, and the gradients of w [c, D], shift and gain, [c].
     """
     (n, channels), (c, d) = source.shape, w.shape
-    tile = tile or (64, 128 if d <= 128 else 64)
-    columns = ceil_div(c, tile[1])
-    parts, steps = partition(n, tile[0], columns)
+    tile = tile or tiles.tile("1x1 backward", d, 0)
+    columns = ceil_div(c, tile.channels)
+    parts, steps = partition(n, tile, columns)
     number, unit = numbers(c, steps)
     sums = 4 * parts * c * (d + 2)
     maps = (3 * n * c * source.dtype.itemsize, size_in_bytes(d_out, out))
@@ -157,17 +158,17 @@ def conv1x1(
 def _run1x1(number, source, gain, shift, w, d_out, out, a, b, d_source, *, unit, tile, interpret):
     """Returns d_source and the sums of every range; programs beyond the last range make none."""
     (n, channels), d = source.shape, w.shape[1]
-    programs = max(RESIDENT_PROGRAMS, ceil_div(channels, tile[1]))
+    programs = max(tile.programs, ceil_div(channels, tile.channels))
     return call(
         named(_conv1x1, n=n, d=d, tile=tile, unit=unit),
         *(number, source, gain, shift, w, d_out, out, a, b, d_source),
         grid=programs,
         out=(
             shape(d_source.shape, d_source.dtype),
-            shape((programs * tile[1] * (d + 2),)),
+            shape((programs * tile.channels * (d + 2),)),
         ),
         interpret=interpret,
-        warps=8,
+        tile=tile,
         aliases={9: 0},
     )
 
@@ -176,9 +177,9 @@ def _conv3x3(*refs, n, c, d, image, tile, steps, unit):
     number_ref, x_ref, gain_ref, shift_ref, w_ref, d_ref, y_ref, a_ref, b_ref = refs[:9]
     dx_ref, sums_ref = refs[9:]
     offset = number_ref[0] * unit
-    part, j = divide(pl.program_id(0), ceil_div(c, tile[1]))
-    ins, outs = span(j * tile[1], tile[1]), span(0, power_of_2(d))
-    row_limit, in_limit = unless_multiple(n, tile[0]), unless_multiple(c, tile[1])
+    part, j = divide(pl.program_id(0), ceil_div(c, tile.channels))
+    ins, outs = span(j * tile.channels, tile.channels), span(0, power_of_2(d))
+    row_limit, in_limit = unless_multiple(n, tile.rows), unless_multiple(c, tile.channels)
     out_limit = unless_multiple(d, len(outs))
     inside = None if in_limit is None else ins < in_limit
     gain, shift = load_vector(gain_ref, ins, in_limit), load_vector(shift_ref, ins, in_limit)
@@ -187,11 +188,11 @@ def _conv3x3(*refs, n, c, d, image, tile, steps, unit):
 
     def step(i, sums):
         *d_w, d_shift, d_gain = sums
-        rows = span(i * tile[0], tile[0])
+        rows = span(i * tile.rows, tile.rows)
         x = load(x_ref, rows, ins, (row_limit, in_limit)).astype(jnp.float32)
         u = jnp.maximum(x * gain + shift, 0)
         u_narrow = u.astype(x_ref.dtype)
-        du = jnp.zeros(tile, jnp.float32)
+        du = jnp.zeros((tile.rows, tile.channels), jnp.float32)
         for tap in range(9):
             near, exists = neighbour(rows, tap, *image, n, sign=-1)
             dy = _complete(d_ref, y_ref, a, b, near, offset + outs, (exists, y_limit))
@@ -202,10 +203,10 @@ def _conv3x3(*refs, n, c, d, image, tile, steps, unit):
         store(dx_ref, rows, ins, du * gain, (row_limit, in_limit))
         return *d_w, d_shift + du.sum(0), d_gain + (du * x).sum(0)
 
-    zero = jnp.zeros((tile[1],), jnp.float32)
-    d_w = [jnp.zeros((tile[1], len(outs)), jnp.float32)] * 9
+    zero = jnp.zeros((tile.channels,), jnp.float32)
+    d_w = [jnp.zeros((tile.channels, len(outs)), jnp.float32)] * 9
     *d_w, d_shift, d_gain = jax.lax.fori_loop(
-        *step_range(part, steps, n, tile[0]), step, (*d_w, zero, zero)
+        *step_range(part, steps, n, tile.rows), step, (*d_w, zero, zero)
     )
     start = part * c * (9 * d + 2)
     for tap in range(9):
@@ -238,16 +239,16 @@ def conv3x3(
       out: buffer with the output at the same channels.
       correction: (a, b); the gradient of the output is d_out + a + b * out.
       interpret: see `tools.call`.
-      tile: rows a step, and input channels a program; None: as many as its registers take.
+      tile: a `Tile`; None: that of this GPU.
 
     Returns:
       The gradients of source [N, C], w [3, 3, C, D], shift and gain, [C].
     """
     (n, c), d = source.shape, w.shape[3]
     number, unit = numbers(offset)
-    tile = tile or (64, 64 if d <= 32 else 32)
+    tile = tile or tiles.tile("3x3 backward", c, d)
     w = w.astype(source.dtype).reshape(9 * c, d)
-    parts, _ = partition(n, tile[0], ceil_div(c, tile[1]))
+    parts, _ = partition(n, tile, ceil_div(c, tile.channels))
     # A range reads the rows around it, too: those of its neighbours, at another time.
     dy = 2 * (n + parts * 2 * (image[1] + 1)) * d * out.dtype.itemsize
     sums = 4 * parts * c * (9 * d + 2)
@@ -263,8 +264,8 @@ def conv3x3(
 @functools.partial(jax.jit, static_argnames=("unit", "image", "tile", "interpret"))
 def _run3x3(number, source, gain, shift, w, d_out, out, a, b, *, unit, image, tile, interpret):
     (n, c), d = source.shape, w.shape[1]
-    columns = ceil_div(c, tile[1])
-    parts, steps = partition(n, tile[0], columns)
+    columns = ceil_div(c, tile.channels)
+    parts, steps = partition(n, tile, columns)
     sums = shape((parts * c * (9 * d + 2),))
     return call(
         named(_conv3x3, n=n, c=c, d=d, image=image, tile=tile, steps=steps, unit=unit),
@@ -272,6 +273,5 @@ def _run3x3(number, source, gain, shift, w, d_out, out, a, b, *, unit, image, ti
         grid=parts * columns,
         out=(shape(source.shape, source.dtype), sums),
         interpret=interpret,
-        warps=8,
-        stages=2 if d <= 32 else 1,  # more would not fit into shared memory
+        tile=tile,
     )

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
+from densenet_jax.models.gpu import tiles
 from densenet_jax.models.gpu.tools import (
     call,
     ceil_div,
@@ -50,23 +51,24 @@ def _store_sums(sums_ref, y, pivot_ref, rows, columns, limits, d):
 def _conv1x1(*refs, n, d, tile, unit):
     number_ref, x_ref, gain_ref, shift_ref, w_ref, pivot_ref, y_ref, sums_ref = refs
     c = number_ref[0] * unit
-    rows, columns = span(pl.program_id(0) * tile[0], tile[0]), span(0, power_of_2(d))
-    limits = unless_multiple(n, tile[0]), unless_multiple(d, len(columns))
+    rows, columns = span(pl.program_id(0) * tile.rows, tile.rows), span(0, power_of_2(d))
+    limits = unless_multiple(n, tile.rows), unless_multiple(d, len(columns))
 
     def accumulate(k, y):
-        k = span(k * tile[1], tile[1])
+        k = span(k * tile.channels, tile.channels)
         x = load(x_ref, rows, k, (limits[0], c)).astype(jnp.float32)
         x = x * load_vector(gain_ref, k, c) + load_vector(shift_ref, k, c)
         u = jnp.maximum(x, 0).astype(x_ref.dtype)
         return y + matmul(u, load(w_ref, k, columns, (k < c, limits[1])))
 
-    y = jnp.zeros((tile[0], len(columns)), jnp.float32)
-    y = jax.lax.fori_loop(0, divide(c + tile[1] - 1, tile[1])[0], accumulate, y).astype(y_ref.dtype)
+    y = jnp.zeros((tile.rows, len(columns)), jnp.float32)
+    steps = divide(c + tile.channels - 1, tile.channels)[0]
+    y = jax.lax.fori_loop(0, steps, accumulate, y).astype(y_ref.dtype)
     store(y_ref, rows, columns, y, limits)
     _store_sums(sums_ref, y, pivot_ref, rows, columns, limits, d)
 
 
-def conv1x1(source, gain, shift, w, pivot, *, interpret=False, tile=(128, 64)):
+def conv1x1(source, gain, shift, w, pivot, *, interpret=False, tile=None):
     """Returns relu(source[:, :c] * gain + shift) @ w and the sums of it and of its squares.
 
     Args:
@@ -75,11 +77,12 @@ def conv1x1(source, gain, shift, w, pivot, *, interpret=False, tile=(128, 64)):
       w: [c, D].
       pivot: of the sums, [D], float32.
       interpret: see `tools.call`.
-      tile: rows and input channels a step.
+      tile: a `Tile`; None: that of this GPU.
     """
     (n, channels), (c, d) = source.shape, w.shape
+    tile = tile or tiles.tile("1x1 forward", d, 0)
     number, unit = numbers(c)
-    partial_sums = 8 * d * ceil_div(n, tile[0])
+    partial_sums = 8 * d * ceil_div(n, tile.rows)
     maps = n * (c + d) * source.dtype.itemsize
     gain, shift, w = (grow(v, channels) for v in (gain, shift, w.astype(source.dtype)))
     static = {"unit": unit, "tile": tile, "interpret": interpret}
@@ -91,15 +94,14 @@ def conv1x1(source, gain, shift, w, pivot, *, interpret=False, tile=(128, 64)):
 @functools.partial(jax.jit, static_argnames=("unit", "tile", "interpret"))
 def _run1x1(number, source, gain, shift, w, pivot, *, unit, tile, interpret):
     n, d = source.shape[0], w.shape[1]
-    programs = ceil_div(n, tile[0])
+    programs = ceil_div(n, tile.rows)
     return call(
         named(_conv1x1, n=n, d=d, tile=tile, unit=unit),
         *(number, source, gain, shift, w, pivot),
         grid=programs,
         out=(shape((n, d), source.dtype), shape((programs * 2 * d,))),
         interpret=interpret,
-        warps=8,
-        stages=3,
+        tile=tile,
     )
 
 
@@ -120,9 +122,9 @@ def neighbour(rows, tap, height: int, width: int, n: int, sign: int):
 def _conv3x3(*refs, n, c, d, image, tile, unit):
     number_ref, x_ref, gain_ref, shift_ref, w_ref, pivot_ref, _, y_ref, sums_ref = refs
     offset = number_ref[0] * unit
-    rows, columns = span(pl.program_id(0) * tile, tile), span(0, power_of_2(d))
+    rows, columns = span(pl.program_id(0) * tile.rows, tile.rows), span(0, power_of_2(d))
     channels = span(0, power_of_2(c))
-    limits = unless_multiple(n, tile), unless_multiple(d, len(columns))
+    limits = unless_multiple(n, tile.rows), unless_multiple(d, len(columns))
     last = unless_multiple(c, len(channels))
     gain, shift = load_vector(gain_ref, channels, last), load_vector(shift_ref, channels, last)
     w_limits = last if last is None else channels < last, limits[1]
@@ -133,7 +135,7 @@ def _conv3x3(*refs, n, c, d, image, tile, unit):
         u = jnp.where(exists[:, None], jnp.maximum(x * gain + shift, 0), 0).astype(x_ref.dtype)
         return y + matmul(u, load(w_ref, tap * c + channels, columns, w_limits))
 
-    y = jnp.zeros((tile, len(columns)), jnp.float32)
+    y = jnp.zeros((tile.rows, len(columns)), jnp.float32)
     y = jax.lax.fori_loop(0, 9, accumulate, y).astype(y_ref.dtype)
     store(y_ref, rows, offset + columns, y, (limits[0], limits[1] and columns < d))
     _store_sums(sums_ref, y, pivot_ref, rows, columns, limits, d)
@@ -152,16 +154,16 @@ def conv3x3(source, gain, shift, w, into, pivot, *, image, offset, interpret=Fal
       into: [N, > offset], updated in place at channels offset ... offset + D - 1.
       pivot: of the sums, [D], float32.
       interpret: see `tools.call`.
-      tile: rows a program; None: as many as its registers and shared memory take.
+      tile: a `Tile`, whose channels do not count; None: that of this GPU.
 
     Returns:
       into, and the sums of what was written and of its squares, [D] each.
     """
     (n, c), d = source.shape, w.shape[3]
     number, unit = numbers(offset)
-    tile = tile or (128 if c <= 128 else 64)
+    tile = tile or tiles.tile("3x3 forward", c, d)
     w = w.astype(source.dtype).reshape(9 * c, d)
-    partial_sums = 8 * d * ceil_div(n, tile)
+    partial_sums = 8 * d * ceil_div(n, tile.rows)
     static = {"unit": unit, "image": tuple(image), "tile": tile, "interpret": interpret}
     with moves(size_in_bytes(source, gain, shift, w), n * d * into.dtype.itemsize, partial_sums):
         into, sums = _run3x3(number, source, gain, shift, w, pivot, into, **static)
@@ -171,13 +173,13 @@ def conv3x3(source, gain, shift, w, into, pivot, *, image, offset, interpret=Fal
 @functools.partial(jax.jit, static_argnames=("unit", "image", "tile", "interpret"))
 def _run3x3(number, source, gain, shift, w, pivot, into, *, unit, image, tile, interpret):
     (n, c), d = source.shape, w.shape[1]
-    programs = ceil_div(n, tile)
+    programs = ceil_div(n, tile.rows)
     return call(
         named(_conv3x3, n=n, c=c, d=d, image=image, tile=tile, unit=unit),
         *(number, source, gain, shift, w, pivot, into),
         grid=programs,
         out=(shape(into.shape, into.dtype), shape((programs * 2 * d,))),
         interpret=interpret,
-        warps=4,
+        tile=tile,
         aliases={6: 0},
     )

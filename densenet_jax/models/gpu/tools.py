@@ -14,10 +14,6 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
-# Programs that run at once on the GPU that the tiles were sized for, an H200: one on each of its
-# processors.  Kernels that accumulate over rows start about so many and let each walk.
-RESIDENT_PROGRAMS = 132
-
 
 def power_of_2(n: int) -> int:
     """Returns the smallest power of two that is at least n, and at least 16, a matrix unit's."""
@@ -105,7 +101,7 @@ def matmul(a, b, **transposed):
     return plgpu.dot(a, b, **transposed).astype(jnp.float32)
 
 
-def call(kernel, *arrays, grid, out, interpret, warps, stages=2, aliases=None):
+def call(kernel, *arrays, grid, out, interpret, tile, aliases=None):
     """Runs a kernel for every program of the grid; arrays and results lie in device memory whole.
 
     Args:
@@ -113,7 +109,7 @@ def call(kernel, *arrays, grid, out, interpret, warps, stages=2, aliases=None):
       grid: number of programs.
       out: shapes of the results (jax.ShapeDtypeStruct).
       interpret: run as plain JAX, on any backend.
-      warps, stages: of a program; Triton's num_warps and num_stages.
+      tile: a `Tile`, whose warps and stages count here.
       aliases: which array becomes which result, in place.
     """
     params = {}
@@ -122,7 +118,9 @@ def call(kernel, *arrays, grid, out, interpret, warps, stages=2, aliases=None):
         # large as the arrays would be the same, but for the sizes, which the compiled kernel would
         # then depend on.
         params["in_specs"], params["out_specs"] = _origins(arrays), _origins(out)
-        params["compiler_params"] = plgpu.CompilerParams(num_warps=warps, num_stages=stages)
+        params["compiler_params"] = plgpu.CompilerParams(
+            num_warps=tile.warps, num_stages=tile.stages
+        )
     kernel_call = pl.pallas_call(
         kernel,
         grid=(grid,),

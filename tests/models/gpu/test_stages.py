@@ -6,6 +6,7 @@ import pytest
 
 from densenet_jax.models.block import dense_block, implementations, plain
 from densenet_jax.models.gpu import backward, forward
+from densenet_jax.models.gpu.tiles import Tile
 
 # Type, images, channels of the buffer, channels read, bottleneck width, growth rate.  Nothing
 # divides the tiles in the first: masks cut rows, channels in and channels out.
@@ -13,6 +14,7 @@ CASES = {
     "odd": (jnp.float32, (2, 5, 6), 24, 20, 12, 4),
     "even": (jnp.bfloat16, (2, 4, 8), 64, 32, 32, 16),
 }
+TILE = Tile(rows=16, channels=16, warps=1, stages=1)
 # Kernels and twins round at different places; sums over rows add up the differences.
 TOLERANCE = {jnp.float32: 1e-5, jnp.bfloat16: 2e-2}
 
@@ -55,7 +57,7 @@ def test_forward_1x1(case):
     arrays = Arrays(dtype)
     x, affine, w = arrays.maps(*image, channels), arrays.vectors(c), arrays.kernel(1, 1, c, d)
     pivot, _ = arrays.vectors(d)
-    actual = forward.conv1x1(matrix(x), *affine, w[0, 0], pivot, interpret=True, tile=(16, 16))
+    actual = forward.conv1x1(matrix(x), *affine, w[0, 0], pivot, interpret=True, tile=TILE)
     assert_close(actual, plain.forward(x, *affine, w, pivot=pivot), dtype)
 
 
@@ -70,7 +72,7 @@ def test_forward_3x3(case):
         image=image[1:],
         offset=c,
         interpret=True,
-        tile=16,
+        tile=TILE,
     )
     assert_close(actual, plain.forward(z, *affine, w, into=x, offset=c, pivot=pivot), dtype)
 
@@ -84,7 +86,7 @@ def test_backward_1x1(case):
     actual = backward.conv1x1(
         *(matrix(x), *affine, w[0, 0], matrix(dz), matrix(z), correction, matrix(dx)),
         interpret=True,
-        tile=(16, 16),
+        tile=TILE,
     )
     expected = plain.backward(x, *affine, w, d_out=dz, out=z, correction=correction, d_source=dx)
     assert_close(actual, expected, dtype)
@@ -101,7 +103,7 @@ def test_backward_3x3(case):
         image=image[1:],
         offset=c,
         interpret=True,
-        tile=(16, 16),
+        tile=TILE,
     )
     expected = plain.backward(z, *affine, w, d_out=dx, out=x, correction=correction, offset=c)
     assert_close(actual, expected, dtype)

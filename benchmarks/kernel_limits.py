@@ -1,0 +1,147 @@
+"""Compiles each fused kernel for each GPU of `targets`: registers, spills, shared memory.
+
+    python benchmarks/kernel_limits.py --store     # writes benchmarks/kernel_limits.json
+    python benchmarks/kernel_limits.py --gpu=l4    # one GPU
+
+A program whose registers spill waits for memory in its loop; one that takes more shared memory than
+the GPU has does not compile.  Requires what hlo_traffic.py requires; `ptxas` is part of it.
+"""
+
+import argparse
+import glob
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+from typing import Any
+
+HERE = pathlib.Path(__file__).parent
+FIGURES = HERE / "kernel_limits.json"
+sys.path[:0] = [str(HERE.parent), str(HERE)]
+
+# Widths and growth rates of DenseNet-121, DenseNet-161 and a network for CIFAR.
+SIZES = ((128, 32), (192, 48), (48, 12))
+
+
+def calls(width: int, growth: int, like: Any) -> dict[str, tuple[Any, tuple, tuple[int, ...]]]:
+    """Returns {kernel: (function, shapes of its arguments, numbers of the donated ones)}.
+
+    Args:
+      width, growth: maps after the first and second convolution of a layer.
+      like: maps a shape and a type to what a function is lowered for.
+    """
+    import jax.numpy as jnp
+
+    from densenet_jax.models.gpu import backward, forward
+
+    image, rows, channels, c = (28, 28), 32 * 28 * 28, 512, 256
+
+    def maps(n: int) -> Any:
+        return like((rows, n), jnp.bfloat16)
+
+    def numbers(*shape: int) -> Any:
+        return like(shape, jnp.float32)
+
+    def forward3x3(x: Any, gain: Any, shift: Any, w: Any, into: Any, pivot: Any) -> Any:
+        return forward.conv3x3(x, gain, shift, w, into, pivot, image=image, offset=c)
+
+    def backward1x1(x: Any, gain: Any, shift: Any, w: Any, *rest: Any) -> Any:
+        d_out, out, a, b, d_source = rest
+        return backward.conv1x1(x, gain, shift, w, d_out, out, (a, b), d_source)
+
+    def backward3x3(x: Any, gain: Any, shift: Any, w: Any, *rest: Any) -> Any:
+        d_out, out, a, b = rest
+        options = {"image": image, "offset": c}
+        return backward.conv3x3(x, gain, shift, w, d_out, out, (a, b), **options)
+
+    first = maps(channels), numbers(c), numbers(c), numbers(c, width)
+    second = maps(width), numbers(width), numbers(width), numbers(3, 3, width, growth)
+    middle = maps(width), maps(width), numbers(width), numbers(width), maps(channels)
+    last = maps(channels), maps(channels), numbers(growth), numbers(growth)
+    return {
+        "1x1 forward": (forward.conv1x1, (*first, numbers(width)), ()),
+        "3x3 forward": (forward3x3, (*second, maps(channels), numbers(growth)), (4,)),
+        "1x1 backward": (backward1x1, (*first, *middle), (8,)),
+        "3x3 backward": (backward3x3, (*second, *last), ()),
+    }
+
+
+def measure(name: str, dump: str) -> dict[str, dict]:
+    """Returns {kernel and sizes: {"tile", "registers", "spilled_bytes", "shared_bytes"}} of a GPU.
+
+    Args:
+      name: in `targets.GPUS`.
+      dump: the folder that XLA dumps into.
+    """
+    import jax
+    from jax.sharding import NamedSharding, PartitionSpec
+    from targets import mesh
+
+    from densenet_jax.models.gpu import tiles
+
+    target, found = mesh(name), {}
+    everywhere = NamedSharding(target, PartitionSpec())
+
+    def like(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=everywhere)
+
+    for sizes in SIZES:
+        for kernel, (function, arguments, donated) in calls(*sizes, like).items():
+            before = set(glob.glob(f"{dump}/*"))
+            with (
+                jax.sharding.use_abstract_mesh(target.abstract_mesh),
+                tiles.compiling_for(target.devices.flat[0]),
+            ):
+                tile = tiles.tile(kernel, *sizes)
+                program = jax.jit(lambda *a, f=function: f(*a), donate_argnums=donated)
+                program.lower(*arguments).compile()
+            new = sorted(set(glob.glob(f"{dump}/*")) - before)
+            row = {"tile": list(tile), **resources(new)}
+            found[f"{kernel}, width {sizes[0]}, growth rate {sizes[1]}"] = row
+            print(name, kernel, *sizes, row, flush=True)
+    return found
+
+
+def resources(files: list[str]) -> dict[str, int]:
+    """Returns the registers, spilled bytes and shared memory of a fused kernel.
+
+    Args:
+      files: what XLA has dumped of the module.
+    """
+    texts = {path: pathlib.Path(path).read_text(errors="replace") for path in files}
+    ptx = next(p for p, text in texts.items() if re.search(r"\.entry _conv\w+\(", text))
+    arch = re.findall(r"\.target (\w+)", texts[ptx])[0]
+    import nvidia
+
+    assembler = next(iter(glob.glob(f"{nvidia.__path__[0]}/*/bin/ptxas")))
+    command = [assembler, "-v", f"-arch={arch}", ptx, "-o", os.devnull]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    launches = "".join(text for path, text in texts.items() if "thunk_sequence" in path)
+    return {
+        "registers": int(re.findall(r"Used (\d+) registers", said)[0]),
+        "spilled_bytes": int(re.findall(r"(\d+) bytes spill stores", said)[0]),
+        "shared_bytes": max(map(int, re.findall(r"shared_memory: (\d+)", launches))),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    from targets import GPUS, KERNELS_RUN_ON
+
+    parser.add_argument("--gpu", choices=GPUS, help="one GPU; default: all")
+    parser.add_argument("--store", action="store_true", help=f"write {FIGURES.name}")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as dump:
+        os.environ["XLA_FLAGS"] = f"--xla_dump_to={dump} --xla_dump_hlo_as_text"
+        found = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
+        for name in [args.gpu] if args.gpu else KERNELS_RUN_ON:
+            found[name] = measure(name, dump)
+    if args.store:
+        FIGURES.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
+
+
+if __name__ == "__main__":
+    main()
