@@ -43,6 +43,12 @@ inline void pack_gradient(float* packed, const Gradient& dy, int64_t pixel, int6
   });
 }
 
+// Fetches what will be written: up to kChunk channels of pixels `stride` apart.
+inline void prefetch(const float* p, int64_t pixels, int64_t stride, int64_t channels) {
+  for (int64_t i = 0; i < pixels; ++i, p += stride)
+    for (int64_t c = 0; c < channels; c += 16) __builtin_prefetch(p + c, 1, 2);
+}
+
 // Takes a tile of the gradient of relu(x * gain + shift): masks it, sums it for shift and gain, and
 // stores it times gain at `out`, or adds it there.
 template <bool kAdd, int M, int N>
@@ -128,6 +134,7 @@ inline void backward_1x1(Pool& pool, const Map& x, const Affine& norm, const Ker
       for (int64_t q = 0; q < c; q += kChunk) {
         int64_t count = std::min<int64_t>(kChunk, c - q);
         pack_normalised(u, from, pixels, all, q, c, v.gain, v.shift);
+        prefetch(to + q, pixels, all, count);  // while the gradient of the kernel is computed
         add_kernel_gradient(u, 0, count, packed, 0, block * kChunk, d, 1, pixels, own + q * stride,
                             stride);
         for (int64_t j = q; j < q + count; j += kWide) {
