@@ -14,7 +14,7 @@ import ml_collections
 from flax import linen as nn
 
 from densenet_jax.data.augment import device
-from densenet_jax.data.reading import kinds
+from densenet_jax.data.reading import kinds, regions
 from densenet_jax.data.sources.source import Source
 from densenet_jax.tasks.task import Task
 from densenet_jax.training import checks, distillation, targets
@@ -138,6 +138,7 @@ def build(config: ml_collections.ConfigDict, resumes: bool = False) -> Experimen
     weights = functools.cache(functools.partial(_load_weights, config, model, source.class_names))
     from_weights = None if resumes else weights()
     settle_preprocessing(config, from_weights.preprocessing if from_weights else IMAGENET)
+    regions.check(source, config.data.fit, config.data.exif)
     if config.data.dtype is None:
         config.data.dtype = kinds.look(source, config.data.channels, count=1).dtype
     checks.check(config)

@@ -54,6 +54,8 @@ def _begin(
 ) -> None:
     """Raises DataError if earlier shards were written with other settings or images."""
     settings = {key: getattr(options, key, None) for key in ("max_size", "holdout")}
+    if options.raw:
+        settings["raw"] = options.raw
     digest = hashlib.blake2b(digest_size=16)
     for split, items in splits.items():
         for item in items:
@@ -85,7 +87,8 @@ def write(
       folder: in which the data set is built.
       name: of the data set.
       splits: {name of the split: its images}.
-      options: of the command; `max_size`, `workers` and, if there is one, `holdout` are used.
+      options: of the command; `max_size`, `raw`, `workers` and, if there is one, `holdout` are
+        used.
       jpeg_only: whether to convert images that are not RGB or grey JPEGs to RGB JPEGs.
 
     Returns:
@@ -97,15 +100,18 @@ def write(
     """
     _begin(folder, options, splits)
     sizes = {
-        split: sum(item.size or os.path.getsize(item.path) for item in items)
+        split: len(items) * options.raw**2 * 3
+        if options.raw
+        else sum(item.size or os.path.getsize(item.path) for item in items)
         for split, items in splits.items()
     }
     written = sum(p.stat().st_size for p in folder.iterdir() if p.is_file())
     needed, free = sum(sizes.values()) - written, shutil.disk_usage(folder).free
     if needed > free and not options.max_size:
+        remedy = "a smaller --raw" if options.raw else "reduce the images with --max-size"
         raise DataError(
             f"{folder} needs {needed / 1e9:.1f} GB more, and its disk has {free / 1e9:.1f} GB "
-            "free; choose another --data-dir, or reduce the images with --max-size."
+            f"free; choose another --data-dir, or {remedy}."
         )
     infos = []
     with bar() as progress:
@@ -119,6 +125,7 @@ def write(
                 shards.shard_count(items, sizes[split]),
                 max_size=options.max_size,
                 jpeg_only=jpeg_only,
+                raw=options.raw,
                 workers=options.workers,
                 advance=functools.partial(progress.advance, task),
             )

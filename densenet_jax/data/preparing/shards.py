@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from PIL import Image
 
-from densenet_jax.data.reading import decoding, pillow, worker_lifetime
+from densenet_jax.data.reading import decoding, host, limits, pillow, worker_lifetime
 from densenet_jax.data.reading.decoding import jpeg_header
 from densenet_jax.data.reading.files import read_file
 from densenet_jax.data.reading.limits import ImageError
@@ -76,6 +76,7 @@ def write_split(
     *,
     max_size: int | None = None,
     jpeg_only: bool = False,
+    raw: int | None = None,
     workers: int = 1,
     advance: Callable[[int], None] = lambda count: None,
 ) -> tuple[list[int], int]:
@@ -89,6 +90,7 @@ def write_split(
       shards: number of shards.
       max_size: limit of the shorter side in pixels, to which larger images are reduced; None: none.
       jpeg_only: whether to convert images that are not RGB or grey JPEGs to RGB JPEGs.
+      raw: side of the squares as which images are stored decoded, see `raw_image`; None: encoded.
       workers: number of processes.
       advance: called with the number of examples of each finished shard.
 
@@ -111,14 +113,16 @@ def write_split(
             todo.append((path, part))
     if workers == 1 or len(todo) == 1:
         for path, part in todo:
-            advance(_write_images(path, part, max_size, jpeg_only))
+            advance(_write_images(path, part, max_size, jpeg_only, raw))
     elif todo:
         # Spawned, because ArrayRecord's threads do not survive a fork.
         context = multiprocessing.get_context("spawn")
         with concurrent.futures.ProcessPoolExecutor(
             workers, context, initializer=worker_lifetime.end_with_parent
         ) as pool:
-            jobs = [pool.submit(_write_images, p, part, max_size, jpeg_only) for p, part in todo]
+            jobs = [
+                pool.submit(_write_images, p, part, max_size, jpeg_only, raw) for p, part in todo
+            ]
             try:
                 for job in concurrent.futures.as_completed(jobs):
                     advance(job.result())
@@ -130,17 +134,19 @@ def write_split(
     return [len(part) for part in parts], sum(path.stat().st_size for path in paths)
 
 
-def write_shard(path: pathlib.Path, records: Iterable[bytes]) -> int:
+def write_shard(path: pathlib.Path, records: Iterable[bytes], compress: bool = True) -> int:
     """Writes one shard and returns its number of records; the file appears when it is complete.
 
     Args:
       path: of the shard.
       records: serialised examples.
+      compress: whether ArrayRecord compresses them; reading decoded pixels then takes longer.
     """
     from array_record.python.array_record_module import ArrayRecordWriter
 
     temporary = path.with_name(f"writing-{path.name}")
-    writer = ArrayRecordWriter(str(temporary), "group_size:1")
+    options = "group_size:1" if compress else "group_size:1,uncompressed"
+    writer = ArrayRecordWriter(str(temporary), options)
     count = 0
     for record in records:
         writer.write(record)
@@ -225,19 +231,48 @@ def standard_image(image: bytes, max_size: int | None = None, jpeg_only: bool = 
         raise ImageError(f"not a readable image: {e}") from e
 
 
+def raw_image(image: bytes, side: int) -> dict[str, bytes | int]:
+    """Returns the features of an image that is stored decoded, as a square.
+
+    Args:
+      image: an encoded image.
+      side: height and width of the square in pixels.
+
+    Returns:
+      {"image": uint8 [side, side, 3] as bytes, "height", "width": of the image in pixels}.
+
+    Raises:
+      ImageError: it cannot be decoded, or does not have 8 bits.
+    """
+    with limits.reading():
+        pixels = decoding.decode(image, 3)
+        if pixels.dtype != "uint8":
+            raise ImageError("only images of 8 bits can be stored decoded: leave out --raw")
+        square = host.resize(pixels, side, side, "bicubic")
+    return {"image": square.tobytes(), "height": pixels.shape[0], "width": pixels.shape[1]}
+
+
 def _write_images(
-    path: pathlib.Path, items: Sequence[Item], max_size: int | None, jpeg_only: bool
+    path: pathlib.Path,
+    items: Sequence[Item],
+    max_size: int | None,
+    jpeg_only: bool,
+    raw: int | None,
 ) -> int:
     """Writes a shard of images and returns their number; a function that a worker can import."""
 
     def records() -> Iterator[bytes]:
         for item in items:
+            image: dict[str, bytes | int]
             try:
-                image = standard_image(item.read(), max_size, jpeg_only)
+                if raw:
+                    image = raw_image(item.read(), raw)
+                else:
+                    image = {"image": standard_image(item.read(), max_size, jpeg_only)}
             except (ImageError, OSError) as e:
                 raise DataError(
                     f"{item.name} in {item.path}: {e}. Repair or remove that file."
                 ) from e
-            yield record({"image": image, "label": item.label, "file_name": item.name.encode()})
+            yield record({**image, "label": item.label, "file_name": item.name.encode()})
 
-    return write_shard(path, records())
+    return write_shard(path, records(), compress=not raw)

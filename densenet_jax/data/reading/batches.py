@@ -13,12 +13,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from densenet_jax.data.reading import buffers, host, order
+from densenet_jax.data.reading import buffers, host, order, regions
 from densenet_jax.data.reading import examples as reading
-from densenet_jax.data.sources.source import Arrays, Source
+from densenet_jax.data.sources.source import Arrays, RawImage, Source
 
 # {"image": [b, H, W, C], or a `buffers.Message` about it, "label": int32 [b] or float32
-# [b, L] (see `data.sources.source`), "bad": int32 [b], ...}
+# [b, L] (see `data.sources.source`), "bad": int32 [b], ...}.  Raw images are whole squares, with
+# "box", float32 [b, 4] (see `regions.box`), which `pipeline.to_mesh` cuts out.
 Batch = dict[str, Any]
 CHUNK = 512  # number of examples read together when a whole split is read
 ENDLESS = 2**48  # length of the training stream in batches: more than any run trains
@@ -82,24 +83,38 @@ class Batches:
         """Number of examples of a batch that this process reads."""
         return self.batch_size // self.process_count
 
+    @property
+    def resampling(self) -> str:
+        """The interpolation of raw images, "bicubic" or "bilinear"."""
+        raise NotImplementedError
+
+    def size_of(self, batch: int) -> int:
+        """Returns the height and width of a batch's images in pixels."""
+        return self.image_size
+
     def positions(self, batch: int) -> np.ndarray:
         """Returns the positions in the stream of this process's share of a batch, int64 [b]."""
         start = batch * self.batch_size + self.process_index * self.share
         return np.arange(start, start + self.share)
 
     def fill(
-        self, indices: np.ndarray, prepare: Callable[[int], reading.Prepare], image_size: int
+        self,
+        indices: np.ndarray,
+        prepare: Callable[[int], reading.Prepare],
+        region: Callable[[int, RawImage], regions.Region],
+        image_size: int,
     ) -> Batch:
         """Returns a batch of some examples, filled with blanks up to this process's share b.
 
         Args:
           indices: numbers of the examples, int64 [n] with n at most b.
           prepare: `prepare(k)` is the function that decodes and crops the batch's example k.
+          region: `region(k, image)` is what is shown of it if it is raw.
           image_size: height and width of the images in pixels.
 
         Returns:
           {"image": [b, H, W, C] or a `buffers.Message` about it, "label": int32 [b] or
-          float32 [b, L], "bad": int32 [b]}.
+          float32 [b, L], "bad": int32 [b]}, and "box" of raw images.
         """
         held, count, share = self.source.examples, len(indices), self.share
         if isinstance(held, Arrays) and held.bad is not None:
@@ -111,15 +126,24 @@ class Batches:
                 else np.pad(array[indices], blank + [(0, 0)] * (array.ndim - 1))
                 for key, array in parts.items()
             }
-        shape = (share, image_size, image_size, self.channels)
+        raw_side = self.source.raw_side
+        side = raw_side or image_size
+        boxes = np.tile(regions.box(regions.WHOLE, side), (share, 1))
+        shape = (share, side, side, self.channels)
         block = buffers.take_block(shape, self.dtype) if self.shared else None
         images = block.array(shape, self.dtype) if block else _recycler.empty(shape, self.dtype)
         labels, bad = self.source.blank_labels(share), np.zeros(share, np.int32)
         images[count:] = 0
 
+        def whole(k: int, image: RawImage, *, out: np.ndarray) -> np.ndarray:
+            pixels = host.typed(host.decode(image, self.channels), self.dtype)
+            boxes[k] = regions.box(region(k, image), side)
+            return pixels
+
         def load(k: int) -> None:
+            crop = functools.partial(whole, k) if raw_side else prepare(k)
             labels[k], bad[k] = reading.load(
-                self.source, int(indices[k]), prepare(k), self.strict, images[k]
+                self.source, int(indices[k]), crop, self.strict, images[k]
             )
 
         try:
@@ -129,7 +153,8 @@ class Batches:
                 buffers.give_back(block)
             raise
         image = block.message(shape, self.dtype) if block else images
-        return {"image": image, "label": labels, "bad": bad}
+        filled = {"image": image, "label": labels, "bad": bad}
+        return filled | {"box": boxes} if raw_side else filled
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,8 +187,11 @@ class TrainBatches(Batches):
             return order.balanced_at(self.positions(batch), self.pools, self.seed)
         return order.examples_at(self.positions(batch), len(self.source), self.seed)
 
+    @property
+    def resampling(self) -> str:
+        return host.FILTER_OF[self.random_crop]
+
     def size_of(self, batch: int) -> int:
-        """Returns the height and width of a batch's images in pixels."""
         begun = [size for first, size in self.later_sizes if first <= batch]
         return begun[-1] if begun else self.image_size
 
@@ -183,8 +211,12 @@ class TrainBatches(Batches):
                 **self.look,
             )
 
+        def region(k: int, image: RawImage) -> regions.Region:
+            own = None if draws is None else draws[k]
+            return regions.shown_in_training(own, image.height, image.width, self.crop_scale)
+
         indices = self.indices(batch)
-        filled = self.fill(indices, prepare, image_size)
+        filled = self.fill(indices, prepare, region, image_size)
         return filled if self.beside is None else {**filled, "teacher": self.beside[indices]}
 
 
@@ -203,6 +235,10 @@ class EvalBatches(Batches):
     crop_fraction: float
     interpolation: str
 
+    @property
+    def resampling(self) -> str:
+        return self.interpolation
+
     def __len__(self) -> int:
         return -(-len(self.source) // self.batch_size)
 
@@ -216,7 +252,13 @@ class EvalBatches(Batches):
             interpolation=self.interpolation,
             **self.look,
         )
-        filled = self.fill(indices, lambda _: crop, self.image_size)
+
+        def region(_: int, image: RawImage) -> regions.Region:
+            return regions.shown_in_evaluation(
+                image.height, image.width, self.image_size, self.crop_fraction, self.fit
+            )
+
+        filled = self.fill(indices, lambda _: crop, region, self.image_size)
         # Each unreadable example counts once, in its own place. If the one after it is unreadable
         # too, both were skipped to fill the first place, and `bad` is 2 there.
         filled["mask"] = (filled["bad"] == 0) & (np.arange(self.share) < len(indices))
@@ -256,8 +298,9 @@ def hold(
       a source whose examples are `Arrays` with `bad`, the counts of skipped unreadable examples.
 
     Raises:
-      DataError: as for `examples.load`.
+      DataError: as for `examples.load`, or `fit` or `exif` does not suit raw images.
     """
+    regions.check(source, fit, exif)
     if isinstance(source.examples, Arrays) and source.examples.fitted:
         return source
     crop: reading.Prepare
@@ -289,7 +332,7 @@ def hold(
             labels[i], bad[i] = reading.load(read_ahead, i, crop, strict, images[i])
 
     for_each(load_chunk, -(-len(source) // CHUNK), default_threads())
-    return dataclasses.replace(source, examples=Arrays(images, labels, bad))
+    return dataclasses.replace(source, examples=Arrays(images, labels, bad), raw_side=0)
 
 
 def default_threads() -> int:

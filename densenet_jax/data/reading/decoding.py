@@ -10,13 +10,14 @@ import numpy as np
 
 from densenet_jax.data.reading import dicom, jpeg, npy, pillow, tiff
 from densenet_jax.data.reading.limits import ImageError, KindError
+from densenet_jax.data.sources.source import RawImage
 
 DTYPES = ("uint8", "uint16", "float32")  # of the pixels of a data set
 jpeg_header = jpeg.header
 
 
 def decode(
-    image: bytes | np.ndarray,
+    image: bytes | np.ndarray | RawImage,
     channels: int = 3,
     reduction: int = 1,
     header: tuple[int, int, int] | None = None,
@@ -29,7 +30,7 @@ def decode(
     channel to 3. Signed and wide integers become float32.
 
     Args:
-      image: an encoded image, or an array [H, W] or [H, W, C].
+      image: an encoded image, an array [H, W] or [H, W, C], or raw, which stays a square.
       channels: 1 (grey), 3 (RGB), 4 (RGBA), or the number of channels of arrays.
       reduction: 1, 2, 4 or 8; the decoder may divide height and width by it if that saves time.
       header: result of `jpeg_header(image)`, if already known.
@@ -41,6 +42,8 @@ def decode(
     """
     if isinstance(image, np.ndarray):
         return _channels(_numbers(image), channels, picture=False)
+    if isinstance(image, RawImage):
+        return _channels(_square(image), channels, picture=True)
     pixels = _decode(image, channels, reduction, header)
     turn = _UPRIGHT.get(orientation(image)) if exif else None
     return np.ascontiguousarray(turn(pixels)) if turn else pixels
@@ -68,17 +71,19 @@ def _decode(
     return _channels(pillow.decode(image, channels), channels, picture=True)
 
 
-def dimensions(image: bytes | np.ndarray) -> tuple[int, int]:
+def dimensions(image: bytes | np.ndarray | RawImage) -> tuple[int, int]:
     """Returns (height, width) of an image; mostly, only its header is read.
 
     Args:
-      image: an encoded image, or an array [H, W, ...].
+      image: an encoded image, an array [H, W, ...], or raw.
 
     Raises:
       ImageError: the data are not an image, or a limit of `limits` is exceeded.
     """
     if isinstance(image, np.ndarray):
         return image.shape[:2]
+    if isinstance(image, RawImage):
+        return image.height, image.width
     header = jpeg.header(image)
     if header:
         jpeg.check(image, header)
@@ -124,6 +129,17 @@ def orientation(image: bytes) -> int:
         return tiff.header(block).value(tiff.ORIENTATION, 1) if tiff.is_tiff(block) else 1
     except ImageError:
         return 1
+
+
+def _square(image: RawImage) -> np.ndarray:
+    """Returns the pixels of a raw image, uint8 [side, side, 3]."""
+    shape = (image.side, image.side, 3)
+    if len(image.data) != image.side**2 * 3 or min(image.height, image.width) < 1:
+        raise ImageError(
+            f"the record has {len(image.data):,} bytes for {image.side} x {image.side} pixels of "
+            f"an image of {image.width} x {image.height}"
+        )
+    return np.frombuffer(image.data, np.uint8).reshape(shape)
 
 
 def _numbers(array: np.ndarray) -> np.ndarray:

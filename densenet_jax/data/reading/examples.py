@@ -23,11 +23,11 @@ _named: set[str] = set()  # unreadable examples that this process has logged, ea
 class Prepare(Protocol):
     """Decodes and crops an image for a batch."""
 
-    def __call__(self, image: bytes | np.ndarray, *, out: np.ndarray | None) -> np.ndarray:
+    def __call__(self, image: Any, *, out: np.ndarray) -> np.ndarray:
         """Returns the image, [H, W, C].
 
         Args:
-          image: encoded, or [h, w, c].
+          image: encoded, [h, w, c], or raw: see `data.sources.source`.
           out: memory of the result's shape, in which the result may be written.
         """
 

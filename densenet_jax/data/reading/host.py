@@ -8,9 +8,11 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from densenet_jax.data.reading import limits
+from densenet_jax.data.reading import limits, regions
 from densenet_jax.data.reading.decoding import decode, dimensions, jpeg_header, orientation
 from densenet_jax.data.reading.limits import ImageError, KindError
+from densenet_jax.data.reading.regions import random_region
+from densenet_jax.data.sources.source import RawImage
 
 __all__ = [
     "ImageError",
@@ -19,6 +21,7 @@ __all__ = [
     "decode",
     "dimensions",
     "eval_crop",
+    "random_region",
     "random_resized_crop",
     "resize",
     "train_crop",
@@ -26,25 +29,37 @@ __all__ = [
 
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 FITS = ("crop", "squash", "pad")
+FILTER_OF = {True: "bilinear", False: "bicubic"}  # of random regions; of whole training images
 LARGE = 1 << 25  # pixels: JPEGs above are decoded at a reduced size for evaluation, too
 _log = logging.getLogger(__name__)
 _warned = False
 
 
-def resize(image: np.ndarray, height: int, width: int, interpolation: str) -> np.ndarray:
-    """Returns an image [H, W, C] resized to [height, width, C] by Pillow, with antialiasing.
+def resize(
+    image: np.ndarray,
+    height: int,
+    width: int,
+    interpolation: str,
+    region: regions.Region = regions.WHOLE,
+) -> np.ndarray:
+    """Returns an image [H, W, C], or a part, resized to [height, width, C] by Pillow, antialiased.
 
     Args:
       image: uint8, uint16 or float32 [H, W, C].
       height, width: of the result in pixels.
       interpolation: "bicubic" or "bilinear".
+      region: the part that is resized.
     """
-    if image.shape[:2] == (height, width):
+    if image.shape[:2] == (height, width) and region == regions.WHOLE:
         return image
+    top, left, h, w = region
+    sides = image.shape[1], image.shape[0]
+    ends = (left, top, min(left + w, 1.0), min(top + h, 1.0))
+    box = tuple(end * side for end, side in zip(ends, sides * 2, strict=True))
 
     def resized(plane: np.ndarray) -> np.ndarray:
         picture = Image.fromarray(np.ascontiguousarray(plane))
-        return np.asarray(picture.resize((width, height), FILTERS[interpolation]))
+        return np.asarray(picture.resize((width, height), FILTERS[interpolation], box))
 
     if image.dtype == np.uint8 and image.shape[2] in (1, 3):
         squeezed = image[..., 0] if image.shape[2] == 1 else image
@@ -108,34 +123,6 @@ def center_crop(image: np.ndarray, size: int, fraction: float, interpolation: st
     return image[top : top + size, left : left + size]
 
 
-def random_region(
-    draws: np.ndarray,
-    height: int,
-    width: int,
-    scale: tuple[float, float] = (0.08, 1.0),
-    ratio: tuple[float, float] = (3 / 4, 4 / 3),
-) -> tuple[int, int, int, int]:
-    """Returns (top, left, height, width) of a random region in pixels (Szegedy et al., 2015).
-
-    Args:
-      draws: random numbers from 0 to 1, float64 [attempts, 4].
-      height, width: of the image in pixels.
-      scale: range of the region's share of the image's area.
-      ratio: range of the region's width / height, whose logarithm is uniform.
-    """
-    low, high = math.log(ratio[0]), math.log(ratio[1])
-    for size, shape, down, right in draws.tolist():
-        area = height * width * (scale[0] + size * (scale[1] - scale[0]))
-        aspect = math.exp(low + shape * (high - low))
-        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
-        if 0 < w <= width and 0 < h <= height:
-            return int(down * (height - h + 1)), int(right * (width - w + 1)), h, w
-    # As in torchvision: the central region whose shape is nearest to the range of ratios.
-    w = min(width, max(1, round(height * ratio[1])))
-    h = min(height, max(1, round(width / ratio[0])))
-    return (height - h) // 2, (width - w) // 2, h, w
-
-
 def random_resized_crop(
     image: bytes | np.ndarray,
     draws: np.ndarray,
@@ -172,9 +159,9 @@ def random_resized_crop(
             height, width = width, height
         top, left, h, w = random_region(draws, height, width, scale)
         reduction = max((r for r in (1, 2, 4, 8) if min(h, w) >= r * image_size), default=1)
-        pixels = _typed(decode(image, channels, reduction, header, exif), dtype)
+        pixels = typed(decode(image, channels, reduction, header, exif), dtype)
     else:
-        pixels = _typed(decode(image, channels, exif=exif), dtype)
+        pixels = typed(decode(image, channels, exif=exif), dtype)
         height, width = pixels.shape[:2]
         top, left, h, w = random_region(draws, height, width, scale)
     if pixels.shape[:2] != (height, width):  # the region's edges lie between pixels now
@@ -217,7 +204,7 @@ def _shrunk(region: np.ndarray, size: int, out: np.ndarray | None) -> np.ndarray
     return out
 
 
-def _typed(pixels: np.ndarray, dtype: str | None, narrow: bool = False) -> np.ndarray:
+def typed(pixels: np.ndarray, dtype: str | None, narrow: bool = False) -> np.ndarray:
     """Returns decoded pixels, if they have the type that they must have.
 
     Args:
@@ -243,7 +230,7 @@ def _typed(pixels: np.ndarray, dtype: str | None, narrow: bool = False) -> np.nd
 
 
 def train_crop(
-    image: bytes | np.ndarray,
+    image: bytes | np.ndarray | RawImage,
     draws: np.ndarray | None,
     *,
     image_size: int,
@@ -259,7 +246,7 @@ def train_crop(
     """Returns a training image, [image_size, image_size, channels].
 
     Args:
-      image: encoded, or [H, W, C].
+      image: encoded, [H, W, C], or raw.
       draws: random numbers from 0 to 1, float64 [attempts, 4]; None if `random_crop` is not set.
       image_size: height and width of the result in pixels.
       channels: of the result, see `decode`.
@@ -276,20 +263,24 @@ def train_crop(
       KindError: the image has another number of channels or another type.
       ImageError: the image cannot be decoded.
     """
+    if isinstance(image, RawImage):
+        pixels = typed(decode(image, channels), dtype)
+        region = regions.shown_in_training(draws, image.height, image.width, crop_scale)
+        return resize(pixels, image_size, image_size, FILTER_OF[random_crop], region)
     with limits.reading():
         if random_crop:
             assert draws is not None
             return random_resized_crop(
                 image, draws, image_size, crop_scale, channels, out, dtype, exif
             )
-        pixels = _typed(decode(image, channels, exif=exif), dtype)
+        pixels = typed(decode(image, channels, exif=exif), dtype)
         if fit == "pad":
             return letterbox(pixels, image_size, "bicubic", fill)
         return resize(pixels, image_size, image_size, "bicubic")
 
 
 def eval_crop(
-    image: bytes | np.ndarray,
+    image: bytes | np.ndarray | RawImage,
     *,
     image_size: int,
     channels: int,
@@ -305,7 +296,7 @@ def eval_crop(
     """Returns an image as evaluation shows it, [image_size, image_size, channels].
 
     Args:
-      image: encoded, or [H, W, C].
+      image: encoded, [H, W, C], or raw.
       image_size: height and width of the result in pixels.
       channels: of the result, see `decode`.
       crop_fraction: share of the shorter side that a crop shows, such as 0.875.
@@ -322,6 +313,12 @@ def eval_crop(
       KindError: the image has another number of channels or another type.
       ImageError: the image cannot be decoded.
     """
+    if isinstance(image, RawImage):
+        pixels = typed(decode(image, channels), dtype)
+        region = regions.shown_in_evaluation(
+            image.height, image.width, image_size, crop_fraction, fit
+        )
+        return resize(pixels, image_size, image_size, interpolation, region)
     with limits.reading():
         header = None if isinstance(image, np.ndarray) else jpeg_header(image)
         reduction = 1
@@ -329,7 +326,7 @@ def eval_crop(
             short = min(header[:2])
             wanted = math.ceil(image_size / crop_fraction)
             reduction = max((r for r in (1, 2, 4, 8) if short >= 2 * r * wanted), default=1)
-        pixels = _typed(decode(image, channels, reduction, header, exif), dtype, narrow)
+        pixels = typed(decode(image, channels, reduction, header, exif), dtype, narrow)
         if fit == "pad":
             return letterbox(pixels, image_size, interpolation, fill)
         if fit == "squash":

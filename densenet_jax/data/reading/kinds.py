@@ -52,6 +52,7 @@ def look(source: Source, channels: int, exif: bool = False, count: int = LOOKED_
       DataError: an image has another number of channels.
     """
     found: list[np.ndarray] = []
+    square = True
     last = max(0, len(source) - 1)
     for index in sorted({round(last * k / max(1, LOOKED_AT - 1)) for k in range(LOOKED_AT)}):
         if index >= len(source):
@@ -59,6 +60,8 @@ def look(source: Source, channels: int, exif: bool = False, count: int = LOOKED_
         try:
             image = examples.read(source, index)["image"]
             found.append(decoding.decode(image, channels, exif=exif))
+            height, width = decoding.dimensions(image)
+            square &= height == width
         except KindError as e:
             raise DataError(
                 f"{source.describe(index)}: {e}. Set --config.data.channels to the number of "
@@ -72,7 +75,7 @@ def look(source: Source, channels: int, exif: bool = False, count: int = LOOKED_
         return Kind("uint8", True, 0, 0)
     return Kind(
         found[0].dtype.name,
-        all(image.shape[0] == image.shape[1] for image in found),
+        square,
         min(float(image.min()) for image in found),
         max(float(image.max()) for image in found),
     )

@@ -6,6 +6,8 @@ epochs. The step of a run is therefore its position in the data, and a resumed r
 """
 
 import dataclasses
+import itertools
+from collections.abc import Iterator
 
 import grain
 import jax
@@ -13,7 +15,8 @@ import numpy as np
 from grain.experimental import ThreadPrefetchIterDataset
 from jax.sharding import NamedSharding
 
-from densenet_jax.data.reading import buffers, resident, worker_lifetime
+from densenet_jax.data.augment import region
+from densenet_jax.data.reading import buffers, regions, resident, worker_lifetime
 from densenet_jax.data.reading.batches import (
     Batches,
     EvalBatches,
@@ -115,12 +118,14 @@ def train_batches(
     Yields:
       {"image": `dtype` [b, H, W, C], "label": int32 [b], "bad": int32 [b]} with
       b = batch_size / process_count; `bad` counts the unreadable examples that were skipped to
-      obtain each example. With `beside` also {"teacher": [b, ...]}.
+      obtain each example. With `beside` also {"teacher": [b, ...]}. Raw images are whole squares,
+      with "box" float32 [b, 4], the rectangles that `to_mesh` cuts out.
 
     Raises:
       DataError: the batch cannot be divided among the processes, the split is empty, or options do
         not suit images held in memory.
     """
+    regions.check(source, fit, exif)
     _check(source, batch_size, image_size, channels, process_count)
     if random_crop and _fitted(source):
         raise DataError(
@@ -203,6 +208,7 @@ def eval_batches(
       DataError: the batch cannot be divided among the processes, the split is empty, or images held
         in memory have another size.
     """
+    regions.check(source, fit, exif)
     _check(source, batch_size, image_size, channels, process_count)
     batches = EvalBatches(
         source=source,
@@ -227,8 +233,9 @@ def eval_batches(
 def to_mesh(reader: Reader, sharding: NamedSharding) -> Stream:
     """Returns an iterator over batches as global arrays, two of which are on the devices early.
 
-    If a training split is held in memory and small enough, all of it is put on every device, and
-    the host only sends the numbers of each batch's examples (see `resident`).
+    Raw images are cropped there. If a training split is held in memory and small enough, all of it
+    is put on every device, and the host only sends the numbers of each batch's examples (see
+    `resident`).
 
     Args:
       reader: this process's part of the batches.
@@ -251,9 +258,33 @@ def to_mesh(reader: Reader, sharding: NamedSharding) -> Stream:
             for name, array in batch.items()
         }
 
-    return Stream(
-        iter(ThreadPrefetchIterDataset(reader.dataset().map(put), prefetch_buffer_size=2))
-    )
+    placed = ThreadPrefetchIterDataset(reader.dataset().map(put), prefetch_buffer_size=2)
+    return Stream(_cropped(reader, placed, sharding) if batches.source.raw_side else iter(placed))
+
+
+def _cropped(reader: Reader, placed: grain.IterDataset, sharding: NamedSharding) -> Iterator[Batch]:
+    """Yields batches of raw images with images of the reader's size, cut out on the devices.
+
+    As in `resident`, the thread that trains makes these calls: all processes of a job then start
+    their programs in the same order.
+
+    Args:
+      reader: of the batches.
+      placed: its batches, already on the mesh.
+      sharding: of a batch, over its first axis.
+    """
+    batches = reader.batches
+    with Stream(iter(placed)) as stream:
+        for number, batch in zip(itertools.count(reader.start), stream, strict=False):
+            found = dict(batch)
+            found["image"] = region.cut(
+                found["image"],
+                found.pop("box"),
+                size=batches.size_of(number),
+                interpolation=batches.resampling,
+                sharding=sharding,
+            )
+            yield found
 
 
 def _fitted(source: Source) -> bool:

@@ -1,7 +1,7 @@
 """The interface of a data set: examples by number, and what their labels mean.
 
-An example is `{"image": bytes or uint8 [H, W, C], "label": its label}`. Bytes are an encoded image,
-which `data.reading.decoding` decodes. What a label is depends on the task:
+An example is `{"image": bytes, uint8 [H, W, C] or a RawImage, "label": its label}`. Bytes are an
+encoded image, which `data.reading.decoding` decodes. What a label is depends on the task:
 
 - classification: the number of a class, an int;
 - multilabel: float32 [L], 1 for each label that is present, 0 for one that is absent, and NaN for
@@ -11,7 +11,7 @@ which `data.reading.decoding` decodes. What a label is depends on the task:
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,6 +25,21 @@ class DataError(ValueError):
     def __str__(self) -> str:
         """Returns the message."""
         return "\n".join(map(str, self.args))
+
+
+class RawImage(NamedTuple):
+    """A decoded image, stored as a square that is cropped on the device.
+
+    Attributes:
+      data: the pixels, uint8 [side, side, 3].
+      side: height and width of the square in pixels.
+      height, width: of the image before it became a square, in pixels.
+    """
+
+    data: bytes
+    side: int
+    height: int
+    width: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +59,7 @@ class Source:
       task: what the labels are: "classification", "multilabel" or "regression".
       groups: the group of each example, such as its patient; None if the groups are unknown.
       columns: other known columns of the examples by name, for scores of subgroups.
+      raw_side: the side of the squares if the images are `RawImage`; otherwise 0.
     """
 
     examples: Sequence[dict[str, Any]]
@@ -54,6 +70,7 @@ class Source:
     task: str = "classification"
     groups: Sequence[str] | None = None
     columns: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
+    raw_side: int = 0
 
     def __len__(self) -> int:
         return len(self.examples)

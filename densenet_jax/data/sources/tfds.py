@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 
 from densenet_jax.data.sources.label_features import Feature, Part, parts, unsuitable
-from densenet_jax.data.sources.source import DataError, Source
+from densenet_jax.data.sources.source import DataError, RawImage, Source
 from densenet_jax.data.sources.tables import DEFAULT, Columns
+
+MAX_RAW_SIDE = 1024  # pixels; of squares that are stored decoded
 
 
 class _Records(Sequence[dict[str, Any]]):
-    """The records of a split as examples, with the images still encoded.
+    """The records of a split as examples, with the images as they are stored.
 
     TFDS's own `__getitem__` decodes every feature; reading only two fields of the protocol buffer
     takes a tenth of its time.
@@ -27,10 +29,19 @@ class _Records(Sequence[dict[str, Any]]):
       name: of the data set and split.
       label: name of the feature that is the class.
       parts: what converts features to the labels of another task than classification.
+      raw_side: side of the squares of decoded images; 0: the images are encoded.
     """
 
-    def __init__(self, records: Any, name: str, label: str = "label", parts: Sequence[Part] = ()):
+    def __init__(
+        self,
+        records: Any,
+        name: str,
+        label: str = "label",
+        parts: Sequence[Part] = (),
+        raw_side: int = 0,
+    ):
         self.records, self.name, self.label, self.parts = records, name, label, parts
+        self.raw_side = raw_side
 
     def __len__(self) -> int:
         return len(self.records)
@@ -44,6 +55,9 @@ class _Records(Sequence[dict[str, Any]]):
     def _parse(self, record: bytes) -> dict[str, Any]:
         features = _features(record)
         image = features["image"].bytes_list.value[0]
+        if self.raw_side:
+            size = (features[side].int64_list.value[0] for side in ("height", "width"))
+            image = RawImage(image, self.raw_side, *size)
         if not self.parts:
             return {"image": image, "label": features[self.label].int64_list.value[0]}
         labels = [part(_values(features[part.feature.key])) for part in self.parts]
@@ -144,18 +158,40 @@ def tfds_source(
     except (OSError, RuntimeError, ValueError) as e:  # ArrayRecord raises RuntimeError
         raise DataError(f"{name} in {builder.data_path} cannot be opened: {e}") from e
     title, records = f"{name} {split}", source.data_source
+    raw_side = _raw_side(features, name)
     notes: tuple[str, ...] = ()
     if hasattr(features["image"], "feature"):  # a sequence of images
         notes = (f"{title}: an example has several images; its first one is used",)
     if task == "classification":
-        examples = _Records(records, title, first.key)
+        examples = _Records(records, title, first.key, raw_side=raw_side)
         accepted = functools.partial(examples.several, "real_label") if real else None
-        return Source(examples, first.names or (), title, accepted, notes)
+        return Source(examples, first.names or (), title, accepted, notes, raw_side=raw_side)
     made = parts(
         found, task, columns.uncertain, name, lambda key: _values(_features(records[0])[key])
     )
     names = tuple(label for part in made for label in part.names)
-    return Source(_Records(records, title, parts=made), names, title, notes=notes, task=task)
+    examples = _Records(records, title, parts=made, raw_side=raw_side)
+    return Source(examples, names, title, notes=notes, task=task, raw_side=raw_side)
+
+
+def _raw_side(features: Any, name: str) -> int:
+    """Returns the side of the squares of a data set prepared with --raw; 0: of another data set.
+
+    Raises:
+      DataError: the squares are larger than `prepare` makes them.
+    """
+    image = features["image"]
+    if hasattr(image, "encoding_format") or not {"height", "width"} <= set(features):
+        return 0
+    side = (image.shape or (None,))[0]
+    if image.shape != (side, side, 3) or np.dtype(image.np_dtype) != np.uint8 or not side:
+        return 0
+    if side > MAX_RAW_SIDE:
+        raise DataError(
+            f"{name} has raw images of {side:,} x {side:,} pixels, more than {MAX_RAW_SIDE:,}; "
+            "prepare it again with a smaller --raw."
+        )
+    return int(side)
 
 
 def _label_features(features: Any, keys: Sequence[str]) -> list[Feature]:
