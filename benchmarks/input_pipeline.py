@@ -1,12 +1,15 @@
 """Measures input pipelines: images per second and core, from JPEG to uint8 batches of 64 at 224 px.
 
     python benchmarks/input_pipeline.py [--name=imagenet2012] [--split=train] [--rounds=5]
-        [--data-dir=DIR] [--seconds=3] [--only=densenet_jax] [--sixteen-bits]
+        [--data-dir=DIR] [--seconds=3] [--only=densenet_jax] [--sixteen-bits] [--raw=NAME]
 
 All pipelines decode and crop (random-resized-crop) the same images: the bare decoder (OpenCV in one
 thread, files in memory, nothing else); this project's pipeline (including records, order, crops and
 batches) with threads and with 1 and 2 worker processes; and, if they are installed, a PyTorch
 DataLoader (Pillow and torchvision) and tf.data, both with files in memory.
+
+With --raw this project's pipeline also reads the data set of that name, prepared with --raw=SIDE,
+whose images are decoded already and are cropped on the device.
 
 With --sixteen-bits the images are written as PNG and TIFF of 16 bits instead, and this project's
 decoding and crops are compared with OpenCV's decoder in the same loop.
@@ -201,6 +204,7 @@ def main() -> None:
         "--only", default="", help="measure only pipelines whose names contain this text"
     )
     parser.add_argument("--sixteen-bits", action="store_true", help="PNG and TIFF of 16 bits")
+    parser.add_argument("--raw", default="", help="a data set prepared with --raw=SIDE, too")
     options = parser.parse_args()
     source = by_name.load(options.name, options.split, options.data_dir)
     files = [source.examples[i]["image"] for i in range(min(len(source), 2000))]
@@ -209,6 +213,9 @@ def main() -> None:
         sixteen_bits(files, options.rounds)
         return
     runs = contestants(source, files)
+    if options.raw:
+        raw = by_name.load(options.raw, options.split, options.data_dir)
+        runs |= {f"densenet_jax, raw, {n} workers": lambda n=n: ours(raw, n) for n in (0, 1)}
     runs = {name: run for name, run in runs.items() if "bare" in name or options.only in name}
     rates = {name: [] for name in runs}
     for _ in range(options.rounds):

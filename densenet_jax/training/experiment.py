@@ -143,7 +143,7 @@ def build(config: ml_collections.ConfigDict, resumes: bool = False) -> Experimen
         config.data.dtype = kinds.look(source, config.data.channels, count=1).dtype
     checks.check(config)
     checks.check_dtype(config)
-    host_memory.check_batches(config, mesh.devices.flat[0].platform)
+    host_memory.check_batches(config, mesh.devices.flat[0].platform, source.raw_side)
     return Experiment(config, task, mesh, model, source, groups, weights)
 
 

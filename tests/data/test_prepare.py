@@ -88,6 +88,35 @@ def test_imagenet(tars, tmp_path, capsys, monkeypatch):
     assert "already exists" in capsys.readouterr().err
 
 
+def test_raw_imagenet_has_a_name_of_its_own(tars, tmp_path, capsys):
+    arguments = ["imagenet2012", "--skip-hash", "--workers=1", f"--data-dir={tmp_path}"]
+    arguments += [f"--train={tars[0]}", "--raw=16"]
+    begun = tmp_path / "imagenet2012_raw16" / "5.1.0.incomplete" / "settings.json"
+    begun.parent.mkdir(parents=True)
+    begun.write_text('{"max_size": null, "holdout": null}')  # of encoded images
+    assert run(*arguments) == 2
+    assert "was begun with other settings" in capsys.readouterr().err
+    begun.unlink()
+    assert run(*arguments) == 0
+    source = sources.load("imagenet2012_raw16", "train", str(tmp_path))
+    assert (source.raw_side, len(source), source.num_classes) == (16, 9, 1000)
+    sizes = [
+        (image.height, image.width) for image in (source.examples[i]["image"] for i in range(9))
+    ]
+    assert sizes.count((24, 32)) == 6  # three times the PNG and the CMYK JPEG
+
+
+def test_images_of_16_bits_cannot_be_raw(tmp_path, capsys):
+    for name in ("cat", "dog"):
+        folder = tmp_path / "images" / name
+        folder.mkdir(parents=True)
+        for i in range(2):
+            Image.fromarray(np.full((8, 8), 300, np.uint16)).save(folder / f"{i}.png")
+    arguments = ["--name=x", "--raw=8", "--workers=1", "--holdout=0.5", f"--data-dir={tmp_path}"]
+    assert run("folder", folder.parent, *arguments) == 2
+    assert "only images of 8 bits can be stored decoded" in capsys.readouterr().err
+
+
 def test_the_layout_is_that_of_tfds(tars, tmp_path):
     run("imagenet2012", "--skip-hash", "--workers=1", f"--data-dir={tmp_path}", f"--val={tars[1]}")
     folder = tmp_path / "imagenet2012" / "5.1.0"

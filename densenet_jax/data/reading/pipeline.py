@@ -15,7 +15,7 @@ import numpy as np
 from grain.experimental import ThreadPrefetchIterDataset
 from jax.sharding import NamedSharding
 
-from densenet_jax.data.augment import region
+from densenet_jax.data.augment import rectangles
 from densenet_jax.data.reading import buffers, regions, resident, worker_lifetime
 from densenet_jax.data.reading.batches import (
     Batches,
@@ -277,7 +277,7 @@ def _cropped(reader: Reader, placed: grain.IterDataset, sharding: NamedSharding)
     with Stream(iter(placed)) as stream:
         for number, batch in zip(itertools.count(reader.start), stream, strict=False):
             found = dict(batch)
-            found["image"] = region.cut(
+            found["image"] = rectangles.cut(
                 found["image"],
                 found.pop("box"),
                 size=batches.size_of(number),

@@ -46,18 +46,19 @@ def peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def check_batches(config: ml_collections.ConfigDict, device: str) -> None:
+def check_batches(config: ml_collections.ConfigDict, device: str, raw_side: int = 0) -> None:
     """Checks that the pixels of the configured batches fit into memory.
 
     Args:
       config: a complete configuration.
       device: "cpu", "gpu" or "tpu"; a CPU also holds the normalised images, as float32.
+      raw_side: side of the data set's raw images in pixels; 0: it has others.
 
     Raises:
       ConfigError: they do not; the message has their size and the largest batch that fits.
     """
     data, most = config.data, limit()
-    side = max([data.image_size, *data.train_sizes])
+    side = max([data.image_size, raw_side, *data.train_sizes])
     example = side**2 * data.channels * (BATCHES + 4 * (device == "cpu"))
     for key in ("batch_size", "eval_batch_size"):
         needed = config[key] // jax.process_count() * example

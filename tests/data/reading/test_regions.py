@@ -10,7 +10,7 @@ import tensorflow_datasets as tfds
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from densenet_jax.data import prepare
-from densenet_jax.data.augment import region
+from densenet_jax.data.augment import rectangles
 from densenet_jax.data.preparing import shards
 from densenet_jax.data.reading import decoding, host, pipeline, regions
 from densenet_jax.data.sources import by_name, subsets
@@ -24,7 +24,7 @@ DRAWS = np.random.default_rng(0).random((10, 4))
 
 
 def cut(images, boxes, size, interpolation="bicubic"):
-    found = region.cut(np.asarray(images), boxes, size=size, interpolation=interpolation)
+    found = rectangles.cut(np.asarray(images), boxes, size=size, interpolation=interpolation)
     return np.asarray(found).astype(int)
 
 
