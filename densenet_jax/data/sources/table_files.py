@@ -53,10 +53,14 @@ class Table(NamedTuple):
         return self.columns[name]
 
     def row(self, i: int) -> str:
-        """Returns "NAME, row 7" for row i, counted as spreadsheets do: the header is row 1."""
+        """Returns "NAME, row 7" for row i, see `number`."""
+        return f"{self.name}, row {self.number(i)}"
+
+    def number(self, i: int) -> int:
+        """Returns the number of row i as spreadsheets count: the header is 1, blank lines too."""
         for number in self.blank:
             i += number <= i
-        return f"{self.name}, row {i + 2}"
+        return i + 2
 
 
 def read(path: pathlib.Path, needed: Mapping[str, str], rows: int | None = None) -> Table:

@@ -193,8 +193,8 @@ def _first_rows(
     if not alike.all():
         row = int(np.argmin(alike))
         raise DataError(
-            f"{table.name}: the rows {before[row] + 2} and {row + 2} are of the same file, "
-            f"{paths[row]}, with other labels, groups or splits; leave one row for each file."
+            f"{table.row(row)}: {paths[row]!r} is the file of row {table.number(int(before[row]))} "
+            "too, with other labels, groups or splits; leave one row for each file."
         )
     note = f"{table.name}: {len(paths) - len(first)} rows repeat an earlier row and are left out"
     return np.sort(first), (note,)

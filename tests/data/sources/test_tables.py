@@ -273,8 +273,8 @@ def test_rows_that_repeat_a_path(tmp_path):
     assert found == {"a.jpg": 1, "b.jpg": 0, "c.jpg": 0}
     assert any("1 rows repeat an earlier row" in note for note in train.notes)
     fails(
-        "rows 2 and 3 are of the same file, a.jpg, with other labels",
-        write(tmp_path, "path,label\na.jpg,1\na.jpg,0\n", *ABC),
+        "row 4: 'a.jpg' is the file of row 2 too, with other labels",
+        write(tmp_path, "path,label\na.jpg,1\n\na.jpg,0\n", *ABC),
     )
 
 
