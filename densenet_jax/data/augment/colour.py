@@ -58,8 +58,12 @@ def shift_hue(image: jax.Array, shift: jax.Array) -> jax.Array:
     chroma = high - low
     safe = jnp.where(chroma == 0, 1, chroma)
     r, g, b = (image[..., i] for i in range(3))
+    # Compared with each other, not with `high`: a compiler may compute a pixel twice with different
+    # rounding, and then it equals nothing.  Where two channels are nearly equal, so are the hues.
     hue = jnp.where(
-        high == r, (g - b) / safe, jnp.where(high == g, 2 + (b - r) / safe, 4 + (r - g) / safe)
+        (r >= g) & (r >= b),
+        (g - b) / safe,
+        jnp.where(g >= b, 2 + (b - r) / safe, 4 + (r - g) / safe),
     )
     hue = hue + 6 * shift
 
