@@ -26,7 +26,7 @@ from densenet_jax.models.block.statistics import positions
 from densenet_jax.models.cpu import library
 from densenet_jax.models.cpu import stages as cpu_stages
 from densenet_jax.models.cpu import stem as cpu_stem
-from densenet_jax.models.inputs import check_name
+from densenet_jax.models.inputs import are_numbers, check_name
 
 IMPLEMENTATIONS = ("auto", "reference", "plain", "gpu", "interpreted", "cpu")
 # Names of earlier versions, which configurations of runs still have.
@@ -62,7 +62,8 @@ def choose(
 
     "auto" is "gpu" on the GPUs of `COMPUTE_CAPABILITIES` and "cpu" on a CPU; on several devices
     only under a current mesh (`jax.set_mesh`).  To compile for a GPU that is not there, ask for
-    "gpu".  Where the kernels do not apply, the result is "plain" whatever was asked for: layers
+    "gpu".  Where the kernels do not apply, the result is "plain" whatever was asked for: sizes
+    that are symbols (`jax.export.symbolic_shape`), layers
     without bottleneck, dropout, an activation other than ReLU (a warning says so); on GPUs types
     of more than 16 bits, layers too wide for a program's registers, more elements than 32 bits can
     count; on CPUs types other than float32, and machines without a C++ compiler.
@@ -76,7 +77,9 @@ def choose(
     """
     implementation = check_implementation(implementation)
     if implementation in ("reference", "plain"):
-        return implementation  # before sizes are compared: in an export the batch is a symbol
+        return implementation
+    if not are_numbers(x.shape):
+        return "plain"
     bottlenecks = all(len(layer) == 2 and layer[0][1].shape[:2] == (1, 1) for layer in layers)
     if not bottlenecks or dropout_rate or not _kernels_have(activation, implementation):
         return "plain"
@@ -123,6 +126,7 @@ def around_blocks(
     """
     implementation = check_implementation(implementation)
     kernel = function.__name__ in CPU_STEM and implementation in ("auto", "cpu")
+    kernel = kernel and are_numbers(x.shape)
     if not kernel or not _kernels_have(activation, implementation):
         return function
     on_cpu = implementation == "cpu" or _fastest(x.shape[0]) == "cpu"
