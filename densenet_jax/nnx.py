@@ -96,7 +96,7 @@ class Network(nnx.Module):
         return found
 
 
-def create_model(name: str, *, rngs: nnx.Rngs, **overrides: Any) -> Network:
+def create_model(name: str, /, *, rngs: nnx.Rngs, **overrides: Any) -> Network:
     """Returns a new network; see `densenet_jax.create_model`.
 
     Args:

@@ -99,3 +99,23 @@ def test_the_model_of_a_file(capsys, tmp_path):
     assert "--model=NAME" in capsys.readouterr().err
     assert cli.main(["main.py", "predict", source, "--model=densenet121", "x.png"]) == 2
     assert "None of the names (x)" in capsys.readouterr().err
+
+
+def test_one_of_two_networks_is_chosen_by_a_flag(capsys, files, tmp_path):
+    first = weights.read(files / "a.safetensors")
+    both = {
+        f"{which}.{name.removeprefix('model.')}": tensor + (which == "teacher")
+        for which in ("student", "teacher")
+        for name, tensor in first.items()
+        if name.startswith("model.")
+    }
+    weights.write_safetensors(tmp_path / "two.safetensors", both)
+    code, text = run(capsys, tmp_path / "two.safetensors", f"--output={tmp_path / 'x.safetensors'}")
+    assert code == 2
+    assert "(--prefix=NAME) chooses one" in text
+    code, _ = run(
+        *(capsys, tmp_path / "two.safetensors", "--prefix=student"),
+        f"--output={tmp_path / 'x.safetensors'}",
+    )
+    assert code == 0
+    assert run(capsys, tmp_path / "x.safetensors", files / "a.safetensors")[0] == 0

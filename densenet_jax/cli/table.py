@@ -72,6 +72,9 @@ FLAGS = {
         "the variant that the file in --weights belongs to, if its name and tensors do not say it",
         "NAME",
     ),
+    "prefix": Flag(
+        "the module of the file that holds the network, if it has several, as in student", "NAME"
+    ),
     "crops": Flag(
         "views of each image: 1, or 5 (corners and centre)", "N", choices={"evaluate": ("1", "5")}
     ),
@@ -102,6 +105,8 @@ FLAGS = {
     ),
     "int8": Flag("also write a quantised version, and report the accuracy before and after", ""),
     "calibration": Flag("folder of images for int8, instead of the run's own data", "DIR"),
+    "dynamic": Flag("size: the exported model takes images of any height and width", "WHAT"),
+    "opset": Flag("version of ONNX's operators, 11 to 23 (the default is 17)", "N"),
     "coordinator": Flag(
         "address of process 0, if several processes work together without a launcher (mpirun, "
         "srun, Kubernetes, TPU); see docs/scaling.md",
@@ -155,7 +160,7 @@ COMMANDS = {
         "likeliest classes with probabilities, the labels from their thresholds on, or numbers; "
         "from --workdir=DIR or --weights=SOURCE",
         needs="source",
-        flags=("checkpoint", "weights", "model", "cam", "format", "top", "coverage"),
+        flags=("checkpoint", "weights", "model", "prefix", "cam", "format", "top", "coverage"),
         words="IMAGE...",
     ),
     "report": Command(
@@ -189,8 +194,8 @@ COMMANDS = {
         "timm, or a model repository for Triton and KServe; from --workdir=DIR or --weights=SOURCE",
         needs="source",
         flags=(
-            *("checkpoint", "weights", "model", "format", "output", "preprocess", "int8"),
-            "calibration",
+            *("checkpoint", "weights", "model", "prefix", "format", "output", "preprocess"),
+            *("int8", "calibration", "dynamic", "opset"),
         ),
     ),
     "benchmark": Command(
@@ -204,7 +209,7 @@ COMMANDS = {
         "says what a file of weights is: format, naming scheme, network, classifier, problems; "
         "--output=FILE.safetensors writes it under the names of timm; two files are compared",
         needs="",
-        flags=("model", "output"),
+        flags=("model", "prefix", "output"),
         words="FILE [FILE]",
     ),
     "init": Command(
@@ -220,6 +225,14 @@ COMMANDS = {
         "source <(densenet-jax completion bash)",
         needs="",
         words="bash|zsh|fish",
+    ),
+    "verify": Command(
+        "compares another implementation's stages and logits with those of weights (a file, or "
+        "formula:MODEL) on built-in images, and names the first stage that differs and the likely "
+        "fault; --output=GOLDEN.npz writes the right ones, --output=FILE.safetensors the weights",
+        needs="",
+        flags=("model", "prefix", "output"),
+        words="WEIGHTS [ANSWERS]",
     ),
     "models": Command(
         "prints a table of all variants: parameters, multiply-adds, published weights", needs=""

@@ -41,6 +41,7 @@ def weights(
     config: ml_collections.ConfigDict | None,
     words: list[str],
     model: str | None,
+    prefix: str | None,
     output: str | None,
 ) -> int:
     """Describes, converts or compares weights; returns 1 if two differ, else 0.
@@ -49,6 +50,7 @@ def weights(
       config: not used.
       words: one or two sources of weights, see `weights.load`.
       model: the variant that they belong to; None: they say it.
+      prefix: the module that holds the network; None: the only one.
       output: the safetensors file to write the first one to, under PyTorch's names; None: none.
 
     Raises:
@@ -62,12 +64,12 @@ def weights(
         )
     model = variant(model, words[0])
     if len(words) == 2:
-        first, second = (run_weights.load(word, model) for word in words)
+        first, second = (run_weights.load(word, model, prefix=prefix) for word in words)
         return _compare(words[0], words[1], first, second)
     if output:
-        _convert(words[0], run_weights.load(words[0], model), output)
+        _convert(words[0], run_weights.load(words[0], model, prefix=prefix), output)
         return 0
-    _show(describe(words[0], model, read_run=run_weights.read_run))
+    _show(describe(words[0], model, prefix=prefix, read_run=run_weights.read_run))
     return 0
 
 

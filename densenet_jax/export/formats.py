@@ -4,7 +4,6 @@ import dataclasses
 import json
 import os
 import pathlib
-import shutil
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,9 +14,11 @@ from densenet_jax.data.augment import device
 from densenet_jax.export import card, stablehlo
 from densenet_jax.export.bundle import Bundle, ExportError, need
 from densenet_jax.export.onnx.calibration import Calibration
+from densenet_jax.export.onnx.opsets import OPSET, OPSETS
 from densenet_jax.tasks.by_name import find_task
 from densenet_jax.training.rundir import atomic_files
 from densenet_jax.weights import timm_config, to_state_dict, write_safetensors
+from densenet_jax.weights.names import unusual
 
 LOADER = pathlib.Path(__file__).parent / "load_stablehlo.py"
 
@@ -81,6 +82,8 @@ def export(
     *,
     preprocess: bool = False,
     int8: Calibration | None = None,
+    dynamic: str = "",
+    opset: int | None = None,
 ) -> list[pathlib.Path]:
     """Writes a model in one of the formats and returns the written files, the model's first.
 
@@ -92,15 +95,31 @@ def export(
         normalised float32 images to logits.
       int8: calibration images; if given, a version quantised to int8 is written as well (ONNX and
         Triton only).
+      dynamic: "size": height and width of the images may have any size; "": only the batch may.
+      opset: the version of ONNX's operators, 11 to 23; None: 17.
 
     Raises:
       ExportError: the format is unknown or does not support an option, a package is missing, a
-        path cannot be written, or the exported model's outputs differ from JAX's.
+        path cannot be written, the weights are not finite, or the exported model's outputs differ
+        from JAX's.
     """
     if format not in FORMATS:
         raise ExportError(f"There is no format {format!r}; the formats are {', '.join(FORMATS)}.")
     chosen = FORMATS[format]
     options: dict[str, Any] = {"preprocess": preprocess, "int8": int8}
+    options |= {"dynamic": dynamic, "opset": opset}
+    if dynamic not in ("", "size"):
+        raise ExportError(f"--dynamic={dynamic} must be size: height and width become free.")
+    if opset is not None and opset not in OPSETS:
+        raise ExportError(
+            f"--opset={opset} must be one of {OPSETS[0]} to {OPSETS[-1]}, the versions of ONNX's "
+            "operators that can be written."
+        )
+    if problem := unusual(to_state_dict(bundle.model, bundle.variables)):
+        raise ExportError(
+            f"The weights cannot be exported: they have {problem}; export an earlier checkpoint, "
+            "from before the training diverged."
+        )
     for name, value in options.items():
         if value and name not in chosen.takes:
             raise ExportError(
@@ -129,11 +148,11 @@ def _formats_with(option: str) -> str:
     return " and ".join([*filter(None, [", ".join(names[:-1])]), names[-1]])
 
 
-def _stablehlo(bundle: Bundle, target: Target, *, preprocess: bool) -> Written:
-    exported = stablehlo.to_stablehlo(bundle, preprocess)
+def _stablehlo(bundle: Bundle, target: Target, *, preprocess: bool, dynamic: str) -> Written:
+    exported = stablehlo.to_stablehlo(bundle, preprocess, dynamic_size=dynamic == "size")
     path, loader = target.file(".stablehlo"), target.folder / LOADER.name
     atomic_files.write(path, bytes(exported.serialize()))
-    shutil.copyfile(LOADER, loader)
+    atomic_files.write(loader, LOADER.read_bytes())
     return [path, loader], {
         "file": path.name,
         "platforms": exported.platforms,
@@ -143,9 +162,17 @@ def _stablehlo(bundle: Bundle, target: Target, *, preprocess: bool) -> Written:
     }
 
 
-def _onnx(bundle: Bundle, target: Target, *, preprocess: bool, int8: Calibration | None) -> Written:
+def _onnx(
+    bundle: Bundle,
+    target: Target,
+    *,
+    preprocess: bool,
+    int8: Calibration | None,
+    dynamic: str,
+    opset: int | None,
+) -> Written:
     path = target.file(".onnx")
-    facts = _write_onnx(bundle, path, preprocess)
+    facts = _write_onnx(bundle, path, preprocess, dynamic, opset)
     facts["file"] = path.name
     files = [path]
     if int8 is not None:
@@ -155,14 +182,19 @@ def _onnx(bundle: Bundle, target: Target, *, preprocess: bool, int8: Calibration
 
 
 def _triton(
-    bundle: Bundle, target: Target, *, preprocess: bool, int8: Calibration | None
+    bundle: Bundle,
+    target: Target,
+    *,
+    preprocess: bool,
+    int8: Calibration | None,
+    opset: int | None,
 ) -> Written:
     from densenet_jax.export import triton
 
     folder = target.folder / bundle.name
     path = folder / "1" / "model.onnx"
     path.parent.mkdir(parents=True, exist_ok=True)
-    facts = _write_onnx(bundle, path, preprocess)
+    facts = _write_onnx(bundle, path, preprocess, "", opset)
     files = [path]
     facts |= {"file": f"{bundle.name}/1/model.onnx", "max_batch": triton.MAX_BATCH}
     facts["queue_ms"] = triton.QUEUE_MICROSECONDS / 1000
@@ -176,17 +208,19 @@ def _triton(
     return files, facts
 
 
-def _write_onnx(bundle: Bundle, path: pathlib.Path, preprocess: bool) -> dict[str, Any]:
+def _write_onnx(
+    bundle: Bundle, path: pathlib.Path, preprocess: bool, dynamic: str, opset: int | None
+) -> dict[str, Any]:
     """Writes an ONNX file, compares it with JAX, and returns facts for the card."""
     from densenet_jax.export.onnx import file as onnx_file
-    from densenet_jax.export.onnx import graph
 
-    model = onnx_file.to_onnx(bundle, preprocess)
+    free, used = dynamic == "size", opset or OPSET
+    model = onnx_file.to_onnx(bundle, preprocess, dynamic_size=free, opset=used)
     atomic_files.write(path, model.SerializeToString())
     return {
-        "difference": onnx_file.difference(bundle, path, preprocess),
-        "opset": graph.OPSET,
-        "ir_version": graph.IR_VERSION,
+        "difference": onnx_file.difference(bundle, path, preprocess, dynamic_size=free),
+        "opset": used,
+        "ir_version": model.ir_version,
         "output": model.graph.output[0].name,
         "width": model.graph.output[0].type.tensor_type.shape.dim[1].dim_value,
     }
@@ -264,8 +298,8 @@ class Format(NamedTuple):
 
 _ONNX = ("onnx", "onnxruntime")
 FORMATS: dict[str, Format] = {
-    "stablehlo": Format(".stablehlo", _stablehlo, ("preprocess",), ("flatbuffers",)),
-    "onnx": Format(".onnx", _onnx, ("preprocess", "int8"), _ONNX),
+    "stablehlo": Format(".stablehlo", _stablehlo, ("preprocess", "dynamic"), ("flatbuffers",)),
+    "onnx": Format(".onnx", _onnx, ("preprocess", "int8", "dynamic", "opset"), _ONNX),
     "safetensors": Format(".safetensors", _safetensors),
-    "triton": Format("", _triton, ("preprocess", "int8"), _ONNX),
+    "triton": Format("", _triton, ("preprocess", "int8", "opset"), _ONNX),
 }

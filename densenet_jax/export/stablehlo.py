@@ -12,6 +12,7 @@ from densenet_jax.data.augment import device
 from densenet_jax.export.bundle import Bundle
 
 PLATFORMS = ("cpu", "cuda", "tpu")
+SMALLEST = 32  # height and width from which on a program for any size is valid
 
 
 def program(
@@ -39,12 +40,19 @@ def program(
     return run, np.dtype(given.dtype if preprocess else np.float32).type
 
 
-def to_stablehlo(bundle: Bundle, preprocess: bool = False) -> export.Exported:
+def to_stablehlo(
+    bundle: Bundle, preprocess: bool = False, *, dynamic_size: bool = False
+) -> export.Exported:
     """Returns the exported program [B, H, W, C] -> [B, N] with a symbolic batch size B.
 
     Args:
       bundle, preprocess: see `program`.
+      dynamic_size: height and width are symbols, too, from `SMALLEST` on.
     """
     run, dtype = program(bundle, preprocess)
-    shape = export.symbolic_shape(f"batch, {', '.join(map(str, bundle.image_shape))}")
+    height, width, channels = bundle.image_shape
+    size = "height, width" if dynamic_size else f"{height}, {width}"
+    least = min(height, width, SMALLEST)
+    limits = [f"{side} >= {least}" for side in ("height", "width")] if dynamic_size else []
+    shape = export.symbolic_shape(f"batch, {size}, {channels}", constraints=limits)
     return export.export(jax.jit(run), platforms=PLATFORMS)(jax.ShapeDtypeStruct(shape, dtype))

@@ -12,15 +12,15 @@ import jax
 from jax import lax
 
 from densenet_jax.models.block.statistics import at_least_float32, widen
+from densenet_jax.models.derivatives import with_gradient
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 _convolve = functools.partial(lax.conv_general_dilated, dimension_numbers=LAYOUT)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def convolution(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     """Convolves x [B, H, W, C] with an odd kernel [k, k, C, D], padded by k // 2 on every side."""
-    return _padded(x, kernel, stride)
+    return _with_gradient(x, kernel, stride)[0]
 
 
 def _padded(x, kernel, stride):
@@ -28,7 +28,7 @@ def _padded(x, kernel, stride):
 
 
 def _forward(x, kernel, stride):
-    return _padded(x, kernel, stride), (x, kernel)
+    return _padded(x, kernel, stride), ()
 
 
 def _backward(stride, saved, dy):
@@ -93,4 +93,4 @@ def _paddings(stride, x, kernel, dy):
     return around_dy, around_x
 
 
-convolution.defvjp(_forward, _backward)
+_with_gradient = with_gradient(_forward, _backward, _padded)

@@ -11,6 +11,7 @@ from flax import linen as nn
 from jax import lax
 
 from densenet_jax.models.block.statistics import at_least_float32
+from densenet_jax.models.derivatives import with_gradient
 from densenet_jax.models.layers import he_normal
 
 
@@ -30,26 +31,22 @@ class Depthwise(nn.Module):
         return depthwise(x, kernel) + bias
 
 
-@jax.custom_vjp
 def depthwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Convolves x [B, H, W, C] with an odd kernel [k, k, 1, C], padded by k // 2 on every side."""
-    return lax.platform_dependent(x, kernel, cpu=_shift_and_add, default=_convolve)
+    return _depthwise(x, kernel, None)[0]
 
 
-def _forward(x, kernel):
-    return depthwise(x, kernel), (x, kernel)
+def _forward(x, kernel, _):
+    return lax.platform_dependent(x, kernel, cpu=_shift_and_add, default=_convolve), ()
 
 
-def _backward(saved, gradient):
+def _backward(_, saved, gradient):
     return lax.platform_dependent(
         *saved,
         gradient,
         cpu=_shift_and_add_gradient,
         default=lambda x, kernel, g: jax.vjp(_convolve, x, kernel)[1](g),
     )
-
-
-depthwise.defvjp(_forward, _backward)
 
 
 def _convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -101,3 +98,6 @@ def _shift_and_add_gradient(
 
     kernel_gradient = lax.scan(kernel_row, None, jnp.arange(len(kernel)))[1]
     return _shift_and_add(gradient, kernel[::-1, ::-1]), kernel_gradient.astype(kernel.dtype)
+
+
+_depthwise = with_gradient(_forward, _backward, lambda x, kernel, _: _convolve(x, kernel))

@@ -19,6 +19,11 @@ def check_name(field: str, name: str, known: Iterable[str]) -> None:
         raise ValueError(f"{field} is {name!r}; it must be one of {choices}.")
 
 
+def are_numbers(sizes: Iterable) -> bool:
+    """Returns whether no size is a symbol, as in an export for every batch or image size."""
+    return all(isinstance(size, int) for size in sizes)
+
+
 def check_images(images: jax.Array, in_channels: int, smallest: int) -> None:
     """Raises ValueError for a batch that the model cannot take, naming what it expects.
 
@@ -35,7 +40,7 @@ def check_images(images: jax.Array, in_channels: int, smallest: int) -> None:
             f"images are {images.dtype}; the model takes floating-point images, normalised "
             "with the mean and standard deviation it was trained with."
         )
-    if min(images.shape[1:3]) < smallest:
+    if are_numbers(images.shape[1:3]) and min(images.shape[1:3]) < smallest:
         raise ValueError(
             f"images of {images.shape[1]}x{images.shape[2]} pixels are too small: this model "
             f"halves them down to nothing below {smallest}x{smallest}."

@@ -8,7 +8,6 @@ Maps are [B, H, W, C]; gain and shift, [C] each, are the normalisation (`statist
 the activation of a given name (`models.activation`).
 """
 
-import functools
 from collections.abc import Callable
 
 import jax
@@ -17,13 +16,17 @@ from jax import lax
 
 from densenet_jax.models.activation import act_gradient, norm_act, norm_act_gradients
 from densenet_jax.models.block.statistics import widen
-from densenet_jax.models.inputs import check_name
+from densenet_jax.models.derivatives import with_gradient
+from densenet_jax.models.inputs import are_numbers, check_name
 
 
 def average_pool(x: jax.Array) -> jax.Array:
     """Returns the means of 2x2 windows; an odd last row or column is left out."""
-    height, width = x.shape[1] // 2 * 2, x.shape[2] // 2 * 2
     wide = widen(x)
+    if not are_numbers(x.shape[1:3]):  # where slices would end cannot be checked
+        window = (1, 2, 2, 1)
+        return (lax.reduce_window(wide, 0.0, lax.add, window, window, "VALID") / 4).astype(x.dtype)
+    height, width = x.shape[1] // 2 * 2, x.shape[2] // 2 * 2
     rows = every_second(wide, 1, 0, height) + every_second(wide, 1, 1, height)
     sums = every_second(rows, 2, 0, width) + every_second(rows, 2, 1, width)
     return (sums / 4).astype(x.dtype)
@@ -61,16 +64,15 @@ def find_global_pool(name: str) -> Callable[[jax.Array], jax.Array]:
     return lambda x: GLOBAL_POOLS[name](widen(x))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def norm_act_average_pool(
     x: jax.Array, gain: jax.Array, shift: jax.Array, activation: str
 ) -> jax.Array:
     """Returns average_pool(f(x * gain + shift))."""
-    return average_pool(norm_act(x, gain, shift, activation))
+    return _average_with_gradient(x, gain, shift, activation)[0]
 
 
 def _average_forward(x, gain, shift, activation):
-    return norm_act_average_pool(x, gain, shift, activation), (x, gain, shift)
+    return average_pool(norm_act(x, gain, shift, activation))
 
 
 def _average_backward(activation, residuals, dy):
@@ -81,10 +83,11 @@ def _average_backward(activation, residuals, dy):
     return dx, _like(d_gain, gain), _like(d_shift, shift)
 
 
-norm_act_average_pool.defvjp(_average_forward, _average_backward)
+_average_with_gradient = with_gradient(
+    lambda *args: (_average_forward(*args), ()), _average_backward, _average_forward
+)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def norm_act_max_pool(
     x: jax.Array, gain: jax.Array, shift: jax.Array, activation: str
 ) -> jax.Array:
@@ -92,7 +95,7 @@ def norm_act_max_pool(
 
     The maximum of a window with NaN is NaN.
     """
-    return _max_forward(x, gain, shift, activation)[0]
+    return _max_with_gradient(x, gain, shift, activation)[0]
 
 
 def _max_forward(x, gain, shift, activation):
@@ -118,7 +121,7 @@ def _max_forward(x, gain, shift, activation):
         largest = jnp.where(new, u_tap, largest)
         x_largest = jnp.where(new, x_tap, x_largest)
         where = jnp.where(new, jnp.uint8(tap), where)
-    return largest, (x, gain, shift, where, x_largest)
+    return largest, (where, x_largest)
 
 
 def _max_backward(activation, residuals, dy):
@@ -144,7 +147,9 @@ def _max_backward(activation, residuals, dy):
     return (dz * gain).astype(x.dtype), _like(d_gain, gain), _like(d_shift, shift)
 
 
-norm_act_max_pool.defvjp(_max_forward, _max_backward)
+_max_with_gradient = with_gradient(
+    _max_forward, _max_backward, lambda *args: _max_forward(*args)[0]
+)
 
 
 def _like(gradient, value):

@@ -130,29 +130,31 @@ def list_models() -> list[str]:
 
 
 @overload
-def create_model(name: DenseNetName, **overrides: Any) -> DenseNet: ...
+def create_model(variant: DenseNetName, /, **overrides: Any) -> DenseNet: ...
 
 
 @overload
-def create_model(name: RDNetName, **overrides: Any) -> RDNet: ...
+def create_model(variant: RDNetName, /, **overrides: Any) -> RDNet: ...
 
 
 @overload
-def create_model(name: str, **overrides: Any) -> DenseNet | RDNet: ...
+def create_model(variant: str = ..., /, **overrides: Any) -> DenseNet | RDNet: ...
 
 
-def create_model(name: str, **overrides: Any) -> DenseNet | RDNet:
+def create_model(variant: str | None = None, /, **overrides: Any) -> DenseNet | RDNet:
     """Returns a variant as a Flax Linen module.
 
     Args:
-      name: one of `list_models()`, or `densenet_cifar` with `depth`, `growth_rate` and
+      variant: one of `list_models()`, or `densenet_cifar` with `depth`, `growth_rate` and
         `bottleneck` (default 100, 12, True) for any network of that family.
-      **overrides: fields of the module, see `DenseNet` and `RDNet`; `dtype="auto"` is the type
-        that this machine's device computes fastest in, see `precision.fastest_dtype`.
+      **overrides: fields of the module, see `DenseNet` and `RDNet`; `name` is that of the module,
+        and `dtype="auto"` is the type that this machine's device computes fastest in, see
+        `precision.fastest_dtype`.
 
     Raises:
       ValueError: an unknown name or field, with the nearest that exists.
     """
+    name = overrides.pop("name", "") if variant is None else variant
     module: type[DenseNet] | type[RDNet] = DenseNet
     fields: dict[str, Any] = {}
     family: dict[str, Any] = {}
@@ -167,7 +169,7 @@ def create_model(name: str, **overrides: Any) -> DenseNet | RDNet:
         raise ValueError(f"There is no model {name!r}. {nearest(name, names)}")
     if module is DenseNet and "growth_rates" in overrides:  # as RDNet calls one for each block
         overrides["growth_rate"] = tuple(overrides.pop("growth_rates"))
-    known = [f for f in module.__dataclass_fields__ if f not in ("parent", "name")]
+    known = [f for f in module.__dataclass_fields__ if f != "parent"]
     for field in overrides:
         if field not in known:
             known += family

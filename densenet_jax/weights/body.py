@@ -127,7 +127,8 @@ def choose(candidates: list[Body]) -> Body | None:
             which = sorted(shown(body.module()) for body in whole)
             raise WeightsError(
                 f"The weights hold {len(whole)} networks, {' and '.join(which[:4])}; say which "
-                f"one is meant with prefix=, as in prefix={which[0]}."
+                f"one is meant with prefix= (--prefix=NAME on the command line), as in "
+                f"prefix={which[0]}."
             )
         whole = averages
     return max(whole or candidates, key=lambda body: len(body.names), default=None)

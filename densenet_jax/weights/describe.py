@@ -32,14 +32,18 @@ class Description:
 
 
 def describe(
-    source: str, model: str | None = None, *, read_run: ReadRun | None = None
+    source: str,
+    model: str | None = None,
+    *,
+    prefix: str | None = None,
+    read_run: ReadRun | None = None,
 ) -> Description:
     """Returns a description of a source of weights; what cannot be loaded is described, too.
 
     Args:
       source: see `pretrained.load`.
       model: the variant; None: it is inferred.
-      read_run: see `pretrained.load`.
+      prefix, read_run: see `pretrained.load`.
 
     Raises:
       WeightsError: the source cannot be read.
@@ -56,8 +60,8 @@ def describe(
     problems: list[str] = []
     network = None
     try:
-        network = pretrained.network(found, model)
-        matching = names.match(network, tensors)
+        network = pretrained.network(found, model, prefix=prefix)
+        matching = names.match(network, tensors, prefix)
         network = _described(network, matching, lines, problems)
     except WeightsError as error:
         problems.append(str(error))

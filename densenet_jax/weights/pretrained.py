@@ -1,6 +1,7 @@
 """Finds weights by name, hub repository, file or folder, and loads them into a model."""
 
 import contextlib
+import dataclasses
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ from flax import linen as nn
 from densenet_jax.models.variants import VARIANTS, create_model, list_models, nearest
 from densenet_jax.tasks.outputs import SOFTMAX, Outputs
 from densenet_jax.weights import adapt, hub, names
-from densenet_jax.weights.body import guess
+from densenet_jax.weights.body import guess, within
 from densenet_jax.weights.files import check_regular, read
 from densenet_jax.weights.folders import SUFFIXES, head_of, is_run, weights_in
 from densenet_jax.weights.infer_variant import from_tensors, named_after
@@ -122,7 +123,7 @@ def load(
       ValueError: a model or field is unknown, or `overrides` are given along with a module.
     """
     found = find(os.fspath(source), revision, sha256, read_run)
-    base = network(found, model, overrides)
+    base = network(found, model, overrides, prefix)
     with _naming(found.origin):
         matching = names.match(base, found.state_dict, prefix)
         names.check_names(matching)
@@ -283,15 +284,22 @@ def _run(folder: str, sha256: str | None, read_run: ReadRun | None) -> Found:
 
 
 def network(
-    found: Found, model: str | nn.Module | None, overrides: dict[str, Any] | None = None
+    found: Found,
+    model: str | nn.Module | None,
+    overrides: dict[str, Any] | None = None,
+    prefix: str | None = None,
 ) -> nn.Module:
     """Returns the model that weights belong to, before its head and stem are adapted.
 
     Args:
       found: the weights.
-      model, overrides: see `load`.
+      model, overrides, prefix: see `load`.
     """
     overrides = overrides or {}
+    if prefix and found.model is None:
+        chosen = {name: found.state_dict[name] for name in within(prefix, found.state_dict)}
+        name, fields = from_tensors(chosen) or (None, {})
+        found = dataclasses.replace(found, model=name, fields=fields)
     if isinstance(model, nn.Module) and overrides:
         raise ValueError(
             f"{', '.join(overrides)} must be fields of the model that was given; set them there."
@@ -306,7 +314,8 @@ def network(
         raise WeightsError(
             f"{found.origin}: the weights do not say which network they belong to (their names are "
             f"{', '.join(sorted(found.state_dict)[:3])}, ...); pass model= (--model=NAME on the "
-            f"command line), one of {', '.join(list_models())}."
+            f"command line), one of {', '.join(list_models())}; if they are several networks, "
+            "prefix= (--prefix=NAME) chooses one."
         )
     fields = found.fields if model is None else {}
     try:

@@ -154,3 +154,61 @@ def test_other_types_of_pixels_are_part_of_the_graph(tmp_path, dtype, ends):
     export.export(bundle, "safetensors", tmp_path / "hub")
     read = timm_config.read_config(str(tmp_path / "hub")).preprocessing
     assert (read.dtype, read.value_range, read.exif) == (dtype, ends, True)
+
+
+@pytest.mark.parametrize("key", ["cifar", "rdnet"])
+@pytest.mark.parametrize("opset", [11, 13, 16, 18, 23])
+def test_every_opset_gives_the_same_outputs(key, opset):
+    bundle = make_bundle(key)
+    model = file.to_onnx(bundle, opset=opset)
+    assert model.opset_import[0].version == opset
+    images = images_of(bundle, 2, np.float32)
+    expected = run(file.to_onnx(bundle), images)
+    np.testing.assert_allclose(run(model, images), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_images_of_any_size(cifar, tmp_path):
+    path, *_ = export.export(cifar, "onnx", tmp_path, dynamic="size", opset=13)
+    height, width, channels = cifar.image_shape
+    images = np.random.default_rng(0).normal(size=(2, height + 5, width + 2, channels))
+    images = images.astype(np.float32)
+    expected = jax.jit(cifar.model.apply)(cifar.variables, images)
+    np.testing.assert_allclose(run(onnx.load(path), images), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dynamic": "batch"}, "--dynamic=batch must be size"),
+        ({"opset": 10}, "--opset=10 must be one of 11 to 23"),
+        ({"format": "safetensors", "opset": 13}, "safetensors does not support --opset"),
+        ({"format": "triton", "dynamic": "size"}, "triton does not support --dynamic"),
+    ],
+)
+def test_options_that_an_export_cannot_have_are_refused(cifar, tmp_path, options, message):
+    with pytest.raises(ExportError, match=message):
+        export.export(cifar, **({"format": "onnx", "output": tmp_path} | options))
+
+
+@pytest.mark.parametrize("format", ["onnx", "stablehlo", "safetensors"])
+def test_weights_that_are_not_finite_are_refused(cifar, tmp_path, format):
+    variables = jax.tree.map(np.array, cifar.variables)
+    variables["params"]["conv0"]["kernel"][0] = np.nan
+    with pytest.raises(ExportError, match=r"they have NaN in 1 tensor \(features.conv0.weight\)"):
+        export.export(dataclasses.replace(cifar, variables=variables), format, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_killed_quantisation_leaves_no_file(cifar, tmp_path, monkeypatch):
+    from onnxruntime import quantization
+
+    def killed(source, target, *args, **options):
+        with open(target, "wb") as partial:
+            partial.write(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(quantization, "quantize_static", killed)
+    (tmp_path / "a.onnx").write_bytes(file.to_onnx(cifar).SerializeToString())
+    with pytest.raises(KeyboardInterrupt):
+        int8.quantize(tmp_path / "a.onnx", tmp_path / "b.onnx", [images_of(cifar, 1)])
+    assert [path.name for path in tmp_path.iterdir()] == ["a.onnx"]

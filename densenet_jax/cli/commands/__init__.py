@@ -5,6 +5,7 @@ from densenet_jax.cli.commands.evaluating import calibrate, embed, evaluate
 from densenet_jax.cli.commands.showing import dossier, models, report, statistics
 from densenet_jax.cli.commands.starting import completion, init
 from densenet_jax.cli.commands.training import benchmark, find_lr, logits, train
+from densenet_jax.cli.verifying import verify
 from densenet_jax.cli.weights import weights
 from densenet_jax.data.sources.source import DataError
 from densenet_jax.export.bundle import ExportError
@@ -31,6 +32,7 @@ __all__ = [
     "report",
     "statistics",
     "train",
+    "verify",
     "weights",
 ]
 

@@ -29,6 +29,7 @@ def predict(
     workdir: str | None,
     weights: str | None,
     model: str | None,
+    prefix: str | None,
     checkpoint: str,
     cam: str | None,
     format: str,
@@ -43,6 +44,7 @@ def predict(
       workdir: the run's directory; not used with `weights`.
       weights: published weights or a file; None: the run.
       model: the variant that the weights belong to; None: they say it.
+      prefix: the module of the file that holds the network; None: the only one.
       checkpoint: "best", "latest" or a step of the run.
       cam: folder for class activation maps; None: none are written.
       format: "table", "json" or "csv".
@@ -51,7 +53,7 @@ def predict(
     """
     model = variant(model, weights)
     if weights:
-        loaded = run_weights.load(weights, model)
+        loaded = run_weights.load(weights, model, prefix=prefix)
         names = cast(Any, loaded.class_names or run_weights.class_names(weights))
         network, variables, preprocessing = loaded.model, loaded.variables, loaded.preprocessing
         outputs, step = loaded.outputs, None
@@ -135,12 +137,15 @@ def export(
     workdir: str | None,
     weights: str | None,
     model: str | None,
+    prefix: str | None,
     checkpoint: str,
     format: str,
     output: str | None,
     preprocess: bool,
     int8: bool,
     calibration: str | None,
+    dynamic: str | None,
+    opset: str | None,
 ) -> None:
     """Writes a model in another format, and prints the paths and sizes of the files.
 
@@ -149,25 +154,30 @@ def export(
       workdir: the run's directory; not used with `weights`.
       weights: published weights or a file; None: the run.
       model: the variant that the weights belong to; None: they say it.
+      prefix: the module of the file that holds the network; None: the only one.
       checkpoint: "best", "latest" or a step of the run.
       format: "onnx", "stablehlo", "safetensors" or "triton".
       output: the folder or file to write.
       preprocess: whether the exported model includes normalisation and softmax.
       int8: whether to write a quantised version, too.
       calibration: folder of images for `int8`; None: the run's own data.
+      dynamic: "size": height and width may have any size; None: only the batch may.
+      opset: the version of ONNX's operators; None: the default.
 
     Raises:
       ExportError: the output or the images for calibration are missing, or the export fails.
     """
     if not output:
         raise ExportError(f"export needs --output=PATH: a folder, as in --output=exports/{format}.")
+    if opset is not None and not opset.isdecimal():
+        raise ExportError(f"--opset={opset} must be a whole number, as in --opset=13.")
     if int8 and weights and not calibration:
         raise ExportError(
             "--int8 with --weights needs images for calibration: add --calibration=DIR."
         )
     model = variant(model, weights)
     if weights:
-        bundle = exporting.of_weights(weights, model=model)
+        bundle = exporting.of_weights(weights, model=model, prefix=prefix)
     else:
         # The command line has --weights or --workdir.
         bundle = exporting.of_run(cast(str, workdir), checkpoint, config)
@@ -176,6 +186,12 @@ def export(
         images = calibrating.of_folder(bundle, calibration)
     elif int8:
         images = calibrating.of_run(bundle, config)
-    files = exporting.export(bundle, format, output, preprocess=preprocess, int8=images)
+    files = exporting.export(
+        *(bundle, format, output),
+        preprocess=preprocess,
+        int8=images,
+        dynamic=dynamic or "",
+        opset=None if opset is None else int(opset),
+    )
     for path in files:
         say(f"{path}   {in_bytes(path.stat().st_size)}")

@@ -12,6 +12,7 @@ from densenet_jax.export import stablehlo
 from densenet_jax.export.bundle import Bundle, ExportError, need
 from densenet_jax.export.onnx import networks
 from densenet_jax.export.onnx.graph import Graph
+from densenet_jax.export.onnx.opsets import OPSET
 
 INPUT = "images"
 METADATA = "densenet_jax"  # the metadata key that holds `Bundle.spec` as JSON
@@ -27,18 +28,22 @@ def output_name(bundle: Bundle, preprocess: bool) -> str:
     return bundle.outputs.noun if preprocess else "logits"
 
 
-def to_onnx(bundle: Bundle, preprocess: bool = False) -> onnx.ModelProto:
+def to_onnx(
+    bundle: Bundle, preprocess: bool = False, *, dynamic_size: bool = False, opset: int = OPSET
+) -> onnx.ModelProto:
     """Returns an ONNX model with the input `images` and the output that `output_name` names.
 
     Args:
       bundle: the model; without a classifier, the output is its pooled features.
       preprocess: the model maps pixels to probabilities or numbers; False: it maps normalised
         float32 images to logits.
+      dynamic_size: height and width of the images may have any size; False: those of the bundle.
+      opset: the version of the operators, see `opsets`.
 
     Raises:
       ExportError: the weights are larger than an ONNX file can be.
     """
-    graph, given = Graph(), bundle.preprocessing
+    graph, given = Graph(opset), bundle.preprocessing
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(bundle.variables))
     if size > MAX_BYTES - 2**26:
         raise ExportError(
@@ -65,8 +70,10 @@ def to_onnx(bundle: Bundle, preprocess: bool = False) -> onnx.ModelProto:
                 x = graph.add(operator, f"outputs/{name}d", x, constant)
     graph.add(last, output, x)
     width = bundle.model.num_classes or _width(bundle)
+    shape = [*(("height", "width") if dynamic_size else bundle.image_shape[:2])]
+    shape = ["batch", *shape, bundle.image_shape[2]]
     return graph.model(
-        {INPUT: (given.dtype if preprocess else "float32", ["batch", *bundle.image_shape])},
+        {INPUT: (given.dtype if preprocess else "float32", shape)},
         {output: (np.float32, ["batch", width])},
         {METADATA: json.dumps(bundle.spec())},
     )
@@ -88,20 +95,33 @@ def session(path: str | pathlib.Path, threads: int = 0) -> Any:
     return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-def difference(bundle: Bundle, path: str | pathlib.Path, preprocess: bool) -> float:
+def difference(
+    bundle: Bundle, path: str | pathlib.Path, preprocess: bool, *, dynamic_size: bool = False
+) -> float:
     """Returns the largest absolute difference between a file's outputs and JAX's, on random images.
 
     Args:
       bundle: the model that the file was made from.
       path: of the ONNX file.
-      preprocess: whether the file takes pixels, see `to_onnx`.
+      preprocess, dynamic_size: see `to_onnx`; a file for any size is compared at two.
 
     Raises:
       ExportError: the difference exceeds `TOLERANCE` or is NaN.
     """
+    height, width, channels = bundle.image_shape
+    shapes = [(height, width, channels)]
+    if dynamic_size:
+        shapes.append((height + 1, width + 34, channels))  # odd, and not square
+    return max(_difference(bundle, path, preprocess, shape) for shape in shapes)
+
+
+def _difference(
+    bundle: Bundle, path: str | pathlib.Path, preprocess: bool, shape: tuple[int, int, int]
+) -> float:
+    """Returns the difference for images [H, W, C]; see `difference`."""
     run, dtype = stablehlo.program(bundle, preprocess)
     low, high = bundle.preprocessing.ends
-    pixels = np.random.default_rng(0).integers(0, 256, (2, *bundle.image_shape)) / 255
+    pixels = np.random.default_rng(0).integers(0, 256, (2, *shape)) / 255
     images = (low + (high - low) * pixels if preprocess else pixels * 4 - 2).astype(dtype)
     expected = np.asarray(jax.jit(run)(images))
     (found,) = session(path).run(None, {INPUT: images})

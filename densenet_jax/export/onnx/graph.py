@@ -10,8 +10,10 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-OPSET = 17  # the first with LayerNormalization; supported by ONNX Runtime 1.12 (2022) and later
-IR_VERSION = 8  # the version of the file format that belongs to this opset
+from densenet_jax.export.onnx.opsets import OPSET
+
+LAYER_NORM = 17  # the first opset with LayerNormalization
+MEAN_OF_AXES = 18  # the first opset in which ReduceMean takes its axes as an input
 
 _TYPES = {np.dtype(np.float32): TensorProto.FLOAT, np.dtype(np.uint8): TensorProto.UINT8}
 _TYPES[np.dtype(np.uint16)] = TensorProto.UINT16
@@ -21,9 +23,13 @@ class Graph:
     """A graph under construction: its nodes and constants.
 
     Methods that build add nodes and return the name of the last node's output.
+
+    Attributes:
+      opset: the version of the operators, see `opsets`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, opset: int = OPSET) -> None:
+        self.opset = opset
         self.nodes: list[onnx.NodeProto] = []
         self.constants: dict[str, onnx.TensorProto] = {}
 
@@ -97,8 +103,25 @@ class Graph:
 
     def layer_norm(self, name: str, x: str, params: dict, epsilon: float) -> str:
         """Normalises the last axis of x [..., C]; params are {"scale": [C], "bias": [C]}."""
-        inputs = [self.constant(f"{name}/{key}", params[key]) for key in ("scale", "bias")]
-        return self.add("LayerNormalization", name, x, *inputs, axis=-1, epsilon=epsilon)
+        scale, bias = (self.constant(f"{name}/{key}", params[key]) for key in ("scale", "bias"))
+        if self.opset >= LAYER_NORM:
+            return self.add("LayerNormalization", name, x, scale, bias, axis=-1, epsilon=epsilon)
+        centred = self.add("Sub", f"{name}/centred", x, self.mean(f"{name}/mean", x, [-1]))
+        squares = self.add("Mul", f"{name}/squares", centred, centred)
+        variance = self.mean(f"{name}/variance", squares, [-1])
+        epsilon_name = self.constant(f"{name}/epsilon", epsilon)
+        root = self.add("Add", f"{name}/shifted", variance, epsilon_name)
+        root = self.add("Sqrt", f"{name}/root", root)
+        y = self.add("Div", f"{name}/normalised", centred, root)
+        y = self.add("Mul", f"{name}/scaled", y, scale)
+        return self.add("Add", name, y, bias)
+
+    def mean(self, name: str, x: str, axes: list[int]) -> str:
+        """Means of x over some axes, which are kept with size 1."""
+        if self.opset < MEAN_OF_AXES:
+            return self.add("ReduceMean", name, x, axes=axes, keepdims=1)
+        over = self.constant(f"{name}/axes", np.asarray(axes, np.int64))
+        return self.add("ReduceMean", name, x, over, keepdims=1)
 
     def dense(self, name: str, x: str, kernel: Any, bias: Any) -> str:
         """Multiplies the last axis of x [..., in] with a kernel [in, out] and adds a bias [out]."""
@@ -182,11 +205,12 @@ class Graph:
         )
         constants = [*self.constants.values()]
         graph = helper.make_graph(self.nodes, "densenet_jax", sources, results, constants)
+        opsets = [helper.make_opsetid("", self.opset)]
         model = helper.make_model(
             graph,
             producer_name="densenet_jax",
-            opset_imports=[helper.make_opsetid("", OPSET)],
-            ir_version=IR_VERSION,
+            opset_imports=opsets,
+            ir_version=helper.find_min_ir_version_for(opsets),
         )
         helper.set_model_props(model, metadata)
         onnx.checker.check_model(model, full_check=True)

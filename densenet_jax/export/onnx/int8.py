@@ -14,6 +14,7 @@ from densenet_jax.export.bundle import ExportError, need
 from densenet_jax.export.onnx import file
 from densenet_jax.tasks.outputs import Outputs
 from densenet_jax.tasks.task import Task
+from densenet_jax.training.rundir import atomic_files
 
 # These operators do nearly all of the arithmetic.  The others (norms, concatenations) stay in
 # float32: a concatenation joins channels of layers far apart, and a common scale for all of them
@@ -52,12 +53,12 @@ def quantize(source: pathlib.Path, target: pathlib.Path, batches: Iterable[np.nd
 
     images = Images()
     with tempfile.TemporaryDirectory() as folder, _quiet():
-        prepared = pathlib.Path(folder) / "prepared.onnx"
+        prepared, quantised = (pathlib.Path(folder) / f"{n}.onnx" for n in ("before", "after"))
         quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
         try:
             quantization.quantize_static(
                 str(prepared),
-                str(target),
+                str(quantised),
                 images,
                 quant_format=quantization.QuantFormat.QDQ,
                 op_types_to_quantize=OPERATORS,
@@ -73,6 +74,7 @@ def quantize(source: pathlib.Path, target: pathlib.Path, batches: Iterable[np.nd
                 "There are no images to calibrate int8 with; give a folder of images with "
                 "--calibration."
             ) from e
+        atomic_files.write(target, quantised.read_bytes())
 
 
 def answers(path: pathlib.Path, batches: Iterable[np.ndarray]) -> np.ndarray:

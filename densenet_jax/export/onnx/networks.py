@@ -186,7 +186,7 @@ def _rdnet_layer(
         project = {key: np.asarray(value) * gamma for key, value in params["project"].items()}
         return graph.channels_first(_pointwise(graph, f"{name}/project", y, project))
     y = _pointwise(graph, f"{name}/project", y, params["project"])
-    mean = graph.add("ReduceMean", f"{name}/mean", y, axes=[1, 2], keepdims=1)
+    mean = graph.mean(f"{name}/mean", y, [1, 2])
     gate = _pointwise(graph, f"{name}/gate", mean, params["gate"])
     gate = graph.add("HardSigmoid", f"{name}/gate/sigmoid", gate, alpha=1 / 6, beta=0.5)
     gate = graph.add("Mul", f"{name}/scale", gate, graph.constant(f"{name}/gamma", gamma))

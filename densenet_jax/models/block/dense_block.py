@@ -9,7 +9,6 @@ A *layer* is a list of (norm, kernel) pairs, each norm a dict with `scale` and `
 for a bottleneck layer (1x1, then 3x3), one pair for a plain layer (3x3).
 """
 
-import functools
 from collections.abc import Sequence
 
 import jax
@@ -25,6 +24,7 @@ from densenet_jax.models.block.plain import (
     write_channels,
 )
 from densenet_jax.models.block.statistics import Moments, moments
+from densenet_jax.models.derivatives import with_gradient
 
 
 def train(
@@ -104,7 +104,7 @@ def evaluate(
     implementation = implementations.choose(implementation, x, layers, dropped, activation)
     if implementation in ("plain", "reference"):
         return _evaluate(x, layers, rate, key, drop_path, activation)
-    return _evaluate_with_kernels(x, layers, implementation)
+    return _evaluate_with_kernels(x, layers, implementation)[0]
 
 
 def _evaluate(x, layers, dropout_rate=0.0, key=None, drop_path=(), activation="relu"):
@@ -125,13 +125,10 @@ def _evaluate(x, layers, dropout_rate=0.0, key=None, drop_path=(), activation="r
     return features
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _evaluate_with_kernels(x, layers, implementation):
-    return implementations.find(implementation).evaluate(x, layers)
-
-
 # Training with frozen statistics differentiates the plain implementation.
-_evaluate_with_kernels.defvjp(
-    lambda x, layers, how: (_evaluate_with_kernels(x, layers, how), (x, layers)),
+_evaluate_with_kernels = with_gradient(
+    lambda x, layers, how: (implementations.find(how).evaluate(x, layers), ()),
     lambda how, residuals, d_features: jax.vjp(_evaluate, *residuals)[1](d_features),
+    lambda x, layers, how: _evaluate(x, layers),
+    portable=lambda x, layers, how: (_evaluate(x, layers), ()),
 )

@@ -27,6 +27,7 @@ from densenet_jax.models.block.statistics import (
     positions,
 )
 from densenet_jax.models.cpu import stages
+from densenet_jax.models.derivatives import with_gradient
 
 
 class Settings(NamedTuple):
@@ -57,15 +58,20 @@ class Settings(NamedTuple):
         return plain.Dropout(self.dropout_rate, key, path_rate)
 
 
+def block(x, statistics, layers, key, settings):
+    """`dense_block.train`; the inner moments it returns count as constants to differentiation."""
+    (features, statistics), (bottlenecks,) = _block(x, statistics, layers, key, settings)
+    return features, statistics, [moments for _, moments in bottlenecks]
+
+
 def forward(x, statistics, layers, key, settings):
-    """Returns `block`'s results, and what `backward` needs of them."""
+    """Returns features and their moments, and the bottlenecks, which `backward` needs, too."""
     if implementations.in_one_call(settings.implementation):
         results = stages.block_forward(x, statistics, layers, settings.epsilon)
     else:
         results = _forward(x, statistics, layers, key, settings)
     features, statistics, bottlenecks = results
-    inner = [moments for _, moments in bottlenecks]
-    return (features, statistics, inner), (features, statistics, bottlenecks, layers, key)
+    return (features, statistics), (bottlenecks,)
 
 
 def _forward(x, statistics, layers, key, settings):
@@ -95,16 +101,10 @@ def _forward(x, statistics, layers, key, settings):
     return features, statistics, bottlenecks
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
-def block(x, statistics, layers, key, settings):
-    """`dense_block.train`; the inner moments it returns count as constants to differentiation."""
-    return forward(x, statistics, layers, key, settings)[0]
-
-
 def backward(settings, residuals, cotangents):
     """Returns the gradients of x, statistics and layers."""
     *residuals, key = residuals
-    d_features, d_statistics, _ = cotangents
+    d_features, d_statistics = cotangents
     if settings.implementation == "plain":
         # Behind a barrier XLA does not see that it computed normalised inputs before, and keeps
         # none.  Kernels never store them; what else is shared (vectors, casts) may be kept.
@@ -154,4 +154,26 @@ def _backward(features, statistics, bottlenecks, layers, d_features, d_statistic
     return d_features, d_statistics, gradients
 
 
-block.defvjp(forward, backward)
+def _inputs(residuals):
+    """Returns what `forward` was given: its input is a prefix of the features."""
+    features, statistics, _, layers, key = residuals
+    c = features.shape[3] - plain.added(layers)
+    return plain.channels(features, 0, c), statistics.prefix(c), layers, key
+
+
+def _plain(*args):
+    """Returns `forward`'s results, computed by the plain stages."""
+    features, statistics, bottlenecks = _forward(
+        *args[:-1], args[-1]._replace(implementation="plain")
+    )
+    return (features, statistics), (bottlenecks,)
+
+
+_block = with_gradient(
+    forward,
+    backward,
+    lambda *args: _plain(*args)[0],
+    portable=_plain,
+    keep=lambda args, out, extra: (*out, *extra, *args[2:]),
+    inputs=_inputs,
+)

@@ -27,7 +27,7 @@ from densenet_jax.models.block.statistics import positions
 from densenet_jax.models.cpu import library
 from densenet_jax.models.cpu import stages as cpu_stages
 from densenet_jax.models.cpu import stem as cpu_stem
-from densenet_jax.models.inputs import check_name
+from densenet_jax.models.inputs import are_numbers, check_name
 
 IMPLEMENTATIONS = ("auto", "reference", "plain", "gpu", "interpreted", "cpu")
 # Names of earlier versions, which configurations of runs still have.
@@ -62,7 +62,8 @@ def choose(
     "auto" is "cpu" on a CPU, and on an NVIDIA GPU the faster of "gpu" and "plain" (`gpu.trial`); on
     several devices kernels need a current mesh (`jax.set_mesh`).  To compile for a GPU that is not
     there, ask for "gpu".  On a GPU the result is "gpu without ..." if some kernels do not work
-    there.  Where the kernels do not apply, the result is "plain" whatever was asked for: dropout,
+    there.  Where the kernels do not apply, the result is "plain" whatever was asked for: sizes
+    that are symbols (`jax.export.symbolic_shape`), dropout,
     an activation other than ReLU (a warning says so); layers without bottleneck on GPUs, and on
     several devices; on GPUs types of more than 16 bits, layers too wide for a program's registers,
     more elements than 32 bits can count; on CPUs types other than float32 (but see
@@ -77,7 +78,9 @@ def choose(
     """
     implementation = check_implementation(implementation)
     if implementation in ("reference", "plain"):
-        return implementation  # before sizes are compared: in an export the batch is a symbol
+        return implementation
+    if not are_numbers(x.shape):
+        return "plain"
     if dropout_rate or not _kernels_have(activation, implementation):
         return "plain"
     automatic = implementation == "auto"
@@ -129,6 +132,7 @@ def around_blocks(
     """
     implementation = check_implementation(implementation)
     kernel = function.__name__ in CPU_STEM and implementation in ("auto", "cpu")
+    kernel = kernel and are_numbers(x.shape)
     if not kernel or not _kernels_have(activation, implementation):
         return function
     on_cpu = implementation == "cpu" or _fastest(x.shape[0]) == "cpu"

@@ -68,7 +68,10 @@ def moments(x: jax.Array) -> Moments:
     The pivot is the value in the middle of the first map.
     """
     _, height, width, _ = x.shape
-    pivot = lax.stop_gradient(widen(x[0, height // 2, width // 2]))
+    # Sliced, not indexed: that would need sizes that are numbers, not symbols as in an export.
+    middle = lax.slice_in_dim(x[:1], height // 2, height // 2 + 1, axis=1)
+    middle = lax.slice_in_dim(middle, width // 2, width // 2 + 1, axis=2)
+    pivot = lax.stop_gradient(widen(middle[0, 0, 0]))
     return moments_of_sums(*sums(x, pivot), positions(x), pivot)
 
 

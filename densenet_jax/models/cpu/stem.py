@@ -4,14 +4,13 @@ Each function computes what the plain one of the same name does; `implementation
 chooses.
 """
 
-import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from densenet_jax.models import convolution
+from densenet_jax.models import convolution, pooling, stem
 from densenet_jax.models.activation import is_relu
 from densenet_jax.models.block.devices import over_devices
 from densenet_jax.models.block.statistics import (
@@ -21,12 +20,12 @@ from densenet_jax.models.block.statistics import (
     positions,
 )
 from densenet_jax.models.cpu.library import array, call
+from densenet_jax.models.derivatives import with_gradient
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def measured_convolution(x: jax.Array, kernel: jax.Array, stride: int) -> tuple[jax.Array, Moments]:
     """See `stem.measured_convolution`."""
-    return _convolution_forward(x, kernel, stride)[0]
+    return _measured(x, kernel, stride)[0]
 
 
 def _convolution_forward(x, kernel, stride):
@@ -45,7 +44,7 @@ def _convolution_forward(x, kernel, stride):
 
     y, *sums = over_devices(run, (x,), (kernel, pivot))
     moments = moments_of_sums(*sums, positions(y), pivot)
-    return (y, moments), (x, kernel, y, moments)
+    return (y, moments), (y, moments)
 
 
 def _convolution_backward(stride, residuals, cotangents):
@@ -64,26 +63,35 @@ def _convolution_backward(stride, residuals, cotangents):
     return dx, d_kernel.astype(kernel.dtype)
 
 
-measured_convolution.defvjp(_convolution_forward, _convolution_backward)
+def _portable(x, kernel, stride):
+    found = stem.measured_convolution(x, kernel, stride)
+    return found, found
 
 
-def _pooling(function: str, shape: Callable[[int, int], tuple[int, int]]) -> Callable:
+_measured = with_gradient(
+    _convolution_forward, _convolution_backward, stem.measured_convolution, portable=_portable
+)
+
+
+def _pooling(
+    function: str, shape: Callable[[int, int], tuple[int, int]], plain: Callable
+) -> Callable:
     """Returns the CPU kernel of a function in `pooling`, with its gradient.
 
     Args:
       function: its name in the library.
+      plain: the function in `pooling`.
       shape: maps height and width of the input to those of the result.
     """
 
-    @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-    def pool(x, gain, shift, activation):
+    def forward(x, gain, shift, activation):
         assert is_relu(activation)
 
         def run(x, gain, shift):
             b, h, w, c = x.shape
             return call(function, (x, gain, shift), (array(b, *shape(h, w), c),))
 
-        return over_devices(run, (x,), (gain, shift))[0]
+        return over_devices(run, (x,), (gain, shift))[0], ()
 
     def backward(activation, residuals, dy):
         def run(x, dy, gain, shift):
@@ -94,9 +102,13 @@ def _pooling(function: str, shape: Callable[[int, int], tuple[int, int]]) -> Cal
         dx, *sums = over_devices(run, (x, dy), tuple(vectors))
         return dx, *(d.astype(v.dtype) for d, v in zip(sums, vectors, strict=True))
 
-    pool.defvjp(lambda *args: (pool(*args), args[:3]), backward)
-    return pool
+    pool = with_gradient(forward, backward, plain, portable=lambda *args: (plain(*args), ()))
+    return lambda *args: pool(*args)[0]
 
 
-norm_act_max_pool = _pooling("MaxPool", lambda h, w: ((h + 1) // 2, (w + 1) // 2))
-norm_act_average_pool = _pooling("AveragePool", lambda h, w: (h // 2, w // 2))
+norm_act_max_pool = _pooling(
+    "MaxPool", lambda h, w: ((h + 1) // 2, (w + 1) // 2), pooling.norm_act_max_pool
+)
+norm_act_average_pool = _pooling(
+    "AveragePool", lambda h, w: (h // 2, w // 2), pooling.norm_act_average_pool
+)
