@@ -1,12 +1,17 @@
 """Compares DenseNet implementations on this machine: images per second, memory, compile time.
 
     python benchmarks/compare.py --mode=train --batch=16 --torch-python=PATH --keras-python=PATH
+    python benchmarks/compare.py --mode=inference --batch=1 --engine-python=PATH [--dtype=int8]
     python benchmarks/compare.py --device=gpu --batch=256 --mode=inference --store
 
 Contenders: `densenet_jax`; `flax`, the network as it is usually written in Flax (`plain_flax.py`);
 torchvision's network in eager mode (`torch`) and with `torch.compile` (`torch_compile`), channels
-last, on a GPU with automatic mixed precision in bfloat16; Keras applications on the JAX backend
-(`keras`).  `densenet_jax_plain`, only on request, is this project without its fused kernels.
+last, with automatic mixed precision unless float32; Keras applications on the JAX backend
+(`keras`); in inference on a CPU ONNX Runtime (`onnxruntime`) and OpenVINO with its two hints
+(`openvino`: latency, `openvino_throughput`) on this project's ONNX files.  The table says by how
+much logits differ from those of `densenet_jax`, relative to the largest, for those that have its
+weights.  `densenet_jax_plain`, only on request, is this project without its fused kernels.  With
+--dtype=int8 the engines run the file of `export --format=onnx --int8`, this project float32.
 
 Each contender is a process of its own (`worker.py`), with its own interpreter if necessary, and
 keeps one batch of noise on its device.  In each round every contender runs once, while the others
@@ -32,13 +37,17 @@ import tempfile
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import numpy as np
+
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
 import results  # noqa: E402
 
 PEERS = ("densenet_jax", "flax", "torch_compile", "torch", "keras")
-NAMES = (*PEERS, "densenet_jax_plain")
+ENGINES = ("onnxruntime", "openvino", "openvino_throughput")
+NAMES = (*PEERS, *ENGINES, "densenet_jax_plain")
+LATENCIES = 100  # of a batch of one image, for its percentiles
 
 Say = Callable[[str], None]
 
@@ -138,9 +147,13 @@ def start(
 
 
 def alternate(
-    processes: dict[str, Process], counts: dict[str, int], rounds: int, say: Say = print
+    processes: dict[str, Process],
+    counts: dict[str, int],
+    rounds: int,
+    say: Say = print,
+    batches: dict[str, int] | None = None,
 ) -> dict[str, list[float]]:
-    """Returns each contender's seconds per step, one number for each round.
+    """Returns each contender's seconds per batch, one number for each round.
 
     Contenders that fail are reported and left out.
 
@@ -149,14 +162,16 @@ def alternate(
       counts: {name: steps in a round}.
       rounds: number of rounds.
       say: reports progress.
+      batches: {name: batches of a step}; not given: one.
     """
+    batches = batches or {}
     seconds: dict[str, list[float]] = {name: [] for name in processes}
     for i in range(rounds):
         # Every second round is in reverse order, so that a contender's predecessor varies.
         for name in list(seconds)[:: -1 if i % 2 else 1]:
             try:
                 run = processes[name].ask(run=counts[name])
-                seconds[name].append(run["seconds"] / counts[name])
+                seconds[name].append(run["seconds"] / counts[name] / batches.get(name, 1))
             except ContenderError as error:
                 say(f"{name}: left out, {error}")
                 del seconds[name]
@@ -192,6 +207,30 @@ def summarise(seconds: dict[str, list[float]], batch: int, base: str) -> dict[st
     return figures
 
 
+def percentiles(process: Process) -> dict[str, float]:
+    """Returns the median and the 99th percentile of a step's milliseconds."""
+    found = [1e3 * s for s in process.ask(latencies=LATENCIES)["latencies"]]
+    cuts = statistics.quantiles(found, n=100, method="inclusive")
+    return {"p50_ms": cuts[49], "p99_ms": cuts[98]}
+
+
+def differences(processes: dict[str, Process], folder: str, base: str) -> dict[str, float]:
+    """Returns by how much logits differ from the base's, relative to its largest.
+
+    Those without logits, or with other weights, are left out.
+    """
+    logits = {}
+    for name, process in processes.items():
+        path = os.path.join(folder, f"{name}.npy")
+        if process.ask(logits=path)["written"]:
+            logits[name] = np.load(path).astype(np.float32)
+    expected = logits.pop(base, None)
+    if expected is None:
+        return {}
+    scale = float(abs(expected).max())
+    return {name: float(abs(found - expected).max()) / scale for name, found in logits.items()}
+
+
 def measure(args: argparse.Namespace, say: Say = print) -> dict:
     """Runs the comparison; returns the record that `results.py` stores and shows.
 
@@ -199,6 +238,13 @@ def measure(args: argparse.Namespace, say: Say = print) -> dict:
       args: from `parser`.
       say: reports progress.
     """
+    with tempfile.TemporaryDirectory() as folder:
+        return _measure(args, folder, say)
+
+
+def _measure(args: argparse.Namespace, folder: str, say: Say) -> dict:
+    engines = args.mode == "inference" and args.device == "cpu"
+    chosen = args.contenders or [*PEERS, *(ENGINES if engines else ())]
     dtype = args.dtype or ("bfloat16" if args.device == "gpu" else "float32")
     options = {
         "mode": args.mode,
@@ -209,11 +255,17 @@ def measure(args: argparse.Namespace, say: Say = print) -> dict:
         "device": args.device,
         "compile_mode": args.compile_mode,
         "warm_up": 2 if args.device == "gpu" else 0,
+        "threads": len(os.sched_getaffinity(0)),
+        "files": folder if set(ENGINES) & set(chosen) else "",
     }
+    if options["files"]:
+        command = [sys.executable, str(HERE / "engine_files.py"), folder, json.dumps(options)]
+        subprocess.run(command, check=True, env={**os.environ, "JAX_PLATFORMS": "cpu"})
     pythons = dict.fromkeys(NAMES, sys.executable)
     pythons.update(torch=args.torch_python, torch_compile=args.torch_python)
     pythons["keras"] = args.keras_python
-    processes, facts = start(args.contenders, pythons, options, args.cold, say)
+    pythons.update(dict.fromkeys(ENGINES, args.engine_python))
+    processes, facts = start(chosen, pythons, options, args.cold, say)
     try:
         machine = None
         if "densenet_jax" in processes:
@@ -221,8 +273,15 @@ def measure(args: argparse.Namespace, say: Say = print) -> dict:
         counts = {
             name: max(1, round(args.seconds / fact["step_seconds"])) for name, fact in facts.items()
         }
-        seconds = alternate(processes, counts, args.rounds, say)
+        batches = {name: fact["batches"] for name, fact in facts.items()}
+        seconds = alternate(processes, counts, args.rounds, say, batches)
         figures = summarise(seconds, args.batch, "densenet_jax")
+        apart = differences({name: processes[name] for name in figures}, folder, "densenet_jax")
+        for name, difference in apart.items():
+            figures[name]["differs"] = difference
+        if args.mode == "inference" and args.batch == 1:
+            for name in (name for name in figures if batches[name] == 1):
+                figures[name].update(percentiles(processes[name]))
         for name in figures:
             figures[name].update(facts[name], **processes[name].ask(finish=True))
     finally:
@@ -269,13 +328,13 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument(
         "--dtype",
-        choices=("float32", "bfloat16"),
-        help="default: float32 on a CPU, bfloat16 on a GPU",
+        choices=("float32", "bfloat16", "int8"),
+        help="default: float32 on a CPU, bfloat16 on a GPU; int8: for the engines, in inference",
     )
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--size", type=int, default=224, help="height and width in pixels")
     parser.add_argument("--blocks", type=whole_numbers, default=(6, 12, 24, 16), metavar="N,N,N,N")
-    parser.add_argument("--contenders", type=names, default=list(PEERS), metavar="NAME,...")
+    parser.add_argument("--contenders", type=names, metavar="NAME,...")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(
         "--seconds", type=float, default=4.0, help="approximate duration of a contender's turn"
@@ -285,6 +344,9 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--keras-python", default=sys.executable, help="interpreter with keras and jax"
+    )
+    parser.add_argument(
+        "--engine-python", default=sys.executable, help="interpreter with onnxruntime and openvino"
     )
     parser.add_argument("--compile-mode", default="default", help="mode of torch.compile")
     parser.add_argument("--cold", action="store_true", help="torch.compile ignores its cache")

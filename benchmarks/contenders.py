@@ -3,7 +3,9 @@
 Each contender is made by a function that imports the libraries it needs, because each runs in an
 interpreter of its own that may lack the libraries of the others.  All functions take the same
 options: {"mode": "train" or "inference", "batch", "size", "blocks": layers of each block, "dtype":
-"float32" or "bfloat16", "device": "cpu" or "gpu", "compile_mode": of torch.compile}.
+"float32", "bfloat16" or "int8", "device": "cpu" or "gpu", "compile_mode": of torch.compile,
+"threads", "files": folder that `engine_files.py` wrote, or ""}.  With files, those that can have
+this project's weights have them, and everybody's images are the same.
 """
 
 import dataclasses
@@ -12,6 +14,8 @@ import pathlib
 import sys
 from collections.abc import Callable
 from typing import Any
+
+import numpy as np
 
 HERE = pathlib.Path(__file__).resolve().parent
 
@@ -30,6 +34,8 @@ class Contender:
       release: releases memory that is only kept for the next step.
       temporary_bytes: returns the program's memory apart from arguments and results; None if
         unknown.
+      batches: how many batches a step is.
+      logits: returns the logits of the images; None if the weights are others.
       machine: measures the device; returns {"flops": operations per second, "bandwidth": bytes per
         second, "limit": the largest possible images per second of the network}.
     """
@@ -42,6 +48,8 @@ class Contender:
     peak_bytes: Callable[[], int] | None = None
     release: Callable[[], Any] = lambda: None
     temporary_bytes: Callable[[], int | None] = lambda: None
+    batches: int = 1
+    logits: Callable[[], Any] | None = None
     machine: Callable[[], dict[str, float]] = dict
 
 
@@ -60,9 +68,7 @@ def _jax_program(options: dict, state: Any, inference: Any, train_step: Any) -> 
     held: dict[str, Any] = {}
     training = options["mode"] == "train"
     batch = {
-        "image": jax.random.normal(
-            jax.random.key(1), (options["batch"], options["size"], options["size"], 3), jnp.float32
-        ).astype(options["dtype"]),
+        "image": jnp.asarray(_images(options), options["dtype"]),
         "label": jnp.arange(options["batch"], dtype=jnp.int32),
     }
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
@@ -86,6 +92,7 @@ def _jax_program(options: dict, state: Any, inference: Any, train_step: Any) -> 
         compile=compile_program,
         peak_bytes=_jax_peak(),
         temporary_bytes=lambda: held["compiled"].memory_analysis().temp_size_in_bytes,
+        logits=None if training else lambda: np.asarray(held["compiled"](state, batch)),
     )
 
 
@@ -121,6 +128,8 @@ def densenet_jax(options: dict, implementation: str = "auto") -> Contender:
     from densenet_jax.tasks.losses import make_loss
     from densenet_jax.training import state, step
 
+    # Where others compute in int8, this is their float32 peer.
+    options = {**options, "dtype": options["dtype"].replace("int8", "float32")}
     model = package.create_model(
         "densenet121",
         block_sizes=tuple(options["blocks"]),
@@ -166,6 +175,7 @@ def flax(options: dict) -> Contender:
     class State(train_state.TrainState):
         batch_stats: Any
 
+    _no_int8(options)
     model = plain_flax.DenseNet(tuple(options["blocks"]), dtype=jnp.dtype(options["dtype"]))
 
     def initial():
@@ -205,15 +215,20 @@ def torch_eager(options: dict, compiled: bool = False) -> Contender:
     import torch
     import torchvision
 
+    _no_int8(options)
     on_gpu = options["device"] == "gpu"
     device = torch.device("cuda" if on_gpu else "cpu")
     torch.backends.cudnn.benchmark = True
     torch.set_float32_matmul_precision("high")
     torch.manual_seed(0)
     model = torchvision.models.DenseNet(32, tuple(options["blocks"]), 64)
+    if options["files"]:
+        with np.load(pathlib.Path(options["files"]) / "weights.npz") as weights:
+            tensors = {name: torch.from_numpy(weights[name]) for name in weights}
+        model.load_state_dict(tensors, strict=False)  # but for num_batches_tracked
     model = model.to(device, memory_format=torch.channels_last)
-    shape = (options["batch"], 3, options["size"], options["size"])
-    images = torch.randn(shape, device=device).to(memory_format=torch.channels_last)
+    images = torch.from_numpy(_images(options)).permute(0, 3, 1, 2).to(device)
+    images = images.contiguous(memory_format=torch.channels_last)
     labels = torch.arange(options["batch"], device=device)
     mixed = torch.autocast(
         device.type, torch.bfloat16, enabled=options["dtype"] != "float32", cache_enabled=True
@@ -243,6 +258,9 @@ def torch_eager(options: dict, compiled: bool = False) -> Contender:
         parameters=sum(p.numel() for p in model.parameters()),
         peak_bytes=torch.cuda.max_memory_allocated if on_gpu else None,
         release=torch.cuda.empty_cache if on_gpu else lambda: None,
+        logits=None
+        if training or not options["files"]
+        else lambda: inference().float().cpu().numpy(),
     )
 
 
@@ -258,6 +276,7 @@ def keras(options: dict) -> Contender:
     import jax.numpy as jnp
     import keras as library
 
+    _no_int8(options)
     if options["dtype"] != "float32":
         library.mixed_precision.set_global_policy(f"mixed_{options['dtype']}")
     from keras.src.applications import densenet  # the public module has no general DenseNet
@@ -283,6 +302,88 @@ def keras(options: dict) -> Contender:
     )
 
 
+def onnxruntime(options: dict) -> Contender:
+    """Returns ONNX Runtime on this project's ONNX file."""
+    import onnxruntime as library
+
+    if options["dtype"] == "bfloat16":
+        sys.exit("ONNX Runtime has no bfloat16 on a CPU")
+    settings = library.SessionOptions()
+    settings.intra_op_num_threads = options["threads"]
+    path, images = _onnx_file(options), _images(options)
+    session = library.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
+
+    def step():
+        return session.run(None, {"images": images})[0]
+
+    return Contender(step, lambda: None, "cpu", parameters=0, logits=step)
+
+
+def openvino(options: dict, hint: str = "LATENCY") -> Contender:
+    """Returns OpenVINO on this project's ONNX file.
+
+    Args:
+      options: see the module.
+      hint: "LATENCY", one batch at a time, or "THROUGHPUT", as many as OpenVINO thinks best.
+    """
+    import openvino as library
+
+    core, types = library.Core(), {"float32": "f32", "int8": "f32", "bfloat16": "bf16"}
+    capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if options["dtype"] == "bfloat16" and "BF16" not in capabilities:
+        sys.exit("this processor has no bfloat16")
+    images = _images(options)
+    model = core.read_model(_onnx_file(options))
+    model.reshape(list(images.shape))
+    settings = {
+        "PERFORMANCE_HINT": hint,
+        "INFERENCE_NUM_THREADS": options["threads"],
+        "INFERENCE_PRECISION_HINT": types[options["dtype"]],
+    }
+    compiled = core.compile_model(model, "CPU", settings)
+    request = compiled.create_infer_request()
+
+    def logits():
+        return request.infer({0: images})[0]
+
+    if hint == "LATENCY":
+        return Contender(logits, lambda: None, "cpu", parameters=0, logits=logits)
+    count = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
+    queue = library.AsyncInferQueue(compiled, count)
+
+    def step():
+        for _ in range(count):
+            queue.start_async({0: images})
+
+    return Contender(step, queue.wait_all, "cpu", parameters=0, batches=count, logits=logits)
+
+
+def openvino_throughput(options: dict) -> Contender:
+    """Returns OpenVINO, hinted to make many images a second rather than one soon."""
+    return openvino(options, "THROUGHPUT")
+
+
+def _onnx_file(options: dict) -> str:
+    if options["mode"] == "train":
+        sys.exit("does not train")
+    return str(
+        pathlib.Path(options["files"]) / f"{options['dtype']}.onnx".replace("bfloat16", "float32")
+    )
+
+
+def _images(options: dict) -> np.ndarray:
+    """Returns the images [B, H, W, C] in float32."""
+    if options["files"]:
+        return np.load(pathlib.Path(options["files"]) / "images.npy")
+    shape = (options["batch"], options["size"], options["size"], 3)
+    return np.random.default_rng(1).normal(size=shape).astype(np.float32)
+
+
+def _no_int8(options: dict) -> None:
+    if options["dtype"] == "int8":
+        sys.exit("has no int8 network")
+
+
 # {name: (packages whose versions are recorded, function that makes the contender)}
 CONTENDERS = {
     "densenet_jax": (("jax", "jaxlib", "flax", "optax"), densenet_jax),
@@ -291,4 +392,7 @@ CONTENDERS = {
     "torch_compile": (("torch", "torchvision"), torch_compile),
     "torch": (("torch", "torchvision"), torch_eager),
     "keras": (("keras", "jax", "jaxlib"), keras),
+    "onnxruntime": (("onnxruntime",), onnxruntime),
+    "openvino": (("openvino",), openvino),
+    "openvino_throughput": (("openvino",), openvino_throughput),
 }

@@ -20,6 +20,9 @@ LABELS = {
     "torch_compile": "torch.compile",
     "torch": "PyTorch eager",
     "keras": "Keras (JAX)",
+    "onnxruntime": "ONNX Runtime",
+    "openvino": "OpenVINO, latency",
+    "openvino_throughput": "OpenVINO, throughput",
     "densenet_jax_plain": "densenet_jax, plain",
 }
 DEPTHS = {
@@ -28,6 +31,12 @@ DEPTHS = {
     (6, 12, 48, 32): "DenseNet-201",
     (6, 12, 64, 48): "DenseNet-264",
 }
+# (key of a contender's figures, format, title of the column)
+EXTRA = (
+    ("p50_ms", ".1f", "p50 ms"),
+    ("p99_ms", ".1f", "p99 ms"),
+    ("differs", ".0e", "logits differ by"),
+)
 # Records that agree in these fields are of the same measurement.
 KEY = ("kind", "what", "hardware", "device", "mode", "batch", "size", "dtype", "blocks", "cold")
 
@@ -69,6 +78,9 @@ def gigabytes(value: int | None) -> str:
 def comparison(record: dict) -> str:
     """Returns the table of a comparison as Markdown, fastest contender first, with notes."""
     limit, rows = record.get("limit"), []
+    measured = {key for figures in record["contenders"].values() for key in figures}
+    extra = [(key, form) for key, form, _ in EXTRA if key in measured]
+    titles = [title for key, _, title in EXTRA if key in measured]
     best_first = sorted(record["contenders"].items(), key=lambda c: -c[1]["images_per_second"])
     for name, figures in best_first:
         speed, ratio = figures["images_per_second"], figures.get("base_is_faster")
@@ -83,6 +95,8 @@ def comparison(record: dict) -> str:
                 f"{figures['compile_seconds']:.1f}",
             ]
         )
+        # Columns of inference alone.
+        rows[-1] += [f"{figures[key]:{form}}" if key in figures else "" for key, form in extra]
     head = ["", "img/s", "of the limit", "densenet_jax is faster by", "peak GB", "temporaries GB"]
     versions = {}
     for figures in record["contenders"].values():
@@ -99,7 +113,7 @@ def comparison(record: dict) -> str:
             f"Limit {number(limit)} img/s: measured there, {machine['flops'] / 1e9:,.0f} GFLOP/s "
             f"in a matrix product and {machine['bandwidth'] / 1e9:,.0f} GB/s in a copy."
         )
-    return f"{table([*head, 'compile s'], rows)}\n\n" + "\n".join(notes)
+    return f"{table([*head, 'compile s', *titles], rows)}\n\n" + "\n".join(notes)
 
 
 def generic(record: dict) -> str:

@@ -4,9 +4,11 @@
 
 Commands on standard input and answers on standard output are JSON, one object per line.  After
 setup it writes {"versions", "device", "parameters", "setup_seconds", "compile_seconds",
-"step_seconds"}.  The command {"run": n} makes n steps and answers {"seconds"}; {"machine": true}
-answers the result of `Contender.machine`; {"finish": true} answers {"peak_bytes",
-"temporary_bytes"} and ends the process.  Output of libraries goes to standard error.
+"step_seconds", "batches"}.  The command {"run": n} makes n steps and answers {"seconds"};
+{"latencies": n} answers the seconds of n steps, each waited for; {"logits": PATH} writes them and
+answers {"written"}; {"machine": true} answers the result of `Contender.machine`; {"finish": true}
+answers {"peak_bytes", "temporary_bytes"} and ends the process.
+Output of libraries goes to standard error.
 """
 
 import importlib.metadata
@@ -17,6 +19,8 @@ import resource
 import sys
 import time
 from typing import Any
+
+import numpy as np
 
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
@@ -69,6 +73,7 @@ def main() -> None:
         setup_seconds=built - begin,
         compile_seconds=compiled - built - (stepped - compiled),
         step_seconds=stepped - compiled,
+        batches=contender.batches,
     )
     for line in sys.stdin:
         command = json.loads(line)
@@ -82,6 +87,18 @@ def main() -> None:
             contender.wait()
             answer(seconds=time.perf_counter() - start)
             contender.release()
+        elif "latencies" in command:
+            seconds = []
+            for _ in range(command["latencies"]):
+                start = time.perf_counter()
+                contender.step()
+                contender.wait()
+                seconds.append(time.perf_counter() - start)
+            answer(latencies=seconds)
+        elif "logits" in command:
+            if contender.logits is not None:
+                np.save(command["logits"], contender.logits())
+            answer(written=contender.logits is not None)
         elif "machine" in command:
             answer(**contender.machine())
             forget_peak()

@@ -127,6 +127,7 @@ def test_block_in_evaluation(case, bottleneck):
         else [(arrays.vectors(width), arrays.kernel(3, 3, width, growth))]
         for width in (c, c + growth)
     ]
-    x = arrays.maps(*image, c)
-    expected = dense_block.evaluate(x, block, implementation="plain")
-    assert_close([stages.evaluate(x, block)], [expected], jnp.float32)
+    for images in (image[0], 96):  # threads share an image, or have images of their own
+        x = arrays.maps(images, *image[1:], c)
+        expected = dense_block.evaluate(x, block, implementation="plain")
+        assert_close([stages.evaluate(x, block)], [expected], jnp.float32)

@@ -73,3 +73,12 @@ ffi::Error run(ffi::ThreadPool pool, ffi::RemainingArgs arrays, ffi::RemainingRe
 }
 
 }  // namespace densenet
+
+// Defines a function that XLA calls.
+#define FUNCTION(name, function)                                   \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(name, densenet::run<function>,     \
+                                xla::ffi::Ffi::Bind()              \
+                                    .Ctx<xla::ffi::ThreadPool>()   \
+                                    .RemainingArgs()               \
+                                    .RemainingRets()               \
+                                    .Attrs())

@@ -8,7 +8,10 @@
 namespace densenet {
 
 // Slots of scratch memory: of the calling thread, then of each working one.
-enum { kWeights, kPartial, kGain, kShift, kSlope, kConstant, kInput, kOutput, kLine };
+enum {
+  kWeights, kPartial, kGain, kShift, kSlope, kConstant, kInput, kOutput, kLine, kTransformed,
+  kProducts
+};
 
 // A buffer [B, H, W, C].
 struct Map {

@@ -53,7 +53,7 @@ inline float* scratch(int slot, int64_t count) {
     int64_t count = 0;
     ~Buffer() { std::free(data); }
   };
-  thread_local Buffer buffers[9];
+  thread_local Buffer buffers[11];
   Buffer& buffer = buffers[slot];
   if (buffer.count < count) {
     std::free(buffer.data);

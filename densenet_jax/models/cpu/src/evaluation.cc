@@ -1,0 +1,5 @@
+// Dense blocks with fixed statistics: see stages.py.
+
+#include "evaluate.h"
+
+FUNCTION(BlockEvaluate, densenet::block_evaluate);
