@@ -20,10 +20,12 @@ def on_files(files, config):
 
 
 def on_page_content(html, **_):
-    """Keeps the words of commands in a sentence whole: browsers break lines after any hyphen."""
+    """Keeps the words of commands in a sentence whole: browsers break lines inside of them."""
 
     def whole(code):
-        words = re.split(r"( +)", code[1])
-        return "".join(f'<span class="whole">{w}</span>' if "-" in w else w for w in words)
+        if not re.search(r"\W", code[1]):
+            return code[0]
+        return f"<code>{re.sub(r'[^ ]+', wrapped, code[1])}</code>"
 
-    return re.sub(r"(?<!</span>)(?<=<code>)([^<]*-[^<]*)(?=</code>)", whole, html)
+    wrapped = r'<span class="whole">\g<0></span>'
+    return re.sub(r"(?<!</span>)<code>([^<]+)</code>", whole, html)  # blocks have a span before

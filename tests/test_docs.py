@@ -164,7 +164,12 @@ def test_every_page_is_on_the_site_and_the_site_is_built_without_a_warning(tmp_p
     assert pages <= {path.stem for path in tmp_path.glob("*.html")}
     for page in tmp_path.glob("*.html"):  # the site opens from a disk, without a network
         loaded = r'<(script|img|iframe)[^>]*src="?https?:|<link[^>]*stylesheet[^>]*https?:'
-        assert not re.search(loaded, page.read_text(encoding="utf-8")), page.name
+        text = page.read_text(encoding="utf-8")
+        assert not re.search(loaded, text), page.name
+        for block in re.findall(r"<pre>.*?</pre>", text, re.DOTALL):  # only in sentences
+            assert 'class="whole"' not in block, page.name
+    train = (tmp_path / "train.html").read_text(encoding="utf-8")
+    assert '<code><span class="whole">--config.loggers=tensorboard,wandb</span></code>' in train
     api = (tmp_path / "api.html").read_text(encoding="utf-8")
     offered = {name for name in densenet_jax.__all__ if callable(getattr(densenet_jax, name))}
     for name in offered | {"train_and_evaluate", "write_report"}:
