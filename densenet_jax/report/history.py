@@ -72,7 +72,8 @@ def summarize(records: Iterable[dict[str, Any]], best: Metric, block: int = 1) -
             continue
         last = record
         if split == "eval" and best.value(record) is not None:
-            chosen = record if chosen is None else max(chosen, record, key=best.score)
+            # Of equal ones the later counts, as for checkpoints.
+            chosen = record if chosen is None else max(record, chosen, key=best.score)
         seconds = record.get("seconds")
         if is_number(seconds) and 0 <= seconds < math.inf:
             # After a resume, the clock starts again at 0.
