@@ -258,7 +258,7 @@ class DenseNet(nn.Module):
         dropout_rate = self.dropout_rate if train else 0.0
         live = {part: train and not self._keeps_statistics(part) for part in self.norm_parts}
         dtype = implementations.computed_type(
-            self.dtype, self.implementation, len(images), self.activation
+            self.dtype, self.implementation, images.shape[0], self.activation
         )
         x, stages = self._stem(images.astype(dtype), live["stem"]), {}
         batch, drop_paths = None, self.drop_paths() if train else [()] * len(self.block_sizes)

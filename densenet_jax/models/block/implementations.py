@@ -153,7 +153,8 @@ def computed_type(
       batch_size: images in a batch.
     """
     implementation = check_implementation(implementation)
-    if jnp.dtype(dtype).itemsize != 2 or implementation not in ("auto", "cpu"):
+    kernels = implementation in ("auto", "cpu") and are_numbers([batch_size])
+    if jnp.dtype(dtype).itemsize != 2 or not kernels:
         return dtype
     on_cpu = implementation == "cpu" or _fastest(batch_size) == "cpu"
     if not on_cpu or not is_relu(activation) or not library.available():
