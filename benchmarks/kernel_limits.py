@@ -1,10 +1,12 @@
-"""Compiles each fused kernel for each GPU of `targets`: registers, spills, shared memory.
+"""Compiles each fused kernel for each kind of GPU: registers, spills, shared memory, loops.
 
     python benchmarks/kernel_limits.py --store     # writes benchmarks/kernel_limits.json
-    python benchmarks/kernel_limits.py --gpu=l4    # one GPU
+    python benchmarks/kernel_limits.py --gpu=l4    # one GPU of `targets`
 
+GPUs of one compute capability run the same machine code: of each, one is compiled for.
 A program whose registers spill waits for memory in its loop; one that takes more shared memory than
-the GPU has does not compile.  Requires what hlo_traffic.py requires; `ptxas` is part of it.
+the GPU has does not compile.  Requires what hlo_traffic.py requires (`ptxas` is part of it) and
+`pip install nvidia-cuda-nvdisasm`, which shows the machine code, whose loops are counted.
 """
 
 import argparse
@@ -70,7 +72,7 @@ def calls(width: int, growth: int, like: Any) -> dict[str, tuple[Any, tuple, tup
 
 
 def measure(name: str, dump: str) -> dict[str, dict]:
-    """Returns {kernel and sizes: {"tile", "registers", "spilled_bytes", "shared_bytes"}} of a GPU.
+    """Returns {kernel and sizes: what its tile takes} of a GPU, see `resources`.
 
     Args:
       name: in `targets.GPUS`.
@@ -99,14 +101,14 @@ def measure(name: str, dump: str) -> dict[str, dict]:
                 program = jax.jit(lambda *a, f=function: f(*a), donate_argnums=donated)
                 program.lower(*arguments).compile()
             new = sorted(set(glob.glob(f"{dump}/*")) - before)
-            row = {"tile": list(tile), **resources(new)}
+            row = {"tile": list(tile[:4]), **resources(new)}
             found[f"{kernel}, width {sizes[0]}, growth rate {sizes[1]}"] = row
             print(name, kernel, *sizes, row, flush=True)
     return found
 
 
 def resources(files: list[str]) -> dict[str, int]:
-    """Returns the registers, spilled bytes and shared memory of a fused kernel.
+    """Returns the registers, spilled bytes, shared memory and loop of a fused kernel.
 
     Args:
       files: what XLA has dumped of the module.
@@ -114,17 +116,52 @@ def resources(files: list[str]) -> dict[str, int]:
     texts = {path: pathlib.Path(path).read_text(errors="replace") for path in files}
     ptx = next(p for p, text in texts.items() if re.search(r"\.entry _conv\w+\(", text))
     arch = re.findall(r"\.target (\w+)", texts[ptx])[0]
-    import nvidia
-
-    assembler = next(iter(glob.glob(f"{nvidia.__path__[0]}/*/bin/ptxas")))
-    command = [assembler, "-v", f"-arch={arch}", ptx, "-o", os.devnull]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    with tempfile.TemporaryDirectory() as folder:
+        binary = f"{folder}/kernel.cubin"
+        said = run(tool("ptxas"), "-v", f"-arch={arch}", ptx, "-o", binary).stderr
+        code = run(tool("nvdisasm"), "-c", binary).stdout
     launches = "".join(text for path, text in texts.items() if "thunk_sequence" in path)
     return {
         "registers": int(re.findall(r"Used (\d+) registers", said)[0]),
         "spilled_bytes": int(re.findall(r"(\d+) bytes spill stores", said)[0]),
         "shared_bytes": max(map(int, re.findall(r"shared_memory: (\d+)", launches))),
+        "loop_instructions": longest_loop(code),
     }
+
+
+def longest_loop(code: str) -> int:
+    """Returns the length of the loop with the most products; the shortest one, if several have.
+
+    Args:
+      code: as nvdisasm prints it.
+    """
+    instructions: list[str] = []
+    labels: dict[str, int] = {}
+    for line in code.splitlines():
+        if label := re.match(r"\s*(\.L_x_\d+):", line):
+            labels[label[1]] = len(instructions)
+        elif instruction := re.match(r"\s*/\*[0-9a-f]+\*/\s+(.*?);", line):
+            instructions.append(instruction[1])
+    loops = []
+    for end, text in enumerate(instructions):
+        jump = re.search(r"BRA.*?(\.L_x_\d+)", text)
+        if jump and labels.get(jump[1], end) < end:
+            body = instructions[labels[jump[1]] : end + 1]
+            loops.append((sum("MMA" in i for i in body), -len(body)))
+    return -max(loops)[1]
+
+
+def tool(name: str) -> str:
+    """Returns the path of one of NVIDIA's tools, installed by pip."""
+    import nvidia
+
+    found = [path for place in nvidia.__path__ for path in glob.glob(f"{place}/*/bin/{name}")]
+    return found[0] if found else name
+
+
+def run(*command: str) -> subprocess.CompletedProcess:
+    """Returns what a program printed."""
+    return subprocess.run(command, capture_output=True, text=True, check=True)
 
 
 def main() -> None:
@@ -137,10 +174,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as dump:
         os.environ["XLA_FLAGS"] = f"--xla_dump_to={dump} --xla_dump_hlo_as_text"
         found = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
-        for name in [args.gpu] if args.gpu else KERNELS_RUN_ON:
-            found[name] = measure(name, dump)
-    if args.store:
-        FIGURES.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
+        kinds = {GPUS[name].capability: name for name in KERNELS_RUN_ON}
+        for name in [args.gpu] if args.gpu else kinds.values():
+            found[GPUS[name].capability] = measure(name, dump)
+            if args.store:
+                FIGURES.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
 
 
 if __name__ == "__main__":

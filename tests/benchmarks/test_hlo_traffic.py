@@ -30,12 +30,12 @@ ENTRY %main (x: bf16[8,4], gain: f32[2]) -> bf16[8,4] {
   %gain = f32[2]{0} parameter(1)
   %fusion.1 = bf16[8,2]{1,0} fusion(%x, %gain), kind=kLoop, calls=%fused_slice
   %kernel.2 = (bf16[8,1]{1,0}, f32[4]{0}) custom-call(%fusion.1), custom_call_target="triton", \
-metadata={op_name="jit(step)/moves_123_bytes/pallas_call"}
+metadata={op_name="jit(step)/SCOPE/pallas_call"}
   %new = bf16[8,1]{1,0} get-tuple-element(%kernel.2), index=0
   ROOT %fusion.2 = bf16[8,4]{1,0} fusion(%x, %new), kind=kLoop, calls=%fused_update, \
-metadata={op_name="jit(step)/moves_123_bytes/update"}
+metadata={op_name="jit(step)/SCOPE/update"}
 }
-"""
+""".replace("SCOPE", "1x1_forward_moves_123_bytes_200_cached_5_steps_7_operations")
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +55,21 @@ def test_only_elements_that_kernels_touch_are_counted(hlo_traffic):
     assert traffic.total == sliced + updated + 123
     assert len(traffic.kernels) == 3
     assert "3 kernels" in traffic.summary()
+
+
+def test_the_time_of_a_kernel_is_its_scarcest_resource(hlo_traffic):
+    traffic = hlo_traffic.count(HLO)
+    gpu = hlo_traffic.targets.GPUS["h200"]
+    loops = {"1x1_forward": 1e6}
+    found = traffic.seconds(gpu, loops)
+    assert found.keys() == {"1x1 forward", "other"}
+    row = found["1x1 forward"]
+    assert row["memory"] == pytest.approx(123 / (0.9 * 4.8e12))
+    assert row["issue"] == pytest.approx(5 * 1e6 / (4 * 132) / 1.83e9)
+    assert row["l2"] == pytest.approx(200 / 5.5e12)
+    assert row["matrix"] == pytest.approx(7 / 989e12)
+    assert row["time"] == row["issue"]
+    assert found["other"]["time"] == pytest.approx(2 * hlo_traffic.LAUNCH)
 
 
 def test_sizes_of_shapes(hlo_traffic):

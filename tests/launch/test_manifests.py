@@ -1,6 +1,8 @@
 """The manifests match Kubernetes' schemas, and the numbers and names of pods are consistent."""
 
+import os
 import pathlib
+import subprocess
 
 import jsonschema
 import kubernetes_validate
@@ -63,6 +65,33 @@ JOBSET = fields(
             fields("name template", name=LABEL, replicas=NUMBER, template=fields("spec", spec={}))
         ),
     ),
+)
+
+
+# The fields of a task of SkyPilot 0.14 that skypilot.yaml uses, as in its own schema, without what
+# that leaves to plugins.
+WORDS = {"type": "object", "additionalProperties": TEXT}
+EXIT_CODE = {"type": "integer", "minimum": 0, "maximum": 255}
+SKYPILOT = fields(
+    "name workdir num_nodes resources setup run",
+    name=LABEL,
+    workdir=TEXT,
+    num_nodes={"type": "integer", "minimum": 1},
+    resources=fields(
+        "accelerators",
+        accelerators={"type": "string", "pattern": "^[A-Z0-9-]+:[1-9]$"},
+        use_spot={"type": "boolean"},
+        job_recovery=fields(
+            "", max_restarts_on_errors=NUMBER, recover_on_exit_codes=list_of(EXIT_CODE)
+        ),
+    ),
+    file_mounts={
+        "type": "object",
+        "additionalProperties": fields("name mode", name=LABEL, mode={"enum": ["MOUNT", "COPY"]}),
+    },
+    envs=WORDS,
+    setup=TEXT,
+    run=TEXT,
 )
 
 
@@ -130,6 +159,24 @@ def check_job(job: dict) -> None:
     assert fatal["onExitCodes"]["containerName"] == pod["containers"][0]["name"]
     mounted = {mount["name"] for mount in pod["containers"][0]["volumeMounts"]}
     assert mounted == {volume["name"] for volume in pod["volumes"]}
+
+
+def test_the_task_of_skypilot(tmp_path):
+    task = yaml.safe_load((FOLDER.parent / "skypilot.yaml").read_text())
+    jsonschema.validate(task, SKYPILOT)
+    # Exit codes 2 and 3, after which a restart does not help, are not among those that recover.
+    assert task["resources"]["job_recovery"]["recover_on_exit_codes"] == [75]
+    program = tmp_path / ".venv" / "bin" / "python"
+    program.parent.mkdir(parents=True)
+    program.write_text('#!/usr/bin/env bash\nprintf "%s\\n" "$@"\n')
+    program.chmod(0o755)
+    node = {"SKYPILOT_NODE_IPS": "10.0.0.1\n10.0.0.2", "SKYPILOT_NUM_NODES": "2"}
+    node |= {"SKYPILOT_NODE_RANK": "1", "PATH": os.environ["PATH"], **task["envs"]}
+    command = ["bash", "-euc", task["run"]]
+    done = subprocess.run(command, cwd=tmp_path, env=node, capture_output=True, text=True)
+    words = done.stdout.splitlines()
+    assert words[-3:] == ["--coordinator=10.0.0.1:1234", "--num_processes=2", "--process_id=1"]
+    assert "--config.data.data_dir=/runs/imagenet" in words
 
 
 def test_unknown_fields_are_errors():

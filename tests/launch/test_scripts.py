@@ -16,7 +16,7 @@ def launch(tmp_path):
     """Runs a script with fake launchers that log their arguments and exit with given codes."""
 
     def run(script: str, *words: str, codes: str, **variables: str):
-        for name in ("mpirun", "srun", "gcloud"):
+        for name in ("mpirun", "srun", "gcloud", "xpk"):
             program = tmp_path / name
             program.write_text(
                 '#!/usr/bin/env bash\nprintf "%s\\n" "$*" >> "$LOG"\n'
@@ -102,3 +102,20 @@ def test_a_stopped_mpirun_saves_and_is_not_restarted(tmp_path):
     script.send_signal(signal.SIGTERM)
     assert script.wait(60) == 75
     assert (tmp_path / "log").read_text() == "run\n"
+
+
+def test_xpk_gets_the_workload(launch):
+    cluster = {"CLUSTER": "c", "TYPE": "v5litepod-256", "IMAGE": "registry/image:1"}
+    code, (line,) = launch("xpk.sh", "--config=a b", "--workdir=/runs/x", codes="0", **cluster)
+    assert code == 0
+    assert line == (
+        "workload create --cluster=c --workload=densenet --device-type=v5litepod-256 "
+        "--num-slices=1 --docker-image=registry/image:1 --max-restarts=10 "
+        "--restart-on-exit-codes=1,75 --termination-grace-period-seconds=120 "
+        r"--command=python main.py --config=a\ b --workdir=/runs/x"
+    )
+
+
+def test_xpk_needs_a_cluster(launch):
+    code, log = launch("xpk.sh", codes="0", CLUSTER="c", TYPE="v5litepod-256")
+    assert (code, log) == (1, [])

@@ -76,7 +76,8 @@ def forward(x, statistics, layers, key, settings):
 
 def _forward(x, statistics, layers, key, settings):
     c, n = x.shape[3], positions(x)
-    features = plain.widened(x, layers)
+    widened = getattr(implementations.find(settings.implementation), "widened", plain.widened)
+    features = widened(x, layers)
     bottlenecks = []
     for i, layer in enumerate(layers):
         source, source_moments = features, statistics

@@ -193,6 +193,10 @@ def _tried(dtype: str, width: int, growth: int, automatic: bool) -> str:
       width, growth: maps after the first and second convolution of a layer.
       automatic: whether the kernels must also be faster than plain JAX.
     """
+    from densenet_jax.models.gpu import tiles
+
+    if tiles.compiling_elsewhere():
+        return "gpu"
     kinds = {device.device_kind: device for device in jax.devices()}
     capabilities = {k: getattr(d, "compute_capability", "") for k, d in kinds.items()}
     for kind, capability in capabilities.items():

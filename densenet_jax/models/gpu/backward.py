@@ -26,7 +26,7 @@ from densenet_jax.models.gpu.tools import (
     load,
     load_vector,
     matmul,
-    moves,
+    multiply_add,
     named,
     numbers,
     power_of_2,
@@ -37,6 +37,7 @@ from densenet_jax.models.gpu.tools import (
     store_matrix,
     store_vector,
     unless_multiple,
+    work,
 )
 
 
@@ -70,18 +71,18 @@ def _added(sums, parts: int, kernel: int, channels: int):
     return jnp.split(total, (kernel, kernel + channels))
 
 
-def _complete(d_ref, y_ref, a, b, rows, columns, limits):
+def _complete(d_ref, y_ref, a, b, rows, columns, limits, fma):
     """Loads the gradient of y that its readers made, and adds what its moments made."""
     d = load(d_ref, rows, columns, limits).astype(jnp.float32)
     y = load(y_ref, rows, columns, limits).astype(jnp.float32)
-    d = d + a + b * y
+    d = fma(b, y, d + a)
     if limits[0] is not None:
         inside = limits[0] if not isinstance(limits[0], int) else rows < limits[0]
         d = jnp.where(inside[:, None], d, 0)
     return d.astype(d_ref.dtype)
 
 
-def _conv1x1(*refs, n, d, tile, unit):
+def _conv1x1(*refs, n, d, tile, unit, fma):
     number_ref, x_ref, gain_ref, shift_ref, w_ref, d_ref, y_ref, a_ref, b_ref, _ = refs[:10]
     dx_ref, sums_ref = refs[10:]
     c, steps = number_ref[0] * unit, number_ref[1]
@@ -96,15 +97,15 @@ def _conv1x1(*refs, n, d, tile, unit):
         # Read in every step: they are in the cache, and registers are short.
         a, b = load_vector(a_ref, outs, out_limit), load_vector(b_ref, outs, out_limit)
         gain, shift = load_vector(gain_ref, ins, c), load_vector(shift_ref, ins, c)
-        dy = _complete(d_ref, y_ref, a, b, rows, outs, (row_limit, out_limit))
+        dy = _complete(d_ref, y_ref, a, b, rows, outs, (row_limit, out_limit), fma)
         limits = row_limit, c
         x = load(x_ref, rows, ins, limits)
-        u = jnp.maximum(x.astype(jnp.float32) * gain + shift, 0).astype(x.dtype)
-        d_w += matmul(u, dy, trans_a=True)
+        u = jnp.maximum(fma(x.astype(jnp.float32), gain, shift), 0).astype(x.dtype)
         du = jnp.where(u > 0, matmul(dy, w, trans_b=True), 0)
         d_shift, d_gain = d_shift + du.sum(0), d_gain + (du * x.astype(jnp.float32)).sum(0)
-        dx = load(dx_ref, rows, ins, limits).astype(jnp.float32) + du * gain
+        dx = fma(du, gain, load(dx_ref, rows, ins, limits).astype(jnp.float32))
         store(dx_ref, rows, ins, dx, limits)
+        d_w += matmul(u, dy, trans_a=True)
         return d_w, d_shift, d_gain
 
     zero = jnp.zeros((tile.channels,), jnp.float32)
@@ -143,9 +144,16 @@ def conv1x1(
     parts, steps = partition(n, tile, columns)
     number, unit = numbers(c, steps)
     sums = 4 * parts * c * (d + 2)
-    maps = (3 * n * c * source.dtype.itemsize, size_in_bytes(d_out, out))
+    maps, outs = 3 * n * c * source.dtype.itemsize, size_in_bytes(d_out, out)
     gain, shift, w = (grow(v, channels) for v in (gain, shift, w.astype(source.dtype)))
-    with moves(*maps, sums, c * (8 + d * w.dtype.itemsize)):
+    weights = c * (8 + d * w.dtype.itemsize)
+    with work(
+        "1x1 backward",
+        maps + outs + sums + weights,
+        maps + columns * outs + sums + parts * weights,
+        columns * ceil_div(n, tile.rows),
+        4 * n * c * d,
+    ):
         d_source, sums = _run1x1(
             *(number, source, gain, shift, w, d_out, out, *correction, d_source),
             **{"unit": unit, "tile": tile, "interpret": interpret},
@@ -160,7 +168,7 @@ def _run1x1(number, source, gain, shift, w, d_out, out, a, b, d_source, *, unit,
     (n, channels), d = source.shape, w.shape[1]
     programs = max(tile.programs, ceil_div(channels, tile.channels))
     return call(
-        named(_conv1x1, n=n, d=d, tile=tile, unit=unit),
+        named(_conv1x1, n=n, d=d, tile=tile, unit=unit, fma=multiply_add(interpret)),
         *(number, source, gain, shift, w, d_out, out, a, b, d_source),
         grid=programs,
         out=(
@@ -173,7 +181,7 @@ def _run1x1(number, source, gain, shift, w, d_out, out, a, b, d_source, *, unit,
     )
 
 
-def _conv3x3(*refs, n, c, d, image, tile, steps, unit):
+def _conv3x3(*refs, n, c, d, image, tile, steps, unit, fma):
     number_ref, x_ref, gain_ref, shift_ref, w_ref, d_ref, y_ref, a_ref, b_ref = refs[:9]
     dx_ref, sums_ref = refs[9:]
     offset = number_ref[0] * unit
@@ -190,12 +198,12 @@ def _conv3x3(*refs, n, c, d, image, tile, steps, unit):
         *d_w, d_shift, d_gain = sums
         rows = span(i * tile.rows, tile.rows)
         x = load(x_ref, rows, ins, (row_limit, in_limit)).astype(jnp.float32)
-        u = jnp.maximum(x * gain + shift, 0)
+        u = jnp.maximum(fma(x, gain, shift), 0)
         u_narrow = u.astype(x_ref.dtype)
         du = jnp.zeros((tile.rows, tile.channels), jnp.float32)
         for tap in range(9):
             near, exists = neighbour(rows, tap, *image, n, sign=-1)
-            dy = _complete(d_ref, y_ref, a, b, near, offset + outs, (exists, y_limit))
+            dy = _complete(d_ref, y_ref, a, b, near, offset + outs, (exists, y_limit), fma)
             w = load(w_ref, tap * c + ins, outs, (inside, out_limit))
             du += matmul(dy, w, trans_b=True)
             d_w[tap] += matmul(u_narrow, dy, trans_a=True)
@@ -248,11 +256,19 @@ def conv3x3(
     number, unit = numbers(offset)
     tile = tile or tiles.tile("3x3 backward", c, d)
     w = w.astype(source.dtype).reshape(9 * c, d)
-    parts, _ = partition(n, tile, ceil_div(c, tile.channels))
+    columns, halo = ceil_div(c, tile.channels), 2 * (image[1] + 1)
+    parts, _ = partition(n, tile, columns)
     # A range reads the rows around it, too: those of its neighbours, at another time.
-    dy = 2 * (n + parts * 2 * (image[1] + 1)) * d * out.dtype.itemsize
-    sums = 4 * parts * c * (9 * d + 2)
-    with moves(size_in_bytes(source, source, gain, shift, w), dy, sums):
+    row = 2 * d * out.dtype.itemsize
+    sums, steps = 4 * parts * c * (9 * d + 2), columns * ceil_div(n, tile.rows)
+    maps, weights = size_in_bytes(source, source), size_in_bytes(gain, shift, w)
+    with work(
+        "3x3 backward",
+        maps + weights + (n + parts * halo) * row + sums,
+        maps + parts * weights + steps * (tile.rows + halo) * row + sums,
+        steps,
+        36 * n * c * d,
+    ):
         dx, sums = _run3x3(
             *(number, source, gain, shift, w, d_out, out, *correction),
             **{"unit": unit, "image": tuple(image), "tile": tile, "interpret": interpret},
@@ -267,8 +283,9 @@ def _run3x3(number, source, gain, shift, w, d_out, out, a, b, *, unit, image, ti
     columns = ceil_div(c, tile.channels)
     parts, steps = partition(n, tile, columns)
     sums = shape((parts * c * (9 * d + 2),))
+    static = {"n": n, "c": c, "d": d, "image": image, "tile": tile, "steps": steps, "unit": unit}
     return call(
-        named(_conv3x3, n=n, c=c, d=d, image=image, tile=tile, steps=steps, unit=unit),
+        named(_conv3x3, **static, fma=multiply_add(interpret)),
         *(number, source, gain, shift, w, d_out, out, a, b),
         grid=parts * columns,
         out=(shape(source.shape, source.dtype), sums),

@@ -20,7 +20,7 @@ from densenet_jax.models.gpu.tools import (
     load,
     load_vector,
     matmul,
-    moves,
+    multiply_add,
     named,
     numbers,
     power_of_2,
@@ -30,6 +30,7 @@ from densenet_jax.models.gpu.tools import (
     store,
     store_vector,
     unless_multiple,
+    work,
 )
 
 
@@ -48,7 +49,7 @@ def _store_sums(sums_ref, y, pivot_ref, rows, columns, limits, d):
     store_vector(sums_ref, start + d, columns, (y * y).sum(0), limits[1])
 
 
-def _conv1x1(*refs, n, d, tile, unit):
+def _conv1x1(*refs, n, d, tile, unit, fma):
     number_ref, x_ref, gain_ref, shift_ref, w_ref, pivot_ref, y_ref, sums_ref = refs
     c = number_ref[0] * unit
     rows, columns = span(pl.program_id(0) * tile.rows, tile.rows), span(0, power_of_2(d))
@@ -57,7 +58,7 @@ def _conv1x1(*refs, n, d, tile, unit):
     def accumulate(k, y):
         k = span(k * tile.channels, tile.channels)
         x = load(x_ref, rows, k, (limits[0], c)).astype(jnp.float32)
-        x = x * load_vector(gain_ref, k, c) + load_vector(shift_ref, k, c)
+        x = fma(x, load_vector(gain_ref, k, c), load_vector(shift_ref, k, c))
         u = jnp.maximum(x, 0).astype(x_ref.dtype)
         return y + matmul(u, load(w_ref, k, columns, (k < c, limits[1])))
 
@@ -82,11 +83,17 @@ def conv1x1(source, gain, shift, w, pivot, *, interpret=False, tile=None):
     (n, channels), (c, d) = source.shape, w.shape
     tile = tile or tiles.tile("1x1 forward", d, 0)
     number, unit = numbers(c)
-    partial_sums = 8 * d * ceil_div(n, tile.rows)
-    maps = n * (c + d) * source.dtype.itemsize
+    programs, width = ceil_div(n, tile.rows), source.dtype.itemsize
+    partial_sums, maps = 8 * d * programs, n * (c + d) * width
     gain, shift, w = (grow(v, channels) for v in (gain, shift, w.astype(source.dtype)))
     static = {"unit": unit, "tile": tile, "interpret": interpret}
-    with moves(maps, c * (8 + d * w.dtype.itemsize), partial_sums):
+    with work(
+        "1x1 forward",
+        maps + c * (8 + d * width) + partial_sums,
+        maps + programs * c * d * width,
+        programs * ceil_div(c, tile.channels),
+        2 * n * c * d,
+    ):
         y, sums = _run1x1(number, source, gain, shift, w, pivot, **static)
     return y, *sums.reshape(-1, 2, d).sum(0)
 
@@ -96,7 +103,7 @@ def _run1x1(number, source, gain, shift, w, pivot, *, unit, tile, interpret):
     n, d = source.shape[0], w.shape[1]
     programs = ceil_div(n, tile.rows)
     return call(
-        named(_conv1x1, n=n, d=d, tile=tile, unit=unit),
+        named(_conv1x1, n=n, d=d, tile=tile, unit=unit, fma=multiply_add(interpret)),
         *(number, source, gain, shift, w, pivot),
         grid=programs,
         out=(shape((n, d), source.dtype), shape((programs * 2 * d,))),
@@ -119,7 +126,7 @@ def neighbour(rows, tap, height: int, width: int, n: int, sign: int):
     return jnp.clip(rows + down * width + right, 0, n - 1), exists
 
 
-def _conv3x3(*refs, n, c, d, image, tile, unit):
+def _conv3x3(*refs, n, c, d, image, tile, unit, fma):
     number_ref, x_ref, gain_ref, shift_ref, w_ref, pivot_ref, _, y_ref, sums_ref = refs
     offset = number_ref[0] * unit
     rows, columns = span(pl.program_id(0) * tile.rows, tile.rows), span(0, power_of_2(d))
@@ -132,7 +139,7 @@ def _conv3x3(*refs, n, c, d, image, tile, unit):
     def accumulate(tap, y):
         near, exists = neighbour(rows, tap, *image, n, sign=1)
         x = load(x_ref, near, channels, (exists, last)).astype(jnp.float32)
-        u = jnp.where(exists[:, None], jnp.maximum(x * gain + shift, 0), 0).astype(x_ref.dtype)
+        u = jnp.where(exists[:, None], jnp.maximum(fma(x, gain, shift), 0), 0).astype(x_ref.dtype)
         return y + matmul(u, load(w_ref, tap * c + channels, columns, w_limits))
 
     y = jnp.zeros((tile.rows, len(columns)), jnp.float32)
@@ -163,9 +170,17 @@ def conv3x3(source, gain, shift, w, into, pivot, *, image, offset, interpret=Fal
     number, unit = numbers(offset)
     tile = tile or tiles.tile("3x3 forward", c, d)
     w = w.astype(source.dtype).reshape(9 * c, d)
-    partial_sums = 8 * d * ceil_div(n, tile.rows)
+    programs, width = ceil_div(n, tile.rows), source.dtype.itemsize
+    inputs, outputs = size_in_bytes(source, gain, shift, w), n * d * into.dtype.itemsize
+    halo = 2 * (image[1] + 1) * c * width  # around a tile; the taps of one position are cached
     static = {"unit": unit, "image": tuple(image), "tile": tile, "interpret": interpret}
-    with moves(size_in_bytes(source, gain, shift, w), n * d * into.dtype.itemsize, partial_sums):
+    with work(
+        "3x3 forward",
+        inputs + outputs + 8 * d * programs,
+        inputs + outputs + programs * (halo + size_in_bytes(w)),
+        9 * programs,
+        18 * n * c * d,
+    ):
         into, sums = _run3x3(number, source, gain, shift, w, pivot, into, **static)
     return into, *sums.reshape(-1, 2, d).sum(0)
 
@@ -174,8 +189,9 @@ def conv3x3(source, gain, shift, w, into, pivot, *, image, offset, interpret=Fal
 def _run3x3(number, source, gain, shift, w, pivot, into, *, unit, image, tile, interpret):
     (n, c), d = source.shape, w.shape[1]
     programs = ceil_div(n, tile.rows)
+    static = {"n": n, "c": c, "d": d, "image": image, "tile": tile, "unit": unit}
     return call(
-        named(_conv3x3, n=n, c=c, d=d, image=image, tile=tile, unit=unit),
+        named(_conv3x3, **static, fma=multiply_add(interpret)),
         *(number, source, gain, shift, w, pivot, into),
         grid=programs,
         out=(shape(into.shape, into.dtype), shape((programs * 2 * d,))),

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from densenet_jax.models.block import plain
 from densenet_jax.models.block.devices import over_devices
@@ -107,9 +108,19 @@ class Stages(NamedTuple):
 
         return over_devices(run, (source, d_out, out), (gain, shift, kernel, *correction))
 
+    def widened(self, x, layers):
+        """Returns `plain.widened`, but what the layers will add is not set to 0 before."""
+
+        def run(x):
+            room = lax.empty((*x.shape[:3], x.shape[3] + plain.added(layers)), x.dtype)
+            return (plain.write_channels(room, x, 0),)
+
+        (features,) = over_devices(run, (x,), ())
+        return features
+
     def evaluate(self, x, layers):
         """Returns the features of a block with fixed statistics; see `dense_block.evaluate`."""
-        features, c = plain.widened(x, layers), x.shape[3]
+        features, c = self.widened(x, layers), x.shape[3]
         for (first, kernel1), (second, kernel2) in layers:
             between, *_ = self.forward(features, *first, kernel1)
             features, *_ = self.forward(between, *second, kernel2, into=features, offset=c)

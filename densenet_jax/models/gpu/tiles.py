@@ -93,12 +93,14 @@ def tile(kernel: str, width: int, growth: int) -> Tile:
     if kernel == "1x1 forward":
         found = (64, 64, 2) if wide else (128, 32, 3 if small else 4)
     elif kernel == "3x3 forward":
-        found = (64 if wide else 128, width, 1)
+        found = (64 if wide or gpu.capability >= 12 else 128, width, 1)
     elif kernel == "1x1 backward":
         if wide:
             found = (16, 64 if small or gpu.capability >= 10 else 32, 2)
+        elif small:
+            found = (32, 64 if width >= 128 else 32, 2)
         else:
-            found = (32, 64, 2) if small else (64, 128 if gpu.capability < 10 else 64, 2)
+            found = (64, 128 if gpu.capability < 10 else 64, 2)
     elif small or growth > 32:
         found = (64 if growth >= 16 else 32, 16, 1)
     else:

@@ -101,6 +101,33 @@ def matmul(a, b, **transposed):
     return plgpu.dot(a, b, **transposed).astype(jnp.float32)
 
 
+def multiply_add(interpret: bool):
+    """Returns the function (a, b, c) -> a * b + c for float32: one instruction of a GPU.
+
+    The kernels' compiler makes two of the operators, because they round twice.
+
+    Args:
+      interpret: see `call`; then it is written with the operators.
+    """
+    return _multiply_then_add if interpret else _fused_multiply_add
+
+
+def _multiply_then_add(a, b, c):
+    return a * b + c
+
+
+def _fused_multiply_add(a, b, c):
+    arrays = jnp.broadcast_arrays(a, b, c)
+    (result,) = plgpu.elementwise_inline_asm(
+        "fma.rn.f32 $0, $1, $2, $3;",
+        args=arrays,
+        constraints="=f,f,f,f",
+        pack=1,
+        result_shape_dtypes=[shape(arrays[0].shape)],
+    )
+    return result
+
+
 def call(kernel, *arrays, grid, out, interpret, tile, aliases=None):
     """Runs a kernel for every program of the grid; arrays and results lie in device memory whole.
 
@@ -132,13 +159,23 @@ def call(kernel, *arrays, grid, out, interpret, tile, aliases=None):
     return kernel_call(*arrays)
 
 
-def moves(*amounts: int):
-    """Returns the scope for a kernel that reads and writes so many bytes of device memory in all.
+def work(kernel: str, memory: int, cache: int, steps: int, operations: int):
+    """Returns the scope for a kernel, whose name says what the kernel does.
 
-    `benchmarks/hlo_traffic.py` finds the number in the scope's name.  The scope is no part of the
-    kernel, nor of the function that is compiled for it: layers share those, but not the number.
+    `benchmarks/hlo_traffic.py` finds the numbers in the scope's name.  The scope is no part of the
+    kernel, nor of the function that is compiled for it: layers share those, but not the numbers.
+
+    Args:
+      kernel: one of `stages.KERNELS`.
+      memory: bytes that it reads and writes of device memory.
+      cache: bytes that its programs read and write through the GPU's cache (L2).
+      steps: how often the loops of all programs run.
+      operations: multiplications and additions in its products.
     """
-    return jax.named_scope(f"moves_{sum(amounts)}_bytes")
+    name = kernel.replace(" ", "_")
+    return jax.named_scope(
+        f"{name}_moves_{memory}_bytes_{cache}_cached_{steps}_steps_{operations}_operations"
+    )
 
 
 def grow(x: jax.Array, size: int) -> jax.Array:
