@@ -14,7 +14,7 @@ from densenet_jax.data.sources.source import DataError
 
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif"),
-    *(".tif", ".tiff", ".npy", ".dcm"),
+    *(".tif", ".tiff", ".npy", ".dcm", ".dicom"),
 )
 
 

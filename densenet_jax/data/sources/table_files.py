@@ -81,9 +81,10 @@ def read(path: pathlib.Path, needed: Mapping[str, str], rows: int | None = None)
     try:
         if path.suffix.lower() == ".parquet":
             return _read_parquet(path, needed, rows)
-        _check_lines(path)
         with path.open("rb") as file:
-            wide = file.read(2) in (b"\xff\xfe", b"\xfe\xff")
+            start = file.read(4)
+        wide = start[:2] in (b"\xff\xfe", b"\xfe\xff") and start != b"\xff\xfe\0\0"  # UTF-32
+        _check_lines(path, wide)
         try:
             return _read_text(path, "utf-16" if wide else "utf-8-sig", needed, rows)
         except UnicodeDecodeError:
@@ -207,11 +208,21 @@ def _reader(file: TextIO, separator: str) -> Any:
     return csv.reader(file, delimiter=separator, skipinitialspace=True, strict=True)
 
 
-def _check_lines(path: pathlib.Path) -> None:
-    """Raises DataError if a text file has lines without end, which would fill the memory."""
+def _check_lines(path: pathlib.Path, wide: bool) -> None:
+    """Raises DataError if a file is no text, or has lines that would fill the memory.
+
+    Args:
+      path: of the file.
+      wide: whether it is UTF-16, in which zero bytes are half of the letters.
+    """
     with path.open("rb") as file:
-        while len(part := file.read(LINE_BYTES)) == LINE_BYTES:
-            if b"\n" not in part and b"\r" not in part:
+        while part := file.read(LINE_BYTES):
+            if not wide and b"\0" in part:
+                raise DataError(
+                    f"{path} has bytes that are no text: it is another kind of file, or in an "
+                    "encoding without its mark. Save it as UTF-8."
+                )
+            if len(part) == LINE_BYTES and b"\n" not in part and b"\r" not in part:
                 raise DataError(f"{path} has a line of {LINE_BYTES} bytes or more: it is no table.")
 
 

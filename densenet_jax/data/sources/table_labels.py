@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -15,7 +16,8 @@ OPTION = "data.label_columns"
 UNCERTAIN = {"ignore": math.nan, "zero": 0.0, "one": 1.0}
 BLANK = ("", "nan")  # cells without a value
 NO_LABEL = "no finding"  # in a list of labels: none of them is present (ChestX-ray14)
-SHARES = {"0": 0.0, "1": 1.0, "false": 0.0, "true": 1.0}
+QUOTED = re.compile(r"""'([^']*)'|"([^"]*)\"""")
+SHARES = {"0": 0.0, "1": 1.0, "false": 0.0, "true": 1.0, "no": 0.0, "yes": 1.0}
 
 
 class Labels(NamedTuple):
@@ -192,11 +194,18 @@ def _columns(table: Table, cells: dict[str, Column], uncertain: str) -> Labels:
     return _with_unknown(table, tuple(cells), stacked, int(blanks.sum()), uncertain)
 
 
+def _split(cell: str) -> list[str]:
+    """Returns the labels of a list: A|B, or ['A', 'B'] as Python and JSON write it (PadChest)."""
+    if not (cell.startswith("[") and cell.endswith("]")):
+        return cell.split("|")
+    return [first or second for first, second in QUOTED.findall(cell)]
+
+
 def _lists(table: Table, column: Column, name: str, uncertain: str) -> Labels:
-    """Returns the labels of a column of lists such as "A|B", in sorted order."""
+    """Returns the labels of a column of lists, see `_split`, in sorted order."""
     blank = np.array([cell.lower() in BLANK for cell in column.values])
     lists = [
-        [] if absent else sorted({label.strip() for label in cell.split("|")} - {""})
+        [] if absent else sorted({label.strip() for label in _split(cell)} - {""})
         for cell, absent in zip(column.values, blank, strict=True)
     ]
     for code, labels in enumerate(lists):

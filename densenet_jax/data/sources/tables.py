@@ -126,11 +126,12 @@ def _source(
     groups = split_of = None
     if columns.group_column:
         groups = table.column(columns.group_column, "data.group_column")
-        if "" in groups.values:
-            row = int(groups.rows_of(list(groups.values).index(""))[0])
+        blank = [value.lower() in table_labels.BLANK for value in groups.values]
+        if any(blank):
+            row = int(groups.rows_of(blank.index(True))[0])
             raise DataError(
-                f"{table.row(row)}: the group in the column {columns.group_column!r} is blank; "
-                "fill it in, or remove the row."
+                f"{table.row(row)}: the group in the column {columns.group_column!r} is blank"
+                f"{f' ({groups[row]})' * bool(groups[row])}; fill it in, or remove the row."
             )
     if columns.split_column:
         if division.folds:
@@ -213,7 +214,8 @@ def _named_part(
     Raises:
       DataError: there is no such split, a group is in two, or a class is in none but this one.
     """
-    split_of = split_of.map([name.lower() for name in split_of.values])
+    lower = (name.lower() for name in split_of.values)
+    split_of = split_of.map(["" if name in table_labels.BLANK else name for name in lower])
     names = [name for name in split_of.values if name]
     where = f"the column {columns.split_column!r} of {table.name}"
     name, notes = splits.find(split, names, where)

@@ -98,6 +98,21 @@ def test_chest_xray14(tmp_path):
     fails(r"list of labels 'Mass\|Nodule'.*--config.task=multilabel", path, **options)
 
 
+def test_padchest_and_google(tmp_path):
+    """Lists as Python writes them; YES and NO."""
+    cells = ["['normal']", "['mass', \"stent'\"]", "[]", "['mass']"] * 2
+    rows = [
+        f'{n},"{c.replace(chr(34), 2 * chr(34))}",{"YES" if i % 2 else "NO"}\n'
+        for i, (n, c) in enumerate(zip(ABC, cells, strict=True))
+    ]
+    path = write(tmp_path, "path,Labels,Fracture\n" + "".join(rows), *ABC)
+    found, train = both(path, "multilabel", label_columns=("Labels",))
+    assert train.class_names == ("mass", "normal", "stent'")
+    assert [found[n] for n in ABC[:4]] == [[0, 1, 0], [1, 0, 1], [0, 0, 0], [1, 0, 0]]
+    found, _ = both(path, "multilabel", label_columns=("Fracture",))
+    assert [found[n] for n in ABC[:4]] == [[0], [1], [0], [1]]
+
+
 def test_chexpert(tmp_path):
     """The table lies inside the folder with which its paths begin; 1, 0, -1 and blank."""
     images = [f"train/patient{i:05}/study1/view1_frontal.jpg" for i in range(8)]
@@ -308,9 +323,10 @@ def test_paths_inside_the_folder_in_other_forms(tmp_path):
         ("path,label\na.jpg,1\nb.jpg,1\n", "has 1 classes"),
         ("path,label\na.jpg,1\nb.jpg,1.0\n", "one number in two ways, '1' and '1.0'"),
         (
-            "path,label\na.jpg,1\nx.jpg,0\ny.jpg,0\n\0,1\nz.jpg,1\n",
+            "path,label\na.jpg,1\nx.jpg,0\ny.jpg,0\nw,1\nz.jpg,1\n",
             "4 of 5 files are missing in .*: x.jpg, y.jpg",
         ),
+        ("path,label\na.jpg,1\nb.jpg,\0\n", "no text: it is another kind of file"),
         (
             "path,label\na.jpg,x\nb.jpg,\nc.jpg,y\n",
             "row 3: the class in the column 'label' is blank",
@@ -327,6 +343,9 @@ def test_columns_that_are_refused(tmp_path):
     text = "".join(f"{n},{i % 2},{'' if i == 3 else 'p'},\n" for i, n in enumerate(ABC))
     path = write(tmp_path, "path,label,patient,none\n" + text, *ABC)
     fails("row 5: the group in the column 'patient' is blank", path, group_column="patient")
+    text_nan = "".join(f"{n},{i % 2},{'NaN' if i == 3 else 'p'}\n" for i, n in enumerate(ABC))
+    unknown = write(tmp_path, "path,label,patient\n" + text_nan, *ABC, name="n.csv")
+    fails(r"row 5: the group .* is blank \(NaN\)", unknown, group_column="patient")
     fails("no known value of 'none'", path, "multilabel", label_columns=("label", "none"))
     fails(
         r"several are written .*\('label', 'none'\)",
@@ -340,6 +359,12 @@ def test_columns_that_are_refused(tmp_path):
     fails("does not exist", str(tmp_path / "x.csv"))
     with pytest.raises(DataError, match=r"data\.split_column=.x. is for tables"):
         by_name.load("digits", "train", columns=Columns(split_column="x"))
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32"])
+def test_wide_text_without_its_mark_is_refused(tmp_path, encoding):
+    text = "path,label\n" + "".join(f"{n},{i % 2}\n" for i, n in enumerate(ABC))
+    fails("no text: .* Save it as UTF-8", write(tmp_path, text, *ABC, encoding=encoding))
 
 
 def test_a_line_without_end_is_refused(tmp_path):
