@@ -21,9 +21,9 @@ def test_all_results_are_present(tmp_path, capsys):
     parts = {"step", "loop", "input_pipeline", "inference"}
     assert found["images_per_second"].keys() == parts
     assert all(value > 0 for value in found["images_per_second"].values())
-    assert all(0 < value < 1 for value in found["share_of_limit"].values())
+    assert all(value > 0 for value in found["share_of_limit"].values())
     assert 0 <= found["data_wait"] <= 1
-    assert 0 <= found["machine"]["change"] < 1
+    assert found["machine"]["change"] >= 0
     assert found["memory"]["temporaries"] > 0
     out = capsys.readouterr().out
     assert "of the limit" in out
