@@ -84,8 +84,10 @@ def look(path: str) -> FoundData:
     def load(split: str, holdout: float) -> Source:
         return by_name.load(name, split, str(found), holdout, task=task, columns=columns)
 
-    holdout = FEW_HOLDOUT if len(load("train", HOLDOUT)) < FEW else HOLDOUT
-    train, validation = load("train", holdout), load("validation", holdout)
+    holdout, train = HOLDOUT, load("train", HOLDOUT)
+    if len(train) < FEW:
+        holdout, train = FEW_HOLDOUT, load("train", FEW_HOLDOUT)
+    validation = load("validation", holdout)
     channels, sizes = _pictures(train)
     labels = np.asarray(getattr(train.examples, "labels", ()))
     counts: Iterable[int] = ()

@@ -267,6 +267,14 @@ def _parser() -> argparse.ArgumentParser:
         default=os.cpu_count(),
         help="number of processes (default: one per core)",
     )
+    named = argparse.ArgumentParser(add_help=False)
+    named.add_argument("--name", required=True, help="name of the data set")
+    named.add_argument(
+        "--holdout",
+        type=float,
+        default=0.1,
+        help="share of the validation split, for a folder without splits (default: %(default)s)",
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     command = commands.add_parser(
         "imagenet2012", parents=[common, images], help="ImageNet, from the tars of ILSVRC 2012"
@@ -278,33 +286,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.set_defaults(run=imagenet2012)
     command = commands.add_parser(
-        "folder", parents=[common, images], help="a data set from a folder of images"
+        "folder", parents=[common, images, named], help="a data set from a folder of images"
     )
     command.add_argument("folder", type=pathlib.Path)
-    command.add_argument("--name", required=True, help="name of the data set")
-    command.add_argument(
-        "--holdout",
-        type=float,
-        default=0.1,
-        help="share of the validation split, for a folder without splits (default: %(default)s)",
-    )
     command.set_defaults(run=folder)
     command = commands.add_parser(
         "archive",
-        parents=[common, images],
+        parents=[common, images, named],
         help="a data set from a tar or zip with a folder of images, a file or a URL",
     )
     command.add_argument("source", metavar="URL|FILE")
-    command.add_argument("--name", required=True, help="name of the data set")
     digests = command.add_mutually_exclusive_group(required=True)
     digests.add_argument("--md5", type=_hash(32), help="MD5 of the archive, 32 digits")
     digests.add_argument("--sha256", type=_hash(64), help="SHA-256 of the archive, 64 digits")
-    command.add_argument(
-        "--holdout",
-        type=float,
-        default=0.1,
-        help="share of the validation split, for a folder without splits (default: %(default)s)",
-    )
     command.set_defaults(run=from_archive)
     for name in published.TABLE:
         command = commands.add_parser(

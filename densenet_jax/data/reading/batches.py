@@ -4,6 +4,7 @@ Each batch contains `bad`, int32 [b]: the number of unreadable examples that wer
 each of its examples.
 """
 
+import abc
 import concurrent.futures
 import dataclasses
 import functools
@@ -37,7 +38,7 @@ class Rows(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class Batches:
+class Batches(abc.ABC):
     """The common part of training and evaluation batches.
 
     Attributes:
@@ -84,9 +85,9 @@ class Batches:
         return self.batch_size // self.process_count
 
     @property
+    @abc.abstractmethod
     def resampling(self) -> str:
         """The interpolation of raw images, "bicubic" or "bilinear"."""
-        raise NotImplementedError
 
     def size_of(self, batch: int) -> int:
         """Returns the height and width of a batch's images in pixels."""

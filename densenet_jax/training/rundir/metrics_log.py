@@ -97,6 +97,7 @@ class MetricsLog:
         self._waiting = []
         self.last: dict[str, Any] | None = None
         self.evaluations: list[dict[str, Any]] = []
+        told: list[dict[str, Any]] = []  # records, if anybody listens
         with contextlib.ExitStack() as stack:
             kept = None
             if not self._read_only:
@@ -109,12 +110,13 @@ class MetricsLog:
                     self.evaluations.append(record)
                 if kept:
                     kept.write(_line(record).encode())
+                if self._listeners:
+                    told.append(record)
         if self._read_only:
             return
         self._file = self._path.open("ab", buffering=0)
         self._size = self._file.tell()
-        if self._listeners:
-            self._tell("restart", read(self._path))
+        self._tell("restart", told)
 
     def __enter__(self) -> Self:
         return self
