@@ -11,6 +11,7 @@ from ml_collections import config_flags
 from densenet_jax.cli import config_files, suggestions
 from densenet_jax.cli.invocation import program
 from densenet_jax.cli.table import COMMANDS, FLAGS, SHORT
+from densenet_jax.configs import default
 from densenet_jax.training.rundir import saved_config as runs_config
 
 
@@ -121,11 +122,11 @@ def _read(
         return values, words, values.config
     except flags.UnrecognizedFlagError as e:
         if e.flagname.startswith("config."):
-            raise UsageError(_explain(e, program(argv[0]))) from e
+            raise UsageError(_explain(e, argv)) from e
         text = suggestions.flag(e.flagname, ("workdir", "config", *FLAGS))
         raise UsageError(f"{text} ({program(argv[0])} --help shows the flags)") from e
     except Exception as e:  # of many types; and the configuration file is code
-        raise UsageError(_explain(e, program(argv[0]))) from e
+        raise UsageError(_explain(e, argv)) from e
 
 
 def _value(argv: Sequence[str], flag: str) -> str | None:
@@ -152,23 +153,18 @@ def _check_config_file(config_file: str | None) -> None:
         raise UsageError(f"There is no configuration {path!r}{near} There are {', '.join(there)}.")
 
 
-def _unquoted(line: str) -> str:
-    """Returns a line without quotes around the whole of it, and without a quote that is alone."""
-    line = line.strip()
-    if len(line) > 1 and line[0] == line[-1] == "'" and line.count("'") == 2:
-        return line[1:-1]
-    return line.strip("'") if line.count("'") % 2 else line
-
-
-def _explain(error: Exception, called: str) -> str:
+def _explain(error: Exception, argv: Sequence[str]) -> str:
     """Returns a readable message for an exception of absl or ml_collections."""
+    where = f"({program(argv[0])} --help shows the flags, {config_files.defaults()} the keys)"
     text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
     if "Traceback" in text:  # the exception was raised in a configuration file
         return text.strip().splitlines()[-1].partition(": ")[2]
-    # ml_collections puts quotes around quotes: KeyError('"\\'seeed\\'\\nDid you mean ...').
-    plain = text.replace("\\n", "\n").replace("\\", "").replace('"', "'")
-    lines = [_unquoted(line) for line in plain.strip().splitlines()]
-    message = ". ".join(lines[:2]) or type(error).__name__
-    if isinstance(error, KeyError | AttributeError):
-        message = f"the configuration has no key {message}"
-    return f"{message} ({called} --help shows the flags, {config_files.defaults()} the keys)"
+    typed = [word.lstrip("-").partition("=")[0] for word in argv if word.startswith("-")]
+    keys = [name.removeprefix("config.") for name in typed if name.startswith("config.")]
+    unknown = [key for key in keys if key not in {option.key for option in default.OPTIONS}]
+    # A configuration may have keys of its own: the one that the exception names comes first.
+    unknown.sort(key=lambda key: key.rpartition(".")[2] not in text)
+    if unknown and isinstance(error, KeyError | AttributeError | TypeError | flags.Error):
+        return f"{suggestions.key(unknown[0])} {where}"
+    lines = [line.strip() for line in text.strip().splitlines()]
+    return f"{'. '.join(lines[:2]) or type(error).__name__} {where}"

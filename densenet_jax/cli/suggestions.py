@@ -75,6 +75,22 @@ def flag(name: str, flags: Iterable[str]) -> str:
     return f"There is no flag --{name}{hint}"
 
 
+def key(name: str) -> str:
+    """Returns a sentence about a key that a configuration does not have.
+
+    Args:
+      name: as it was typed, with dots and without `config.`.
+    """
+    last = name.rpartition(".")[2]
+    keys = [option.key for option in default.OPTIONS]
+    same = [known for known in keys if known.rpartition(".")[2] == last]
+    found = difflib.get_close_matches(name, same or keys, n=1, cutoff=0.0 if same else 0.6)
+    text = f"The configuration has no key {name!r}"
+    if last in FAMILIAR:
+        return f"{text}; here it is {FAMILIAR[last]}."
+    return f"{text}; did you mean --config.{found[0]}=VALUE?" if found else f"{text}."
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Returns "; did you mean X?", or "." if nothing that is known is near."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
