@@ -146,16 +146,22 @@ def rows_of_part(
     else:
         held_out = fractions < division.holdout
     strata = list(_strata(labels))
+    returned = False
     for rows in strata:
         if len(rows) and held_out[rows].all():
+            returned = True
             kept = rows[np.argmax(fractions[rows])]
             held_out[keys.codes == keys.codes[kept]] = False
     chosen = np.flatnonzero(held_out if split == "validation" else ~held_out)
     if not len(chosen):
         groups = len(np.unique(keys.codes))
+        why = (
+            " (every class keeps an example in training, and the hash chose only examples that are "
+            "alone in their class)"
+        )
         raise DataError(
-            f"The {split} split of {where} is empty with {division} and {groups} groups or images; "
-            "choose another share or fold, or name the splits yourself."
+            f"The {split} split of {where} is empty with {division} and {groups} groups or images"
+            f"{why * returned}; choose another share or fold, or name the splits yourself."
         )
     grouped = ", by group" * int(np.bincount(keys.codes).max() > 1)
     notes = [f"the {split} split is a part of {where} ({division}{grouped})"]
