@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from typing import Any
 
 from densenet_jax.data.sources import by_name
@@ -19,6 +20,12 @@ from densenet_jax.training.experiment import Experiment
 RELATED = {
     "imagenet2012": {"imagenet2012_real": "validation", "imagenet_v2/matched-frequency": "test"}
 }
+
+
+def related(name: str) -> dict[str, str]:
+    """Returns {data set of the same classes: its split} for a data set, such as "imagenet2012"."""
+    # Decoded images ("imagenet2012_raw256") are those of the data set itself.
+    return RELATED.get(re.sub(r"_raw\d+$", "", name.partition(":")[0]), {})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,9 +68,8 @@ def assess(
       ConfigError: five crops were requested, but the images have no margin to crop.
     """
     data = setup.config.data
-    name = data.name.partition(":")[0]
     splits = {(data.name, data.eval_split): setup.eval_source}
-    for other, split in RELATED.get(name, {}).items():
+    for other, split in related(data.name).items():
         source = _find(other, split, data.data_dir)
         if source is not None and source.num_classes == setup.model.num_classes:
             splits[other, split] = source

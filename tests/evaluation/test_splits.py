@@ -88,6 +88,12 @@ def test_imagenet_is_judged_by_all_that_is_prepared(setup):
     assert json.dumps([own, real, v2])
 
 
+@pytest.mark.parametrize("name", ["imagenet2012", "imagenet2012:5.1.0", "imagenet2012_raw256"])
+def test_every_form_of_imagenet_has_the_same_relatives(name):
+    assert splits.related(name).keys() == {"imagenet2012_real", "imagenet_v2/matched-frequency"}
+    assert not splits.related("cifar10_raw256")
+
+
 def test_five_crops_need_a_margin(setup):
     config = setup.config.copy_and_resolve_references()
     config.data.eval_crop = 1.0

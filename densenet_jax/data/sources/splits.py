@@ -138,7 +138,7 @@ def rows_of_part(
     if split not in ("train", "validation"):
         raise DataError(
             f"{where} has no split {split!r}. Data without splits are divided into 'train' and "
-            "'validation'; choose one of them."
+            "'validation'; choose one of them (--config.data.eval_split=validation)."
         )
     fractions = fractions_of(keys.values)[keys.codes]
     if division.folds:
