@@ -66,15 +66,14 @@ class Builder:
         return len(self._codes)
 
     def extend(self, cells: Sequence[str]) -> None:
-        codes, count = self._codes, len(self._numbers)
+        codes = self._codes
         try:
-            self._numbers.extend(map(codes.__getitem__, cells))
-            return
+            numbers = list(map(codes.__getitem__, cells))
         except KeyError:  # a new string
-            del self._numbers[count:]
-        new = [cell for cell in dict.fromkeys(cells) if cell not in codes]
-        codes.update(zip(new, range(len(codes), len(codes) + len(new)), strict=True))
-        self._numbers.extend(map(codes.__getitem__, cells))
+            new = [cell for cell in dict.fromkeys(cells) if cell not in codes]
+            codes.update(zip(new, range(len(codes), len(codes) + len(new)), strict=True))
+            numbers = list(map(codes.__getitem__, cells))
+        self._numbers.fromlist(numbers)  # two thirds of the time of `extend(map(...))`
 
     def finish(self) -> Column:
         return Column(np.array(self._numbers, np.int32), list(self._codes))
