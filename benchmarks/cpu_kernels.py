@@ -123,8 +123,9 @@ def _network(model: Any, batch: int, size: int) -> None:
     variables = jax.tree.map(
         lambda leaf: jnp.asarray(drawn.normal(0.5, 0.3, leaf.shape), leaf.dtype), shapes
     )
-    variables["params"] = jax.tree.map(
-        lambda leaf: leaf - 0.5 if leaf.ndim > 1 else leaf, variables["params"]
+    variables["params"] = jax.tree.map(  # kernels scaled, so that nothing overflows
+        lambda leaf: (leaf - 0.5) * 3 / leaf[..., 0].size ** 0.5 if leaf.ndim > 1 else leaf,
+        variables["params"],
     )
     variables["batch_stats"] = jax.tree.map(jnp.abs, variables["batch_stats"])
 

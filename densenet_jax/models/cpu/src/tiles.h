@@ -15,6 +15,7 @@
 #include <memory>
 #include <new>
 #include <thread>
+#include <utility>
 
 #include "xla/ffi/api/ffi.h"
 
@@ -88,7 +89,8 @@ void parallel(Pool& pool, int64_t count, F&& f) {
   for (int64_t i = 0; i < helpers; ++i) pool.Schedule(decltype(work)(work));
   work();
   while (state->left.load() > 0) std::this_thread::yield();
-  if (state->error) std::rethrow_exception(state->error);
+  // Moved out, so that no worker that ends later frees what the caller still reads.
+  if (state->error) std::rethrow_exception(std::move(state->error));
 }
 
 // A vector of channels, followed by zeros to a whole number of chunks.
