@@ -62,6 +62,6 @@ def _blank() -> str:
     parts = [_HEAD]
     for item in checklist():
         if "ask" in item:
-            lines = textwrap.wrap(f"{item['title']} ({item['refs']}). {item['ask']}", 98)
+            lines = textwrap.wrap(f"{item['title']}. {item['ask']} ({item['refs']})", 98)
             parts.append("".join(f"# {line}\n" for line in lines) + f'{item["key"]} = ""\n')
     return "\n".join(parts)
