@@ -1,4 +1,4 @@
-"""Early stopping: the end of a run whose evaluations no longer become better."""
+"""Early stopping: ends a run whose evaluations no longer improve."""
 
 import math
 from collections.abc import Iterable, Mapping
