@@ -45,7 +45,7 @@ def test_automatic_weights_of_labels_are_the_absent_for_each_present_one():
 def test_moments_ignore_what_is_unknown_and_refuse_constants():
     labels = np.float32([[1, 5], [3, NAN], [NAN, 5]])
     ages = source(labels, ("age", "dose"), "regression")
-    with pytest.raises(ConfigError, match="dose is 5 for all examples of it: there is nothing"):
+    with pytest.raises(ConfigError, match="dose is 5 for all examples of it, so there is nothing"):
         targets.moments(ages, labels)
     labels[2, 1] = 7
     assert targets.moments(ages, labels) == ((2.0, 6.0), (1.0, 1.0))
