@@ -1,4 +1,4 @@
-"""How often conformal sets and ranges contain the truth, on examples that did not set their limits.
+"""Measures how often conformal sets and ranges contain the truth, on examples not used for limits.
 
 Limits come from the split of the command `calibrate`.  Without it, or if that is the split of the
 scores, each half of the examples (of whole groups) is measured with limits from the other half.

@@ -1,4 +1,4 @@
-"""The data card: what each split holds, and what is in it, or in two splits, twice.
+"""The data card: the content of each split, its duplicates, and what two splits share.
 
 Every image is read once, so that one hash for each serves duplicates, leaks and the checksum.
 """

@@ -1,6 +1,6 @@
-"""How the first metric of a task changes under noise, blur, JPEG's losses, and other light.
+"""How the first metric of a task changes under noise, blur, JPEG compression and brightness.
 
-Images are changed as the network sees them, after crop and resizing.  Strengths are relative to the
+Images are changed after crop and resizing, as the network sees them.  Strengths are relative to the
 range of the pixels or to the side of the image, so that they mean the same for every kind of image
 (after Hendrycks and Dietterich, 2019, whose strengths are for images of one size).
 """

@@ -37,7 +37,7 @@ def fit(
       ScoresError: the task has no probabilities, no thresholds, or a logit is not finite.
     """
     if task.name == "regression":
-        raise ScoresError("calibrate is for probabilities, and a regression has none.")
+        raise ScoresError("calibrate scales probabilities, and a regression has none.")
     if rule is not None and task.name != "multilabel":
         raise ScoresError(
             "--thresholds is for several labels; a classification answers with its likeliest class."

@@ -1,4 +1,4 @@
-"""Pooled features of every example of a split, and what can be read from them at once."""
+"""Pooled features of every example of a split, and the accuracy of simple models on them."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast

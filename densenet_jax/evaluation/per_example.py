@@ -1,4 +1,4 @@
-"""What a model answers for every example of a split, kept in files for other programs.
+"""The files with a model's predictions for every example of a split, for other programs.
 
 Both files are NumPy archives without pickled objects.
 """

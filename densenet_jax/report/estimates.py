@@ -1,4 +1,4 @@
-"""A model's answers for several labels or for numbers, stored in predictions.npz."""
+"""A model's predictions of several labels or of numbers, stored in predictions.npz."""
 
 import dataclasses
 import logging

@@ -1,4 +1,4 @@
-"""A look at a few images of a split before a run: the type of their numbers, shape and range."""
+"""Examines a few images of a split before a run: the type of their numbers, shape and range."""
 
 import dataclasses
 
