@@ -17,7 +17,7 @@ DEFAULT_RULE = "youden"
 def fit(
     task: Task, found: Scores, names: Sequence[str], *, rule: str | None, data: str, step: int
 ) -> dict[str, Any]:
-    """Returns the record of calibration.json: what makes the probabilities of a checkpoint honest.
+    """Returns the record of calibration.json: how to scale the probabilities of a checkpoint.
 
     Args:
       task: what the network is trained for.

@@ -39,7 +39,7 @@ def open_images(text: str) -> Source:
 
 
 def assess(setup: Experiment, variables: Any, own: splits.Assessed, text: str) -> dict[str, Any]:
-    """Returns how well scores of strangeness separate other images from those of the evaluation.
+    """Returns how well out-of-distribution scores separate other images from those of the split.
 
     Args:
       setup: as `training.experiment.build` returns it; its mesh must be the current one.

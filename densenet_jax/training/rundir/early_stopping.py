@@ -14,7 +14,7 @@ from densenet_jax.tasks.task import Metric
 class EarlyStopping:
     """Counts the evaluations since the best one.
 
-    What counts is in metrics.jsonl, so a resumed run ends where an uninterrupted one does.
+    It counts the records of metrics.jsonl, so a resumed run ends where an uninterrupted one does.
 
     Attributes:
       over: whether the run should end.
