@@ -1,4 +1,4 @@
-"""The user's cache folder: what is kept there can be made or downloaded again."""
+"""The user's cache folder, for files that can be made or downloaded again."""
 
 import functools
 import os

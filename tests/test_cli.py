@@ -53,7 +53,7 @@ def run(capsys, *words: str) -> tuple[int, str, str]:
         (["predict", "--workdir=a", "--workdir=b", "x.png"], "predict takes one --workdir"),
         (
             ["evaluate", DIGITS, "--workdir=a", "--workdir=b", "--coverage=0.9"],
-            "--outside and --coverage are of one run",
+            "--outside and --coverage are for a single run",
         ),
         ([DIGITS, "--config.data.dir=x"], "did you mean --config.data.data_dir=VALUE?"),
         ([DIGITS, "--config.lr=1"], "here it is --config.optimizer.learning_rate=X."),

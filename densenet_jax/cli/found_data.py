@@ -1,4 +1,4 @@
-"""What lies in a folder of images or in a table: labels, splits, groups, sizes and channels."""
+"""Examines a folder of images or a table: labels, splits, groups, sizes and channels."""
 
 import dataclasses
 import pathlib

@@ -1,4 +1,4 @@
-"""What somebody probably meant: flags of other tools, misspelt flags, keys, commands and files."""
+"""Suggestions for flags of other tools, and for misspelt flags, keys, commands and files."""
 
 import difflib
 from collections.abc import Iterable
@@ -47,7 +47,7 @@ FAMILIAR = {
     "grad_accum_steps": "--config.optimizer.accumulate=N",
     "ema": "--config.ema_decay=0.9999",
     "model_ema": "--config.ema_decay=0.9999",
-    "num_classes": "--config.model.num_classes=N (the data say it anyway)",
+    "num_classes": "--config.model.num_classes=N (by default the number of classes in the data)",
     "patience": "--config.early_stopping=N",
     "gpus": "--config.mesh.data=N (all are used by default)",
     "device": "the variable JAX_PLATFORMS=cpu",

@@ -1,4 +1,4 @@
-"""The table of commands and flags, from which they are parsed, passed on and shown by --help."""
+"""The table of commands and flags, which parsing, calls and --help use."""
 
 import dataclasses
 import textwrap
@@ -55,34 +55,44 @@ FLAGS = {
         "N",
     ),
     "outside": Flag(
-        "images of another kind (a folder, or NAME:SPLIT): how well the model tells them from its "
-        "own",
+        "images of another kind (a folder, or NAME:SPLIT), to measure how well the model tells "
+        "them from its own",
         "DATA",
     ),
     "images": Flag(
-        "largest number of images to read, or to evaluate under noise and blur", "N", "2000"
+        "largest number of images to read, or to evaluate under noise and blur (the default is "
+        "2000)",
+        "N",
+        "2000",
     ),
-    "block": Flag("the block whose features are written: block1, ... or final", "B", "final"),
-    "checkpoint": Flag("best (the default), latest, or a step", "WHICH", "best"),
+    "block": Flag(
+        "the block whose features are written: block1, ... or final (the default)", "B", "final"
+    ),
+    "checkpoint": Flag(
+        "the checkpoint to use: best (the default), latest, or a step", "WHICH", "best"
+    ),
     "figures": Flag(
         "folder for figures as SVG and PDF: curves, ROC, confusion, feature reuse, growth", "DIR"
     ),
-    "weights": Flag("published weights (densenet121.ra_in1k), or a file", "SOURCE"),
+    "weights": Flag("published weights (densenet121.ra_in1k), or a file of weights", "SOURCE"),
     "model": Flag(
-        "the variant that the file in --weights belongs to, if its name and tensors do not say it",
+        "the variant that a file of weights belongs to, if its name and tensors do not show it",
         "NAME",
     ),
     "prefix": Flag(
-        "the module of the file that holds the network, if it has several, as in student", "NAME"
+        "the module that holds the network, for a file with several networks, such as student",
+        "NAME",
     ),
     "crops": Flag(
-        "views of each image: 1, or 5 (corners and centre)", "N", choices={"evaluate": ("1", "5")}
+        "number of views of each image: 1 (the default), or 5 (the corners and the centre)",
+        "N",
+        choices={"evaluate": ("1", "5")},
     ),
-    "flip": Flag("also their mirror images; probabilities of all views are averaged", ""),
+    "flip": Flag("also evaluates mirror images; the probabilities of all views are averaged", ""),
     "cam": Flag("folder for class activation maps, drawn over the images", "DIR"),
     "format": Flag(
-        "of predictions: table, json or csv (--json and --csv for short); of an export: onnx, "
-        "stablehlo, safetensors or triton",
+        "format of predictions: table (the default), json or csv (--json and --csv for short); "
+        "format of an export: onnx (the default), stablehlo, safetensors or triton",
         "F",
         choices={
             "predict": ("table", "json", "csv"),
@@ -90,25 +100,30 @@ FLAGS = {
         },
     ),
     "thresholds": Flag(
-        "how thresholds are chosen: youden (the default), f1, sensitivity=0.9 or specificity=0.9",
+        "rule that chooses the thresholds: youden (the default), f1, sensitivity=0.9 or "
+        "specificity=0.9",
         "RULE",
     ),
     "coverage": Flag(
-        "answer with the set of classes that contains the right one in this share of the cases, "
-        "for example 0.9 (after calibrate); evaluate measures how often it does",
+        "predicts a set of classes that contains the right one in this share of the cases, for "
+        "example 0.9 (needs calibrate); evaluate measures the true share",
         "SHARE",
     ),
-    "top": Flag("number of classes or labels for each image, however unlikely, or all", "N"),
-    "output": Flag("the file to write; for an export, a folder or a file such as x.onnx", "PATH"),
-    "preprocess": Flag(
-        "include preprocessing: the model takes uint8 pixels and returns probabilities", ""
+    "top": Flag("number of classes or labels to print for each image, or all", "N"),
+    "output": Flag(
+        "the file to write; for a dossier a folder, for an export a folder or a file such as "
+        "x.onnx",
+        "PATH",
     ),
-    "int8": Flag("also write a quantised version, and report the accuracy before and after", ""),
+    "preprocess": Flag(
+        "includes preprocessing: the exported model takes pixels and returns probabilities", ""
+    ),
+    "int8": Flag("also writes a quantised version, and reports the accuracy before and after", ""),
     "calibration": Flag("folder of images for int8, instead of the run's own data", "DIR"),
     "dynamic": Flag("size: the exported model takes images of any height and width", "WHAT"),
     "opset": Flag("version of ONNX's operators, 11 to 23 (the default is 17)", "N"),
     "coordinator": Flag(
-        "address of process 0, if several processes work together without a launcher (mpirun, "
+        "address of process 0, for several processes that are started without a launcher (mpirun, "
         "srun, Kubernetes, TPU); see docs/scaling.md",
         "HOST:PORT",
     ),
@@ -121,32 +136,32 @@ PROCESS_FLAGS = ("coordinator", "num_processes", "process_id")
 
 COMMANDS = {
     "train": Command(
-        "(the default) train, evaluate, checkpoint; with the --workdir of an earlier run it "
-        "resumes from the last checkpoint",
+        "(the default) trains, evaluates and writes checkpoints; with the --workdir of an earlier "
+        "run it resumes from the last checkpoint",
         needs="config",
         flags=("sweep", "folds", *PROCESS_FLAGS),
     ),
     "evaluate": Command(
-        "top-1, top-5, loss, calibration and the accuracy of every class over every example of the "
-        "evaluation split: of a run's checkpoint (--workdir=DIR), or of published weights "
+        "measures top-1, top-5, loss, calibration and the accuracy of every class on the "
+        "evaluation split, for a run's checkpoint (--workdir=DIR) or for published weights "
         "(--config=FILE --config.init_from=SOURCE); for ImageNet also with ReaL's labels and on "
-        "ImageNet-V2, if prepared; --config.data.image_size=N for another resolution; "
-        "--workdir=A --workdir=B averages the answers of several runs",
+        "ImageNet-V2, if prepared; --config.data.image_size=N sets another resolution; "
+        "--workdir=A --workdir=B averages the predictions of several runs",
         needs="config",
         flags=("checkpoint", "crops", "flip", "outside", "coverage", *PROCESS_FLAGS),
         several_runs=True,
     ),
     "calibrate": Command(
-        "scales a run's probabilities so that they are as often right as they say, and chooses the "
-        "thresholds of several labels, on the evaluation split; evaluate, predict and export use "
-        "the result, calibration.json in the run's directory",
+        "scales a run's probabilities so that they agree with observed frequencies, and chooses "
+        "the thresholds of several labels, on the evaluation split; evaluate, predict and export "
+        "use the result, calibration.json in the run's directory",
         needs="config",
         flags=("checkpoint", "thresholds"),
     ),
     "embed": Command(
-        "writes pooled features of every example of both splits to --output=FILE.npz, and prints "
-        "how well nearest neighbours and a linear probe do on them; of a run, or of "
-        "--config.init_from=SOURCE; with images, only their features",
+        "writes pooled features of every example of both splits to --output=FILE.npz, for a run or "
+        "for --config.init_from=SOURCE, and prints the accuracy of nearest neighbours and of a "
+        "linear probe on them; with images, writes only their features",
         needs="config",
         flags=("checkpoint", "output", "block"),
         words="[IMAGE...]",
@@ -156,24 +171,25 @@ COMMANDS = {
         needs="config",
     ),
     "predict": Command(
-        "answers for image files, folders, globs, file:// URLs, or - for standard input: the five "
-        "likeliest classes with probabilities, the labels from their thresholds on, or numbers; "
-        "from --workdir=DIR or --weights=SOURCE",
+        "prints predictions for image files, folders, globs, file:// URLs, or - for standard "
+        "input: the five most likely classes with probabilities, the labels that reach their "
+        "thresholds, or numbers; the model is --workdir=DIR or --weights=SOURCE",
         needs="source",
         flags=("checkpoint", "weights", "model", "prefix", "cam", "format", "top", "coverage"),
         words="IMAGE...",
     ),
     "report": Command(
-        "writes DIR/report.html again, for a finished or running run; for several directories, "
-        "a page that compares the runs; --figures=DIR also writes figures for papers",
+        "writes DIR/report.html again, for a finished or running run; for several directories it "
+        "writes a page that compares the runs; --figures=DIR also writes figures for papers",
         needs="run",
         flags=("checkpoint", "figures"),
         words="DIR...",
     ),
     "dossier": Command(
         "writes DIR/dossier: one page and a folder with the data card, scores with intervals, "
-        "thresholds, calibration, robustness, a check of the activation maps, failures, and what "
-        "repeats the run; people fill in the rest of the reporting checklists",
+        "thresholds, calibration, robustness, a check of the activation maps, failures, and the "
+        "commands that repeat the run; people fill in the rest of the checklists CLAIM, TRIPOD+AI "
+        "and model cards",
         needs="config",
         flags=("checkpoint", "images", "output"),
     ),
@@ -199,15 +215,15 @@ COMMANDS = {
         ),
     ),
     "benchmark": Command(
-        "images/s of the training step, of training with the data, of the input pipeline and of "
-        "inference, also as shares of this machine's limits; memory and compile time; "
-        "--config.data.name=synthetic needs no data; --output=FILE.json saves the figures",
+        "measures memory, compile time, and the images/s of the training step, of training with "
+        "the data, of the input pipeline and of inference, also as shares of this machine's "
+        "limits; --config.data.name=synthetic needs no data; --output=FILE.json saves the figures",
         needs="config",
         flags=("output",),
     ),
     "weights": Command(
-        "says what a file of weights is: format, naming scheme, network, classifier, problems; "
-        "--output=FILE.safetensors writes it under the names of timm; two files are compared",
+        "describes a file of weights: format, naming scheme, network, classifier, problems; "
+        "--output=FILE.safetensors converts it to the names of timm; two files are compared",
         needs="",
         flags=("model", "prefix", "output"),
         words="FILE [FILE]",
@@ -227,9 +243,10 @@ COMMANDS = {
         words="bash|zsh|fish",
     ),
     "verify": Command(
-        "compares another implementation's stages and logits with those of weights (a file, or "
-        "formula:MODEL) on built-in images, and names the first stage that differs and the likely "
-        "fault; --output=GOLDEN.npz writes the right ones, --output=FILE.safetensors the weights",
+        "compares the stages and logits of another implementation (ANSWERS, a .npz file) with this "
+        "project's, for the same weights (a file, or formula:MODEL) and built-in images, and names "
+        "the first stage that differs and the likely fault; --output=GOLDEN.npz writes the right "
+        "stages and logits, --output=FILE.safetensors the weights",
         needs="",
         flags=("model", "prefix", "output"),
         words="WEIGHTS [ANSWERS]",
@@ -277,7 +294,7 @@ usage: {program} {command} {needs}{words}[--FLAG ...]
 flags
 {flags}"""
 _NEEDS = {
-    "config": "--config=configs/NAME.py [--workdir=DIR] [--config.KEY=VALUE ...] ",
+    "config": "[--config=configs/NAME.py] [--workdir=DIR] [--config.KEY=VALUE ...] ",
     "source": "--workdir=DIR | --weights=SOURCE ",
     "run": "[--workdir=DIR] ",
     "": "",
@@ -296,9 +313,7 @@ def help_of(program: str, name: str) -> str:
     for flag_name in command.flags:
         flag = FLAGS[flag_name]
         written = f"--{flag_name}={flag.value}" if flag.value else f"--{flag_name}"
-        choices = flag.choices.get(name, ())
-        about = f"{flag.about}: {', '.join(choices)}" if choices else flag.about
-        flags.append(_row(written, about, 29))
+        flags.append(_row(written, flag.about, 29))
     return _HELP_OF_ONE.format(
         program=program,
         command=name,

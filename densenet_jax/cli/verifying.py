@@ -1,4 +1,4 @@
-"""The command `verify`: whether another implementation of a network computes the same."""
+"""The command `verify`: compares another implementation of a network with this one."""
 
 import pathlib
 from typing import Any, cast

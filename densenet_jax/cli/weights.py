@@ -1,4 +1,4 @@
-"""The command `weights`: what a file of weights is, its conversion, and the comparison of two."""
+"""The command `weights`: describes a file of weights, converts it, or compares two."""
 
 import pathlib
 
@@ -29,8 +29,8 @@ def variant(model: str | None, source: str | None) -> str | None:
     """
     if model and not source:
         raise ConfigError(
-            f"--model={model} says what the file in --weights=FILE is, which is missing; a run "
-            "knows its own network."
+            f"--model={model} describes the file in --weights=FILE, which is missing; a run knows "
+            "its own network."
         )
     if model and model not in list_models():
         raise ConfigError(f"There is no model {model!r}. {nearest(model, list_models())}")

@@ -1,4 +1,4 @@
-"""What an option is, and how a table of options becomes a configuration."""
+"""The class of an option, and the conversion of a table of options to a configuration."""
 
 from collections.abc import Iterable
 from typing import Any, NamedTuple

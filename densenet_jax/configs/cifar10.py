@@ -2,8 +2,8 @@
 
   python main.py --config=configs/cifar10.py --workdir=runs/cifar10
 
-Expect 95.5 % top-1 (the paper: 4.51 % error; with pixels that were never stored as JPEG).  TFDS's
-`cifar10` must be prepared as ArrayRecord; if it is not, the command says how.
+Expect 95.5 % top-1 (the paper has 4.51 % error), if the images were never compressed as JPEG.
+TFDS's `cifar10` must be prepared as ArrayRecord; if it is not, the command says how.
 
 Arguments follow a colon and are separated by commas.  A network, BC or plain, with depth and growth
 rate:

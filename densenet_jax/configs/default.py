@@ -1,4 +1,4 @@
-"""Every hyper-parameter once: its key, its default, what it does, and the range of its values.
+"""The table of all hyper-parameters: key, default, what it does, and the range of its values.
 
 Each can be set on the command line, --config.optimizer.learning_rate=0.05, or in a configuration,
 config.optimizer.learning_rate = 0.05.  The other configurations change some of them.
@@ -37,24 +37,25 @@ RUN = (
     Option(
         "loss",
         "",
-        "'': the task's first one. Classification: `cross_entropy`, `focal`, or "
-        "`binary_cross_entropy`, a separate loss for each class, summed. Multilabel: "
+        "'': the first that is named here for the task. Classification: `cross_entropy`, `focal`, "
+        "or `binary_cross_entropy`, a separate loss for each class, summed. Multilabel: "
         "`binary_cross_entropy` or `focal`. Regression: `huber` or `squared_error`.",
     ),
     Option(
         "class_weights",
         "",
-        "Weights of the classes in the training loss, for rare ones: numbers, or `auto`, inversely "
-        "proportional to their frequency. Multilabel: of each label where it is present; `auto` is "
-        "the number of absent for each present one.",
+        "Weights of the classes in the training loss, to strengthen rare ones: numbers, or `auto`, "
+        "inversely proportional to their frequency. Multilabel: weights of each label where it is "
+        "present; `auto` is the number of absent examples for each present one.",
         range=(ABOVE_0, 1e6),
         kind=object,
     ),
     Option(
         "best_metric",
         "",
-        "The metric that chooses the best checkpoint: `top1`, `top5` or `loss`; `auroc`, "
-        "`average_precision` or `loss`; `mae`, `rmse`, `r2` or `loss`; '': the task's first one.",
+        "The metric that chooses the best checkpoint. Classification: `top1`, `top5` or `loss`. "
+        "Multilabel: `auroc`, `average_precision` or `loss`. Regression: `mae`, `rmse`, `r2` or "
+        "`loss`. '': the first of the task.",
     ),
     Option(
         "early_stopping",
@@ -104,8 +105,8 @@ MODEL = (
     Option(
         "model.drop_path_rate",
         None,
-        "Probability, per image, that the network's last layer adds zeros (stochastic depth); it "
-        "is lower for earlier layers, in proportion to their position.",
+        "Probability, per image, that the last layer of the network adds zeros (stochastic depth); "
+        "it is lower for earlier layers, in proportion to their position.",
         range=(0, 0.999),
         kind=float,
     ),
@@ -370,8 +371,8 @@ DATA = (
     Option(
         "data.in_memory",
         False,
-        "Read and decode a small data set once and hold it as one array; on every device, if it "
-        "fits.",
+        "Read and decode a small data set once and hold it as one array, also on every device if "
+        "it fits.",
     ),
     Option("data.strict", False, "Stop at an unreadable image instead of using another one."),
 )
@@ -434,7 +435,7 @@ OPTIMIZER = (
     Option(
         "optimizer.learning_rate",
         0.1,
-        "The peak, for the whole batch; or for reference_batch_size, if it is set.",
+        "The largest rate, for the whole batch; or for reference_batch_size, if it is set.",
         range=(0, 1e30),
     ),
     Option(
@@ -448,9 +449,9 @@ OPTIMIZER = (
     Option(
         "optimizer.schedule",
         "step",
-        "`cosine`: to 0; `step`: times step_factor at the boundaries; `polynomial` of power 2 to "
-        "0; `constant`; `one_cycle`: up for `warmup`, down for the rest; `warmup_stable_decay`: "
-        "constant, then linear to 0 over `decay`.",
+        "`cosine` falls to 0; `step` is multiplied by step_factor at the boundaries; `polynomial` "
+        "falls to 0 with power 2; `constant`; `one_cycle` rises for `warmup` and falls for the "
+        "rest; `warmup_stable_decay` is constant, then falls linearly to 0 over `decay`.",
     ),
     Option(
         "optimizer.step_boundaries",
@@ -499,7 +500,8 @@ OPTIMIZER = (
     Option(
         "optimizer.accumulate",
         1,
-        "Micro-batches of a step, one after another: memory for one, gradients averaged over all.",
+        "Number of micro-batches of a step, processed one after another: only one at a time needs "
+        "memory, and gradients are averaged over all.",
         range=(1, 2**20),
     ),
     Option(
@@ -523,7 +525,7 @@ DEVICES = (
         "mesh.preset",
         "",
         "`gpu` or `tpu`: all devices, the state on each; `gpu_fsdp` or `tpu_fsdp`: the state split "
-        "over all devices; '': mesh.data and mesh.model say it.",
+        "over all devices; '': mesh.data and mesh.model decide.",
     ),
     Option(
         "mesh.data",

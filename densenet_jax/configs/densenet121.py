@@ -8,8 +8,8 @@ Arguments follow a colon and are separated by commas: one recipe, and `tiny`.
   mindcv   120 epochs, batch 256, cosine: 75.6 % (MindCV)
   strong   300 epochs, batch 1024, meant to exceed 76.5 %; nobody has run it yet.  docs/recipes.md
            gives the reasons.  With a teacher: --config.distill.teacher=rdnet_tiny.nv_in1k
-  large_batch   the paper's with batch 8,192 and a matching rate, for a pod
-  lars     91 epochs, batch 32,768 with LARS, for a large pod; nobody has run this one or
+  large_batch   the paper's recipe with batch 8,192 and a matching rate, for many devices
+  lars     91 epochs, batch 32,768 with LARS, for very many devices; nobody has run this one or
            large_batch to its end
   tiny     20 steps of 8 small images, to see that everything works before the long run
 

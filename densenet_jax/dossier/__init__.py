@@ -1,8 +1,8 @@
-"""The dossier of a run: one page and a folder with what a reader of a study asks about a model.
+"""The dossier of a run: one page and a folder that answer the questions of readers of a study.
 
 It holds the data card, scores with intervals, thresholds, calibration and coverage, robustness, a
-check of the activation maps, failures, and what repeats all of it; and it names what only people
-can say.
+check of the activation maps, failures, and the commands that repeat all of it.  It also lists the
+items of reporting checklists that only people can answer.
 """
 
 from densenet_jax.dossier.write import PAGE_NAME, write

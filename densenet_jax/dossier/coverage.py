@@ -1,4 +1,4 @@
-"""How often conformal sets and ranges contain the truth, on examples that did not set their limits.
+"""Measures how often conformal sets and ranges contain the truth, on examples not used for limits.
 
 Limits come from the split of the command `calibrate`.  Without it, or if that is the split of the
 scores, each half of the examples (of whole groups) is measured with limits from the other half.
@@ -20,9 +20,10 @@ class Kind(NamedTuple):
 
     Attributes:
       name: for people.
-      strangeness: of every example, if it were of this kind, [N].
-      member: whether it is, bool [N].
-      kept: strangeness of the members of the split that sets the limit, [M]; None: halves.
+      strangeness: how unusual every example would be for this kind, [N].
+      member: whether the example is of this kind, bool [N].
+      kept: strangeness of the members of the split that sets the limit, [M]; None: halves of the
+        examples set the limits.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""The data card: what each split holds, and what is in it, or in two splits, twice.
+"""The data card: the content of each split, its duplicates, and what two splits share.
 
 Every image is read once, so that one hash for each serves duplicates, leaks and the checksum.
 """
@@ -91,7 +91,7 @@ def _share(count: int, of: int) -> float | None:
 
 
 def _row(use: str, split: Source, hashes: dict[int, bytes], labels: np.ndarray) -> dict[str, Any]:
-    """Returns what `describe` says of one split."""
+    """Returns the entry of one split in `describe`."""
     first: dict[bytes, int] = {}
     earlier = {i: first.setdefault(own, i) for i, own in hashes.items()}
     again = [(i, k) for i, k in earlier.items() if i != k]
@@ -113,7 +113,7 @@ def _row(use: str, split: Source, hashes: dict[int, bytes], labels: np.ndarray) 
 def _shared(
     uses: tuple[str, str], splits: tuple[Source, Source], hashes: tuple[dict[int, bytes], ...]
 ) -> dict[str, Any]:
-    """Returns what two splits share, see `describe`."""
+    """Returns the images and groups that two splits share, see `describe`."""
     where = collections.defaultdict(list)
     for i, own in hashes[0].items():
         where[own].append(i)

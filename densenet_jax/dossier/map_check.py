@@ -1,7 +1,7 @@
-"""Whether activation maps depend on what the network learned (Adebayo et al., 2018, section 4.1).
+"""Tests whether activation maps depend on the learned weights (Adebayo et al., 2018, section 4.1).
 
 The parts of the network get new random weights, one after another, from the classifier down to the
-stem.  Maps that stay as they were would show edges of the image, not what speaks for an answer.
+stem.  Maps that hardly change show edges of the image, not the regions that support a prediction.
 """
 
 import dataclasses

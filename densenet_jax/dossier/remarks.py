@@ -1,4 +1,4 @@
-"""What a reader of a dossier must know before the numbers: sentences about its weak points."""
+"""The remarks at the top of a dossier: sentences about weak points, to read before any number."""
 
 from typing import Any
 
@@ -26,10 +26,10 @@ def about(record: dict[str, Any], scores: dict[str, Any] | None) -> list[str]:
         found += _robustness(rows, find_task(record["task"]).measured[0])
     last = record["maps"]["stages"][-1:]
     if last and last[0]["alike"] is None:
-        found.append("The activation maps cannot be compared: each is the same everywhere.")
+        found.append("The activation maps cannot be compared, because each is constant.")
     elif last and last[0]["alike"] > ALIKE:
         found.append(
-            "The activation maps stay alike if all weights are random (correlation "
+            "The activation maps hardly change if all weights are random (correlation "
             f"{last[0]['alike']:.2f}): they show the images' structure, not what was learned."
         )
     return found
@@ -41,26 +41,26 @@ def _data(record: dict[str, Any]) -> list[str]:
     for split in data["splits"]:
         if split["use"] == BOTH:
             found.append(
-                "The split that is scored also chose the checkpoint, so the scores promise too "
-                "much: score another one with --config.data.eval_split=test, for example."
+                "The split that is scored also chose the checkpoint, so the scores are too "
+                "optimistic: score another one, for example with --config.data.eval_split=test."
             )
         for key, what in (
-            ("unreadable", "images of it cannot be read"),
-            ("duplicates", "of its images equal an earlier one"),
-            ("conflicts", "of its images equal an earlier one that has another label"),
+            ("unreadable", "unreadable images"),
+            ("duplicates", "images that equal an earlier one"),
+            ("conflicts", "images that equal an earlier one of another label"),
         ):
             if split[key]:
-                found.append(f"{split['name']}: {split[key]:,} {what}.")
+                found.append(f"{split['name']} has {what}: {split[key]:,}.")
     if any(split["groups"] is None for split in data["splits"]):
         found.append(
-            "Groups, such as patients, are unknown: if several images are of one patient, the "
+            "Groups, such as patients, are unknown: if several images show one patient, the "
             "intervals are too narrow, and a patient may be in two splits."
         )
     for pair in data["shared"]:
         first, second = pair["uses"]
         found += [
-            f"“{first}” and “{second}” share {what} ({pair[what]:,}): results on them are not "
-            f"those of unseen {what}."
+            f"“{first}” and “{second}” share {what} ({pair[what]:,}), so the scores are not those "
+            f"of unseen {what}."
             for what in ("images", "groups")
             if pair[what]
         ]
@@ -80,7 +80,7 @@ def _labels(record: dict[str, Any]) -> list[str]:
     if not few:
         return []
     shown = ", ".join(few[:10]) + f", and {len(few) - 10} more" * (len(few) > 10)
-    return [f"Fewer than {FEW} examples with or without them are scored: {shown}."]
+    return [f"These labels have fewer than {FEW} scored examples with or without them: {shown}."]
 
 
 def _robustness(rows: list[dict[str, Any]], metric: Metric) -> list[str]:

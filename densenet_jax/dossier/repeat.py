@@ -1,4 +1,4 @@
-"""What repeats a run and its dossier: commands, versions, and checksums to compare results."""
+"""What is needed to repeat a run and its dossier: commands, versions, and checksums to compare."""
 
 import hashlib
 import importlib.metadata

@@ -1,6 +1,6 @@
-"""How the first metric of a task changes under noise, blur, JPEG's losses, and other light.
+"""How the first metric of a task changes under noise, blur, JPEG compression and brightness.
 
-Images are changed as the network sees them, after crop and resizing.  Strengths are relative to the
+Images are changed after crop and resizing, as the network sees them.  Strengths are relative to the
 range of the pixels or to the side of the image, so that they mean the same for every kind of image
 (after Hendrycks and Dietterich, 2019, whose strengths are for images of one size).
 """
@@ -127,7 +127,7 @@ def changed(held: Source, ends: tuple[float, float], change: Change, strength: f
     images = np.empty_like(examples.images)
     for i, image in enumerate(examples.images):
         unit = (image.astype(np.float32) - low) / (high - low)
-        # Numbers beyond black and white, as in CT, stay; only the change is cut off.
+        # Numbers outside the range from black to white, as in CT, stay; only the change is clipped.
         floor, ceiling = min(0.0, float(unit.min())), max(1.0, float(unit.max()))
         new = change.apply(unit, strength, np.random.default_rng(i)).clip(floor, ceiling)
         new = new * (high - low) + low

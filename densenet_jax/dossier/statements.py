@@ -1,4 +1,4 @@
-"""What only people can say about a model: statements.toml, and the items of the checklists."""
+"""The items of reporting checklists, and people's answers to them in statements.toml."""
 
 import functools
 import pathlib
@@ -13,8 +13,8 @@ CHECKLIST = pathlib.Path(__file__).parent / "checklist.toml"
 FILE = "statements.toml"
 MAX_BYTES = 2**20
 _HEAD = """\
-# What only people can say about this model. Write between the quotes (three quotes on each side for
-# several lines), and write the dossier again: the answers appear on its page.
+# Questions about this model that only people can answer. Write answers between the quotes (three
+# quotes on each side for several lines), and write the dossier again: they appear on its page.
 """
 
 
@@ -52,7 +52,7 @@ def read(folder: pathlib.Path) -> dict[str, str]:
         ) from None
     for key, value in found.items():
         if key not in keys or not isinstance(value, str):
-            what = "is not a text in quotes" if key in keys else f"is none of {', '.join(keys)}"
+            what = "is not a text in quotes" if key in keys else f"is not one of {', '.join(keys)}"
             raise ReportError(f"{path}: {key!r} {what}; correct it, or move the file away.")
     return {key: found.get(key, "").strip() for key in keys}
 
@@ -62,6 +62,6 @@ def _blank() -> str:
     parts = [_HEAD]
     for item in checklist():
         if "ask" in item:
-            lines = textwrap.wrap(f"{item['title']} ({item['refs']}). {item['ask']}", 98)
+            lines = textwrap.wrap(f"{item['title']}. {item['ask']} ({item['refs']})", 98)
             parts.append("".join(f"# {line}\n" for line in lines) + f'{item["key"]} = ""\n')
     return "\n".join(parts)

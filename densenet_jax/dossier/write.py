@@ -1,4 +1,4 @@
-"""Writes the folder of a dossier: its page, its record, and the files that repeat them."""
+"""Writes the folder of a dossier: its page, its record, and the files needed to repeat them."""
 
 import dataclasses
 import json

@@ -17,7 +17,7 @@ DEFAULT_RULE = "youden"
 def fit(
     task: Task, found: Scores, names: Sequence[str], *, rule: str | None, data: str, step: int
 ) -> dict[str, Any]:
-    """Returns the record of calibration.json: what makes the probabilities of a checkpoint honest.
+    """Returns the record of calibration.json: how to scale the probabilities of a checkpoint.
 
     Args:
       task: what the network is trained for.
@@ -37,7 +37,7 @@ def fit(
       ScoresError: the task has no probabilities, no thresholds, or a logit is not finite.
     """
     if task.name == "regression":
-        raise ScoresError("calibrate is for probabilities, and a regression has none.")
+        raise ScoresError("calibrate scales probabilities, and a regression has none.")
     if rule is not None and task.name != "multilabel":
         raise ScoresError(
             "--thresholds is for several labels; a classification answers with its likeliest class."

@@ -1,4 +1,4 @@
-"""The answers of several networks for the same examples, averaged."""
+"""Averages the predictions of several networks for the same examples."""
 
 import dataclasses
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Pooled features of every example of a split, and what can be read from them at once."""
+"""Pooled features of every example of a split, and the accuracy of simple models on them."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
@@ -113,7 +113,7 @@ def write(path: str, found: dict[str, dict[str, np.ndarray]], class_names: Seque
 def quick_look(
     setup: Experiment, train: dict[str, np.ndarray], evaluated: dict[str, np.ndarray]
 ) -> dict[str, dict[str, float]]:
-    """Returns how well two simple models on the features do, before any fine-tuning.
+    """Returns the metrics of two simple models on the features, as a check before fine-tuning.
 
     Args:
       setup: the experiment, for its task.

@@ -1,4 +1,4 @@
-"""Out-of-distribution detection: how well strange images are told from those of the evaluation."""
+"""Out-of-distribution detection: how well a model tells other images from those of its split."""
 
 import os
 from typing import Any
@@ -39,7 +39,7 @@ def open_images(text: str) -> Source:
 
 
 def assess(setup: Experiment, variables: Any, own: splits.Assessed, text: str) -> dict[str, Any]:
-    """Returns how well scores of strangeness separate other images from those of the evaluation.
+    """Returns how well out-of-distribution scores separate other images from those of the split.
 
     Args:
       setup: as `training.experiment.build` returns it; its mesh must be the current one.
@@ -54,7 +54,7 @@ def assess(setup: Experiment, variables: Any, own: splits.Assessed, text: str) -
     """
     others, multilabel = open_images(text), setup.task.name == "multilabel"
     if setup.task.name == "regression":
-        raise DataError("--outside is for classes and labels; numbers have no such score.")
+        raise DataError("--outside is for classes and labels; there is no such score for numbers.")
     model = setup.model
 
     @jax.jit

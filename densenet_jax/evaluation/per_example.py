@@ -1,4 +1,4 @@
-"""What a model answers for every example of a split, kept in files for other programs.
+"""The files with a model's predictions for every example of a split, for other programs.
 
 Both files are NumPy archives without pickled objects.
 """
@@ -46,7 +46,7 @@ def save(folder: pathlib.Path, own: Assessed, outputs: Outputs) -> None:
 
 
 def columns(source: Source, index: np.ndarray) -> dict[str, np.ndarray]:
-    """Returns what else is known of examples, {"group", "column_NAME": str [N]}.
+    """Returns groups and other columns of examples, {"group", "column_NAME": str [N]}.
 
     Args:
       source: the split.
@@ -62,7 +62,7 @@ def columns(source: Source, index: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def pop_columns(arrays: dict[str, Any], examples: int) -> dict[str, np.ndarray]:
-    """Removes what `columns` returned from the arrays of a file, and returns what fits.
+    """Removes the arrays of `columns` from those of a file, and returns the ones that fit.
 
     Args:
       arrays: of the file.

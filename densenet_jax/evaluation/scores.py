@@ -1,4 +1,4 @@
-"""A model's scores of every example of a split."""
+"""Computes a model's predictions for every example of a split."""
 
 from collections.abc import Callable, Iterable
 from typing import Any

@@ -30,7 +30,7 @@ def related(name: str) -> dict[str, str]:
 
 @dataclasses.dataclass(frozen=True)
 class Assessed:
-    """What a model answers for a split, and how good that is.
+    """A model's predictions for a split, and their scores.
 
     Attributes:
       record: {"data", "split", "crops", "flip"} and `Task.summary`; also

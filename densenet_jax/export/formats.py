@@ -109,7 +109,7 @@ def export(
     options: dict[str, Any] = {"preprocess": preprocess, "int8": int8}
     options |= {"dynamic": dynamic, "opset": opset}
     if dynamic not in ("", "size"):
-        raise ExportError(f"--dynamic={dynamic} must be size: height and width become free.")
+        raise ExportError(f"--dynamic={dynamic} must be size, which leaves height and width open.")
     if opset is not None and opset not in OPSETS:
         raise ExportError(
             f"--opset={opset} must be one of {OPSETS[0]} to {OPSETS[-1]}, the versions of ONNX's "

@@ -1,8 +1,8 @@
-"""The one home of the activation function and of its derivative.
+"""The activation functions, applied after a normalisation, and their gradients.
 
-Batch normalisation is an affine map of each channel (`block.statistics.affine`), so what a layer
-does before its convolution is y = f(x * gain + shift).  Here are f, that map, and its transpose.
-The derivative of f is JAX's own: to add or change an activation, edit `ACTIVATIONS` alone.
+Batch normalisation is an affine map of each channel (`block.statistics.affine`), so a layer
+computes y = f(x * gain + shift) before its convolution.  This module defines f, that map, and its
+transpose.  JAX differentiates f: to add or change an activation, edit only `ACTIVATIONS`.
 
 The kernels for GPUs and CPUs have ReLU compiled in.  `is_relu` tells whether an entry still is
 ReLU; `block.implementations` falls back to plain JAX for all others.

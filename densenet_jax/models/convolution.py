@@ -57,10 +57,11 @@ def _automatic(stride, x, kernel, dy):
 
 
 def _summed_wide(stride, x, kernel, dy):
-    """The same with a sum for the kernel that stays wide.
+    """Returns what `gradients` does, with float32 sums for the gradient of the kernel.
 
-    So it is added up over devices, too, and in one all-reduce with the sums of batch statistics,
-    which are as wide.  cuDNN has no such type: x and dy would be converted, in memory, first.
+    Sums over devices are then float32, too, and share an all-reduce with the sums of batch
+    statistics, which have this type.  cuDNN lacks the combination of types, and would first convert
+    x and dy in memory.
     """
     dx = jax.vjp(lambda x: _padded(x, kernel, stride), x)[1](dy)[0]
     _, around = _paddings(stride, x, kernel, dy)
@@ -77,7 +78,7 @@ def _written_out(stride, x, kernel, dy):
     around_dy, around_x = _paddings(stride, x, kernel, dy)
     mirrored = kernel[::-1, ::-1].swapaxes(2, 3)
     dx = _convolve(dy, mirrored, (1, 1), around_dy, lhs_dilation=(stride, stride))
-    # Examples are what is summed over; channels take their place.
+    # The gradient of the kernel sums over examples, so examples and channels change places.
     by_channel, outputs = x.transpose(3, 1, 2, 0), dy.transpose(1, 2, 0, 3)
     d_kernel = _convolve(by_channel, outputs, (1, 1), around_x, rhs_dilation=(stride, stride))
     return dx, widen(d_kernel.transpose(1, 2, 0, 3))

@@ -154,7 +154,7 @@ class DenseNet(nn.Module):
       compression: share of the feature maps that a transition keeps (theta in the paper).
       dropout_rate: probability to drop after every convolution but the first.
       drop_path_rate: probability, per image, that the last layer adds zeros (stochastic depth);
-        those before have it in proportion to their position.
+        for earlier layers it is lower, in proportion to their position.
       norm_epsilon: added to variances.
       norm_momentum: weight of the batch in the running statistics (PyTorch's convention).
       freeze_statistics: also in training, normalise with the running statistics and leave them as

@@ -1,4 +1,4 @@
-"""Depthwise convolution, quick on a CPU as well.
+"""Depthwise convolution that is fast on CPUs as well.
 
 XLA has a fast depthwise convolution for accelerators; on a CPU its own takes some twenty times as
 long as adding up shifted images, and its gradient is slower yet.  The platform chooses when the

@@ -43,5 +43,5 @@ def check_images(images: jax.Array, in_channels: int, smallest: int) -> None:
     if are_numbers(images.shape[1:3]) and min(images.shape[1:3]) < smallest:
         raise ValueError(
             f"images of {images.shape[1]}x{images.shape[2]} pixels are too small: this model "
-            f"halves them down to nothing below {smallest}x{smallest}."
+            f"needs at least {smallest}x{smallest}."
         )

@@ -1,4 +1,4 @@
-"""The widths of a network, said once: setup, counts, limits, exports and summaries read them."""
+"""The widths of a network, which modules, counts, limits, exports and summaries read here."""
 
 from typing import NamedTuple
 

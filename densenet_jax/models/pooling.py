@@ -33,7 +33,7 @@ def average_pool(x: jax.Array) -> jax.Array:
 
 
 def every_second(x: jax.Array, axis: int, start: int, stop: int) -> jax.Array:
-    """Returns x[start:stop:2] along an axis; indexing would gather where the batch is symbolic."""
+    """Returns x[start:stop:2] along an axis; with a symbolic batch, indexing would gather."""
     return lax.slice_in_dim(x, start, stop, 2, axis)
 
 

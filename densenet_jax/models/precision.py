@@ -1,4 +1,4 @@
-"""The type of numbers that a device computes a DenseNet fastest in."""
+"""The floating-point type in which a device computes a DenseNet fastest."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""RDNet ("DenseNets Reloaded", Kim, Heo, Han, 2024): dense connections with what came since.
+"""RDNet ("DenseNets Reloaded", Kim, Heo, Han, 2024): dense connections and newer components.
 
 Layer norm instead of batch norm, inverted bottlenecks around a 7x7 depthwise convolution, a gate
 over the channels, layer scale and drop path.  A transition between every two blocks keeps half of
@@ -111,7 +111,7 @@ class RDNet(nn.Module):
       bottleneck_width: width inside a layer, in its input features.
       compression: share of the features that a transition keeps.
       layer_scale: initial value of the layer scale.
-      drop_path_rate: of the last layer; those before have it in proportion to their position.
+      drop_path_rate: of the last layer; lower for earlier ones, in proportion to their position.
       dropout_rate: probability to drop each value that a layer adds.
       norm_epsilon: added to variances.
       dtype: type of the computation; norms, pooling and classifier have at least float32.

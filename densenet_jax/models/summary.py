@@ -1,4 +1,4 @@
-"""How large a variant is: parameters and multiply-adds, both counted."""
+"""The size of a variant: its parameters and multiply-adds, both counted."""
 
 import math
 from collections.abc import Iterator

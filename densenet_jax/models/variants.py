@@ -1,4 +1,4 @@
-"""The table of variants, and how a name becomes a model."""
+"""The table of variants, and the functions that make a model from a name."""
 
 import difflib
 from typing import Any, Literal, NamedTuple, overload

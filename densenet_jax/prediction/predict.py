@@ -1,4 +1,4 @@
-"""Predictions for image files: for each file the likeliest classes, its labels, or numbers."""
+"""Predictions for image files: for each file the most likely classes, its labels, or numbers."""
 
 import concurrent.futures
 import dataclasses

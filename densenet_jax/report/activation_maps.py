@@ -1,4 +1,4 @@
-"""Maps of the image regions that speak for a class: class activation maps, Grad-CAM, occlusion.
+"""Maps of the image regions that support a class: class activation maps, Grad-CAM, occlusion.
 
 All are pure functions of (model, variables, images, classes), compiled once for each model and
 shape of images.  Variables are {"params": ..., "batch_stats": ...}, images are normalised float32

@@ -1,4 +1,4 @@
-"""A model's answers for several labels or for numbers, stored in predictions.npz."""
+"""A model's predictions of several labels or of numbers, stored in predictions.npz."""
 
 import dataclasses
 import logging
@@ -35,8 +35,8 @@ class Estimates:
       shown: the examples with pictures, as positions in the arrays above, int [P].
       shown_for: the label or number for which each of them is shown, int [P].
       pictures: of these examples, uint8 [P, h, w, C].
-      maps: what speaks for this label or raises this number, float32 [P, h', w'].
-      columns: what else is known of the examples, see `per_example.columns`, {key: str [N]}.
+      maps: regions that support this label or raise this number, float32 [P, h', w'].
+      columns: groups and other columns of the examples, see `per_example.columns`, {key: str [N]}.
     """
 
     task: str

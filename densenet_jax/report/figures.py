@@ -1,6 +1,6 @@
 """Figures of runs for papers, as SVG and PDF: curves, ROC, confusion, feature reuse, growth.
 
-They are drawn from the files of the runs, as the page is; what is missing there is named.
+They are drawn from the files of the runs, as the page is; figures without data are named.
 """
 
 import io
@@ -31,7 +31,7 @@ STYLE: Any = {  # Matplotlib's settings
     "axes.spines.top": False,
     "axes.spines.right": False,
     "legend.frameon": False,
-    "pdf.fonttype": 42,  # letters stay letters, as publishers want
+    "pdf.fonttype": 42,  # letters stay letters in PDF, as publishers want
     "svg.hashsalt": "densenet_jax",  # the same file every time
     "text.parse_math": False,  # a dollar in a name is a dollar
 }

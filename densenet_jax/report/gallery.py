@@ -1,4 +1,4 @@
-"""The pictures of a report with what the model answered, as the page shows them."""
+"""The pictures of a report and the model's predictions for them, as the page shows them."""
 
 from typing import Any
 

@@ -20,7 +20,7 @@ PLACE = ("step", "epoch", "seconds")
 
 @dataclasses.dataclass(frozen=True)
 class History:
-    """What a report shows of metrics.jsonl.
+    """The content of metrics.jsonl, as far as a report shows it.
 
     Attributes:
       series: {(split, metric): rows of epoch, step and value, [N, 3]}, in the order of the file.

@@ -1,4 +1,4 @@
-"""What the page shows of several labels: scores, curves, thresholds and calibration."""
+"""The page's scores, curves, thresholds and calibration of several labels."""
 
 import itertools
 from typing import Any

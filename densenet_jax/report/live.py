@@ -1,4 +1,4 @@
-"""Updates report.html in a thread while a run is training, without stopping the training."""
+"""Updates report.html in a thread while a run is training, without interrupting the training."""
 
 import logging
 import pathlib

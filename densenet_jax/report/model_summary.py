@@ -130,8 +130,8 @@ def _by_stage(params: Any, stages: list[str]) -> Iterator[tuple[str, Any]]:
     """Yields (stage, its parameters) in the order of the stages."""
     yield STEM, {name: p for name, p in params.items() if _in_stem(name)}
     order = {name: i for i, name in enumerate(stages)}
-    # The norm before the classifier has no products, so it is not among the stages: it comes last
-    # but one.
+    # The norm before the classifier has no products and is not among the stages: it is inserted
+    # before the last one.
     rest = [name for name in params if not _in_stem(name)]
     for name in sorted(rest, key=lambda n: order.get(n, len(order) - 1.5)):
         yield name, params[name]

@@ -1,4 +1,4 @@
-"""What the page shows of predicted numbers: errors, and points for a scatter plot."""
+"""The page's errors of predicted numbers, and the points of its scatter plot."""
 
 from typing import Any
 

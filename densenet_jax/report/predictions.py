@@ -38,7 +38,7 @@ class Predictions:
       pictures: of these examples, uint8 [P, h, w, C].
       maps: class activation maps of their predicted classes, float32 [P, h', w'].
       calibrated: the split on which the probabilities were calibrated; "": they were not.
-      columns: what else is known of the examples, see `per_example.columns`, {key: str [N]}.
+      columns: groups and other columns of the examples, see `per_example.columns`, {key: str [N]}.
     """
 
     index: np.ndarray

@@ -16,7 +16,7 @@ from densenet_jax.training.experiment import Experiment
 def with_maps(
     setup: Experiment, variables: Any, index: np.ndarray, outputs: np.ndarray
 ) -> dict[str, Any]:
-    """Returns small pictures of examples, and the regions that speak for an output of the network.
+    """Returns small pictures of examples, and the regions that support an output of the network.
 
     Args:
       setup: the experiment.

@@ -1,6 +1,7 @@
 """Statistics of predictions: the confusion matrix and metrics of each class.
 
-The matrix is sparse: of many classes few pairs occur, and all of them would fill the memory.
+The matrix is sparse: with many classes only few pairs occur, and a full matrix would not fit into
+memory.
 """
 
 from typing import Any

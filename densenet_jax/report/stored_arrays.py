@@ -1,4 +1,4 @@
-"""Checks of the arrays of predictions.npz, which anybody may have written."""
+"""Checks the arrays of predictions.npz, which other people may have written."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Which examples get pictures: the worst answers about each label or number."""
+"""Selects the examples shown as pictures: the worst predictions of each label or number."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Calibration: whether predictions with confidence p are right in a share p of the cases."""
+"""Calibration error: whether predictions with confidence p are right in a share p of the cases."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""How far a score may be off: 95 % intervals by bootstrap (Efron and Tibshirani, 1993).
+"""95 % intervals of scores by bootstrap (Efron and Tibshirani, 1993).
 
 A sample draws as many examples as there are, with replacement; a score of the sample counts every
 example as often as it was drawn.  If several examples belong to one patient, they are not

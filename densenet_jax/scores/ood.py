@@ -1,4 +1,4 @@
-"""Whether an image is unlike the training data: scores that are higher for stranger images."""
+"""Out-of-distribution scores, which are higher for images that are less like the training data."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""How well scores separate the examples with a label from those without: AUROC and precision.
+"""AUROC and average precision: how well scores separate the examples with a label from the rest.
 
 Both are sums over the examples from the highest score to the lowest.  `rank` sorts once, and
 `Ranked.auroc_and_precision` weighs the examples, so that a bootstrap need not sort again.

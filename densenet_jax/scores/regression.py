@@ -1,4 +1,4 @@
-"""How far predicted numbers are from the true ones."""
+"""Errors of predicted numbers."""
 
 import numpy as np
 

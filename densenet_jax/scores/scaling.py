@@ -1,6 +1,6 @@
-"""Logits scaled such that probabilities are calibrated: temperature and Platt scaling.
+"""Temperature and Platt scaling: scale logits so that probabilities are calibrated.
 
-Fit on one split and measure on another: on the split of the fit the result looks too good.
+Fit on one split and measure on another, because the result looks too good on the split of the fit.
 """
 
 from collections.abc import Callable

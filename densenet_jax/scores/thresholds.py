@@ -1,4 +1,4 @@
-"""Where a probability becomes a yes: thresholds by rule, and what they reach.
+"""Thresholds of probabilities, chosen by a rule, and the sensitivity and specificity they reach.
 
 An example is called positive if its probability is at least the threshold.
 """

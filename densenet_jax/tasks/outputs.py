@@ -1,4 +1,4 @@
-"""What the outputs of a trained network mean: how logits become probabilities or numbers."""
+"""The meaning of a trained network's outputs: how logits become probabilities or numbers."""
 
 import dataclasses
 import math

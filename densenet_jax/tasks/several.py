@@ -1,4 +1,4 @@
-"""What tasks with several outputs share, each with a label or number that may be unknown."""
+"""Code shared by tasks with several outputs, whose labels or numbers may be unknown."""
 
 import abc
 from collections.abc import Sequence

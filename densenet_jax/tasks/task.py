@@ -1,6 +1,6 @@
-"""What a network is trained for: targets, loss, metrics, the best metric, and its predictions.
+"""The interface of a task: targets, loss, metrics, the best metric, and predictions.
 
-Everything else iterates over `Task.metrics` and knows no metric by name: the steps, checkpoints,
+All other code iterates over `Task.metrics` and names no metric: the steps, checkpoints,
 metrics.jsonl, the progress line, sweeps, the report and the commands.
 """
 

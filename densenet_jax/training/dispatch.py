@@ -1,8 +1,8 @@
 """Several training steps in one call, for small networks whose steps are faster than Python.
 
 A dispatch (one such call) ends at every multiple of its maximal length, and at every step after
-which something is due.  So an interrupted and resumed run groups the same steps as an
-uninterrupted one.
+which an evaluation or a checkpoint is due.  So an interrupted and resumed run groups the same steps
+as an uninterrupted one.
 """
 
 import functools

@@ -57,7 +57,7 @@ def mean_loss(losses: jax.Array, weights: jax.Array | None) -> jax.Array:
 
 
 def joined(tree: Any) -> list[jax.Array]:
-    """Returns the leaves of a tree in few arrays, for reductions that ignore whose a number is.
+    """Returns the leaves of a tree in few arrays, for sums over all numbers of the tree.
 
     All vectors become one array; other arrays are stacked with those of the same shape, however
     they are split over devices.  Otherwise a sum over the gradients of DenseNet-121 takes 364

@@ -12,7 +12,7 @@ from densenet_jax.training.settings import train_source
 def settle(config: ml_collections.ConfigDict, source: Source) -> None:
     """Sets class weights that are `auto`, and the mean and standard deviation of regression.
 
-    The numbers stand in config.json, so that a run repeats with the same ones.
+    The numbers are stored in config.json, so that a repeated run uses the same ones.
 
     Args:
       config: the configuration, which is changed.
@@ -64,16 +64,16 @@ def automatic_weights(source: Source, labels: np.ndarray) -> tuple[float, ...]:
     if source.task == "classification":
         counts = np.bincount(labels, minlength=source.num_classes)
         weights = len(labels) / (len(counts) * np.maximum(counts, 1))
-        lacking, what = counts == 0, "no examples"
+        lacking, what = counts == 0, "lacks examples of"
     else:
         present, absent = (labels == 1).sum(0), (labels == 0).sum(0)
         weights = absent / np.maximum(present, 1)
-        lacking, what = (present == 0) | (absent == 0), "not both present and absent examples"
+        lacking, what = (present == 0) | (absent == 0), "lacks either present or absent examples of"
     if lacking.any():
         names = _some([n for n, lacks in zip(source.class_names, lacking, strict=True) if lacks])
         raise ConfigError(
-            f"config.class_weights is 'auto', but {source.name} has {what} of {names}; give the "
-            "weights as numbers, or leave these out with config.data.classes."
+            f"config.class_weights is 'auto', but {source.name} {what} {names}; give the weights "
+            "as numbers, or leave these out with config.data.classes."
         )
     return tuple(float(f"{weight:.6g}") for weight in weights)
 
@@ -93,7 +93,7 @@ def moments(source: Source, labels: np.ndarray) -> tuple[tuple[float, ...], tupl
         if not len(known) or known.min() == known.max():
             state = f"is {known[0]:g} for all examples" if len(known) else "is always unknown"
             raise ConfigError(
-                f"{name} {state} of {source.name}: there is nothing to learn. Leave it out."
+                f"{name} {state} of {source.name}, so there is nothing to learn; leave it out."
             )
     values = labels.astype(np.float64)
     return tuple(np.nanmean(values, 0).tolist()), tuple(np.nanstd(values, 0).tolist())

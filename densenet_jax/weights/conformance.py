@@ -1,8 +1,8 @@
-"""Conformance of DenseNet implementations: what every stage must give, and which fault gives else.
+"""Conformance of DenseNet implementations: the right values of every stage, and known faults.
 
 Weights and images follow from formulas, so that any framework can make them. The network here is
-written out once more, in the order of the paper and with its known faults as options: if another
-implementation differs, the fault that gives the same numbers is the likely one.
+written out once more, in the order of the paper and with known faults of implementations as
+options: if another implementation differs, the fault that gives the same numbers is the likely one.
 """
 
 import zlib

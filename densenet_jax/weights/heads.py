@@ -2,8 +2,8 @@
 
 A head is one linear layer, or a 1x1 convolution, from the features of the body to the classes:
 `classifier`, `fc`, `classifier.1`, `class_layers.out`, `dense_1`. Anything else beside the body
-that computes (several layers, a normalisation, a part of a layer) is not understood; it is never
-silently replaced or taken for something that it is not.
+that computes (several layers, a normalisation, a part of a layer) is refused; it is never silently
+replaced or misread.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""The ranges of the values in configurations that lie beside weights, whoever wrote them.
+"""The ranges of the values in configurations beside weights, which are not trusted.
 
 A value is checked before a model is built from it, because a number from a file could otherwise
 take any memory and time. The fields are also compared with the tensors: no network has more layers

@@ -248,7 +248,7 @@ def _parse(config: dict[str, Any]) -> Config:
     if isinstance(own, dict):
         name, fields = _parse_own(own)
     if not isinstance(name, str) or name not in (*VARIANTS, FAMILY):
-        raise ValueError(f"the architecture {shown(name)} is none of this package")
+        raise ValueError(f"this package does not have the architecture {shown(name)}")
     ranges.check_fields(fields)
     known = {key: value for key, value in weights.items() if value is not None}
     licence = known.get("license")

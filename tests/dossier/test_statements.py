@@ -22,7 +22,7 @@ def test_the_file_is_written_once_and_its_answers_are_read(tmp_path):
     [
         ('ethics = "a', "cannot be read"),
         ("ethics = 3", "'ethics' is not a text in quotes"),
-        ('ethic = "yes"', "'ethic' is none of summary"),
+        ('ethic = "yes"', "'ethic' is not one of summary"),
         ("a = " + "[" * 100_000, "cannot be read"),
         ("#" * (statements.MAX_BYTES + 1), "more than 1,048,576 bytes"),
     ],

@@ -178,8 +178,8 @@ def test_a_run_of_several_labels(workdir, labels):
     for part in ("mean AUROC", "One label", "Subgroups", "Surest false positives", "patient"):
         assert (part in page.text) == (part != "patient"), part
     text = " ".join(page.text.split())
-    assert "Without AUROC, and in no mean, because the split lacks one kind of their" in text
-    assert "examples: never." in text
+    assert "Without AUROC, and left out of the means, because the split lacks positive or" in text
+    assert "negative examples of them: never." in text
     assert "they do not show whether the labels are right" in text
     assert "Probabilities are not calibrated" in text
     details = page.data["multilabel-details"]

@@ -62,7 +62,7 @@ def evaluate(
     """
     if more:
         if outside is not None or coverage is not None:
-            raise ConfigError("--outside and --coverage are of one run; give one --workdir.")
+            raise ConfigError("--outside and --coverage are for a single run; give one --workdir.")
         ensemble(config, [cast(str, workdir), *more], checkpoint, crops, flip)
         return
     if config.init_from and not workdir:

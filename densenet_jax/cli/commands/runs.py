@@ -1,4 +1,4 @@
-"""What several commands share: opening a run, and checks of an output."""
+"""Code shared by several commands: opening a run, and checks of an output."""
 
 import os
 import pathlib

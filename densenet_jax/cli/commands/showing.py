@@ -1,4 +1,4 @@
-"""The commands that show: report, dossier, models, statistics."""
+"""The commands that show results: report, dossier, models, statistics."""
 
 import pathlib
 

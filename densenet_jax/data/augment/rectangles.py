@@ -1,4 +1,4 @@
-"""Cuts rectangles out of squares and resizes them, on the device: the crops of raw images."""
+"""Crops raw images on the device: cuts rectangles out of squares and resizes them."""
 
 import functools
 

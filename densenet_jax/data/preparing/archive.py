@@ -1,4 +1,4 @@
-"""Unpacks an archive of image folders, wherever its hash says that it is the one that was meant."""
+"""Unpacks an archive of image folders after checking its hash."""
 
 import pathlib
 import shutil

@@ -1,4 +1,4 @@
-"""Downloads a file: goes on where an earlier download stopped, and checks its size and hash."""
+"""Downloads a file: continues an earlier download, and checks size and hash."""
 
 import contextlib
 import dataclasses

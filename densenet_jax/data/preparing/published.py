@@ -1,7 +1,7 @@
 """Small data sets from the archives that their authors publish: CIFAR, MNIST, Fashion-MNIST, SVHN.
 
-Only archives in binary form are read; the better known ones of CIFAR hold Python objects, which can
-run code.  The result is what TFDS prepares: its names, features and versions.
+Only binary archives are read; CIFAR's archives for Python hold pickled objects, which can run code.
+The result has the names, features and versions of TFDS.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Reuses the memory of batches: a fresh page costs more time than writing its pixels.
+"""Reuses the memory of batches, because a new page of memory costs more time than its pixels.
 
 An array is lent: it and all its views refer to a `_Lease`, and when the last of them is deleted,
 the lease gives the memory back. In one process it goes into a list of free arrays; the training

@@ -1,4 +1,4 @@
-"""Reads the file of an image, if it is one: no pipe, no device, no 40 GB of zeros."""
+"""Reads the file of an image, if it is a regular file of a reasonable size."""
 
 import os
 import stat

@@ -65,7 +65,7 @@ def resize(
         squeezed = image[..., 0] if image.shape[2] == 1 else image
         return resized(squeezed).reshape(height, width, image.shape[2])
     out = np.empty((height, width, image.shape[2]), image.dtype)
-    # Each channel alone: Pillow would multiply the others by a fourth one, as if it were alpha.
+    # One channel at a time, because Pillow would treat a fourth one as alpha and multiply by it.
     for k in range(image.shape[2]):
         plane = image[..., k]
         if image.dtype == np.uint16:

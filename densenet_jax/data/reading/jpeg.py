@@ -1,4 +1,4 @@
-"""JPEG: the decoder's own reading of the header, the fast decoders, and what Pillow gets to see.
+"""JPEG: checks of the header, the fast decoders, and the removal of metadata before Pillow reads.
 
 OpenCV decodes at a reduced size and simplejpeg, which is about 6 % faster, at full size. Both
 contain libjpeg-turbo, as Pillow does, and give the same pixels.

@@ -1,4 +1,4 @@
-"""A look at a few images of a split before a run: the type of their numbers, shape and range."""
+"""Examines a few images of a split before a run: the type of their numbers, shape and range."""
 
 import dataclasses
 
@@ -14,7 +14,7 @@ SMALL_RANGE = 65536 // 16  # 12 bits, in images of 16
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """What a few images of a split have in common.
+    """The properties that a few images of a split have in common.
 
     Attributes:
       dtype: type of the pixels of the first: "uint8", "uint16" or "float32".

@@ -1,7 +1,7 @@
 """Limits of an image's size, memory and time, which are checked before anything is allocated.
 
-A file is not trusted: 6 KB can claim, and really contain, a picture of 700 MB. With these limits no
-file of at most 10 MB takes more than 600 MB of memory or some 5 seconds of a core.
+Files are not trusted: one of 6 KB can contain a picture of 700 MB. With these limits no file of at
+most 10 MB takes more than 600 MB of memory or some 5 seconds of a core.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""NumPy files of images: [H, W] or [H, W, C] of any numbers, with nothing but the numbers read."""
+"""NumPy files of images, [H, W] or [H, W, C] of any numbers; only the numbers are read."""
 
 import io
 

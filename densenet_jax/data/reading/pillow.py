@@ -1,4 +1,4 @@
-"""PNG, WebP, BMP and GIF, and what other decoders leave to Pillow; PNG of 16 bits by OpenCV."""
+"""PNG, WebP, BMP and GIF, and JPEGs that the fast decoders refuse; PNG of 16 bits by OpenCV."""
 
 import contextlib
 import io

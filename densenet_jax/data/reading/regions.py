@@ -1,4 +1,4 @@
-"""Which region of an image training and evaluation show, as numbers; nothing is resized here.
+"""Computes which region of an image is used in training and evaluation; nothing is resized here.
 
 Raw images (`RawImage`) are squares that were made from whole images, so a region of the original,
 given as shares of its sides, is a rectangle of the square.

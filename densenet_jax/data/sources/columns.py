@@ -1,4 +1,4 @@
-"""A column of text, stored as numbers of its distinct values: a million rows in little memory."""
+"""A column of text, stored as indices of its distinct values, which saves memory."""
 
 import array
 from collections.abc import Iterable, Sequence

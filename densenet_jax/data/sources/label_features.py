@@ -1,6 +1,6 @@
 """Labels in the features of prepared data sets (TFDS, Hugging Face), for each task.
 
-Both libraries describe features in their own classes; `Feature` is what matters of them here.
+Both libraries describe features in their own classes; `Feature` holds the parts that are used here.
 """
 
 import dataclasses

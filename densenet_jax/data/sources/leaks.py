@@ -1,7 +1,7 @@
-"""Examples that are in two splits: the same image, or images of the same group.
+"""Finds examples that are in two splits: the same image, or images of the same group.
 
-A network that has seen an image, or another image of the same patient, in training is better on it
-than on unseen ones, so the metrics of the other split promise too much.
+A network is better on an image if it has seen it, or another image of the same patient, in training
+than on an unseen one, so the metrics of the other split are too optimistic.
 """
 
 import hashlib

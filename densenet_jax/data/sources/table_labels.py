@@ -1,4 +1,4 @@
-"""What the label columns of a table mean, for each task."""
+"""Reads the labels of each task from the label columns of a table."""
 
 import itertools
 import math

@@ -1,4 +1,4 @@
-"""From the path column of a table to image files that exist."""
+"""Finds the image files that the path column of a table names."""
 
 import os
 import pathlib

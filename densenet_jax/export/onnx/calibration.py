@@ -1,4 +1,4 @@
-"""Images for int8 quantisation: some calibrate it, others measure its accuracy."""
+"""Images for int8 quantisation: some to calibrate it, others to measure its accuracy."""
 
 import dataclasses
 import pathlib

@@ -1,9 +1,9 @@
 """The arithmetic of a dense block: batch statistics shared by every layer that reads a feature map.
 
 The batch mean and variance of a feature map do not depend on the layer that normalises it, so they
-are computed once, where the map is made, and handed along the block.  Each layer keeps its own
-scale, bias and running statistics: the network is the one of the paper (section 3), and only
-O(L) instead of O(L^2) reductions remain.
+are computed once, where the map is made, and passed along the block.  Each layer keeps its own
+scale, bias and running statistics.  So the network is the one of the paper (section 3), but needs
+O(L) instead of O(L^2) reductions.
 
 A *layer* is a list of (norm, kernel) pairs, each norm a dict with `scale` and `bias`: two pairs
 for a bottleneck layer (1x1, then 3x3), one pair for a plain layer (3x3).

@@ -1,11 +1,12 @@
 """A dense block in training mode, with its gradient written by hand.
 
 Every layer's input is a prefix of the block's output.  So one buffer, filled in place, replaces the
-chain of concatenations, and it is, with the bottlenecks, all that the backward pass keeps: memory
-grows with depth, not with its square.  Normalised inputs are computed again where they are needed.
+chain of concatenations.  The backward pass keeps only this buffer and the bottlenecks, so memory
+grows linearly with depth instead of quadratically.  It computes normalised inputs again.
 
-In the backward pass a map's gradient is complete when all its readers have been visited, and so is
-the gradient of its moments; the latter is applied once, when the map's own layer is reached.
+In the backward pass the gradients of a map and of its moments are complete when all layers that
+read the map have been visited.  The gradient of the moments is therefore applied only once, when
+the layer that made the map is reached.
 """
 
 import functools
@@ -31,7 +32,7 @@ from densenet_jax.models.derivatives import with_gradient
 
 
 class Settings(NamedTuple):
-    """What does not depend on data."""
+    """The options of a block, which do not depend on data."""
 
     epsilon: float
     dropout_rate: float  # 0: none

@@ -33,7 +33,7 @@ IMPLEMENTATIONS = ("auto", "reference", "plain", "gpu", "interpreted", "cpu")
 # Names of earlier versions, which configurations of runs still have.
 EARLIER_NAMES = {"native": "cpu", "kernels": "gpu"}
 
-COMPUTE_CAPABILITY = 8.0  # the oldest that the GPU kernels' compiler knows: A100 and newer
+COMPUTE_CAPABILITY = 8.0  # the oldest that the GPU kernels' compiler supports: A100 and newer
 
 # Functions around the blocks that `models.cpu.stem` has kernels for, under the same names.
 CPU_STEM = ("measured_convolution", "norm_act_max_pool", "norm_act_average_pool")
@@ -103,7 +103,7 @@ def choose(
 
 
 def find(implementation: str):
-    """Returns what has `forward` and `backward` of a stage, and kernels' `evaluate` of a block.
+    """Returns the object with `forward` and `backward` of a stage, and kernels' `evaluate`.
 
     Args:
       implementation: as `choose` returned it; not "reference", which has no stages.
@@ -116,7 +116,7 @@ def find(implementation: str):
 
 
 def in_one_call(implementation: str) -> bool:
-    """Returns whether a whole block is one call in training, too: on one device sums are final."""
+    """Returns whether a whole block is one call in training: on one device its sums are final."""
     return implementation == "cpu" and mesh_axes()[1] == 1
 
 

@@ -21,9 +21,9 @@ from densenet_jax.models.convolution import gradients as convolution_gradients
 
 
 class Dropout(NamedTuple):
-    """Elements are zeroed with probability `rate`, and all those of an image with `path_rate`.
+    """Zeroes elements with probability `rate`, and all those of an image with `path_rate`.
 
-    What is kept is scaled, so that means stay; `key` decides.
+    The elements that are kept are scaled, so that means do not change.  `key` is the random key.
     """
 
     rate: float

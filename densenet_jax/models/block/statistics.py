@@ -29,7 +29,7 @@ class Moments(NamedTuple):
 
 
 def at_least_float32(dtype) -> jnp.dtype:
-    """Statistics and losses never have less than float32."""
+    """Returns the type in which statistics and losses are computed: float32 or a wider one."""
     return jnp.promote_types(dtype, jnp.float32)
 
 
@@ -82,12 +82,13 @@ def expected_output(
     source: Moments,
     function: Callable[[jax.Array], jax.Array],
 ) -> jax.Array:
-    """Returns about what a stage's outputs are in the mean, [D], from the moments of its input.
+    """Returns the approximate mean of a stage's outputs, [D], from the moments of its input.
 
-    This is the pivot of their sums, known before they are, and on all devices without
-    communication.  A normalised input z is taken as Gaussian, and the mean of f(z) by three points
-    (Gauss-Hermite): exact where f is linear over the values of z, and only there can a stage's
-    outputs have a mean that is much larger than their standard deviation.
+    It is the pivot of their sums, because it is known before the outputs, and on all devices
+    without communication.  A normalised input z is taken as Gaussian, and the mean of f(z) is
+    computed from three points (Gauss-Hermite).  This is exact if f is linear over the values of z.
+    Otherwise the mean of the outputs is not much larger than their standard deviation, and an
+    approximate pivot is enough.
 
     Args:
       kernel: [k, k, C, D].

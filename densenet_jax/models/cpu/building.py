@@ -1,8 +1,9 @@
 """Builds the CPU kernels' library with the system's C++ compiler and keeps it.
 
-The folder `src` holds the source.  What is built lies in the user's cache folder under a name made
-of all it depends on, so that it is built once on a machine, whatever processes ask for it.  Its
-SHA-256 lies beside it: a file that a power cut or a full disk damaged is built again, not loaded.
+The folder `src` holds the source.  The library is kept in the user's cache folder, under a name
+made of all it depends on, so that it is built only once on a machine, by whichever process needs it
+first.  Its SHA-256 is kept beside it: a library that a power cut or a full disk has damaged is
+built again.
 """
 
 import contextlib
@@ -35,7 +36,7 @@ OPTIONS = ("-std=c++20", "-O3", "-march=native", "-fPIC", "-pipe")
 
 
 class NativeError(Exception):
-    """The library cannot be built or loaded here; why."""
+    """The library cannot be built or loaded here; the message says why."""
 
 
 def cache_directory() -> pathlib.Path:
@@ -52,7 +53,7 @@ def build(directory: pathlib.Path) -> pathlib.Path:
       NativeError: there is no compiler, it fails, or others may write into the directory.
     """
     if fcntl is None:
-        raise NativeError("they are built on Linux and macOS only.")
+        raise NativeError("they can be built on Linux and macOS only.")
     compiler = _compiler()
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -114,7 +115,7 @@ def _compile(compiler: list[str], path: pathlib.Path) -> None:
         _run(commands, COMPILE_SECONDS, name)
         _run([[*compiler, *OPTIONS, "-shared", *objects, "-o", str(made)]], COMPILE_SECONDS, name)
         if not made.exists():
-            raise NativeError(f"{compiler[0]} makes no library.")
+            raise NativeError(f"{compiler[0]} succeeds, but writes no library.")
         made.chmod(0o700)
         _digest_file(made).write_bytes(_digest(made))
         for file in (_digest_file(made), made):
@@ -158,11 +159,13 @@ def _check_owner(path: pathlib.Path) -> None:
     """Raises NativeError if other users could have written a file: its code runs as this user."""
     status = path.stat()
     if status.st_uid != os.getuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise NativeError(f"others than this user can write {path}; delete it.")
+        raise NativeError(f"other users can write {path}; delete it.")
     for folder in path.absolute().parents:  # who can rename one can put another in its place
         mode = folder.stat().st_mode
         if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
-            raise NativeError(f"every user can write {folder}, which has {path.name}.")
+            raise NativeError(
+                f"every user can write {folder}, which has {path.name}; run chmod o-w {folder}."
+            )
 
 
 def _key(compiler: Sequence[str]) -> str:

@@ -1,9 +1,9 @@
 """The stages of a bottleneck layer as fused CPU kernels, in float32.
 
-XLA:CPU writes a normalised input to memory and reads it again, and measures an output in a pass of
-its own.  Here a stage normalises while it packs its input for the product, measures its output
-while that is in registers, and gives all its gradients in one pass.  The folder `native` has them
-in C++; the functions below compute what those of the same names in `block.plain` compute.
+XLA:CPU writes a normalised input to memory and reads it again, and measures an output in a separate
+pass.  Here a stage normalises its input while it packs it for the product, measures its output
+while it is in registers, and computes all its gradients in one pass.  The kernels are C++ code in
+the folder `src`; the functions below compute what those of the same names in `block.plain` compute.
 """
 
 import jax

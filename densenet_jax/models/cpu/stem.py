@@ -1,4 +1,4 @@
-"""What is before and between dense blocks as CPU kernels, in float32: see `cpu.stages`.
+"""The stem's convolution and the poolings as CPU kernels, in float32; see `cpu.stages`.
 
 Each function computes what the plain one of the same name does; `implementations.around_blocks`
 chooses.

@@ -1,7 +1,7 @@
 """The stages of a bottleneck layer as fused kernels for NVIDIA GPUs, written in Pallas.
 
-`Stages` has the functions of `models.block.plain`.  This module is imported only when a GPU is
-there or asked for: it needs `jax.experimental.pallas`.
+`Stages` has the functions of `models.block.plain`.  This module needs `jax.experimental.pallas`,
+and is imported only if there is a GPU, or if its kernels are asked for.
 """
 
 from collections.abc import Iterable

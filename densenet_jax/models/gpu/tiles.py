@@ -1,4 +1,4 @@
-"""The tiles of the kernels, by GPU: what fits into registers and shared memory."""
+"""The sizes of the kernels' tiles on each GPU: they must fit into registers and shared memory."""
 
 import contextlib
 from collections.abc import Iterator

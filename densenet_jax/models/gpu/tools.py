@@ -1,8 +1,8 @@
-"""What the GPU kernels share: masked loads and stores, normalisation on load, and the call itself.
+"""Code shared by the GPU kernels: masked loads and stores, normalisation on load, and the call.
 
 The kernels are written in Pallas and compiled by Triton.  They see feature maps as matrices
 [positions, channels], positions being batch, height and width in order, and address them by row
-and column: tiles have sizes that are powers of two, and masks cut what lies outside.
+and column.  The sizes of tiles are powers of two, and masks exclude what lies outside the matrix.
 """
 
 import functools

@@ -1,6 +1,6 @@
 """Refuses batches that this machine's memory cannot hold, before anything is allocated.
 
-Otherwise the system would end the process, or another one, without a word about the cause.
+Otherwise the system would end this process, or another one, without naming the cause.
 """
 
 import contextlib

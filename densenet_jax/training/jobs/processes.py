@@ -1,7 +1,7 @@
 """The processes of a job: they find each other, end together, and fail together.
 
-A process that fails prints the reason and ends.  The others would wait for it in a collective for
-ever.  They learn of the failure through the coordinator, the service in process 0 through which
+A process that fails prints the reason and ends.  The others would wait for it forever in a
+collective operation.  They are informed by the coordinator, the service in process 0 through which
 JAX's processes find each other, and end silently with the same exit code, so that a scheduler can
 restart the job.
 """

@@ -1,7 +1,7 @@
-"""Reads files of a run's directory that anybody may have written: it never waits, and is bounded.
+"""Reads files of a run's directory that other people may have written, within limits.
 
-Checksums tell damage, not what a person has changed.  So no content is trusted: a file that is a
-pipe, too large, or nested too deeply is an error like one that is damaged.
+Checksums detect damage, but not deliberate changes.  So no content is trusted: a pipe is not waited
+for, and a file that is a pipe, too large or nested too deeply is an error, as a damaged one is.
 """
 
 import errno

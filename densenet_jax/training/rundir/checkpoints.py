@@ -1,8 +1,8 @@
 """A run's checkpoints, written asynchronously with Orbax; the latest ones and the best are kept.
 
 A checkpoint is valid once it has checksums: after Orbax has committed it, the SHA-256 of each of
-its files is written beside them.  Only a checkpoint whose files match their checksums is restored.
-A truncated, bit-flipped or partly deleted one is skipped, and never loaded.
+its files is written beside them.  Only a checkpoint whose files match their checksums is restored;
+a truncated, bit-flipped or partly deleted one is skipped.
 """
 
 import concurrent.futures
@@ -33,7 +33,7 @@ UNSOUND = "checkpoints_unsound"  # beside the folder of checkpoints
 
 
 class _Manager(ocp.CheckpointManager):
-    """Orbax's manager; metrics that cannot be used, of one checkpoint, do not hide the others."""
+    """Orbax's manager, in which unusable metrics of one checkpoint do not hide the others."""
 
     def metrics(self, step: int) -> dict[str, float] | None:
         """Returns the metrics of a checkpoint; None without any, or if they cannot be used."""
@@ -291,7 +291,7 @@ class Checkpoints:
         if not steps:
             raise CheckpointError(f"There is no checkpoint in {self.path}.")
         raise CheckpointError(
-            f"There is no sound checkpoint in {self.path} ({'; '.join(reasons[:3])}). Nothing was "
+            f"There is no intact checkpoint in {self.path} ({'; '.join(reasons[:3])}). Nothing was "
             "changed: restore their files from a copy, or choose another --workdir to start anew."
         )
 

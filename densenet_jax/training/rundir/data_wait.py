@@ -1,9 +1,9 @@
 """The time during which the device was idle because the next batch was not ready.
 
 The device works through a queue of steps.  While it is busy, it costs nothing if the loop waits for
-the next batch; often the loop waits just because the device is busy, as the computation that
-gathers a batch on the device queues behind the steps.  So waiting counts only from the moment when
-the device has finished all steps that it was given.
+the next batch; the loop often waits because the device is busy, when the computation that gathers a
+batch on the device is queued behind the steps.  So waiting counts only from the moment when the
+device has finished all steps that it was given.
 """
 
 import contextlib

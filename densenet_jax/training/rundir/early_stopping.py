@@ -1,4 +1,4 @@
-"""Early stopping: the end of a run whose evaluations no longer become better."""
+"""Early stopping: ends a run whose evaluations no longer improve."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -14,7 +14,7 @@ from densenet_jax.tasks.task import Metric
 class EarlyStopping:
     """Counts the evaluations since the best one.
 
-    What counts is in metrics.jsonl, so a resumed run ends where an uninterrupted one does.
+    It counts the records of metrics.jsonl, so a resumed run ends where an uninterrupted one does.
 
     Attributes:
       over: whether the run should end.

@@ -1,7 +1,8 @@
 """Loggers that receive a run's records: TensorBoard, Weights & Biases, or any listener.
 
-metrics.jsonl is always written and is authoritative: a resumed run sends each listener all records
-of the file.  So no listener has a step twice, and a logger can be added halfway through a run.
+metrics.jsonl is always written, and the others follow it: a resumed run sends each listener all
+records of the file.  So no listener has a step twice, and a logger can be added in the middle of a
+run.
 """
 
 import importlib.util

@@ -15,8 +15,8 @@ from densenet_jax.training.rundir.data_wait import DataWait
 from densenet_jax.training.rundir.metrics_log import MetricsLog
 from densenet_jax.training.rundir.progress import ProgressLine
 
-# The most steps that are queued on the device (but at least two dispatches): more would only pile
-# up batches there.
+# The most steps that are queued on the device (but at least two dispatches); more would only fill
+# its memory with batches.
 MAX_PENDING = 16
 
 

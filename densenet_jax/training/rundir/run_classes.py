@@ -29,7 +29,7 @@ def class_names(workdir: str | os.PathLike[str]) -> list[str] | None:
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise CheckpointError(
             f"{path} is damaged: it must be a list of the names of the classes in label order. "
-            "Repair it, or remove it to number the classes."
+            "Repair it, or remove it to use numbers as names."
         )
     return names
 

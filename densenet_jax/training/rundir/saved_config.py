@@ -1,4 +1,4 @@
-"""Reading the config.json of a run, also one of an older version with fewer or renamed keys."""
+"""Reads the config.json of a run, also of an older version with fewer or renamed keys."""
 
 import pathlib
 from typing import Any

@@ -1,4 +1,4 @@
-"""The form of a state in a checkpoint: named arrays only, so that versions can read each other's.
+"""The form of a state in a checkpoint: named arrays, so that other versions can read it.
 
 A disabled feature is left out.  Arrays of the optimiser are named after their fields, not after
 their positions in the chain, so transformations without arrays can be added to or removed from it.

@@ -159,8 +159,8 @@ def locked(workdir: pathlib.Path) -> Iterator[None]:
         with _locked_file(workdir):
             yield
         return
-    # The directory itself is locked: a tidy person, or a cleaner, may delete the file `lock`, which
-    # is only there to say who holds it.  (Earlier versions locked the file; both are held.)
+    # The directory itself is locked, because people or programs may delete the file `lock`, which
+    # only says who holds the lock.  (Earlier versions locked the file, so it is locked, too.)
     directory = os.open(workdir, os.O_RDONLY)
     try:
         with path.open("a+", encoding="utf-8") as file:

@@ -86,7 +86,7 @@ def test_library_that_others_can_write_is_not_loaded(tmp_path, compiler):
     path = building.build(tmp_path / "cache")
     assert path.parent.stat().st_mode & 0o777 == 0o700
     path.chmod(0o666)
-    with pytest.raises(building.NativeError, match=r"others .* can write .*\.so; delete it"):
+    with pytest.raises(building.NativeError, match=r"other users can write .*\.so; delete it"):
         building.build(path.parent)
     path.parent.chmod(0o777)
     with pytest.raises(building.NativeError, match=r"can write .*cache; delete it"):

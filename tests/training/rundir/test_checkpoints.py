@@ -94,7 +94,7 @@ def test_several_without_a_sound_one_are_refused_and_kept(workdir):
     before = sorted(workdir.rglob("*"))
     with open_checkpoints(workdir) as checkpoints:
         for resolve in (lambda: checkpoints.resolve("best"), lambda: checkpoints.resume(None)):
-            with pytest.raises(CheckpointError, match=r"no sound checkpoint .*4: .*no SHA256SUMS"):
+            with pytest.raises(CheckpointError, match=r"no intact checkpoint .*4: .*no SHA256SUMS"):
                 resolve()
         assert checkpoints.steps() == [2, 3, 4]
     assert sorted(workdir.rglob("*")) == before
