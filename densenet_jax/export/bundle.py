@@ -21,6 +21,7 @@ from densenet_jax.training import settings
 from densenet_jax.training.rundir import run_outputs, run_weights
 from densenet_jax.weights import PUBLISHED, Preprocessing
 from densenet_jax.weights.published import of_model
+from densenet_jax.weights.trained import TRAINED
 
 
 class ExportError(ValueError):
@@ -155,6 +156,8 @@ def of_weights(source: str, **options: Any) -> Bundle:
     row = PUBLISHED.get(next(iter(of_model(source)), source))
     if row is not None and row.accuracy.top1:
         results["top-1, published"] = f"{row.accuracy.top1:g} % on ImageNet-1k's validation split"
+    if source in TRAINED:
+        results["top-1"] = TRAINED[source]
     return make(
         *(
             found.model,

@@ -11,7 +11,7 @@ import numpy as np
 from densenet_jax.models.densenet import DenseNet
 from densenet_jax.models.rdnet import RDNet
 from densenet_jax.models.variants import VARIANTS, create_model, identify
-from densenet_jax.weights import names, ranges
+from densenet_jax.weights import names, ranges, trained
 from densenet_jax.weights.body import short, spelt
 from densenet_jax.weights.conventions import CONVENTIONS, Convention
 from densenet_jax.weights.files import read
@@ -40,6 +40,7 @@ def network_of(source: str) -> str | None:
     Raises:
       WeightsError: `config.json` or the weights are damaged.
     """
+    source = trained.path_of(source)
     if source.startswith(HUB_PREFIXES):
         repository = source.partition(":")[2].partition("@")[0]
         return _known(model_of(repository.rpartition("/")[2]))

@@ -13,7 +13,7 @@ from flax import linen as nn
 
 from densenet_jax.models.variants import VARIANTS, create_model, list_models, nearest
 from densenet_jax.tasks.outputs import SOFTMAX, Outputs
-from densenet_jax.weights import adapt, hub, names
+from densenet_jax.weights import adapt, hub, names, trained
 from densenet_jax.weights.body import guess, within
 from densenet_jax.weights.files import check_regular, read
 from densenet_jax.weights.folders import SUFFIXES, head_of, is_run, weights_in
@@ -22,6 +22,7 @@ from densenet_jax.weights.published import IMAGENET, PUBLISHED, Preprocessing, m
 from densenet_jax.weights.ranges import check_sizes
 from densenet_jax.weights.readers.bounded_file import WeightsError
 from densenet_jax.weights.timm_config import read_config
+from densenet_jax.weights.trained import TRAINED
 
 logger = logging.getLogger(__name__)
 
@@ -172,14 +173,15 @@ def find(
             )
         return _hub(repository, source, pinned or revision, sha256)
     name = next(iter(of_model(source)), source)
-    if name in PUBLISHED:
+    if name in PUBLISHED or name in TRAINED:
         if os.path.exists(source):
             logger.warning(
                 "%s: the published weights are loaded; write ./%s for the file or folder.",
                 *(source, source),
             )
-        return _published(name, revision, sha256)
-    path = os.path.expanduser(source.removeprefix("file://"))
+        if name in PUBLISHED:
+            return _published(name, revision, sha256)
+    path = os.path.expanduser(trained.path_of(source).removeprefix("file://"))
     if "://" in path:
         raise WeightsError(f"{source}: addresses are not opened; download the file first.")
     if os.path.exists(path):
@@ -189,7 +191,8 @@ def find(
             )
         if is_run(path):
             return _run(path, sha256, read_run)
-        return _file(weights_in(path) if os.path.isdir(path) else path, sha256)
+        origin = source if source in TRAINED else None
+        return _file(weights_in(path) if os.path.isdir(path) else path, sha256, origin)
     if name in VARIANTS:
         raise WeightsError(
             f"No weights of {name} are published; use one of the models that have some: "
@@ -197,7 +200,9 @@ def find(
         )
     if os.sep in source or source.lower().endswith(SUFFIXES):
         raise WeightsError(f"{source}: there is no such file; check the path.")
-    raise WeightsError(f"There are no weights {source!r}. {nearest(source, list(PUBLISHED))}")
+    raise WeightsError(
+        f"There are no weights {source!r}. {nearest(source, [*PUBLISHED, *TRAINED])}"
+    )
 
 
 def _published(name: str, revision: str | None, sha256: str | None) -> Found:

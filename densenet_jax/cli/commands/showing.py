@@ -22,6 +22,7 @@ from densenet_jax.training.eval_loop import Evaluated
 from densenet_jax.training.rundir import run_weights
 from densenet_jax.weights import PUBLISHED
 from densenet_jax.weights.published import IMAGENET
+from densenet_jax.weights.trained import TRAINED
 
 
 def report(
@@ -141,6 +142,8 @@ def models(config: ml_collections.ConfigDict | None) -> None:
     for column in table.columns[1:4]:
         column.justify = "right"
     Console().print(table)
+    for name, accuracy in TRAINED.items():
+        say(f"part of this package: {name}, {accuracy}")
 
 
 def statistics(
