@@ -267,9 +267,12 @@ def test_a_preset_of_kerashub(tmp_path):
     for file, tensors in (("model.weights.h5", body), ("task.weights.h5", head)):
         np.savez(tmp_path / "x.npz", **tensors)
         (tmp_path / "x.npz").rename(tmp_path / file)  # the content says the format
+    converter = {"class_name": "ImageConverter", "config": {"image_size": [48, 48], "scale": 0.01}}
+    (tmp_path / "image_converter.json").write_text(json.dumps(converter))
     loaded = weights.load(tmp_path)
     assert loaded.model == model.clone(norm_epsilon=1.001e-5)
     assert loaded.report.fresh == ()
+    assert (loaded.preprocessing.image_size, loaded.preprocessing.mean) == (48, (0.0,) * 3)
     with pytest.raises(weights.WeightsError, match="two files"):
         weights.load(tmp_path, sha256="0" * 64)
     with pytest.raises(weights.WeightsError, match="need a model with stem='imagenet_same'"):
