@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from densenet_jax.weights import flax_states
 from densenet_jax.weights.other_formats import (
     FORMATS,
     mistaken_for_weights,
@@ -54,7 +55,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     (`module.`) and torch.compile (`_orig_mod.`) add are removed; `norm.1`, as PyTorch named it
     before 0.4, becomes `norm1`; Keras's names are `layer/variable` for every version of Keras.
     From a training checkpoint, only the state dict is returned: the moving average of the weights
-    if there is one (the order is that of `readers.state_dicts.STATE_DICT_KEYS`).
+    if there is one (the order is that of `readers.state_dicts.STATE_DICT_KEYS`; see `flax_states`).
 
     Args:
       path: a .safetensors, .pth, .pt, .bin, .h5, .keras, .ckpt, .npz or .msgpack file, or the
@@ -252,7 +253,7 @@ def _reader(file: BoundedFile) -> tuple[str, Callable[[], dict[str, np.ndarray]]
 def _with_plain_names(file: BoundedFile, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Returns the arrays under the names that an unwrapped model in a current PyTorch has."""
     result: dict[str, np.ndarray] = {}
-    for name, array in arrays.items():
+    for name, array in flax_states.variables(file.path, arrays).items():
         plain = ".".join(part for part in name.split(".") if part not in _WRAPPERS)
         plain = _OLD_NAME.sub(r"\1\2", plain)
         if not 0 < len(plain) <= MAX_NAME or not plain.isprintable():

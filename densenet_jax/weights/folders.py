@@ -48,8 +48,11 @@ def weights_in(folder: str) -> str:
     indexes = [name for name in files if name.endswith(INDEXES)]
     if len(indexes) == 1:
         return os.path.join(folder, indexes[0])
+    folders = [path for name in files if os.path.isdir(path := os.path.join(folder, name))]
+    steps = [path for path in folders if os.path.basename(path).isdecimal()]  # of Orbax
+    inside = {*files, *(os.listdir(steps[-1]) if steps else ())}
     for name, reason in _FOREIGN.items():
-        if name in files:
+        if name in inside:
             raise WeightsError(f"{folder}: {reason.format(folder)}.")
     found = [name for name in files if name.lower().endswith(SUFFIXES)]
     if len(found) == 1:

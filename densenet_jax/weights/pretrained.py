@@ -195,6 +195,8 @@ def find(
             f"No weights of {name} are published; use one of the models that have some: "
             f"{', '.join(dict.fromkeys(map(model_of, PUBLISHED)))}."
         )
+    if os.path.exists(f"{path}.index"):  # TensorFlow's users pass the prefix
+        return _file(f"{path}.index", sha256)  # which refuses it by name
     if os.sep in source or source.lower().endswith(SUFFIXES):
         raise WeightsError(f"{source}: there is no such file; check the path.")
     raise WeightsError(f"There are no weights {source!r}. {nearest(source, list(PUBLISHED))}")

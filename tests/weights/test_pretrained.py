@@ -251,12 +251,20 @@ def test_a_folder_with_one_file_of_another_name(tmp_path, state_dict):
     [
         *(("saved_model.pb", "SavedModel"), (".metadata", "dcp_to_torch"), ("_METADATA", "Orbax")),
         ("checkpoint", "a checkpoint of TensorFlow"),
+        ("100/_CHECKPOINT_METADATA", "Orbax"),
     ],
 )
 def test_folders_of_other_formats_are_named(tmp_path, name, message):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).touch()
     with pytest.raises(weights.WeightsError, match=message):
         load_pretrained(tmp_path)
+
+
+def test_the_prefix_of_a_checkpoint_of_tensorflow(tmp_path):
+    (tmp_path / "model.index").touch()
+    with pytest.raises(weights.WeightsError, match="it is a checkpoint of TensorFlow"):
+        load_pretrained(tmp_path / "model")
 
 
 def test_a_preset_of_kerashub(tmp_path):
