@@ -142,12 +142,13 @@ def is_pickle_in_zip(name):
     return any("data.pkl" in item for item in zipfile.ZipFile(io.BytesIO(content)).namelist())
 
 
-def survives(path, content, read=weights.read):
+def survives(path, content, index=None):
+    """Asserts that a file is read or refused; `index` lists it among others and is read instead."""
     path.write_bytes(content)
     refusal = None
     tracemalloc.start()
     try:
-        read(path)
+        weights.read(index or path)
     except weights.WeightsError as error:
         refusal = error
     finally:
@@ -155,7 +156,8 @@ def survives(path, content, read=weights.read):
         tracemalloc.stop()
     assert peak < MEMORY + 16 * len(content)
     if refusal:
-        assert str(refusal).startswith(f"{path}: ")
+        # A damaged index may name another file.
+        assert str(refusal).startswith(f"{path.parent}/" if index else f"{path}: ")
         assert refusal.__cause__ is None
 
 
@@ -210,7 +212,7 @@ def test_damaged_files_of_several(tmp_path, write):
     @given(st.sampled_from(list(contents)), st.lists(DAMAGE, min_size=1, max_size=6))
     def run(path, damage):
         places = np.arange(len(contents[path]))
-        survives(path, damaged(contents[path], places, damage), lambda _: weights.read(index))
+        survives(path, damaged(contents[path], places, damage), index)
         path.write_bytes(contents[path])
 
     run()
