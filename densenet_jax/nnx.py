@@ -55,15 +55,16 @@ class Network(nnx.Module):
         for name, value in attributes.items():
             setattr(self, name, nnx.data(value))
 
-    def __call__(self, images: jax.Array) -> jax.Array:
+    def __call__(self, images: jax.Array, train: bool | None = None) -> jax.Array:
         """Returns logits [B, num_classes], or pooled features [B, C] without a classifier.
 
         After `train()`, normalises with the batch's statistics, moves the running ones, and drops.
 
         Args:
           images: [B, H, W, in_channels], normalised.
+          train: the mode of this call, as for the Linen module; None: that of `train()`, `eval()`.
         """
-        pooled = self._apply(images)
+        pooled = self._apply(images, train=train)
         return pooled if self.classifier is None else self.classifier(pooled)
 
     def features(self, images: jax.Array) -> dict[str, jax.Array]:
@@ -79,11 +80,16 @@ class Network(nnx.Module):
             found["params"] = {**found["params"], "classifier": head}
         return found
 
-    def _apply(self, images: jax.Array, method: str | None = None) -> Any:
+    def _apply(
+        self, images: jax.Array, method: str | None = None, train: bool | None = None
+    ) -> Any:
         variables = bridge.nnx_attrs_to_linen_vars({n: getattr(self, n) for n in self.parts})
-        if self.use_running_average:
+        fixed, deterministic = (
+            (self.use_running_average, self.deterministic) if train is None else (not train,) * 2
+        )
+        if fixed:
             return self.model.apply(variables, images, method=method)
-        keys = {} if self.rngs is None or self.deterministic else {"dropout": self.rngs.dropout()}
+        keys = {} if self.rngs is None or deterministic else {"dropout": self.rngs.dropout()}
         found, updates = self.model.apply(
             variables, images, train=True, mutable=["batch_stats"], rngs=keys, method=method
         )

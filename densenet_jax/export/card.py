@@ -21,7 +21,8 @@ def render(bundle: Bundle, format: str, **facts: Any) -> str:
       format: a key of `formats.FORMATS`.
       **facts: variables of the template card.md.  For all formats: `spec` (name of the JSON file).
         For formats other than safetensors: `file`, `output` (name of the output), `width` (size of
-        the output), `preprocess` (whether the input is pixels).  ONNX and Triton: `opset`,
+        the output), `preprocess` (whether the input is pixels), `smallest` (height and width from
+        which on images may have any size; 0: they have one size).  ONNX and Triton: `opset`,
         `ir_version`, `difference` (largest difference from JAX), `int8` (see
         `onnx.int8.compare`).  StableHLO: `platforms`, `convention`.  Triton: `max_batch`,
         `queue_ms`.  safetensors: `source` (for `load_pretrained`), `timm` (model name for timm, or
@@ -36,8 +37,11 @@ def render(bundle: Bundle, format: str, **facts: Any) -> str:
     )
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     defaults = {"preprocess": False, "output": "", "difference": None, "int8": None, "file": ""}
+    height, width, channels = bundle.image_shape
+    sides = ("height", "width") if facts.get("smallest") else (height, width)
     return template.render(
-        **{**defaults, **facts},
+        **{**defaults, "smallest": 0, **facts},
+        shape=" x ".join(map(str, ("batch", *sides, channels))),
         bundle=bundle,
         several=find_task(bundle.outputs.task).several,
         format=format,

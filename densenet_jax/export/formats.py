@@ -159,6 +159,7 @@ def _stablehlo(bundle: Bundle, target: Target, *, preprocess: bool, dynamic: str
         "convention": exported.calling_convention_version,
         "output": bundle.outputs.noun if preprocess and bundle.model.num_classes else "scores",
         "width": exported.out_avals[0].shape[1],
+        "smallest": stablehlo.smallest(bundle) if dynamic else 0,
     }
 
 
@@ -223,6 +224,7 @@ def _write_onnx(
         "ir_version": model.ir_version,
         "output": model.graph.output[0].name,
         "width": model.graph.output[0].type.tensor_type.shape.dim[1].dim_value,
+        "smallest": int(free),
     }
 
 

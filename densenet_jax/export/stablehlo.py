@@ -12,7 +12,7 @@ from densenet_jax.data.augment import device
 from densenet_jax.export.bundle import Bundle
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-SMALLEST = 32  # height and width from which on a program for any size is valid
+SMALLEST = 32  # pixels; see `smallest`
 
 
 def program(
@@ -47,12 +47,17 @@ def to_stablehlo(
 
     Args:
       bundle, preprocess: see `program`.
-      dynamic_size: height and width are symbols, too, from `SMALLEST` on.
+      dynamic_size: height and width are symbols, too, from `smallest(bundle)` on.
     """
     run, dtype = program(bundle, preprocess)
     height, width, channels = bundle.image_shape
     size = "height, width" if dynamic_size else f"{height}, {width}"
-    least = min(height, width, SMALLEST)
+    least = smallest(bundle)
     limits = [f"{side} >= {least}" for side in ("height", "width")] if dynamic_size else []
     shape = export.symbolic_shape(f"batch, {size}, {channels}", constraints=limits)
     return export.export(jax.jit(run), platforms=PLATFORMS)(jax.ShapeDtypeStruct(shape, dtype))
+
+
+def smallest(bundle: Bundle) -> int:
+    """Returns the height and width from which on a program for images of any size is valid."""
+    return min(*bundle.image_shape[:2], SMALLEST)

@@ -268,4 +268,11 @@ def _differences(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> 
         apart = float(np.abs(values - theirs[stage]).max()) / largest if same_shape else np.inf
         key = stage.removesuffix(".size")
         result[key] = max(result.get(key, 0.0), apart if apart == apart else np.inf)
-    return result
+    return dict(sorted(result.items(), key=lambda item: _place(item[0])))
+
+
+def _place(stage: str) -> tuple[int, int, str]:
+    """Returns a key that sorts stages as the network computes them; JAX sorts them by name."""
+    kind = stage.rstrip("0123456789")
+    number = int(stage.removeprefix(kind) or 0)
+    return {"stem": 0, "final": 2, "logits": 3}.get(kind, 1), number, kind

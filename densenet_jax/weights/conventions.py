@@ -237,6 +237,15 @@ NATIVE = Convention(
     spellings=((r"(^|[./])(params|batch_stats)\..*", lambda m: m[0].replace(".", "/")),),
 )
 
+# The state of an `nnx.Module`, whose parameters and statistics are in one tree.
+NNX = dataclasses.replace(
+    NATIVE,
+    title="densenet_jax.nnx",
+    rules=((r"^(params|batch_stats)/", ""),),
+    spellings=((r"\.", "/"), (r"/(value|raw_value)$", "")),
+    ignored=r"(^|/)(params|batch_stats)/",  # the other convention
+)
+
 CONVENTIONS = {
     "torch": TORCH,
     "torch_cifar": TORCH_CIFAR,
@@ -245,6 +254,7 @@ CONVENTIONS = {
     "keras_hub": KERAS_HUB,
     "mindcv": MINDCV,
     "densenet_jax": NATIVE,
+    "nnx": NNX,
 }
 
 

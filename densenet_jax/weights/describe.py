@@ -78,8 +78,7 @@ def _format(source: str) -> str:
         return "the directory of a run"
     if not os.path.exists(path):
         return "published weights"
-    path = weights_in(path) if os.path.isdir(path) else path
-    return "an index of several files" if path.endswith(".index.json") else format_of(path)
+    return format_of(weights_in(path) if os.path.isdir(path) else path)
 
 
 def _described(

@@ -2,11 +2,12 @@
 
 import os
 
+from densenet_jax.weights.files import INDEXES
 from densenet_jax.weights.hub import WEIGHTS_FILES
 from densenet_jax.weights.readers.bounded_file import WeightsError
 
 CHECKPOINTS = "checkpoints"  # a folder with this subfolder is the directory of a run
-KERAS_PRESET = "model.weights.h5"
+KERAS_PRESET = "model.weights.h5"  # in large presets, model.weights.json and its shards
 SUFFIXES = (
     *(".safetensors", ".pth", ".pt", ".bin", ".h5", ".hdf5", ".keras", ".ckpt", ".npz"),
     *(".msgpack", ".pkl", ".tar"),
@@ -34,18 +35,24 @@ def is_run(source: str | os.PathLike[str]) -> bool:
 def weights_in(folder: str) -> str:
     """Returns the path of the weight file in a folder.
 
-    That is the file with a usual name, such as `model.safetensors`, or else the only one with the
-    suffix of weights.
+    That is the file with a usual name, such as `model.safetensors`, or else the only index of
+    weights in several files, or else the only file with the suffix of weights.
 
     Raises:
       WeightsError: there is no weight file, there are several, or the folder has another format.
     """
     files = sorted(os.listdir(folder))
-    for name in (*WEIGHTS_FILES, KERAS_PRESET, *(f"{file}.index.json" for file in WEIGHTS_FILES)):
+    for name in (*WEIGHTS_FILES, KERAS_PRESET):
         if name in files:
             return os.path.join(folder, name)
+    indexes = [name for name in files if name.endswith(INDEXES)]
+    if len(indexes) == 1:
+        return os.path.join(folder, indexes[0])
+    folders = [path for name in files if os.path.isdir(path := os.path.join(folder, name))]
+    steps = [path for path in folders if os.path.basename(path).isdecimal()]  # of Orbax
+    inside = {*files, *(os.listdir(steps[-1]) if steps else ())}
     for name, reason in _FOREIGN.items():
-        if name in files:
+        if name in inside:
             raise WeightsError(f"{folder}: {reason.format(folder)}.")
     found = [name for name in files if name.lower().endswith(SUFFIXES)]
     if len(found) == 1:
@@ -66,6 +73,10 @@ def head_of(path: str) -> str | None:
     Args:
       path: the weight file, in which KerasHub writes the body alone.
     """
-    folder, name = os.path.split(path)
-    head = os.path.join(folder, "task.weights.h5")
-    return head if name == KERAS_PRESET and os.path.isfile(head) else None
+    head = os.path.join(os.path.dirname(path), "task.weights.h5")
+    return head if is_preset(path) and os.path.isfile(head) else None
+
+
+def is_preset(path: str) -> bool:
+    """Returns whether a weight file has the name of one in a preset of KerasHub."""
+    return os.path.basename(path) in (KERAS_PRESET, KERAS_PRESET.replace(".h5", ".json"))

@@ -5,7 +5,7 @@ import dataclasses
 import logging
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import numpy as np
@@ -13,10 +13,10 @@ from flax import linen as nn
 
 from densenet_jax.models.variants import VARIANTS, create_model, list_models, nearest
 from densenet_jax.tasks.outputs import SOFTMAX, Outputs
-from densenet_jax.weights import adapt, hub, names, trained
+from densenet_jax.weights import adapt, hub, keras_preset, names, trained
 from densenet_jax.weights.body import guess, within
-from densenet_jax.weights.files import check_regular, read
-from densenet_jax.weights.folders import SUFFIXES, head_of, is_run, weights_in
+from densenet_jax.weights.files import INDEXES, check_regular, read
+from densenet_jax.weights.folders import SUFFIXES, head_of, is_preset, is_run, weights_in
 from densenet_jax.weights.infer_variant import from_tensors, named_after
 from densenet_jax.weights.published import IMAGENET, PUBLISHED, Preprocessing, model_of, of_model
 from densenet_jax.weights.ranges import check_sizes
@@ -198,6 +198,8 @@ def find(
             f"No weights of {name} are published; use one of the models that have some: "
             f"{', '.join(dict.fromkeys(map(model_of, PUBLISHED)))}."
         )
+    if os.path.exists(f"{path}.index"):  # TensorFlow's users pass the prefix
+        return _file(f"{path}.index", sha256)  # which refuses it by name
     if os.sep in source or source.lower().endswith(SUFFIXES):
         raise WeightsError(f"{source}: there is no such file; check the path.")
     raise WeightsError(
@@ -235,12 +237,14 @@ def _file(path: str, sha256: str | None, origin: str | None = None) -> Found:
     if head:
         state_dict |= _read(head, None)
     if config is None:
+        preprocessing = IMAGENET
+        if is_preset(path):
+            preprocessing = keras_preset.read_preprocessing(os.path.dirname(path) or ".")
         outputs = _operating_points(state_dict)
-        if name := named_after(path):
-            return Found(origin, state_dict, name, outputs=outputs)
-        return replace(
-            Found(origin, state_dict, *(from_tensors(state_dict) or ())), outputs=outputs
-        )
+        name, fields = named_after(path), {}
+        if name is None:
+            name, fields = from_tensors(state_dict) or (None, {})
+        return Found(origin, state_dict, name, fields, preprocessing, outputs=outputs)
     try:
         check_sizes(config.fields, state_dict)
     except ValueError as error:
@@ -268,6 +272,10 @@ def _operating_points(state_dict: dict[str, np.ndarray]) -> Outputs:
 def _read(path: str, sha256: str | None) -> dict[str, np.ndarray]:
     """Checks the SHA-256 of a weight file and returns its tensors {name: array}."""
     check_regular(path)
+    if sha256 and path.endswith(INDEXES):
+        raise WeightsError(
+            f"{path}: it lists several files, which have no common SHA-256; leave sha256 out."
+        )
     hub.check_hash(path, sha256)
     return read(path)
 

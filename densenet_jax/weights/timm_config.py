@@ -5,7 +5,6 @@ an additional key of our own, which timm ignores.
 """
 
 import dataclasses
-import json
 import math
 import os
 from collections.abc import Sequence
@@ -16,11 +15,11 @@ from flax import linen as nn
 from densenet_jax.models.variants import FAMILY, VARIANTS, identify
 from densenet_jax.tasks.outputs import SOFTMAX, Outputs, from_spec
 from densenet_jax.weights import ranges
+from densenet_jax.weights.json_files import parse_json
 from densenet_jax.weights.published import IMAGENET, Preprocessing
-from densenet_jax.weights.readers.bounded_file import WeightsError, shown
+from densenet_jax.weights.readers.bounded_file import shown
 
 CONFIG_FILE = "config.json"
-MAX_BYTES = 1 << 20
 OWN = "densenet_jax"
 TIMM_MODELS = (
     *("densenet121", "densenet161", "densenet169", "densenet201", "densenet264d"),
@@ -89,20 +88,7 @@ def read_config(folder: str) -> Config | None:
     path = os.path.join(folder, CONFIG_FILE)
     if not os.path.isfile(path):
         return None
-    if os.path.getsize(path) > MAX_BYTES:
-        raise WeightsError(
-            f"{path}: it has over {MAX_BYTES} bytes, so it is not a configuration; remove it."
-        )
-    try:
-        with open(path, encoding="utf-8") as file:
-            config = json.load(file)
-        if not isinstance(config, dict) or "architecture" not in config:
-            return None
-        return _parse(config)
-    except (LookupError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise WeightsError(
-            f"{path}: it cannot be used ({error}); download it again, or correct it."
-        ) from error
+    return parse_json(path, lambda config: _parse(config) if "architecture" in config else None)
 
 
 def to_config(

@@ -168,7 +168,9 @@ def test_every_opset_gives_the_same_outputs(key, opset):
 
 
 def test_images_of_any_size(cifar, tmp_path):
-    path, *_ = export.export(cifar, "onnx", tmp_path, dynamic="size", opset=13)
+    path, *_, card = export.export(cifar, "onnx", tmp_path, dynamic="size", opset=13)
+    assert "| batch x height x width x 3 |" in card.read_text()
+    assert "may have any size; those" in card.read_text()
     height, width, channels = cifar.image_shape
     images = np.random.default_rng(0).normal(size=(2, height + 5, width + 2, channels))
     images = images.astype(np.float32)

@@ -5,6 +5,7 @@ import runpy
 import sys
 
 import jax
+import jax.export
 import numpy as np
 import pytest
 
@@ -34,6 +35,17 @@ def test_the_loader_maps_pixels_to_probabilities(cifar, tmp_path, monkeypatch, c
     monkeypatch.setattr(sys, "argv", ["load", str(model), str(tmp_path / "images.npy")])
     runpy.run_path(str(loader), run_name="__main__")
     assert f"[{np.argmax(expected[0])} " in capsys.readouterr().out
+
+
+def test_images_of_any_size(cifar, tmp_path):
+    path, *_, card = export.export(cifar, "stablehlo", tmp_path, dynamic="size")
+    run = jax.export.deserialize(bytearray(path.read_bytes())).call
+    for height, width in ((9, 12), (16, 11)):
+        images = np.random.default_rng(0).normal(size=(2, height, width, 3)).astype(np.float32)
+        expected = jax.jit(cifar.model.apply)(cifar.variables, images)
+        np.testing.assert_allclose(run(images), expected, atol=1e-5, rtol=1e-5)
+    assert "| batch x height x width x 3 |" in card.read_text()
+    assert "any size from 9 pixels on" in card.read_text()
 
 
 def test_the_loader_needs_only_jax_and_is_short():

@@ -86,6 +86,21 @@ def test_the_statistics_are_those_of_apply():
     jax.tree.map(np.testing.assert_array_equal, found["params"], variables["params"])
 
 
+def test_its_mode_may_be_given_with_a_call(network, monkeypatch):
+    calls = []
+    monkeypatch.setattr(
+        type(network.model), "apply", lambda *_, **k: (calls.append(k), ({}, {}))[1]
+    )
+    network.classifier = None
+    network.eval()
+    network(IMAGES, train=True)
+    network.train()
+    network(IMAGES)
+    assert all(k["train"] and "dropout" in k["rngs"] for k in calls)
+    network(IMAGES, train=False)
+    assert "train" not in calls[-1]
+
+
 def test_the_head_can_be_replaced_and_the_network_be_a_part_of_another(network):
     network.classifier = nnx.Linear(network.classifier.in_features, 7, rngs=nnx.Rngs(0))
     assert CALL(network, IMAGES).shape == (4, 7)

@@ -9,7 +9,7 @@ import pytest
 from densenet_jax import cli, weights
 from densenet_jax.models.variants import create_model
 from densenet_jax.weights import WeightsError, conformance
-from densenet_jax.weights.conformance import FAULTS, RIGHT, stages, summary, verify
+from densenet_jax.weights.conformance import FAULTS, RIGHT, Rules, stages, summary, verify
 
 SMALL = {"block_sizes": (1, 1), "growth_rate": 4, "stem_features": 8, "num_classes": 3}
 
@@ -53,6 +53,16 @@ SHOWN = dict.fromkeys(FAULTS, "stem") | {
     "the last normalisation is missing": "final",
     "the ReLU after the last normalisation is missing": "final",
 }
+
+
+def test_stages_are_in_the_order_of_the_network(monkeypatch):
+    model, variables = network()
+    images = conformance.images(68)
+    answers = summary(stages(model, variables, images, Rules(stem_relu=False)))
+    monkeypatch.setattr(conformance, "FAULTS", {})
+    verdict = verify(model, variables, images, answers)
+    assert verdict.first == "stem"
+    assert [*verdict.differences] == ["stem", "block1", "transition1", "block2", "final", "logits"]
 
 
 @pytest.fixture(scope="module")

@@ -258,7 +258,6 @@ def test_a_damaged_index(tmp_path, text):
     [
         *(("x.onnx", "ONNX"), ("x.pdparams", "PaddlePaddle"), ("__0_0.distcp", "dcp_to_torch")),
         *(("x.index", "TensorFlow"), ("x.data-00000-of-00001", "TensorFlow"), ("x.tflite", "Lite")),
-        ("x.weights.json", "max_shard_size"),
     ],
 )
 def test_other_formats_are_refused_by_name(refused, name, word):

@@ -90,11 +90,13 @@ ROUND_TRIPS = [
     (tiny, "mindcv"),
     (lambda: tiny(stem="imagenet_same"), "keras_hub"),
     (tiny, "densenet_jax"),
+    (tiny, "nnx"),
     (lambda: tiny(stem="cifar"), "torch_cifar"),
     (lambda: tiny(stem="deep_blur"), "torch"),
     (lambda: tiny(bottleneck_width=0), "torch"),
     (tiny_rdnet, "torch_rdnet"),
     (tiny_rdnet, "densenet_jax"),
+    (tiny_rdnet, "nnx"),
 ]
 
 

@@ -251,12 +251,20 @@ def test_a_folder_with_one_file_of_another_name(tmp_path, state_dict):
     [
         *(("saved_model.pb", "SavedModel"), (".metadata", "dcp_to_torch"), ("_METADATA", "Orbax")),
         ("checkpoint", "a checkpoint of TensorFlow"),
+        ("100/_CHECKPOINT_METADATA", "Orbax"),
     ],
 )
 def test_folders_of_other_formats_are_named(tmp_path, name, message):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).touch()
     with pytest.raises(weights.WeightsError, match=message):
         load_pretrained(tmp_path)
+
+
+def test_the_prefix_of_a_checkpoint_of_tensorflow(tmp_path):
+    (tmp_path / "model.index").touch()
+    with pytest.raises(weights.WeightsError, match="it is a checkpoint of TensorFlow"):
+        load_pretrained(tmp_path / "model")
 
 
 def test_a_preset_of_kerashub(tmp_path):
@@ -267,9 +275,12 @@ def test_a_preset_of_kerashub(tmp_path):
     for file, tensors in (("model.weights.h5", body), ("task.weights.h5", head)):
         np.savez(tmp_path / "x.npz", **tensors)
         (tmp_path / "x.npz").rename(tmp_path / file)  # the content says the format
+    converter = {"class_name": "ImageConverter", "config": {"image_size": [48, 48], "scale": 0.01}}
+    (tmp_path / "image_converter.json").write_text(json.dumps(converter))
     loaded = weights.load(tmp_path)
     assert loaded.model == model.clone(norm_epsilon=1.001e-5)
     assert loaded.report.fresh == ()
+    assert (loaded.preprocessing.image_size, loaded.preprocessing.mean) == (48, (0.0,) * 3)
     with pytest.raises(weights.WeightsError, match="two files"):
         weights.load(tmp_path, sha256="0" * 64)
     with pytest.raises(weights.WeightsError, match="need a model with stem='imagenet_same'"):

@@ -57,7 +57,7 @@ class Dataset:
         if kind > 2:
             raise _unsupported(self.file, "data in other files", name)
         if version not in (3, 4) or (version, kind) == (4, 2):
-            raise _unsupported(self.file, "chunks in the layout of newer HDF5 versions", name)
+            raise _newer(self.file)
         if kind == 2 and 0 not in shape:
             filters = self.messages.get(_FILTERS)
             return read_chunks(self.file, layout, filters, shape, dtype, big_endian, name)
@@ -98,7 +98,7 @@ class Hdf5:
         self._heaps: dict[int, dict[int, BoundedFile]] = {}
         head = file.read(0, 96) if file.size >= 96 else b""
         if head[:8] != SIGNATURE or head[8] > 0 or head[13:15] != b"\x08\x08" or any(head[24:32]):
-            raise _unsupported(file, "the layout of newer HDF5 versions")
+            raise _newer(file)
         root = self._node(number(file, 64), 0)
         if not isinstance(root, Group):
             raise file.fail("its root is not a group; download or save the file again")
@@ -150,7 +150,7 @@ class Hdf5:
         if _LAYOUT in messages and _DATATYPE in messages and _DATASPACE in messages:
             return Dataset(self.file, messages)
         if _SYMBOL_TABLE not in messages:
-            raise _unsupported(self.file, "the layout of newer HDF5 versions")
+            raise _newer(self.file)
         group = Group(attributes)
         table = messages[_SYMBOL_TABLE]
         heap = self._signed(number(table, 8), b"HEAP", 32)
@@ -170,7 +170,7 @@ class Hdf5:
     def _messages(self, address: int) -> Iterator[tuple[int, BoundedFile]]:
         """Yields the type and data of each message in an object header (IV.A.1.a)."""
         if self.file.read(address, 1) != b"\1":
-            raise _unsupported(self.file, "the layout of newer HDF5 versions")
+            raise _newer(self.file)
         blocks = [self.file.part(address + 16, number(self.file, address + 8, 4))]
         for block in blocks:
             if len(blocks) > MAX_BLOCKS:
@@ -247,6 +247,21 @@ class Hdf5:
         if part.read(0, 4) != signature:
             raise self._damaged()
         return part
+
+
+# Copies groups, arrays and attributes to a file in the oldest layout, which h5py writes by default.
+_REWRITE = (
+    "import h5py, sys; a = h5py.File(sys.argv[1]); b = h5py.File(sys.argv[2], 'w'); "
+    "b.attrs.update(a.attrs); a.visititems(lambda n, x: (b.create_dataset(n, data=x[()]) "
+    "if hasattr(x, 'shape') else b.require_group(n)).attrs.update(x.attrs))"
+)
+
+
+def _newer(file: BoundedFile) -> WeightsError:
+    return file.fail(
+        "it has the layout of newer HDF5 versions (libver='latest') or is damaged; rewrite it with "
+        f'python -c "{_REWRITE}" FILE new.h5'
+    )
 
 
 def _unsupported(file: BoundedFile, what: str, tensor: str | None = None) -> WeightsError:

@@ -15,7 +15,7 @@ from densenet_jax.weights.readers.bounded_file import BoundedFile, WeightsError
 
 MAX_CHUNKS = 20_000  # in one array
 _STEP = 1024  # bytes charged for a chunk or a node of the tree, whose number would be free else
-DEFLATE, SHUFFLE, CHECKSUM = 1, 2, 3  # the filters that are known
+DEFLATE, SHUFFLE, CHECKSUM, LZF = 1, 2, 3, 32000  # the filters that are known
 _CHECKSUM_SIZE = 4
 
 
@@ -113,7 +113,7 @@ def _filters(file: BoundedFile, message: BoundedFile, name: str) -> list[int]:
     position, found = (8 if version == 1 else 2), []
     for _ in range(count):
         kind = number(message, position, 2)
-        if kind not in (DEFLATE, SHUFFLE, CHECKSUM):
+        if kind not in (DEFLATE, SHUFFLE, CHECKSUM, LZF):
             raise file.fail(
                 f"it is compressed with a filter that is not read (number {kind}); "
                 "write the file again without compression, or with gzip",
@@ -139,13 +139,14 @@ def _unfiltered(
     content = data.read(0, data.size)
     undo: dict[int, Callable[[bytes], bytes]] = {
         DEFLATE: lambda text: _inflated(text, room),
+        LZF: lambda text: _unpacked(text, room),
         SHUFFLE: lambda text: np.frombuffer(text, np.uint8).reshape(width, -1).T.tobytes(),
         CHECKSUM: lambda text: text[:-_CHECKSUM_SIZE],
     }
     try:
         for kind in reversed(filters):
             content = undo[kind](content)
-    except (zlib.error, ValueError):
+    except (zlib.error, ValueError, IndexError):
         content = b""
     if len(content) != size:
         raise _damaged(file, name)
@@ -155,3 +156,32 @@ def _unfiltered(
 def _inflated(text: bytes, room: int) -> bytes:
     """Returns decompressed bytes, at most one more than `room`."""
     return zlib.decompressobj().decompress(text, room + 1)
+
+
+def _unpacked(text: bytes, room: int) -> bytes:
+    """Returns the bytes that LibLZF compressed, as h5py's `compression="lzf"` does.
+
+    A control byte below 32 begins a run of bytes; another one repeats bytes that were there
+    before. If the result exceeds `room`, what follows is left out.
+    """
+    result = bytearray()
+    at = 0
+    while at < len(text) and len(result) <= room:
+        control = text[at]
+        at += 1
+        if control < 32:
+            result += text[at : at + control + 1]
+            at += control + 1
+            continue
+        length = (control >> 5) + 2
+        if length == 9:
+            length += text[at]
+            at += 1
+        back = ((control & 31) << 8) + text[at] + 1
+        at += 1
+        if back > len(result):
+            raise ValueError
+        begin = len(result) - back
+        repeated = result[begin : begin + length]
+        result += (repeated * -(-length // len(repeated)))[:length]
+    return bytes(result)

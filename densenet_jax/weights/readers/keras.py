@@ -6,6 +6,7 @@ a layer and Keras 3 replaces them by underscores. This module does the same: `co
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
@@ -31,23 +32,29 @@ def read_keras_zip(entries: dict[str, Member]) -> dict[str, np.ndarray]:
     return read_keras_hdf5(entries[WEIGHTS_MEMBER].open())
 
 
-def read_keras_hdf5(file: BoundedFile) -> dict[str, np.ndarray]:
-    """Returns {"layer/variable": array} of an `.h5` file of Keras 2 or 3."""
-    hdf5 = Hdf5(file)
+def read_keras_hdf5(*files: BoundedFile) -> dict[str, np.ndarray]:
+    """Returns {"layer/variable": array} of an `.h5` file of Keras 2 or 3, or of all its shards."""
+    found = [
+        (hdf5, *member)
+        for hdf5 in map(Hdf5, files)
+        for member in _datasets(hdf5.root, (), ())
+        if not any(_NO_WEIGHTS.match(part) for part in member[1])
+    ]
+    counts = Counter(path[:-1] for _, _, path, _ in found)  # a layer may be in two shards
     arrays: dict[str, np.ndarray] = {}
-    for groups, path, dataset in _datasets(hdf5.root, (), ()):
-        if any(_NO_WEIGHTS.match(part) for part in path):
-            continue
-        name = _name(hdf5, groups, path)
+    for hdf5, groups, path, dataset in found:
+        name = _name(hdf5, groups, path, counts[path[:-1]])
         if len(name) > MAX_NAME:
-            raise file.fail(f"a tensor's name is too long: {shown(name)}")
-        file.charge(4 * len(name))
+            raise hdf5.file.fail(f"a tensor's name is too long: {shown(name)}")
+        hdf5.file.charge(4 * len(name))
         if name in arrays:
-            raise file.fail(
+            raise hdf5.file.fail(
                 "two variables have this name; give every layer a name of its own", name
             )
         if len(arrays) == MAX_TENSORS:
-            raise file.fail(f"it holds more than {MAX_TENSORS} tensors; save the weights alone")
+            raise hdf5.file.fail(
+                f"it holds more than {MAX_TENSORS} tensors; save the weights alone"
+            )
         arrays[name] = dataset.read(name)
     return arrays
 
@@ -68,18 +75,18 @@ def _datasets(
             yield groups, (*path, name), member
 
 
-def _name(hdf5: Hdf5, groups: tuple[Group, ...], path: tuple[str, ...]) -> str:
-    """Returns the name `layer/variable` of the dataset at `path`."""
+def _name(hdf5: Hdf5, groups: tuple[Group, ...], path: tuple[str, ...], count: int) -> str:
+    """Returns the name `layer/variable` of the dataset at `path`, one of `count` in its group."""
     is_keras_3 = path[-2:-1] == ("vars",)
     layer, variable = (
-        _keras_3_name(hdf5, groups[-1], path) if is_keras_3 else _keras_2_name(groups, path)
+        _keras_3_name(hdf5, groups[-1], path, count) if is_keras_3 else _keras_2_name(groups, path)
     )
     layer = layer.replace("/", "_")
     variable = re.sub(r":\d+$", "", variable)
     return f"{layer}/{variable}" if layer else variable
 
 
-def _keras_3_name(hdf5: Hdf5, group: Group, path: tuple[str, ...]) -> tuple[str, str]:
+def _keras_3_name(hdf5: Hdf5, group: Group, path: tuple[str, ...], count: int) -> tuple[str, str]:
     """Returns (layer, variable) of a path in Keras 3's layout, such as `layers/dense_7/vars/1`.
 
     The attribute `name` of the group `vars`, here `group`, holds the name of the layer.
@@ -88,7 +95,7 @@ def _keras_3_name(hdf5: Hdf5, group: Group, path: tuple[str, ...]) -> tuple[str,
     if named := group.attributes.get("name"):
         layer = hdf5.text(named)
     kind = re.sub(r"_\d+$", "", path[-3]) if len(path) > 2 else ""
-    names = _VARIABLES.get(kind, {}).get(len(group.members), ())
+    names = _VARIABLES.get(kind, {}).get(count, ())
     index = int(path[-1]) if path[-1] in ("0", "1", "2", "3") else len(names)
     return layer, names[index] if index < len(names) else path[-1]
 

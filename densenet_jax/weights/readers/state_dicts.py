@@ -27,7 +27,9 @@ STATE_DICT_KEYS = (
 MAX_DEPTH = 32
 MAX_STEPS = 3_000_000  # entries of objects
 # Parts of a checkpoint that have tensors but no weights.
-_NO_WEIGHTS = re.compile(r"optim|sched|scaler|^opt$|^rng|_rng|callbacks|loops|hyper|shadow_params")
+NO_WEIGHTS = re.compile(
+    r"optim|sched|scaler|^opt(_state)?$|^rng|_rng|callbacks|loops|hyper|shadow_params"
+)
 _LEAVES = ("weight", "bias", "kernel", "gamma", "beta", "running_mean", "running_var")
 
 # Activations that a DenseNet has, or that follow its classifier.
@@ -100,6 +102,8 @@ class _Search:
             return {}
         self.seen.add(id(content))
         if entries is None or _is_module(content):
+            return self.flat(content)
+        if {"params", "batch_stats"} <= entries.keys():  # variables of Flax
             return self.flat(content)
         known = [key for key in STATE_DICT_KEYS if key in entries]
         found = {key: self.find(entries[key], depth + 1) for key in known}
@@ -181,6 +185,9 @@ def _entries(content: object) -> dict[Any, Any] | None:
         return content
     if isinstance(content, list | tuple) and not isinstance(content, Tensor | Inline):
         return dict(enumerate(content[:100]))
+    match content:
+        case Opaque(Global("flax.core.frozen_dict.FrozenDict"), (dict(frozen),)):
+            return frozen
     if not isinstance(content, Opaque) or not isinstance(content.state, dict):
         return None
     state = content.state
@@ -198,7 +205,7 @@ def _entries(content: object) -> dict[Any, Any] | None:
 
 def _has_no_weights(key: object) -> bool:
     """Returns whether the entry of a checkpoint with this key has no weights."""
-    return isinstance(key, str) and bool(_NO_WEIGHTS.search(key[:64]))
+    return isinstance(key, str) and bool(NO_WEIGHTS.search(key[:64]))
 
 
 def _is_module(content: object) -> bool:
@@ -229,8 +236,12 @@ def inline(value: object) -> Inline | None:
     """Returns the NumPy array that an object of a pickle stands for; None: it is none.
 
     NumPy pickles (version, shape, type, Fortran order, bytes), and the bytes as Latin-1 text where
-    the pickle's protocol has no bytes; from protocol 5 on (buffer, type, shape, order).
+    the pickle's protocol has no bytes; from protocol 5 on (buffer, type, shape, order). JAX pickles
+    what NumPy would have done.
     """
+    match value:
+        case Opaque(Global("jax._src.array._reconstruct_array"), (callee, args, state, _)):
+            return inline(Opaque(callee, args, state))
     match value:
         case Opaque(Global(name), _, (_, shape, dtype, fortran, data)) if name.endswith(
             "multiarray._reconstruct"

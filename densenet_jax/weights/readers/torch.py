@@ -110,8 +110,8 @@ def read_torch_stream(file: BoundedFile) -> dict[str, np.ndarray]:
 
     pickles = Pickles(file, _rebuild, resolve)
     first = pickles.load()
-    if isinstance(first, dict):  # by pickle.dump, with NumPy arrays
-        if "StructuredToParameterName@@" in first:
+    if isinstance(first, dict | Opaque):  # by pickle.dump, with arrays of NumPy or JAX
+        if isinstance(first, dict) and "StructuredToParameterName@@" in first:
             raise file.fail(
                 "it is a file of PaddlePaddle, whose names differ from all that are known; load it "
                 "with the model there and save its weights under the names of torchvision"

@@ -1,7 +1,10 @@
 """Keras's files: names in both layouts, and invalid or malicious structures."""
 
+import gc
 import io
+import json
 import struct
+import sys
 import zipfile
 
 import h5py
@@ -10,6 +13,7 @@ import numpy as np
 import pytest
 
 from densenet_jax import weights
+from densenet_jax.weights.readers import hdf5_chunks
 
 
 def hdf5(fill, **options):
@@ -132,6 +136,57 @@ def test_names_of_keras_3(tmp_path, attribute):
         assert result["bn/moving_variance"].tolist() == [3, 3]
 
 
+def shards(folder, **changes):
+    """Writes two shards of Keras 3 and their index, and returns the path of the index."""
+    places = {
+        "/layers/conv2d/vars": "w_00000.weights.h5",
+        "/layers/batch_normalization/vars": ["w_00000.weights.h5", "w_00001.weights.h5"],
+    }
+    inside = [{"conv2d": (0,), "batch_normalization": (0, 1)}, {"batch_normalization": (2, 3)}]
+    for number, layers in enumerate(inside):
+        with h5py.File(folder / f"w_{number:05}.weights.h5", "w") as file:
+            for layer, variables in layers.items():
+                group = file.create_group(f"layers/{layer}/vars")
+                group.attrs["name"] = {"conv2d": "conv1_conv", "batch_normalization": "bn"}[layer]
+                for i in variables:
+                    group[str(i)] = np.full(2, i, np.float32)
+    index = folder / "w.weights.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": places | changes}))
+    return index
+
+
+def test_weights_in_shards(tmp_path):
+    found = weights.read(shards(tmp_path))
+    assert {name: array[0] for name, array in found.items()} == {
+        "conv1_conv/kernel": 0,
+        **{f"bn/{v}": i for i, v in enumerate(["gamma", "beta", "moving_mean", "moving_variance"])},
+    }
+    with pytest.raises(weights.WeightsError, match="do not say which network"):
+        weights.load(tmp_path)  # the index is found in the folder
+    with pytest.raises(weights.WeightsError, match="no common SHA-256"):
+        weights.load(tmp_path, sha256="0" * 64)
+
+
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        ("w_00009.weights.h5", "no such file"),
+        *((name, "is no index") for name in ("../x", "", "\0", "\ud800", 3, [3], [["x"]], None)),
+    ],
+)
+def test_an_index_of_shards_that_does_not_fit_its_files(tmp_path, place, words):
+    with pytest.raises(weights.WeightsError, match=words):
+        weights.read(shards(tmp_path, **{"/layers/dense/vars": place}))
+
+
+def test_a_variable_in_two_shards_is_refused(tmp_path):
+    index = shards(tmp_path)
+    first, second = (tmp_path / f"w_0000{i}.weights.h5" for i in (0, 1))
+    second.write_bytes(first.read_bytes())
+    with pytest.raises(weights.WeightsError, match="two variables have this name"):
+        weights.read(index)
+
+
 def test_a_keras_archive_may_be_compressed(tmp_path):
     def fill(file):
         file["layers/dense/vars/0"] = np.ones((2, 2))
@@ -199,7 +254,6 @@ def chunks(**options):
         (a_group_in_itself, "contain each other"),
         (nested, "nested too deeply"),
         (chunks(), "exist"),
-        (chunks(compression="lzf"), "with gzip"),
         (chunks(scaleoffset=4, dtype="i4", data=np.arange(8)), "number 6"),
         (chunks(shape=(1 << 40,), chunks=(1 << 20,)), "has more than 20000 chunks"),
         (chunks(shape=(1 << 30,), chunks=(1 << 20,)), "expands to far more memory"),
@@ -223,9 +277,28 @@ def test_features_that_keras_does_not_write_are_refused(refused, fill, words):
     refused(hdf5(fill), words)
 
 
-def test_the_newest_layout_is_named(refused):
-    refused(hdf5(lambda file: file.create_group("x"), libver="latest"), "newer HDF5")
+def test_files_with_a_user_block_are_refused(refused):
     refused(hdf5(lambda file: file.create_group("x"), userblock_size=512), "none of the formats")
+
+
+def test_the_newest_layout_is_refused_with_a_command_that_rewrites_it(
+    refused, tmp_path, monkeypatch
+):
+    def fill(file):
+        keras_2(file, "fc1000", ["fc1000/kernel:0", "fc1000/bias:0"])
+        file.create_dataset("more/kernel:0", data=np.ones((4, 5)), chunks=(2, 5))
+        file.attrs["backend"] = "jax"
+
+    message = refused(hdf5(fill, libver="latest"), "newer HDF5", "FILE new.h5")
+    program, new = message.split('"')[1], tmp_path / "new.h5"
+    monkeypatch.setattr(sys, "argv", ["-c", str(tmp_path / "weights.bin"), str(new)])
+    exec(program, {})
+    gc.collect()  # h5py closes the file
+    found, expected = weights.read(new), read(tmp_path, hdf5(fill))
+    assert found.keys() == expected.keys() == {"fc1000/kernel", "fc1000/bias", "more/kernel"}
+    assert all(np.array_equal(found[name], expected[name]) for name in found)
+    with h5py.File(new) as file:
+        assert file.attrs["backend"] == "jax"
 
 
 @pytest.mark.parametrize(
@@ -237,6 +310,8 @@ def test_the_newest_layout_is_named(refused):
         {"compression": "gzip", "fletcher32": True},
         {"shuffle": True},
         {"fletcher32": True},
+        {"compression": "lzf"},
+        {"compression": "lzf", "shuffle": True},
     ],
 )
 @pytest.mark.parametrize("dtype", ["<f4", ">f2", "<f8", "<i4"])
@@ -246,6 +321,7 @@ def test_chunks(tmp_path, options, dtype):
         "large": (np.arange(4000).reshape(40, 100).astype(dtype), (1, 7)),
         "whole": (np.arange(24).reshape(2, 3, 4).astype(dtype), (2, 3, 4)),
         "padded": (np.arange(3).astype(dtype), (2,)),
+        "runs": (np.repeat(np.arange(9), 500).astype(dtype), (4500,)),
     }
 
     def fill(file):
@@ -301,6 +377,25 @@ def test_chunks_that_expand_to_too_much(refused):
     data = np.zeros(1 << 27, np.uint8)
     options = {"shape": None, "data": data, "chunks": (1 << 24,), "dtype": "u1"}
     refused(hdf5(chunks(compression="gzip", **options)), "expands to far more memory", memory=200e6)
+
+
+@pytest.mark.parametrize(
+    ("packed", "unpacked"),
+    [
+        (b"\2abc", b"abc"),
+        (b"\0a\xe0\x05\0", b"a" * 15),  # 7 + 2 + 5 bytes, from one byte before
+        (b"\1ab\x40\1\0c", b"ababab"[:6] + b"c"),
+        (b"\1ab\x20\2", None),  # three bytes before, of two
+        (b"\1ab\xe0", None),  # cut short
+        (b"\0a" + b"\xe0\xff\0" * 9, b"a" * (1 + 264 * 4)),  # more than the room: left out
+    ],
+)
+def test_lzf(packed, unpacked):
+    if unpacked is None:
+        with pytest.raises((ValueError, IndexError)):
+            hdf5_chunks._unpacked(packed, 1000)
+    else:
+        assert hdf5_chunks._unpacked(packed, 1000) == unpacked
 
 
 def patched(content, signature, offset, value, size=8):
