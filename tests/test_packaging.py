@@ -81,6 +81,7 @@ def test_the_wheel_holds_configurations_class_names_and_pages_and_nothing_else(w
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {f"densenet_jax/configs/{name}" for name in CONFIGS} <= names
     assert "densenet_jax/data/sources/imagenet_classes.txt" in names
+    assert "densenet_jax/weights/trained/densenet_cifar.cpu30_c10/model.safetensors" in names
     pages = {f"densenet_jax/report/page/{p.name}" for p in ROOT.glob("densenet_jax/report/page/*")}
     assert pages <= names
     code = {str(p.relative_to(ROOT)) for p in ROOT.glob("densenet_jax/**/*.py")}
@@ -92,7 +93,9 @@ def test_the_source_archive_is_the_checkout(tmp_path):
     """Whoever unpacks it can run the tests, the benchmarks and the documentation's commands."""
     others = ("__pycache__", "*.egg-info", ".git", ".venv", "build", "dist", "runs", ".*_cache")
     source = shutil.copytree(ROOT, tmp_path / "source", ignore=shutil.ignore_patterns(*others))
+    shutil.rmtree(source / "weights", ignore_errors=True)  # a link to files of the package
     wanted = {str(path.relative_to(source)) for path in source.rglob("*") if path.is_file()}
+    assert "densenet_jax/weights/trained/densenet_cifar.cpu30_c10/README.md" in wanted
     script = "from setuptools import build_meta; build_meta.build_sdist('..')"
     subprocess.run([sys.executable, "-c", script], cwd=source, check=True, capture_output=True)
     (archive,) = tmp_path.glob("*.tar.gz")
