@@ -57,7 +57,8 @@ def _parse(contents: dict[str, Any]) -> Preprocessing | None:
         )
     padded = config.get("pad_to_aspect_ratio", False)
     cropped = config.get("crop_to_aspect_ratio", not padded)
-    mean, std = _mean_and_std(config)
+    # Nine digits: float32 has no more, and 0.45599999999999996 was 0.456.
+    mean, std = (tuple(float(f"{x:.9g}") for x in numbers) for numbers in _mean_and_std(config))
     values = {"image_size": height, "crop_fraction": 1.0, "mean": mean, "std": std}
     ranges.check_preprocessing(values)
     _warn(padded, config.get("antialias", False))
