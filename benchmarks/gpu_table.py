@@ -29,7 +29,8 @@ def fused(gpu: targets.Gpu) -> hlo_traffic.Traffic:
     import jax
     import jax.numpy as jnp
 
-    from densenet_jax.models.gpu import backward, forward, tiles
+    from densenet_jax.models.block import gradient, statistics
+    from densenet_jax.models.gpu import backward, forward, tiles, trial
 
     found = hlo_traffic.Traffic()
 
@@ -40,17 +41,10 @@ def fused(gpu: targets.Gpu) -> hlo_traffic.Traffic:
         found.fused[name] = hlo_traffic.Fused(key, memory, cached, steps, operations)
         return jax.named_scope(key)
 
-    def step(image: tuple[int, int], c: int, channels: int) -> None:
-        n = BATCH * image[0] * image[1]
-        buffer, z = (jnp.zeros((n, k), jnp.bfloat16) for k in (channels, WIDTH))
-        read, wide, narrow = (jnp.zeros(k) for k in (c, WIDTH, GROWTH))
-        first, second = jnp.zeros((c, WIDTH)), jnp.zeros((3, 3, WIDTH, GROWTH))
-        options: dict[str, Any] = {"image": image, "offset": c}
-        forward.conv1x1(buffer, read, read, first, wide)
-        forward.conv3x3(z, wide, wide, second, buffer, narrow, **options)
-        both = (wide, wide)
-        backward.conv1x1(buffer, read, read, first, z, z, both, buffer)
-        backward.conv3x3(z, wide, wide, second, buffer, buffer, (narrow, narrow), **options)
+    def step(x: jax.Array, layers: list) -> Any:
+        settings = gradient.Settings(1e-5, 0.0, "gpu")
+        results, (middle,) = gradient.forward(x, statistics.moments(x), layers, None, settings)
+        return gradient.backward(settings, (*results, middle, layers, None), results)
 
     device = types.SimpleNamespace(
         compute_capability=gpu.capability,
@@ -63,12 +57,9 @@ def fused(gpu: targets.Gpu) -> hlo_traffic.Traffic:
         with tiles.compiling_for(device):
             c = STEM
             for side, layers in BLOCKS:
-                for i in range(layers):
-                    jax.eval_shape(
-                        lambda side=side, i=i, c=c, layers=layers: step(
-                            (side, side), c + GROWTH * i, c + GROWTH * layers
-                        )
-                    )
+                x = jax.ShapeDtypeStruct((BATCH, side, side, c), jnp.bfloat16)
+                block = [trial.layer(c + GROWTH * i, WIDTH, GROWTH) for i in range(layers)]
+                jax.eval_shape(step, x, block)
                 c = (c + GROWTH * layers) // 2
     finally:
         forward.work, backward.work = works

@@ -10,6 +10,7 @@ the GPU has does not compile.  Requires what hlo_traffic.py requires (`ptxas` is
 """
 
 import argparse
+import functools
 import glob
 import json
 import os
@@ -26,6 +27,7 @@ sys.path[:0] = [str(HERE.parent), str(HERE)]
 
 # Widths and growth rates of DenseNet-121, DenseNet-161 and a network for CIFAR.
 SIZES = ((128, 32), (192, 48), (48, 12))
+FOR_SEVERAL = ("1x1 backward pair", "1x1 backward near")  # where one kernel serves two layers
 
 
 def calls(width: int, growth: int, like: Any) -> dict[str, tuple[Any, tuple, tuple[int, ...]]]:
@@ -50,23 +52,27 @@ def calls(width: int, growth: int, like: Any) -> dict[str, tuple[Any, tuple, tup
     def forward3x3(x: Any, gain: Any, shift: Any, w: Any, into: Any, pivot: Any) -> Any:
         return forward.conv3x3(x, gain, shift, w, into, pivot, image=image, offset=c)
 
-    def backward1x1(x: Any, gain: Any, shift: Any, w: Any, *rest: Any) -> Any:
-        d_out, out, a, b, d_source = rest
-        return backward.conv1x1(x, gain, shift, w, d_out, out, (a, b), d_source)
+    def backward1x1(x: Any, d_source: Any, *readers: Any, start: int = 0) -> Any:
+        return backward.conv1x1(x, readers, d_source, within=(start, c))
 
     def backward3x3(x: Any, gain: Any, shift: Any, w: Any, *rest: Any) -> Any:
         d_out, out, a, b = rest
         options = {"image": image, "offset": c}
         return backward.conv3x3(x, gain, shift, w, d_out, out, (a, b), **options)
 
+    near1x1 = functools.partial(backward1x1, start=c - growth)
+    buffers = maps(channels), maps(channels)
     first = maps(channels), numbers(c), numbers(c), numbers(c, width)
     second = maps(width), numbers(width), numbers(width), numbers(3, 3, width, growth)
-    middle = maps(width), maps(width), numbers(width), numbers(width), maps(channels)
+    middle = maps(width), maps(width), numbers(width), numbers(width)
+    reader = backward.Reader(*first[1:], *middle)
     last = maps(channels), maps(channels), numbers(growth), numbers(growth)
     return {
         "1x1 forward": (forward.conv1x1, (*first, numbers(width)), ()),
         "3x3 forward": (forward3x3, (*second, maps(channels), numbers(growth)), (4,)),
-        "1x1 backward": (backward1x1, (*first, *middle), (8,)),
+        "1x1 backward": (backward1x1, (*buffers, reader), (1,)),
+        "1x1 backward pair": (backward1x1, (*buffers, reader, reader), (1,)),
+        "1x1 backward near": (near1x1, (*buffers, reader), (1,)),
         "3x3 backward": (backward3x3, (*second, *last), ()),
     }
 
@@ -93,6 +99,9 @@ def measure(name: str, dump: str) -> dict[str, dict]:
     for sizes in SIZES:
         for kernel, (function, arguments, donated) in calls(*sizes, like).items():
             before = set(glob.glob(f"{dump}/*"))
+            with tiles.compiling_for(target.devices.flat[0]):
+                if kernel in FOR_SEVERAL and tiles.together(sizes[0]) == 1:
+                    continue
             with (
                 jax.sharding.use_abstract_mesh(target.abstract_mesh),
                 tiles.compiling_for(target.devices.flat[0]),

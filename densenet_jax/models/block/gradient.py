@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 
 from densenet_jax.models.activation import find_activation
@@ -41,11 +42,16 @@ class Settings(NamedTuple):
     activation: str = "relu"  # see `models.activation`; kernels have ReLU
 
     def stage(self, function: str) -> Callable:
-        """Returns `forward` or `backward` of a stage."""
+        """Returns `forward`, `backward` or `backward_together` of a stage."""
         found = getattr(implementations.find(self.implementation), function)
         if self.implementation == "plain":
             return functools.partial(found, activation=self.activation)
         return found
+
+    def together(self, layers: list) -> int:
+        """Returns how many layers add to the gradient of what all of them read in one pass."""
+        found = getattr(implementations.find(self.implementation), "together", None)
+        return found(layers[0][-1][1].shape[2]) if found else 1
 
     def dropout(
         self, key: jax.Array | None, layer: int, convolution: int, convolutions: int
@@ -123,37 +129,60 @@ def backward(settings, residuals, cotangents):
 
 
 def _backward(features, statistics, bottlenecks, layers, d_features, d_statistics, key, settings):
-    n, growth = positions(features), layers[0][-1][1].shape[3]
-    gradients = [None] * len(layers)
-    for i in reversed(range(len(layers))):
-        c = features.shape[3] - growth * (len(layers) - i)
+    n, growth, depth = positions(features), layers[0][-1][1].shape[3], len(layers)
+    reads = [features.shape[3] - growth * (depth - i) for i in range(depth)]
+    together = settings.together(layers)
+    readers, firsts, seconds = [()] * depth, {}, [[] for _ in layers]
+    for i in reversed(range(depth)):
+        c, first = reads[i], i - i % together
         # The moments of this map have no reader left: their gradient is complete.
         own = Moments(*(v[c : c + growth] for v in statistics))
         d_own = Moments(*(v[c : c + growth] for v in d_statistics))
         step = {"d_out": d_features, "out": features, "offset": c}
         step["correction"] = moments_gradient(own, d_own, n)
-        d_layer = [None] * len(layers[i])
-        for j in reversed(range(len(layers[i]))):
-            norm, kernel = layers[i][j]
-            source, moments = bottlenecks[i] if j else (features, statistics.prefix(c))
+        if len(layers[i]) == 2:
+            (norm, kernel), (source, moments) = layers[i][1], bottlenecks[i]
             d_source, d_kernel, *sums = settings.stage("backward")(
                 source,
                 *affine(norm, moments, settings.epsilon),
                 kernel,
-                d_source=None if j else d_features,
-                dropout=settings.dropout(key, i, j, len(layers[i])),
+                dropout=settings.dropout(key, i, 1, 2),
                 **step,
             )
             d_norm, d_moments = affine_gradients(norm, moments, settings.epsilon, *sums)
-            d_layer[j] = (d_norm, d_kernel)
+            seconds[i] = [(d_norm, d_kernel)]
             step = {"d_out": d_source, "out": source}
             step["correction"] = moments_gradient(moments, d_moments, n)
+        norm, kernel = layers[i][0]
+        step["dropout"] = settings.dropout(key, i, 0, len(layers[i]))
+        readers[i] = (*affine(norm, statistics.prefix(c), settings.epsilon), kernel, step)
+        # The gradients of the maps that layers `first`, ..., i - 1 made are needed next.  To those
+        # of all maps before, these layers add in one pass.
+        start, end, adding = (reads[first], c, [i]) if i > first else (0, c, range(i, depth))
+        adding = adding[:together]
+        d_features, gradients = settings.stage("backward_together")(
+            features, [readers[k] for k in adding], d_features, (start, end)
+        )
+        found = []
+        for k, (d_kernel, *sums) in zip(adding, gradients, strict=True):
+            norm = {name: v[start:end] for name, v in layers[k][0][0].items()}
+            moments = Moments(*(v[start:end] for v in statistics))
+            d_norm, d_moments = affine_gradients(norm, moments, settings.epsilon, *sums)
+            # The gradients for the channels `start` ... come before those that were found first.
+            pieces = [(d_norm, d_kernel), *([firsts[k]] if k in firsts else [])]
+            found.append(jax.tree.map(_joined, *pieces))
+            pairs = zip(d_statistics, d_moments, strict=True)
+            d_statistics = Moments(*(d.at[start:end].add(new.astype(d.dtype)) for d, new in pairs))
         # Without a barrier XLA puts off the updates of d_features (and keeps every layer's
         # gradient until then) and the gradients of the kernels (and keeps their operands).
-        d_features, gradients[i] = lax.optimization_barrier((d_source, d_layer))
-        pairs = zip(d_statistics, d_moments, strict=True)
-        d_statistics = Moments(*(d.at[:c].add(new.astype(d.dtype)) for d, new in pairs))
-    return d_features, d_statistics, gradients
+        d_features, found, seconds[i] = lax.optimization_barrier((d_features, found, seconds[i]))
+        firsts.update(zip(adding, found, strict=True))
+    return d_features, d_statistics, [[firsts[i], *seconds[i]] for i in range(depth)]
+
+
+def _joined(*pieces):
+    """Returns vectors [C] or kernels [1, 1, C, D] joined along the channels that they read."""
+    return jnp.concatenate(pieces, axis=max(0, pieces[0].ndim - 2))
 
 
 def _inputs(residuals):

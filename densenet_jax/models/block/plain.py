@@ -150,6 +150,37 @@ def backward(
     return dx, d_kernel, d_shift, d_gain
 
 
+def backward_together(
+    source: jax.Array,
+    readers: list[tuple],
+    d_source: jax.Array,
+    within: tuple[int, int],
+    activation: str = "relu",
+) -> tuple[jax.Array, list[list[jax.Array]]]:
+    """Returns `backward` of several layers' stages that read one buffer, for some channels.
+
+    Args:
+      source, d_source, activation: see `backward`.
+      readers: (gain, shift, kernel, further arguments of `backward`) of each stage.
+      within: (start, end): gradients of the channels start ... end - 1 are computed and added.
+
+    Returns:
+      d_source, and for each reader the gradients of its kernel, shift and gain, those channels'.
+    """
+    start, end = within
+    x, gradients = channels(source, start, end - start), []
+    for gain, shift, kernel, options in readers:
+        dx, *found = backward(
+            *(x, gain[start:end], shift[start:end], kernel[:, :, start:end]),
+            d_source=channels(d_source, start, end - start),
+            activation=activation,
+            **options,
+        )
+        d_source = write_channels(d_source, dx, start)
+        gradients.append(found)
+    return d_source, gradients
+
+
 def _convolution_gradients(u, kernel, dy):
     """Returns the gradients of `convolve(u, kernel)` with respect to kernel and u."""
     if kernel.shape[:2] == (1, 1):

@@ -11,6 +11,8 @@ results repeat to the bit.
 """
 
 import functools
+import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -56,19 +58,20 @@ def step_range(part, steps, n: int, tile: int):
     return part * steps, jnp.minimum((part + 1) * steps, ceil_div(n, tile))
 
 
-def _added(sums, parts: int, kernel: int, channels: int):
+def _added(sums, parts: int, layers: int, kernel: int, channels: int):
     """Adds the sums of all ranges up.
 
     Args:
-      sums: of one range after another: a kernel's gradient, as many numbers as `kernel` says, and
-        those of shift and gain, of so many channels.  What follows those of the last is ignored.
+      sums: of one range after another, for one layer after another: a kernel's gradient, as many
+        numbers as `kernel` says, and those of shift and gain, of so many channels.  What follows
+        those of the last is ignored.
 
     Returns:
-      the gradients of kernel [kernel], shift and gain, [channels] each.
+      the gradients of kernels [layers, kernel], shifts and gains, [layers, channels] each.
     """
-    size = kernel + 2 * channels
-    total = sums[: parts * size].reshape(parts, size).sum(0)
-    return jnp.split(total, (kernel, kernel + channels))
+    shape = parts, layers, kernel + 2 * channels
+    total = sums[: math.prod(shape)].reshape(shape).sum(0)
+    return jnp.split(total, (kernel, kernel + channels), axis=1)
 
 
 def _complete(d_ref, y_ref, a, b, rows, columns, limits, fma):
@@ -82,102 +85,148 @@ def _complete(d_ref, y_ref, a, b, rows, columns, limits, fma):
     return d.astype(d_ref.dtype)
 
 
-def _conv1x1(*refs, n, d, tile, unit, fma):
-    number_ref, x_ref, gain_ref, shift_ref, w_ref, d_ref, y_ref, a_ref, b_ref, _ = refs[:10]
-    dx_ref, sums_ref = refs[10:]
-    c, steps = number_ref[0] * unit, number_ref[1]
-    part, j = divide(pl.program_id(0), divide(c + tile.channels - 1, tile.channels)[0])
-    ins, outs = span(j * tile.channels, tile.channels), span(0, power_of_2(d))
+class Reader(NamedTuple):
+    """A layer that reads the block's buffer: its first stage, and the gradient of what that made.
+
+    Attributes:
+      gain, shift: the normalisation of the channels it reads, [C] each.
+      w: [C, D].
+      d_out: what the readers of the stage's output contributed to its gradient, [N, D].
+      out: the output, [N, D].
+      a, b: the gradient of the output is d_out + a + b * out, [D] each.
+    """
+
+    gain: jax.Array
+    shift: jax.Array
+    w: jax.Array
+    d_out: jax.Array
+    out: jax.Array
+    a: jax.Array
+    b: jax.Array
+
+
+def _conv1x1(*refs, n, d, readers, tile, unit, fma):
+    number_ref, x_ref, *reader_refs, _, dx_ref, sums_ref = refs
+    reader_refs = [Reader(*reader_refs[i::readers]) for i in range(readers)]
+    outs = span(0, power_of_2(d))
     row_limit, out_limit = unless_multiple(n, tile.rows), unless_multiple(d, len(outs))
-    w = load(w_ref, ins, outs, (c, out_limit))
+
+    def place():
+        """Returns this program's range and channels, the steps of a range, first, and last."""
+        first, last, steps = number_ref[0] * unit, number_ref[1] * unit, number_ref[2]
+        columns, _ = divide(last - first + tile.channels - 1, tile.channels)
+        part, j = divide(pl.program_id(0), columns)
+        return part, span(j * tile.channels, tile.channels), steps, first, last
+
+    part, ins, steps, first, last = place()
+    at = first + ins
+    turn, axis = (jnp.transpose, 1) if tile.turned else (lambda v: v, 0)
+    weights = [load(r.w, at, outs, (last, out_limit)) for r in reader_refs]
 
     def step(i, sums):
-        d_w, d_shift, d_gain = sums
-        rows = span(i * tile.rows, tile.rows)
-        # Read in every step: they are in the cache, and registers are short.
-        a, b = load_vector(a_ref, outs, out_limit), load_vector(b_ref, outs, out_limit)
-        gain, shift = load_vector(gain_ref, ins, c), load_vector(shift_ref, ins, c)
-        dy = _complete(d_ref, y_ref, a, b, rows, outs, (row_limit, out_limit), fma)
-        limits = row_limit, c
-        x = load(x_ref, rows, ins, limits)
-        u = jnp.maximum(fma(x.astype(jnp.float32), gain, shift), 0).astype(x.dtype)
-        du = jnp.where(u > 0, matmul(dy, w, trans_b=True), 0)
-        d_shift, d_gain = d_shift + du.sum(0), d_gain + (du * x.astype(jnp.float32)).sum(0)
-        dx = fma(du, gain, load(dx_ref, rows, ins, limits).astype(jnp.float32))
-        store(dx_ref, rows, ins, dx, limits)
-        d_w += matmul(u, dy, trans_a=True)
-        return d_w, d_shift, d_gain
+        rows, limits = span(i * tile.rows, tile.rows), (row_limit, last)
+        dx, added = 0.0, []
+        for r, w, (d_w, d_shift, d_gain) in zip(reader_refs, weights, sums, strict=True):
+            # Vectors are read in every step: they are in the cache, and registers are short.
+            a, b = load_vector(r.a, outs, out_limit), load_vector(r.b, outs, out_limit)
+            gain, shift = (
+                jnp.expand_dims(load_vector(v, at, last), axis) for v in (r.gain, r.shift)
+            )
+            dy = _complete(r.d_out, r.out, a, b, rows, outs, (row_limit, out_limit), fma)
+            x = turn(load(x_ref, rows, at, limits)).astype(jnp.float32)
+            u = jnp.maximum(fma(x, gain, shift), 0).astype(x_ref.dtype)
+            d_w += matmul(u, dy, trans_a=not tile.turned)
+            du = matmul(w, dy, trans_b=True) if tile.turned else matmul(dy, w, trans_b=True)
+            du = jnp.where(u > 0, du, 0)
+            dx = fma(du, gain, dx).astype(dx_ref.dtype).astype(jnp.float32)
+            added.append((d_w, d_shift + du.sum(axis), d_gain + (du * x).sum(axis)))
+        dx = load(dx_ref, rows, at, limits).astype(jnp.float32) + turn(dx)
+        store(dx_ref, rows, at, dx, limits)
+        return added
 
     zero = jnp.zeros((tile.channels,), jnp.float32)
-    sums = jnp.zeros((tile.channels, len(outs)), jnp.float32), zero, zero
-    d_w, d_shift, d_gain = jax.lax.fori_loop(*step_range(part, steps, n, tile.rows), step, sums)
-    start = part * c * (d + 2)
+    sums = [(jnp.zeros((tile.channels, len(outs)), jnp.float32), zero, zero)] * readers
+    sums = jax.lax.fori_loop(*step_range(part, steps, n, tile.rows), step, sums)
+    part, ins, steps, first, last = place()  # again: registers are short in the loop
+    c = last - first
     end = jnp.where(part * steps < ceil_div(n, tile.rows), c, 0)  # no place beyond the last range
-    store_matrix(sums_ref, start, ins, outs, d, d_w, (ins < end, out_limit))
-    store_vector(sums_ref, start + c * d, ins, d_shift, end)
-    store_vector(sums_ref, start + c * d + c, ins, d_gain, end)
+    for i, (d_w, d_shift, d_gain) in enumerate(sums):
+        start = (part * readers + i) * c * (d + 2)
+        store_matrix(sums_ref, start, ins, outs, d, d_w, (ins < end, out_limit))
+        store_vector(sums_ref, start + c * d, ins, d_shift, end)
+        store_vector(sums_ref, start + c * d + c, ins, d_gain, end)
 
 
-def conv1x1(
-    source, gain, shift, w, d_out, out, correction, d_source, *, interpret=False, tile=None
-):
-    """The transpose of `forward_kernels.conv1x1`.
+def conv1x1(source, readers, d_source, *, within, interpret=False, tile=None):
+    """The transposes of `forward.conv1x1` of several layers, for some of the channels they read.
 
-    Programs that share rows run at the same time, so that d_out and out, which each of them
-    reads, come from the cache but for the first time.
+    Programs that share rows run at the same time, so that what each of them reads of the layers'
+    outputs comes from the cache but for the first time.
 
     Args:
-      source, gain, shift, w: as there.
-      d_out: what the readers of the output contributed to its gradient, [N, D].
-      out: the output, [N, D].
-      correction: (a, b); the gradient of the output is d_out + a + b * out.
-      d_source: [N, >= c], to whose first c channels the source's gradient is added, in place.
+      source: buffer [N, C'] that the layers read.
+      readers: the layers.
+      d_source: buffer like source; the gradients are added to it, in place.
+      within: (first, last): the gradients of channels first ... last - 1 are computed.
       interpret: see `tools.call`.
       tile: a `Tile`; None: that of this GPU.
 
     Returns:
-      d_source, and the gradients of w [c, D], shift and gain, [c].
+      d_source, and for each layer the gradients of w [last - first, D], shift and gain,
+      [last - first].
     """
-    (n, channels), (c, d) = source.shape, w.shape
-    tile = tile or tiles.tile("1x1 backward", d, 0)
+    (n, channels), d, (first, last) = source.shape, readers[0].w.shape[1], within
+    c, m = last - first, len(readers)
+    kernel = "1x1 backward near" if first else "1x1 backward" if m == 1 else "1x1 backward pair"
+    tile = tile or tiles.tile(kernel, d, 0)
     columns = ceil_div(c, tile.channels)
     parts, steps = partition(n, tile, columns)
-    number, unit = numbers(c, steps)
-    sums = 4 * parts * c * (d + 2)
-    maps, outs = 3 * n * c * source.dtype.itemsize, size_in_bytes(d_out, out)
-    gain, shift, w = (grow(v, channels) for v in (gain, shift, w.astype(source.dtype)))
-    weights = c * (8 + d * w.dtype.itemsize)
+    number, unit = numbers(first, last, counts=(steps,))
+    sums = 4 * parts * m * c * (d + 2)
+    maps = 3 * n * c * source.dtype.itemsize
+    outs = sum(size_in_bytes(r.d_out, r.out) for r in readers)
+    readers = [
+        r._replace(
+            gain=grow(r.gain, channels),
+            shift=grow(r.shift, channels),
+            w=grow(r.w.astype(source.dtype), channels),
+        )
+        for r in readers
+    ]
+    weights = m * c * (8 + d * source.dtype.itemsize)
     with work(
-        "1x1 backward",
+        kernel,
         maps + outs + sums + weights,
         maps + columns * outs + sums + parts * weights,
         columns * ceil_div(n, tile.rows),
-        4 * n * c * d,
+        4 * n * c * d * m,
     ):
         d_source, sums = _run1x1(
-            *(number, source, gain, shift, w, d_out, out, *correction, d_source),
+            *(number, source, readers, d_source),
             **{"unit": unit, "tile": tile, "interpret": interpret},
         )
-    d_w, *vectors = _added(sums, parts, c * d, c)
-    return d_source, d_w.reshape(c, d), *vectors
+    d_w, *vectors = _added(sums, parts, m, c * d, c)
+    return d_source, list(zip(d_w.reshape(m, c, d), *vectors, strict=True))
 
 
 @functools.partial(jax.jit, static_argnames=("unit", "tile", "interpret"))
-def _run1x1(number, source, gain, shift, w, d_out, out, a, b, d_source, *, unit, tile, interpret):
+def _run1x1(number, source, readers, d_source, *, unit, tile, interpret):
     """Returns d_source and the sums of every range; programs beyond the last range make none."""
-    (n, channels), d = source.shape, w.shape[1]
+    (n, channels), d, m = source.shape, readers[0].w.shape[1], len(readers)
     programs = max(tile.programs, ceil_div(channels, tile.channels))
+    arrays = [array for field in zip(*readers, strict=True) for array in field]
+    static = {"n": n, "d": d, "readers": m, "tile": tile, "unit": unit}
     return call(
-        named(_conv1x1, n=n, d=d, tile=tile, unit=unit, fma=multiply_add(interpret)),
-        *(number, source, gain, shift, w, d_out, out, a, b, d_source),
+        named(_conv1x1, **static, fma=multiply_add(interpret)),
+        *(number, source, *arrays, d_source),
         grid=programs,
         out=(
             shape(d_source.shape, d_source.dtype),
-            shape((programs * tile.channels * (d + 2),)),
+            shape((programs * m * tile.channels * (d + 2),)),
         ),
         interpret=interpret,
         tile=tile,
-        aliases={9: 0},
+        aliases={2 + len(arrays): 0},
     )
 
 
@@ -273,8 +322,8 @@ def conv3x3(
             *(number, source, gain, shift, w, d_out, out, *correction),
             **{"unit": unit, "image": tuple(image), "tile": tile, "interpret": interpret},
         )
-    d_w, *vectors = _added(sums, parts, 9 * c * d, c)
-    return dx, d_w.reshape(3, 3, c, d), *vectors
+    (d_w,), (d_shift,), (d_gain,) = _added(sums, parts, 1, 9 * c * d, c)
+    return dx, d_w.reshape(3, 3, c, d), d_shift, d_gain
 
 
 @functools.partial(jax.jit, static_argnames=("unit", "image", "tile", "interpret"))

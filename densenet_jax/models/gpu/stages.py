@@ -13,7 +13,7 @@ from jax import lax
 
 from densenet_jax.models.block import plain
 from densenet_jax.models.block.devices import over_devices
-from densenet_jax.models.gpu import backward, forward
+from densenet_jax.models.gpu import backward, forward, tiles
 
 KERNELS = ("1x1 forward", "3x3 forward", "1x1 backward", "3x3 backward")
 WITHOUT = " without "
@@ -86,17 +86,10 @@ class Stages(NamedTuple):
             gradients = {"d_out": d_out, "out": out, "correction": correction, "offset": offset}
             return plain.backward(source, gain, shift, kernel, d_source=d_source, **gradients)
         if d_source is not None:
-
-            def run(source, d_out, out, d_source, gain, shift, kernel, a, b):
-                dx, dw, *sums = backward.conv1x1(
-                    *(_matrix(source), gain, shift, kernel[0, 0], _matrix(d_out), _matrix(out)),
-                    *((a, b), _matrix(d_source)),
-                    interpret=self.interpret,
-                )
-                return dx, dw[None, None], *sums
-
-            maps = source, d_out, out, d_source
-            return over_devices(run, maps, (gain, shift, kernel, *correction))
+            reader = gain, shift, kernel, {"d_out": d_out, "out": out, "correction": correction}
+            within = 0, kernel.shape[2]
+            d_source, (found,) = self.backward_together(source, [reader], d_source, within)
+            return d_source, *found
 
         def run(source, d_out, out, gain, shift, kernel, a, b):
             return backward.conv3x3(
@@ -107,6 +100,35 @@ class Stages(NamedTuple):
             )
 
         return over_devices(run, (source, d_out, out), (gain, shift, kernel, *correction))
+
+    def together(self, width: int) -> int:
+        """Returns how many layers of this width `backward_together` is to be called for."""
+        return 1 if "1x1 backward" in self.replaced else tiles.together(width)
+
+    def backward_together(self, source, readers, d_source, within):
+        """See `plain.backward_together`; d_source is read and written once for all readers."""
+        if "1x1 backward" in self.replaced:
+            return plain.backward_together(source, readers, d_source, within=within)
+
+        def run(source, d_source, *arrays):
+            maps, others = arrays[: 2 * m], arrays[2 * m :]
+            layers = [
+                backward.Reader(gain, shift, kernel[0, 0], *map(_matrix, maps[i::m]), a, b)
+                for i, (gain, shift, kernel, (a, b)) in enumerate(others)
+            ]
+            dx, sums = backward.conv1x1(
+                *(_matrix(source), layers, _matrix(d_source)),
+                within=within,
+                interpret=self.interpret,
+            )
+            return dx, [(d_w[None, None], *vectors) for d_w, *vectors in sums]
+
+        m = len(readers)
+        steps = [step for *_, step in readers]
+        assert not any(step.get("dropout") for step in steps)
+        maps = [step["d_out"] for step in steps] + [step["out"] for step in steps]
+        others = [(*vectors, step["correction"]) for *vectors, step in readers]
+        return over_devices(run, (source, d_source, *maps), tuple(others))
 
     def widened(self, x, layers):
         """Returns `plain.widened`, but what the layers will add is not set to 0 before."""

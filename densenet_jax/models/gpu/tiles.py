@@ -15,6 +15,8 @@ class Tile(NamedTuple):
       channels: input channels of a step or a program; all of them for "3x3 forward".
       warps, stages: of a program; Triton's num_warps and num_stages.
       programs: about how many a kernel starts that accumulates over rows; each walks over a range.
+      turned: "1x1 backward" holds its tiles as [channels, rows].  Then sums over rows stay within a
+        thread, and a product leaves its result where the next one reads it.
     """
 
     rows: int
@@ -22,6 +24,7 @@ class Tile(NamedTuple):
     warps: int
     stages: int
     programs: int = 132
+    turned: bool = True
 
 
 class Hardware(NamedTuple):
@@ -75,6 +78,11 @@ def hardware() -> Hardware:
     return _target[-1] if _target else hardware_of(jax.local_devices()[0])
 
 
+def together(width: int) -> int:
+    """Returns how many layers one "1x1 backward" kernel serves: two where registers allow it."""
+    return 2 if int(hardware().capability) == 9 and width <= 128 else 1
+
+
 def tile(kernel: str, width: int, growth: int) -> Tile:
     """Returns the tile of a kernel on this GPU: one without spilled registers in its loop.
 
@@ -94,16 +102,15 @@ def tile(kernel: str, width: int, growth: int) -> Tile:
         found = (64, 64, 2) if wide else (128, 32, 3 if small else 4)
     elif kernel == "3x3 forward":
         found = (64 if wide or gpu.capability >= 12 else 128, width, 1)
+    elif kernel == "1x1 backward near":
+        found = (64, 32, 2)
+    elif kernel == "1x1 backward pair":
+        found = (16, 128, 2)
     elif kernel == "1x1 backward":
-        if wide:
-            found = (16, 64 if small or gpu.capability >= 10 else 32, 2)
-        elif small:
-            found = (32, 64 if width >= 128 else 32, 2)
-        else:
-            found = (64, 128 if gpu.capability < 10 else 64, 2)
+        found = (16, 64 if wide else 128, 2) if small else (32 if wide else 64, 128, 2)
     elif small or growth > 32:
         found = (64 if growth >= 16 else 32, 16, 1)
     else:
         found = (64, 64, 1)
     rows, channels, stages = found
-    return Tile(rows, channels, 8, stages, gpu.processors)
+    return Tile(rows, channels, 8, stages, gpu.processors, not (small and wide))

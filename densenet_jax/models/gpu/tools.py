@@ -80,15 +80,15 @@ def store_vector(ref, start, indices, value, limit=None):
     plgpu.store(ref.at[start + indices], value, mask=mask)
 
 
-def numbers(channel: int, *counts: int) -> tuple[jax.Array, int]:
-    """Returns a channel's number and counts as an argument for kernels, and the channel's unit.
+def numbers(*channels: int, counts: tuple[int, ...] = ()) -> tuple[jax.Array, int]:
+    """Returns channels' numbers and counts as an argument for kernels, and the channels' unit.
 
     With numbers as arguments, and not constants, layers that differ in nothing else share one
-    compiled kernel.  The channel is handed over as a multiple of a power of two, its unit, so that
+    compiled kernel.  Channels are handed over as multiples of a power of two, their unit, so that
     the compiler knows the alignment: only then it loads 16 bytes at a time.
     """
-    unit = math.gcd(channel, 32)
-    return jnp.array([channel // unit, *counts], jnp.int32), unit
+    unit = math.gcd(*channels, 32)
+    return jnp.array([*(channel // unit for channel in channels), *counts], jnp.int32), unit
 
 
 def unless_multiple(limit: int, tile: int) -> int | None:

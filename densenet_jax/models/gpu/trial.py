@@ -25,6 +25,7 @@ import numpy as np
 
 from densenet_jax.models.block import gradient, plain
 from densenet_jax.models.block.statistics import moments
+from densenet_jax.models.gpu import tiles
 from densenet_jax.models.gpu.stages import KERNELS, Stages
 from densenet_jax.user_cache import user_cache
 
@@ -186,13 +187,13 @@ def examine(stages: Stages, dtype: str, width: int, growth: int) -> Verdict:
 
 
 class Case(NamedTuple):
-    """A call of a kernel: arguments of `plain.forward` or `backward`, with the same meaning."""
+    """A call of a kernel: the name and arguments of a function of `plain`."""
 
     kernel: str
     function: str
     arguments: tuple
     arrays: dict[str, Any]
-    offset: dict[str, int]
+    static: dict[str, Any]
 
     def difference(self, stages: Any) -> float:
         """Returns the largest difference from plain JAX, relative to the largest expected value.
@@ -200,13 +201,13 @@ class Case(NamedTuple):
         Infinity if a result is not finite.
 
         Args:
-          stages: has the functions `forward` and `backward`.
+          stages: has the functions of `plain`.
         """
 
         def run(where: Any) -> Any:
-            function = functools.partial(getattr(where, self.function), **self.offset)
+            function = functools.partial(getattr(where, self.function), **self.static)
             call = jax.jit(lambda arguments, arrays: function(*arguments, **arrays))
-            return call(self.arguments, self.arrays)
+            return jax.tree.leaves(call(self.arguments, self.arrays))
 
         return max(map(_difference, run(stages), run(plain)))
 
@@ -261,6 +262,12 @@ def cases(
     yield Case("3x3 forward", "forward", (z, *second), arrays, {"offset": c})
     arrays = {"d_out": dz, "out": z, "correction": vectors(width), "d_source": dx}
     yield Case("1x1 backward", "backward", (x, *first), arrays, {})
+    step = {name: value for name, value in arrays.items() if name != "d_source"}
+    reader = (*first, step)
+    if tiles.together(width) > 1:
+        for readers, start in (([reader] * 2, 0), ([reader], c - growth)):
+            within = {"within": (start, c)}
+            yield Case("1x1 backward", "backward_together", (x, readers, dx), {}, within)
     arrays = {"d_out": dx, "out": x, "correction": vectors(growth)}
     yield Case("3x3 backward", "backward", (z, *second), arrays, {"offset": c})
 
@@ -269,7 +276,7 @@ def _seconds(implementation: str, dtype: str, width: int, growth: int) -> float:
     """Returns how long the gradient of a block of two layers takes."""
     settings = gradient.Settings(1e-5, 0.0, implementation)
     x = jax.random.normal(jax.random.key(0), (32, 28, 28, 256)).astype(dtype)
-    layers = [_layer(256 + i * growth, width, growth) for i in range(2)]
+    layers = [layer(256 + i * growth, width, growth) for i in range(2)]
 
     def loss(x: jax.Array, layers: list) -> jax.Array:
         features, *_ = gradient.block(x, moments(x), layers, None, settings)
@@ -287,7 +294,8 @@ def _seconds(implementation: str, dtype: str, width: int, growth: int) -> float:
     return min(times)
 
 
-def _layer(c: int, width: int, growth: int) -> list:
+def layer(c: int, width: int, growth: int) -> list:
+    """Returns a layer that reads c channels, as `dense_block.train` takes it."""
     norms = [{"scale": jnp.ones(n), "bias": jnp.zeros(n)} for n in (c, width)]
     kernels = jnp.full((1, 1, c, width), 0.01), jnp.full((3, 3, width, growth), 0.01)
     return list(zip(norms, kernels, strict=True))

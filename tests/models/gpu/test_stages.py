@@ -77,19 +77,29 @@ def test_forward_3x3(case):
     assert_close(actual, plain.forward(z, *affine, w, into=x, offset=c, pivot=pivot), dtype)
 
 
-def test_backward_1x1(case):
+@pytest.mark.parametrize(
+    ("layers", "start"), [(1, 0), (2, 0), (1, 4), (3, 4)], ids=lambda value: str(value)
+)
+def test_backward_1x1(case, layers, start):
+    """Of one or several layers, from channel `start` on; the later layers read more channels."""
     dtype, image, channels, c, d, _ = case
     arrays = Arrays(dtype)
     x, dx = (arrays.maps(*image, channels) for _ in range(2))
-    z, dz = (arrays.maps(*image, d) for _ in range(2))
-    affine, correction, w = arrays.vectors(c), arrays.vectors(d), arrays.kernel(1, 1, c, d)
-    actual = backward.conv1x1(
-        *(matrix(x), *affine, w[0, 0], matrix(dz), matrix(z), correction, matrix(dx)),
-        interpret=True,
-        tile=TILE,
+    readers, twins = [], []
+    for i in range(layers):
+        z, dz = (arrays.maps(*image, d) for _ in range(2))
+        reads = min(c + 2 * i, channels)
+        affine, correction = arrays.vectors(reads), arrays.vectors(d)
+        w = arrays.kernel(1, 1, reads, d)
+        readers.append(backward.Reader(*affine, w[0, 0], matrix(dz), matrix(z), *correction))
+        twins.append((*affine, w, {"d_out": dz, "out": z, "correction": correction}))
+    actual, sums = backward.conv1x1(
+        *(matrix(x), readers, matrix(dx)), within=(start, c), interpret=True, tile=TILE
     )
-    expected = plain.backward(x, *affine, w, d_out=dz, out=z, correction=correction, d_source=dx)
-    assert_close(actual, expected, dtype)
+    expected, twin_sums = plain.backward_together(x, twins, dx, (start, c))
+    assert_close([actual], [expected], dtype)
+    for found, wanted in zip(sums, twin_sums, strict=True):
+        assert_close(found, wanted, dtype)
 
 
 def test_backward_3x3(case):

@@ -81,16 +81,16 @@ def test_nan_is_a_difference():
 
 
 def test_plain_jax_takes_the_place_of_a_kernel(monkeypatch):
-    for name in ("forward", "backward"):
+    for name in ("forward", "backward", "backward_together"):
         monkeypatch.setattr(plain, name, lambda *args, **options: (args, options))
     stages = Stages.of(Stages(interpret=True).without(KERNELS))
     assert stages == Stages(True, frozenset(KERNELS))
     for case in trial.cases(*trial.SHAPES[0], 32, 16, "bfloat16"):
         args, options = getattr(stages, case.function)(
-            *case.arguments, **case.arrays, **case.offset
+            *case.arguments, **case.arrays, **case.static
         )
         assert args == case.arguments
-        given = {**case.arrays, **case.offset}
+        given = {**case.arrays, **case.static}
         assert all(options[name] is value for name, value in given.items())
 
 
