@@ -112,6 +112,14 @@ def test_implementations_agree_with_the_reference(implementation, shape, growth,
     assert_close(actual, expected, 1e-4)
 
 
+def test_an_odd_layer_beside_pairs():
+    """The GPU kernels add to the gradient of the block for two layers at once."""
+    x, layers, weights = problem((1, 3, 4, 5), 3, 4, 2, jnp.float32)
+    expected = make_loss(reference, weights)(x, layers)
+    actual = make_loss(dense_block.train, weights, implementation="interpreted")(x, layers)
+    assert_close(actual, expected, 1e-4)
+
+
 @pytest.mark.parametrize("implementation", ["plain", "interpreted"])
 def test_bfloat16_is_as_close_to_float32_as_the_reference(implementation):
     """Values have 8 bits, 0.4 %; where a ReLU's input changes its sign, gradients have 10 %.
