@@ -18,18 +18,33 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental.layout import Layout, with_layout_constraint
 
-from densenet_jax.models.activation import act_gradient, find_activation
+from densenet_jax.models.activation import act_gradient, find_activation, norm_act
 from densenet_jax.models.block import plain
-from densenet_jax.models.block.statistics import at_least_float32, widen
+from densenet_jax.models.block.statistics import at_least_float32, sums, widen
 
 LANES = 128
 
 
-def forward(source: jax.Array, *args, into: jax.Array | None = None, **options):
+def forward(
+    source: jax.Array,
+    gain: jax.Array,
+    shift: jax.Array,
+    kernel: jax.Array,
+    *,
+    into: jax.Array | None = None,
+    dropout: plain.Dropout | None = None,
+    pivot: jax.Array | float = 0.0,
+    activation: str = "relu",
+    **options,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """As `block.plain.forward`."""
-    y, *sums = plain.forward(source, *args, into=into, **options)
+    if into is not None or dropout is not None:
+        options |= {"into": into, "dropout": dropout, "pivot": pivot, "activation": activation}
+        return plain.forward(source, gain, shift, kernel, **options)
+    x = norm_act(plain.channels(source, 0, kernel.shape[2]), gain, shift, activation)
     # Where maps are large XLA would choose another layout than for the convolution that reads them.
-    return (y if into is not None else _channels_innermost(y), *sums)
+    y = _channels_innermost(plain.convolve(x, kernel))
+    return y, *sums(y, pivot)
 
 
 def _channels_innermost(x):
