@@ -133,7 +133,7 @@ def network(kind: str, args: argparse.Namespace) -> Any:
     import densenet_jax
 
     fields = {"block_sizes": tuple(map(int, args.blocks.split(",")))} if args.blocks else {}
-    implementation = "gpu" if kind == "h200" else "plain"
+    implementation = "gpu" if kind == "h200" else "tpu"
     return densenet_jax.create_model(
         args.model, dtype=jnp.bfloat16, implementation=implementation, **fields
     )

@@ -34,7 +34,7 @@ MAY_IMPORT = {
 }
 ALL = {"terminal", "user_cache"}  # what every part may import
 # Folders that only their own part may import from.
-PRIVATE = ("models.gpu", "models.cpu", "weights.readers", "data.preparing")
+PRIVATE = ("models.gpu", "models.cpu", "models.tpu", "weights.readers", "data.preparing")
 
 
 def imported(path: pathlib.Path) -> set[str]:

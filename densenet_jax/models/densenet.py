@@ -4,6 +4,7 @@ The modules own parameters and running statistics, under the names of the PyTorc
 arithmetic of a block is in the folder `block`.  Images are [B, H, W, C].
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -19,6 +20,7 @@ from densenet_jax.models.layers import BatchNorm, Kernel
 from densenet_jax.models.plan import BlockPlan, per_block
 from densenet_jax.models.pooling import average_pool, find_global_pool, norm_act_average_pool
 from densenet_jax.models.stem import find_stem
+from densenet_jax.models.tpu.transitions import pooled_convolution
 
 
 class DenseLayer(nn.Module):
@@ -130,6 +132,9 @@ class Transition(nn.Module):
         if dropout_rate:
             x = convolve(self.norm(x, batch), self.conv())
             return average_pool(dropout(x, dropout_rate, self.make_rng("dropout")))
+        if implementations.for_tpu(self.implementation, x):
+            pooled = functools.partial(pooled_convolution, kernel=self.conv())
+            return self.norm(x, batch, pooled)
         # Pooling and a 1x1 convolution commute: pooled first, the convolution has a quarter to do.
         pool = implementations.around_blocks(
             norm_act_average_pool, self.implementation, x, self.norm_args["activation"]
@@ -163,8 +168,8 @@ class DenseNet(nn.Module):
       activation: "relu", "silu", "gelu" or "leaky_relu", after every norm; see `activation`.
       global_pool: what becomes of the last feature maps: "avg" (mean over positions), "max",
         "avgmax" (the mean of both) or "catavgmax" (both, 2 C features), as timm names them.
-      implementation: "auto" (the fastest that runs here), "reference", "plain", "gpu" or "cpu";
-        see `block.implementations`.
+      implementation: "auto" (the fastest that runs here), "reference", "plain", "gpu", "cpu" or
+        "tpu"; see `block.implementations`.
       dtype: type of the computation; statistics, pooling and classifier have at least float32.
         Where the CPU kernels compute the blocks, float32 takes the place of 16-bit types.
       param_dtype: type of the parameters.

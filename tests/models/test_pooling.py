@@ -9,13 +9,23 @@ from flax import linen as nn
 
 from densenet_jax.models import pooling
 from densenet_jax.models.activation import ACTIVATIONS, norm_act
+from densenet_jax.models.tpu import transitions
 
+KERNEL = np.random.default_rng(1).normal(size=(1, 1, 3, 5))  # of the convolution behind a pooling
 POOLINGS = {
     "max": (
         pooling.norm_act_max_pool,
         lambda x: nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1))),
     ),
+    "max, TPU": (
+        transitions.norm_act_max_pool,
+        lambda x: nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1))),
+    ),
     "average": (pooling.norm_act_average_pool, lambda x: nn.avg_pool(x, (2, 2), (2, 2))),
+    "average, TPU": (
+        lambda *args: transitions.pooled_convolution(*args, kernel=KERNEL),
+        lambda x: nn.avg_pool(x, (2, 2), (2, 2)) @ KERNEL[0, 0],
+    ),
 }
 
 

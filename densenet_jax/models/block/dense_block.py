@@ -102,7 +102,7 @@ def evaluate(
     rate, drop_path = (0.0, ()) if key is None else (dropout_rate, tuple(drop_path))
     dropped = max(rate, *drop_path, 0.0)
     implementation = implementations.choose(implementation, x, layers, dropped, activation)
-    if implementation in ("plain", "reference"):
+    if implementation in (*implementations.PLAIN_JAX, "reference"):
         return _evaluate(x, layers, rate, key, drop_path, activation)
     return _evaluate_with_kernels(x, layers, implementation)[0]
 

@@ -44,7 +44,7 @@ class Settings(NamedTuple):
     def stage(self, function: str) -> Callable:
         """Returns `forward`, `backward` or `backward_together` of a stage."""
         found = getattr(implementations.find(self.implementation), function)
-        if self.implementation == "plain":
+        if self.implementation in implementations.PLAIN_JAX:
             return functools.partial(found, activation=self.activation)
         return found
 
@@ -113,7 +113,7 @@ def backward(settings, residuals, cotangents):
     """Returns the gradients of x, statistics and layers."""
     *residuals, key = residuals
     d_features, d_statistics = cotangents
-    if settings.implementation == "plain":
+    if settings.implementation in implementations.PLAIN_JAX:
         # Behind a barrier XLA does not see that it computed normalised inputs before, and keeps
         # none.  Kernels never store them; what else is shared (vectors, casts) may be kept.
         residuals, d_features = lax.optimization_barrier((residuals, d_features))

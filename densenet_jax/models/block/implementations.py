@@ -7,6 +7,7 @@ Every implementation computes the same function, that of `reference`, and is tes
   gpu          the stages of `block.plain` as fused kernels for NVIDIA GPUs (`models.gpu`)
   interpreted  the kernels of `gpu` run as plain JAX on any device, slowly, for tests
   cpu          the same stages, and whole blocks, as C++ kernels (`models.cpu`)
+  tpu          the same stages in plain JAX, in the forms that XLA:TPU fuses (`models.tpu`)
   auto         the fastest of these that runs here
 
 This module only chooses.  The GPU kernels are imported when one is chosen, not before.
@@ -28,12 +29,17 @@ from densenet_jax.models.cpu import library
 from densenet_jax.models.cpu import stages as cpu_stages
 from densenet_jax.models.cpu import stem as cpu_stem
 from densenet_jax.models.inputs import are_numbers, check_name
+from densenet_jax.models.tpu import stages as tpu_stages
+from densenet_jax.models.tpu import transitions as tpu_transitions
 
-IMPLEMENTATIONS = ("auto", "reference", "plain", "gpu", "interpreted", "cpu")
+IMPLEMENTATIONS = ("auto", "reference", "plain", "gpu", "interpreted", "cpu", "tpu")
 # Names of earlier versions, which configurations of runs still have.
 EARLIER_NAMES = {"native": "cpu", "kernels": "gpu"}
 
 COMPUTE_CAPABILITY = 8.0  # the oldest that the GPU kernels' compiler supports: A100 and newer
+
+# Stages of these are operations that JAX differentiates, with any activation.
+PLAIN_JAX = ("plain", "tpu")
 
 # Functions around the blocks that `models.cpu.stem` has kernels for, under the same names.
 CPU_STEM = ("measured_convolution", "norm_act_max_pool", "norm_act_average_pool")
@@ -59,15 +65,15 @@ def choose(
 ) -> str:
     """Returns the implementation that computes a block: one of `IMPLEMENTATIONS` but "auto".
 
-    "auto" is "cpu" on a CPU, and on an NVIDIA GPU the faster of "gpu" and "plain" (`gpu.trial`); on
-    several devices kernels need a current mesh (`jax.set_mesh`).  To compile for a GPU that is not
-    there, ask for "gpu".  On a GPU the result is "gpu without ..." if some kernels do not work
-    there.  Where the kernels do not apply, the result is "plain" whatever was asked for: sizes
-    that are symbols (`jax.export.symbolic_shape`), dropout,
-    an activation other than ReLU (a warning says so); layers without bottleneck on GPUs, and on
-    several devices; on GPUs types of more than 16 bits, layers too wide for a program's registers,
-    more elements than 32 bits can count; on CPUs types other than float32 (but see
-    `computed_type`), and machines without a C++ compiler.
+    "auto" is "cpu" on a CPU, "tpu" on a TPU for types of 16 bits, and on an NVIDIA GPU the faster
+    of "gpu" and "plain" (`gpu.trial`); on several devices kernels need a current mesh
+    (`jax.set_mesh`). To compile for a GPU that is not there, ask for "gpu". On a GPU the result is
+    "gpu without ..." if some kernels do not work there. Where the kernels do not apply, the result
+    is "plain" whatever was asked for: sizes that are symbols (`jax.export.symbolic_shape`),
+    dropout, an activation other than ReLU (a warning says so; "tpu" has all); layers without
+    bottleneck on GPUs, on TPUs and on several devices; on GPUs types of more than 16 bits, layers
+    too wide for a program's registers, more elements than 32 bits can count; on CPUs types other
+    than float32 (but see `computed_type`), and machines without a C++ compiler.
 
     Args:
       implementation: one of `IMPLEMENTATIONS`.
@@ -81,12 +87,14 @@ def choose(
         return implementation
     if not are_numbers(x.shape):
         return "plain"
+    if for_tpu(implementation, x):
+        return "plain" if dropout_rate or not _bottlenecks(layers) else "tpu"
     if dropout_rate or not _kernels_have(activation, implementation):
         return "plain"
     automatic = implementation == "auto"
     if automatic:
         implementation = _fastest(x.shape[0])
-    bottlenecks = all(len(layer) == 2 and layer[0][1].shape[:2] == (1, 1) for layer in layers)
+    bottlenecks = _bottlenecks(layers)
     if implementation == "cpu":
         fits = _fits_cpu(x) and (bottlenecks or in_one_call("cpu"))
     elif not bottlenecks:
@@ -108,8 +116,8 @@ def find(implementation: str):
     Args:
       implementation: as `choose` returned it; not "reference", which has no stages.
     """
-    if implementation in ("plain", "cpu"):
-        return {"plain": plain, "cpu": cpu_stages}[implementation]
+    if implementation in PLAIN_JAX or implementation == "cpu":
+        return {"plain": plain, "tpu": tpu_stages, "cpu": cpu_stages}[implementation]
     from densenet_jax.models.gpu.stages import Stages
 
     return Stages.of(implementation)
@@ -123,20 +131,38 @@ def in_one_call(implementation: str) -> bool:
 def around_blocks(
     function: Callable, implementation: str, x: jax.Array, activation: str = "relu"
 ) -> Callable:
-    """Returns a function of stem or transition, or its CPU kernel where "cpu" is chosen for x.
+    """Returns a function of stem or transition, or its form for CPUs or TPUs where chosen for x.
 
     Args:
-      function: one whose name is in `CPU_STEM`; any other is returned as it is.
+      function: one whose name is in `CPU_STEM` or `models.tpu.transitions`; any other is returned
+        unchanged.
       implementation, activation: as of `choose`.
       x: the function's input [B, H, W, C].
     """
     implementation = check_implementation(implementation)
+    if for_tpu(implementation, x):
+        return getattr(tpu_transitions, function.__name__, function)
     kernel = function.__name__ in CPU_STEM and implementation in ("auto", "cpu")
     kernel = kernel and are_numbers(x.shape)
     if not kernel or not _kernels_have(activation, implementation):
         return function
     on_cpu = implementation == "cpu" or _fastest(x.shape[0]) == "cpu"
     return getattr(cpu_stem, function.__name__) if on_cpu and _fits_cpu(x) else function
+
+
+def for_tpu(implementation: str, x: jax.Array) -> bool:
+    """Returns whether the forms for TPUs compute x: asked for, or "auto" on a TPU with 16 bits.
+
+    Their products replace sums, and a TPU multiplies with 16 bits unless it is told otherwise.
+    """
+    if not are_numbers(x.shape):
+        return False
+    automatic = implementation == "auto" and x.dtype.itemsize == 2
+    return implementation == "tpu" or (automatic and jax.default_backend() == "tpu")
+
+
+def _bottlenecks(layers: Sequence) -> bool:
+    return all(len(layer) == 2 and layer[0][1].shape[:2] == (1, 1) for layer in layers)
 
 
 def computed_type(

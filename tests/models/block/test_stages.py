@@ -38,7 +38,8 @@ def close(actual, expected, dtype):
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 @pytest.mark.parametrize(
     ("implementation", "function"),
-    [("plain", f) for f in activation.ACTIVATIONS] + [("interpreted", "relu"), ("cpu", "relu")],
+    [(i, f) for i in implementations.PLAIN_JAX for f in activation.ACTIVATIONS]
+    + [("interpreted", "relu"), ("cpu", "relu")],
 )
 def test_stage_and_its_transpose(implementation, function, shape, size, dtype):
     if implementation == "cpu" and (dtype != jnp.float32 or not library.available()):
@@ -59,7 +60,7 @@ def test_stage_and_its_transpose(implementation, function, shape, size, dtype):
     kernel = jnp.asarray(rng.normal(0, 0.2, (size, size, c, d)), jnp.float32)
     d_y, constant, slope = maps(d), vector(d), vector(d)
     stage = implementations.find(implementation)
-    options = {"activation": function} if implementation == "plain" else {}
+    options = {"activation": function} if implementation in implementations.PLAIN_JAX else {}
     x = source[..., :c]
 
     def expected_forward(x, gain, shift, kernel):
