@@ -1,8 +1,8 @@
 """The stages of a bottleneck layer in the forms that XLA:TPU fuses, in plain JAX.
 
 A TPU's memory is read and written in tiles of 128 channels, and its compiler fuses more around a
-convolution than it does elsewhere.  Measured by what it compiles (docs/scaling_predictions.md), two forms
-matter:
+convolution than it does elsewhere. Measured by what it compiles (docs/scaling_predictions.md),
+two forms matter:
 
 - What is written into a buffer is a multiple of 128 channels at such a multiple.  Then the
   convolution itself writes it; otherwise the update is another pass.
