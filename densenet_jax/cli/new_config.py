@@ -14,8 +14,8 @@ SMALL = 48  # pixels: images up to this size can train a small network from the 
 ENOUGH = 5000  # ... if there are this many of them
 RARE = 5.0  # times more examples in the most frequent class: from here on classes count alike
 FEW = 100  # examples, below which scores say little
-# Examples of a run and its image size: some 5 minutes on two cores, a few minutes on a GPU.
-SHORT, LONG = (20_000, 128), (100_000, 224)
+# Examples of a run and its image size: 5 minutes on two slow cores, a few minutes on a GPU.
+SHORT, LONG = (6_000, 128), (100_000, 224)
 
 
 class _Body:
