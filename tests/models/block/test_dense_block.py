@@ -98,7 +98,7 @@ def test_gradient_follows_the_activation(activation):
         assert_close(actual, expected, 1e-9)
 
 
-@pytest.mark.parametrize("implementation", ["plain", "interpreted", "cpu"])
+@pytest.mark.parametrize("implementation", ["plain", "interpreted", "cpu", "tpu"])
 @pytest.mark.parametrize(
     ("shape", "growth", "bottleneck"),
     [((1, 5, 7, 13), 7, 3), ((3, 2, 1, 20), 9, 3), ((2, 5, 7, 13), 7, 0)],
@@ -139,7 +139,7 @@ def test_bfloat16_is_as_close_to_float32_as_the_reference(implementation):
         assert error <= 0.15 * np.linalg.norm(true)
 
 
-@pytest.mark.parametrize("implementation", ["plain", "interpreted", "cpu"])
+@pytest.mark.parametrize("implementation", ["plain", "interpreted", "cpu", "tpu"])
 def test_same_on_eight_devices(implementation):
     """Statistics are those of the whole batch, wherever its parts are."""
     x, layers, weights = problem((8, 4, 4, 8), 2, 8, 2, jnp.float32)
@@ -189,7 +189,7 @@ def test_evaluation_matches_concatenation():
         y = convolve(norm_act(expected, *affine1, "relu"), kernel1)
         y = convolve(norm_act(y, *affine2, "relu"), kernel2)
         expected = jnp.concatenate([expected, y], axis=-1)
-    for implementation in ("plain", "interpreted", "cpu"):
+    for implementation in ("plain", "interpreted", "cpu", "tpu"):
         actual = dense_block.evaluate(x, frozen, implementation=implementation)
         assert_close(actual, expected, 1e-5)
 
