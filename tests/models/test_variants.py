@@ -179,7 +179,7 @@ def test_smallest_image(name, smallest):
         return jax.eval_shape(lambda x: model.init_with_output(jax.random.key(0), x)[0], x)
 
     assert logits_of(smallest).shape == (1, model.num_classes)
-    with pytest.raises(ValueError, match=f"below {smallest}x{smallest}"):
+    with pytest.raises(ValueError, match=f"at least {smallest}x{smallest}"):
         logits_of(smallest - 1)
 
 
