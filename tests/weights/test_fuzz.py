@@ -46,12 +46,22 @@ def chunks():
     return buffer.getvalue()
 
 
+def newest():
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w", libver="latest") as file:
+        for i in range(20):
+            file[f"layers/{i}/vars/0"] = np.ones(i, "f4")
+            file.attrs[f"attribute {i}"] = "x" * i
+    return buffer.getvalue()
+
+
 MADE = {
     "whole.pth": torch_zip({"epoch": 1, "model": module(**WHOLE)}, STORAGE),
     "whole_legacy.pth": torch_stream(module(**WHOLE), STORAGE),
     "script.pth": torch_zip(module(training=True, fc=module(weight=VIEW)), STORAGE),
     "nested.pth": torch_zip({"x": ({"state_dict_ema": {"a.b": VIEW}}, [1])}, STORAGE),
     "chunks.h5": chunks(),
+    "newest.h5": newest(),
     "flax.msgpack": serialization.msgpack_serialize({"params": ARRAYS, "batch_stats": ARRAYS}),
     "training.ckpt": b"".join(
         entry(name, array.shape, "Float32", array.astype("<f4").tobytes())

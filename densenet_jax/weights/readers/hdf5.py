@@ -1,9 +1,10 @@
 """A reader for the part of HDF5 that Keras writes: groups, plain arrays and text attributes.
 
 The HDF5 library crashes or hangs on some damaged files, and links and external data can make it
-open other files on the disk. Keras uses only a small part of HDF5: the oldest layout (superblock 0,
-symbol tables), with contiguous arrays, or in chunks if other programs wrote the file again. This
-module and `hdf5_chunks` read that part and refuse everything else.
+open other files on the disk. Keras uses only a small part of HDF5: the oldest layout (superblock
+0, symbol tables), with contiguous arrays. Programs that wrote the file again may have used chunks
+or the newest layout. This module, `hdf5_chunks` and `hdf5_newer` read these and refuse everything
+else.
 Section numbers refer to "HDF5 File Format Specification, Version 3.0".
 """
 
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from densenet_jax.weights.readers import hdf5_newer
 from densenet_jax.weights.readers.bounded_file import BFLOAT16, MAX_NAME, BoundedFile, WeightsError
 from densenet_jax.weights.readers.hdf5_chunks import number, read_chunks
 
@@ -97,9 +99,12 @@ class Hdf5:
         self._seen: set[int] = set()
         self._heaps: dict[int, dict[int, BoundedFile]] = {}
         head = file.read(0, 96) if file.size >= 96 else b""
-        if head[:8] != SIGNATURE or head[8] > 0 or head[13:15] != b"\x08\x08" or any(head[24:32]):
+        newer = head[8:9] in (b"\2", b"\3")
+        sizes, base = (head[9:11], head[12:20]) if newer else (head[13:15], head[24:32])
+        known = newer or head[8:9] == b"\0"
+        if head[:8] != SIGNATURE or not known or sizes != b"\x08\x08" or any(base):
             raise _newer(file)
-        root = self._node(number(file, 64), 0)
+        root = self._node(number(file, 36 if newer else 64), 0)
         if not isinstance(root, Group):
             raise file.fail("its root is not a group; download or save the file again")
         self.root = root
@@ -140,18 +145,25 @@ class Hdf5:
         self._seen.add(address)
         messages: dict[int, BoundedFile] = {}
         attributes: dict[str, tuple[BoundedFile, BoundedFile]] = {}
+        links = []
         for kind, message in self._messages(address):
             if kind == _ATTRIBUTE:
                 name, datatype, value = self._attribute(message)
                 self.file.charge(4 * len(name))
                 attributes[name] = datatype, value
+            elif kind == hdf5_newer.LINK:
+                links.append(hdf5_newer.link(message, self._newer))
             else:
                 messages[kind] = message
         if _LAYOUT in messages and _DATATYPE in messages and _DATASPACE in messages:
             return Dataset(self.file, messages)
+        group = Group(attributes)
+        if hdf5_newer.LINK_INFO in messages:
+            for encoded, at in links:
+                self._add(group, encoded, at, depth)
+            return group
         if _SYMBOL_TABLE not in messages:
             raise _newer(self.file)
-        group = Group(attributes)
         table = messages[_SYMBOL_TABLE]
         heap = self._signed(number(table, 8), b"HEAP", 32)
         names = self.file.part(number(heap, 24), number(heap, 8))
@@ -160,15 +172,27 @@ class Hdf5:
                 raise _unsupported(self.file, "links to other names")
             text = names.read(name_offset, min(MAX_NAME, max(0, names.size - name_offset)))
             before_end, end, _ = text.partition(b"\0")
-            name = before_end.decode("utf-8", "backslashreplace")
-            if not end or not name or name in group.members:
+            if not end:
                 raise self._damaged()
-            self.file.charge(4 * len(name))
-            group.members[name] = self._node(header, depth + 1)
+            self._add(group, before_end, header, depth)
         return group
 
+    def _add(self, group: Group, encoded: bytes, header: int, depth: int) -> None:
+        """Adds the object with a header to a group, under its name in UTF-8."""
+        name = encoded.decode("utf-8", "backslashreplace")
+        if not name or name in group.members:
+            raise self._damaged()
+        self.file.charge(4 * len(name))
+        group.members[name] = self._node(header, depth + 1)
+
+    def _newer(self) -> WeightsError:
+        return _newer(self.file)
+
     def _messages(self, address: int) -> Iterator[tuple[int, BoundedFile]]:
-        """Yields the type and data of each message in an object header (IV.A.1.a)."""
+        """Yields the type and data of each message of an object (IV.A.1.a and b)."""
+        if self.file.read(address, 4) == b"OHDR":
+            yield from self._newer_messages(address)
+            return
         if self.file.read(address, 1) != b"\1":
             raise _newer(self.file)
         blocks = [self.file.part(address + 16, number(self.file, address + 8, 4))]
@@ -187,6 +211,17 @@ class Hdf5:
                 else:
                     yield kind, message
                 position += 8 + size
+
+    def _newer_messages(self, address: int) -> Iterator[tuple[int, BoundedFile]]:
+        outside = {hdf5_newer.LINK_INFO: hdf5_newer.LINK, hdf5_newer.ATTRIBUTE_INFO: _ATTRIBUTE}
+        for kind, message in hdf5_newer.messages(self.file, address, self._newer):
+            self._step()
+            yield kind, message
+            if kind not in outside:
+                continue
+            for other in hdf5_newer.stored(self.file, kind, message, self._newer):
+                self._step()
+                yield outside[kind], other
 
     def _attribute(self, message: BoundedFile) -> tuple[str, BoundedFile, BoundedFile]:
         """Returns the name, datatype and value of an attribute message (IV.A.2.m)."""

@@ -53,6 +53,34 @@ def test_element_types_and_shapes(tmp_path, libver):
         np.testing.assert_array_equal(actual, array)
 
 
+@pytest.mark.parametrize("members", [3, 60, 900])  # in the header, in one block, in many
+def test_the_newest_layout(tmp_path, members):
+    def fill(file):
+        for i in range(members):
+            file[f"layer/{i}/kernel"] = np.full((2, i % 3), i, "f4")
+        layer = file.create_group("ordered", track_order=True)
+        layer["bias"] = np.arange(3.0)
+        for i in range(20):
+            layer.attrs[f"attribute {i}"] = i
+
+    old, new = (read(tmp_path, hdf5(fill, libver=v)) for v in ("earliest", "latest"))
+    assert new.keys() == old.keys()
+    assert len(new) == members + 1
+    for name, array in old.items():
+        np.testing.assert_array_equal(new[name], array)
+
+
+def test_attributes_of_the_newest_layout(tmp_path):
+    names = ["fc1000/kernel:0", "fc1000/bias:0"]
+
+    def fill(file):
+        keras_2(file, "fc1000", names)
+        for i in range(30):  # over eight are stored outside of the header
+            file.attrs[f"attribute {i:04}"] = "x" * i
+
+    assert read(tmp_path, hdf5(fill, libver="latest")).keys() == {"fc1000/kernel", "fc1000/bias"}
+
+
 def test_arrays_inside_the_object_header(tmp_path):
     def fill(file):
         properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
@@ -264,7 +292,6 @@ def chunks(**options):
         (lambda file: file.create_dataset("x/y", (2,), h5py.string_dtype()), "element type"),
         (lambda file: file.create_dataset("x/y", (1,) * 9, "f4"), "dimensions"),
         (lambda file: file.create_dataset("x/y", dtype="f4", data=h5py.Empty("f4")), "shape"),
-        (lambda file: file.create_group("x", track_order=True), "newer HDF5"),
         (lambda file: file.__setitem__("x", np.dtype("f8")), "newer HDF5"),
         (same_layer_names, "two variables"),
         (a_large_name, "limit is 512"),
@@ -281,7 +308,14 @@ def test_files_with_a_user_block_are_refused(refused):
     refused(hdf5(lambda file: file.create_group("x"), userblock_size=512), "none of the formats")
 
 
-def test_the_newest_layout_is_refused_with_a_command_that_rewrites_it(
+def test_links_to_names_in_the_newest_layout_are_refused(refused):
+    def fill(file):
+        file["x"] = h5py.SoftLink("/y")
+
+    refused(hdf5(fill, libver="latest"), "newer HDF5")
+
+
+def test_chunks_of_the_newest_layout_are_refused_with_a_command_that_rewrites_it(
     refused, tmp_path, monkeypatch
 ):
     def fill(file):
