@@ -53,6 +53,18 @@ class Settings(NamedTuple):
         found = getattr(implementations.find(self.implementation), "together", None)
         return found(layers[0][-1][1].shape[2]) if found else 1
 
+    def add_gradients(
+        self, source: jax.Array, readers: list, d_source: jax.Array, within: tuple[int, int]
+    ) -> tuple[jax.Array, list]:
+        """As `plain.backward_together`; one layer alone is the stage's `backward`."""
+        if len(readers) > 1 or within[0]:
+            return self.stage("backward_together")(source, readers, d_source, within)
+        ((gain, shift, kernel, options),) = readers
+        d_source, *found = self.stage("backward")(
+            source, gain, shift, kernel, d_source=d_source, **options
+        )
+        return d_source, [found]
+
     def dropout(
         self, key: jax.Array | None, layer: int, convolution: int, convolutions: int
     ) -> plain.Dropout | None:
@@ -160,7 +172,7 @@ def _backward(features, statistics, bottlenecks, layers, d_features, d_statistic
         # of all maps before, these layers add in one pass.
         start, end, adding = (reads[first], c, [i]) if i > first else (0, c, range(i, depth))
         adding = adding[:together]
-        d_features, gradients = settings.stage("backward_together")(
+        d_features, gradients = settings.add_gradients(
             features, [readers[k] for k in adding], d_features, (start, end)
         )
         found = []

@@ -60,14 +60,6 @@ def backward(
     return over_devices(run, maps, vectors)
 
 
-def backward_together(source, readers, d_source, within):
-    """See `block.plain.backward_together`; for one reader, and all channels that it reads."""
-    ((gain, shift, kernel, options),) = readers
-    assert within == (0, kernel.shape[2])
-    d_source, *gradients = backward(source, gain, shift, kernel, d_source=d_source, **options)
-    return d_source, [gradients]
-
-
 def evaluate(x, layers):
     """Returns a block's features; see `dense_block.evaluate`."""
 

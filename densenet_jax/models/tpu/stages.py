@@ -106,15 +106,6 @@ def _padded(x, size: int):
     return jnp.pad(x, ((0, size - len(x)), *((0, 0),) * (x.ndim - 1)))
 
 
-def backward_together(source, readers, d_source, within, activation="relu"):
-    """See `block.plain.backward_together`; for one reader, and all channels that it reads."""
-    ((gain, shift, kernel, options),) = readers
-    assert within == (0, kernel.shape[2])
-    options = {**options, "d_source": d_source, "activation": activation}
-    d_source, *gradients = backward(source, gain, shift, kernel, **options)
-    return d_source, [gradients]
-
-
 def gradients_of_parameters(
     x: jax.Array,
     gain: jax.Array,

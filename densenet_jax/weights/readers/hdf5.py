@@ -20,11 +20,10 @@ from densenet_jax.weights.readers.hdf5_chunks import number, read_chunks
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 MAX_STEPS = 200_000  # messages, links and heap objects; a DenseNet-201 has 10,000
 MAX_DEPTH = 32  # of nested groups
-MAX_BLOCKS = 64  # in the header of one object
 
 # Object header messages (IV.A.2).
 _DATASPACE, _DATATYPE, _EXTERNAL, _LAYOUT, _FILTERS = 0x01, 0x03, 0x07, 0x08, 0x0B
-_ATTRIBUTE, _CONTINUATION, _SYMBOL_TABLE = 0x0C, 0x10, 0x11
+_ATTRIBUTE, _SYMBOL_TABLE = 0x0C, 0x11
 # Datatype classes (IV.A.2.d).
 _INTEGER, _FLOAT, _STRING, _OPAQUE, _VARIABLE_LENGTH = 0, 1, 3, 5, 9
 # (bits of the exponent, bits of the mantissa) -> float type.
@@ -197,14 +196,14 @@ class Hdf5:
             raise _newer(self.file)
         blocks = [self.file.part(address + 16, number(self.file, address + 8, 4))]
         for block in blocks:
-            if len(blocks) > MAX_BLOCKS:
+            if len(blocks) > hdf5_newer.MAX_BLOCKS:
                 raise self._damaged()
             position = 0
             while position + 8 <= block.size:
                 self._step()
                 kind, size = number(block, position, 2), number(block, position + 2, 2)
                 message = block.part(position + 8, size)
-                if kind == _CONTINUATION:
+                if kind == hdf5_newer.CONTINUATION:
                     blocks.append(self.file.part(number(message, 0), number(message, 8)))
                 elif block.read(position + 4, 1)[0] & 2:
                     raise _unsupported(self.file, "shared messages")

@@ -10,7 +10,7 @@ from densenet_jax.weights.readers.bounded_file import MAX_NAME, BoundedFile, Wei
 from densenet_jax.weights.readers.hdf5_chunks import number
 
 LINK_INFO, LINK, ATTRIBUTE_INFO = 0x02, 0x06, 0x15
-_CONTINUATION = 0x10
+CONTINUATION = 0x10  # in every version
 _UNDEFINED = 2**64 - 1  # address of what does not exist
 MAX_BLOCKS = 64  # of one object header
 
@@ -34,7 +34,7 @@ def messages(file: BoundedFile, address: int, refuse: Refuse) -> Iterator[tuple[
         while position + head <= block.size:
             kind, size = number(block, position, 1), number(block, position + 1, 2)
             message = block.part(position + head, size)
-            if kind == _CONTINUATION:
+            if kind == CONTINUATION:
                 at, length = number(message, 0), number(message, 8)
                 if length < 8 or file.read(at, 4) != b"OCHK":
                     raise refuse()
