@@ -29,9 +29,9 @@ class Array {
 // Arrays and results are taken one after another, in the order of the call.
 class Call {
  public:
-  Call(ffi::ThreadPool pool, ffi::RemainingArgs arrays, ffi::RemainingRets results,
+  Call(ffi::ThreadPool& threads, ffi::RemainingArgs arrays, ffi::RemainingRets results,
        ffi::Dictionary numbers)
-      : pool(pool), arrays_(arrays), results_(results), numbers_(numbers) {}
+      : pool(threads), arrays_(arrays), results_(results), numbers_(numbers) {}
 
   Array array() { return Array(take(arrays_.get<ffi::Buffer<ffi::F32>>(next_array_++))); }
   Array result() { return Array(*take(results_.get<ffi::Buffer<ffi::F32>>(next_result_++))); }
@@ -45,7 +45,7 @@ class Call {
     return take(numbers_.get<T>(name));
   }
 
-  ffi::ThreadPool pool;
+  Pool pool;
 
  private:
   template <class T>
@@ -61,10 +61,10 @@ class Call {
 };
 
 template <void (*function)(Call&)>
-ffi::Error run(ffi::ThreadPool pool, ffi::RemainingArgs arrays, ffi::RemainingRets results,
+ffi::Error run(ffi::ThreadPool threads, ffi::RemainingArgs arrays, ffi::RemainingRets results,
                ffi::Dictionary numbers) {
   try {
-    Call call(pool, arrays, results, numbers);
+    Call call(threads, arrays, results, numbers);
     function(call);
   } catch (const std::exception& error) {
     return ffi::Error::Internal(error.what());

@@ -1,4 +1,4 @@
-// Register tiles of matrix products, packed operands, scratch memory, and a loop over threads.
+// Register tiles of matrix products, packed operands and scratch memory.
 //
 // A map's channels are packed in chunks of kChunk: [chunk][pixel][kChunk].  So neighbouring pixels
 // are a constant apart, whatever the number of channels, and the addresses of a tile's rows are
@@ -7,17 +7,13 @@
 #pragma once
 
 #include <algorithm>
-#include <atomic>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
-#include <exception>
-#include <memory>
 #include <new>
-#include <thread>
 #include <utility>
 
-#include "xla/ffi/api/ffi.h"
+#include "threads.h"
 
 namespace densenet {
 
@@ -36,8 +32,6 @@ constexpr int kBlock = 8 * kRows;  // pixels at a time where a kernel's gradient
 
 typedef float Vec __attribute__((vector_size(4 * kLanes)));
 typedef Vec AnyVec __attribute__((aligned(4), may_alias));
-
-using Pool = xla::ffi::ThreadPool;
 
 inline Vec load(const float* p) { return *reinterpret_cast<const AnyVec*>(p); }
 inline void store(float* p, Vec v) { *reinterpret_cast<AnyVec*>(p) = v; }
@@ -64,33 +58,6 @@ inline float* scratch(int slot, int64_t count) {
     buffer.count = count;
   }
   return buffer.data;
-}
-
-// Calls f(0) ... f(count - 1) on the threads of a pool, including the calling thread.  What a call
-// throws is thrown again here, when all calls have ended.
-template <class F>
-void parallel(Pool& pool, int64_t count, F&& f) {
-  struct State {
-    std::atomic<int64_t> next{0}, left;
-    std::atomic<bool> failed{false};
-    std::exception_ptr error;
-  };
-  auto state = std::make_shared<State>();
-  state->left = count;
-  // A worker that starts late finds nothing left to do and does not touch f, which may be gone.
-  auto work = [state, count, &f] {
-    for (int64_t i; (i = state->next.fetch_add(1)) < count; state->left.fetch_sub(1)) try {
-        f(i);
-      } catch (...) {
-        if (!state->failed.exchange(true)) state->error = std::current_exception();
-      }
-  };
-  int64_t helpers = std::min<int64_t>(count, pool.num_threads()) - 1;
-  for (int64_t i = 0; i < helpers; ++i) pool.Schedule(decltype(work)(work));
-  work();
-  while (state->left.load() > 0) std::this_thread::yield();
-  // Moved out, so that no worker that ends later frees what the caller still reads.
-  if (state->error) std::rethrow_exception(std::move(state->error));
 }
 
 // A vector of channels, followed by zeros to a whole number of chunks.
