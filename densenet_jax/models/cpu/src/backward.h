@@ -50,21 +50,23 @@ inline void prefetch(const float* p, int64_t pixels, int64_t stride, int64_t cha
 }
 
 // Takes a tile of the gradient of relu(x * gain + shift): masks it, sums it for shift and gain, and
-// stores it times gain at `out`, or adds it there.
-template <bool kAdd, int M, int N>
+// adds it times gain at `out`.
+template <int M, int N>
 inline void store_gradient(const Tile<M, N>& tile, const float* x, int64_t x_stride, float* out,
                            int64_t stride, int64_t width, const float* gain, const float* shift,
                            float* d_shift, float* d_gain) {
+#pragma GCC unroll 16
   for (int n = 0; n < N; ++n) {
     int64_t c = n * kLanes, count = width - c;
     Vec g = load(gain + c), s = load(shift + c), sum = {}, product = {};
+#pragma GCC unroll 16
     for (int m = 0; m < M; ++m) {
       Vec value = load(x + m * x_stride + c, count);
       Vec du = value * g + s > 0 ? tile.v[m][n] : Vec{};
       sum += du;
       product += du * value;
       float* to = out + m * stride + c;
-      store(to, kAdd ? load(to, count) + du * g : du * g, count);
+      store(to, load(to, count) + du * g, count);
     }
     store(d_shift + c, load(d_shift + c) + sum);
     store(d_gain + c, load(d_gain + c) + product);
@@ -75,6 +77,14 @@ inline void store_gradient(const Tile<M, N>& tile, const float* x, int64_t x_str
 struct Sums {
   Sums(int64_t rows, int64_t stride, int64_t channels)
       : kernel(rows * stride), vector(round_up(channels, kChunk)), size(kernel + 2 * vector) {}
+
+  // Writes the gradients of shift and gain.
+  void give(Pool& pool, const float* partial, int64_t parts, int64_t channels,
+            const Results& results) const {
+    partial += kernel;
+    add_parts(pool, partial, parts, size, 1, channels, results.shift, channels);
+    add_parts(pool, partial + vector, parts, size, 1, channels, results.gain, channels);
+  }
   int64_t kernel, vector, size;
 };
 
@@ -92,27 +102,16 @@ inline void add_kernel_gradient(const float* x, int64_t x_line, int64_t channels
   }
 }
 
-inline void give_sums(Pool& pool, const float* partial, int64_t parts, const Sums& sums,
-                      int64_t taps, const Kernel& kernel, const Results& results) {
-  int64_t c = kernel.inputs, d = kernel.outputs;
-  int64_t rows = round_up(c, kChunk), stride = round_up(d, kWide);
-  for (int64_t tap = 0; tap < taps; ++tap)
-    add_parts(pool, partial + tap * rows * stride, parts, sums.size, c, stride,
-              results.kernel + tap * c * d, d);
-  add_parts(pool, partial + sums.kernel, parts, sums.size, 1, c, results.shift, c);
-  add_parts(pool, partial + sums.kernel + sums.vector, parts, sums.size, 1, c, results.gain, c);
-}
-
 // Adds to d_x [B, H, W, all of x's channels].
 inline void backward_1x1(Pool& pool, const Map& x, const Affine& norm, const Kernel& kernel,
                          const Gradient& dy, float* d_x, const Results& results) {
   int64_t c = kernel.inputs, d = kernel.outputs, n = x.pixels();
   int64_t block = kBlock, stride = round_up(d, kWide), all = x.channels;
-  Operand a{{}, 1, 1, d, block * kChunk};
+  Operand a{{}, 1, d, block * kChunk};
   const float* w = kernel.data;
   float* panels = scratch(kWeights, a.depth() * round_up(c, kWide));
   pack_panels(pool, panels, a, c,
-              [&](int, int, int64_t k, int64_t column) { return w[column * d + k]; });
+              [&](int, int64_t k, int64_t column) { return w[column * d + k]; });
   Vectors v = padded_vectors(norm, dy, kernel);
   Sums sums(round_up(c, kChunk), stride, c);
   int64_t blocks = ceil_div(n, block);
@@ -142,7 +141,7 @@ inline void backward_1x1(Pool& pool, const Map& x, const Affine& norm, const Ker
           float *to_shift = own + sums.kernel + j, *to_gain = to_shift + sums.vector;
           tiles(pixels, [&](int64_t p, int64_t m) {
             dispatch(m, c - j, [&]<int M, int N>() {
-              store_gradient<true>(product<M, N>(rows, p, b), from + p * all + j, all,
+              store_gradient(product<M, N>(rows, p, b), from + p * all + j, all,
                                    to + p * all + j, all, c - j, v.gain + j, v.shift + j, to_shift,
                                    to_gain);
             });
@@ -151,80 +150,8 @@ inline void backward_1x1(Pool& pool, const Map& x, const Affine& norm, const Ker
       }
     }
   });
-  give_sums(pool, partial, parts, sums, 1, kernel, results);
-}
-
-// Writes d_x [B, H, W, kernel.inputs]; kAdd: adds to d_x [B, H, W, all of x's channels].
-template <bool kAdd>
-inline void backward_3x3(Pool& pool, const Map& x, const Affine& norm, const Kernel& kernel,
-                         const Gradient& dy, float* d_x, const Results& results) {
-  int64_t c = kernel.inputs, d = kernel.outputs;
-  int64_t height = x.height, width = x.width, stride = round_up(d, kWide);
-  int64_t all = x.channels, rows = round_up(c, kChunk);
-  Operand a{{}, 3, 3, d, (width + 2) * kChunk};
-  const float* w = kernel.data;
-  float* panels = scratch(kWeights, a.depth() * round_up(c, kWide));
-  pack_panels(pool, panels, a, c, [&](int i, int j, int64_t k, int64_t column) {
-    return w[((3 * (2 - i) + 2 - j) * c + column) * d + k];
-  });
-  Vectors v = padded_vectors(norm, dy, kernel);
-  Sums sums(9 * rows, stride, c);
-  int64_t height_of_strip = std::min(height, std::max<int64_t>(2, kBlock / width));
-  int64_t strips = ceil_div(height, height_of_strip), count = x.images * strips;
-  int64_t parts = std::min(count, std::max<int64_t>(1, pool.num_threads()));
-  float* partial = scratch(kPartial, parts * sums.size);
-  parallel(pool, parts, [&](int64_t part) {
-    int64_t line_size = round_up(d, kChunk) * (width + 2),
-            packed_size = (height_of_strip + 2) * line_size;
-    int64_t u_chunk = height_of_strip * width * kChunk;
-    float* packed = scratch(kOutput, packed_size);
-    float* u = scratch(kInput, rows / kChunk * u_chunk);
-    float* own = partial + part * sums.size;
-    std::fill(own, own + sums.size, 0.0f);
-    std::fill(packed, packed + packed_size, 0.0f);
-    for (int64_t i = part * count / parts; i < (part + 1) * count / parts; ++i) {
-      int64_t image = i / strips * height, begin = i % strips * height_of_strip;
-      int64_t lines = std::min(height_of_strip, height - begin);
-      for (int64_t row = begin - 1; row <= begin + lines; ++row) {
-        float* line = packed + (row + 1 - begin) * line_size;
-        if (row < 0 || row == height) {
-          std::fill(line, line + line_size, 0.0f);
-          continue;
-        }
-        for (int64_t q = 0; q < d; q += kChunk)
-          pack_gradient(line + q * (width + 2) + kChunk, dy, (image + row) * width, width, q, d, v);
-      }
-      const float* from = x.data + (image + begin) * width * all;
-      int64_t to_stride = kAdd ? all : c;
-      float* to = d_x + (image + begin) * width * to_stride;
-      for (int64_t q = 0; q < c; q += kChunk) {
-        float* chunk = u + q / kChunk * u_chunk;
-        pack_normalised(chunk, from, lines * width, all, q, c, v.gain, v.shift);
-        for (int tap = 0; tap < 9; ++tap)
-          add_kernel_gradient(chunk, width * kChunk, std::min<int64_t>(kChunk, c - q),
-                              packed + (2 - tap / 3) * line_size + (2 - tap % 3) * kChunk, line_size,
-                              (width + 2) * kChunk, d, lines, width,
-                              own + (tap * rows + q) * stride, stride);
-      }
-      for (int64_t j = 0; j < c; j += kWide) {
-        const float* b = panels + j * a.depth();
-        float *to_shift = own + sums.kernel + j, *to_gain = to_shift + sums.vector;
-        for (int64_t row = 0; row < lines; ++row) {
-          Operand near = a;
-          for (int k = 0; k < 3; ++k) near.line[k] = packed + (row + k) * line_size;
-          tiles(width, [&](int64_t p, int64_t m) {
-            int64_t at = row * width + p;
-            dispatch(m, c - j, [&]<int M, int N>() {
-              store_gradient<kAdd>(product<M, N>(near, p, b), from + at * all + j, all,
-                                   to + at * to_stride + j, to_stride, c - j, v.gain + j,
-                                   v.shift + j, to_shift, to_gain);
-            });
-          });
-        }
-      }
-    }
-  });
-  give_sums(pool, partial, parts, sums, 9, kernel, results);
+  add_parts(pool, partial, parts, sums.size, c, stride, results.kernel, d);
+  sums.give(pool, partial, parts, c, results);
 }
 
 }  // namespace densenet

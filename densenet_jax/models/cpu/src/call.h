@@ -6,7 +6,7 @@
 #include <stdexcept>
 #include <string_view>
 
-#include "backward.h"
+#include "near.h"
 
 namespace densenet {
 

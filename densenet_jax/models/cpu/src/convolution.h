@@ -66,11 +66,11 @@ inline void convolve(Call& call) {
   float* sums = call.result().data();
   Windows windows(x, y, kernel.size(0), call.number<int64_t>("stride"));
   int64_t d = y.channels, stride = round_up(d, kWide), strip = strip_height(call.pool, y);
-  Operand a{{}, static_cast<int>(windows.size), 1, windows.depth, y.width * kChunk};
+  Operand a{{}, static_cast<int>(windows.size), windows.depth, y.width * kChunk};
   const float* w = kernel.data();
   const float* pivot = padded(kSlope, given, d);
   float* panels = scratch(kWeights, a.depth() * stride);
-  pack_panels(call.pool, panels, a, d, [&](int i, int, int64_t k, int64_t column) {
+  pack_panels(call.pool, panels, a, d, [&](int i, int64_t k, int64_t column) {
     return w[(i * windows.depth + k) * d + column];
   });
   int64_t strips = ceil_div(y.height, strip), parts = y.images * strips;

@@ -5,20 +5,20 @@
 #include <vector>
 
 #include "block.h"
-#include "winograd.h"
 
 namespace densenet {
 
-// Takes a tile of pixels `first` ... of lines of `width`: relu(tile * gain + shift) into padded
-// lines of a packed map, `line_size` apart, from line(0) on.
-template <int M, int N, class F>
-inline void store_normalised(const Tile<M, N>& tile, int64_t first, int64_t width, F&& line,
+// Takes a tile: relu(tile * gain + shift), `stride` apart at `out`.
+template <int M, int N>
+inline void store_normalised(const Tile<M, N>& tile, float* out, int64_t stride, int64_t width,
                              const float* gain, const float* shift) {
+#pragma GCC unroll 16
   for (int n = 0; n < N; ++n) {
-    Vec g = load(gain + n * kLanes), s = load(shift + n * kLanes);
+    int64_t c = n * kLanes;
+    Vec g = load(gain + c), s = load(shift + c);
+#pragma GCC unroll 16
     for (int m = 0; m < M; ++m)
-      store(line((first + m) / width) + ((first + m) % width + 1) * kChunk + n * kLanes,
-            relu(tile.v[m][n] * g + s));
+      store(out + m * stride + c, relu(tile.v[m][n] * g + s), width - c);
   }
 }
 
@@ -32,18 +32,18 @@ class BottleneckLayer {
         offset_(offset),
         inputs_(kernel1.inputs),
         width_(kernel1.outputs),
+        outputs_(kernel2.outputs),
         lines_(std::clamp<int64_t>(4 * kRows / features.width, 1, features.height)),
         panels_(scratch(kWeights, inputs_ * round_up(width_, kWide) +
-                                      Winograd::panels_size(kernel2))),
-        near_(pool, kernel2, features.height, features.width,
-              panels_ + inputs_ * round_up(width_, kWide)),
+                                      TransformedKernel::size(kernel2))),
+        weights_(pool, kernel2, panels_ + inputs_ * round_up(width_, kWide)),
         gain1_(padded(kGain, norm1.gain, inputs_)),
         shift1_(padded(kShift, norm1.shift, inputs_)),
         gain2_(padded(kSlope, norm2.gain, width_)),
         shift2_(padded(kConstant, norm2.shift, width_)) {
     const float* w = kernel1.data;
-    pack_panels(pool, panels_, {{}, 1, 1, inputs_, 0}, width_,
-                [&](int, int, int64_t k, int64_t column) { return w[k * width_ + column]; });
+    pack_panels(pool, panels_, {{}, 1, inputs_, 0}, width_,
+                [&](int, int64_t k, int64_t column) { return w[k * width_ + column]; });
   }
 
   void run() {
@@ -54,88 +54,89 @@ class BottleneckLayer {
   }
 
  private:
-  // Every thread has images of its own: the map between the convolutions stays in its cache.
+  // Every thread has images of its own: the map between the convolutions stays in its cache, as a
+  // ring of lines.
   void run_image(int64_t image) {
-    int64_t height = features_.height, ring_lines = lines_ + near_.rows() + 2;
-    int64_t line_size = near_.line_size(), done = 0;
-    float* ring = scratch(kOutput, ring_lines * line_size);
-    std::fill(ring, ring + ring_lines * line_size, 0.0f);
-    auto line = [&](int64_t row) { return ring + (row + ring_lines) % ring_lines * line_size; };
+    int64_t height = features_.height, down = ceil_div(height, 2), done = 0;
+    int64_t rows = std::min(Strip::rows_of(features_, kNear), down);
+    int64_t ring = round_up(2 * rows + 2 + lines_, lines_), size = features_.width * width_;
+    float* between = scratch(kOutput, ring * size);
+    auto line = [=, this](int64_t, int64_t row) { return row % ring * features_.width; };
     for (int64_t row = 0; row < height;) {
       int64_t lines = std::min(lines_, height - row);
-      narrow(image, row, lines, line);
+      narrow(image, row, lines, between + row % ring * size);
       row += lines;
-      // Below the image there are zeros, as above it.
-      for (; done < height && (done + near_.rows() < row || row == height); done += near_.rows()) {
-        for (int64_t below = height; below <= std::min(done + near_.rows(), height + 1); ++below)
-          std::fill(line(below), line(below) + line_size, 0.0f);
-        near(image, done, line);
+      for (; done < down; done += rows) {
+        int64_t end = std::min(done + rows, down);
+        if (2 * end >= row && row < height) break;  // the last windows read one more line
+        near({features_, image * down + done, end - done}, between, line);
       }
     }
   }
 
   // All threads work on all images, for few of them: first on the 1x1 convolution, then on the 3x3.
   void run_together() {
-    int64_t height = features_.height, line_size = near_.line_size();
-    int64_t all = height + near_.rows() + 1;  // and zeros, above and below
-    int64_t strips = ceil_div(height, lines_), pairs = ceil_div(height, near_.rows());
-    float* between = scratch(kPartial, features_.images * all * line_size);
-    auto lines_of = [&](int64_t image) {
-      return [=](int64_t row) {
-        return between + (image * all + (row < 0 ? all - 1 : row)) * line_size;
-      };
-    };
-    parallel(pool_, features_.images * (strips + 1), [&](int64_t part) {
-      int64_t image = part / (strips + 1), strip = part % (strips + 1);
-      auto line = lines_of(image);
-      if (strip == strips) {
-        std::fill(line(height), line(all), 0.0f);
-        return;
-      }
-      int64_t row = strip * lines_, lines = std::min(lines_, height - row);
-      for (int64_t i = row; i < row + lines; ++i) std::fill(line(i), line(i + 1), 0.0f);
-      narrow(image, row, lines, line);
+    int64_t height = features_.height, strips = ceil_div(height, lines_);
+    Map between = features_.with(scratch(kPartial, features_.pixels() * width_), width_);
+    parallel(pool_, features_.images * strips, [&](int64_t part) {
+      int64_t image = part / strips, row = part % strips * lines_;
+      narrow(image, row, std::min(lines_, height - row), between.at(image, row, 0));
     });
-    parallel(pool_, features_.images * pairs, [&](int64_t part) {
-      near(part / pairs, part % pairs * near_.rows(), lines_of(part / pairs));
+    int64_t all = Strip::all_rows(features_), rows = Strip::rows_of(features_, kNear);
+    parallel(pool_, ceil_div(all, rows), [&](int64_t part) {
+      Strip strip(features_, part * rows, std::min(rows, all - part * rows));
+      near(strip, between.data,
+           [&](int64_t image, int64_t row) { return strip.line(image, row); });
     });
   }
 
   // The 1x1 convolution of lines, normalised again.
-  template <class F>
-  void narrow(int64_t image, int64_t row, int64_t lines, F&& line) {
-    int64_t width = features_.width, pixels = lines * width, all = features_.channels;
+  void narrow(int64_t image, int64_t row, int64_t lines, float* to) {
+    int64_t pixels = lines * features_.width;
     float* u = scratch(kInput, round_up(inputs_, kChunk) * pixels);
-    const float* from = features_.data + (image * features_.height + row) * width * all;
+    const float* from = features_.at(image, row, 0);
     for (int64_t q = 0; q < inputs_; q += kChunk)
-      pack_normalised(u + q * pixels, from, pixels, all, q, inputs_, gain1_, shift1_);
-    Operand own{{u}, 1, 1, inputs_, pixels * kChunk};
-    for (int64_t j = 0; j < width_; j += kWide) {
-      auto to = [&](int64_t k) {
-        return line(row + k) + j / kChunk * near_.padded_width() * kChunk + j % kChunk;
-      };
+      pack_normalised(u + q * pixels, from, pixels, features_.channels, q, inputs_, gain1_,
+                      shift1_);
+    Operand own{{u}, 1, inputs_, pixels * kChunk};
+    for (int64_t j = 0; j < width_; j += kWide)
       tiles(pixels, [&](int64_t first, int64_t count) {
         dispatch(count, width_ - j, [&]<int M, int N>() {
-          store_normalised(product<M, N>(own, first, panels_ + j * inputs_), first, width, to,
-                           gain2_ + j, shift2_ + j);
+          store_normalised(product<M, N>(own, first, panels_ + j * inputs_),
+                           to + first * width_ + j, width_, width_ - j, gain2_ + j, shift2_ + j);
         });
       });
-    }
   }
 
-  // The 3x3 convolution of as many rows as are made at a time.
+  // The 3x3 convolution of a strip; rows of the map between begin at pixel line(image, row).
   template <class F>
-  void near(int64_t image, int64_t row, F&& line) {
-    int64_t size = features_.height * features_.width * features_.channels;
-    near_.rows(row, std::min(row + near_.rows(), features_.height), line,
-               features_.data + image * size + offset_, features_.channels);
+  void near(const Strip& strip, const float* between, F&& line) {
+    int64_t windows = strip.windows();
+    float* points = scratch(kTransformed, kPoints * round_up(width_, kChunk) * windows);
+    auto value = [&](int64_t channel) {
+      const float* from = between + channel;
+      return [from, stride = width_, count = width_ - channel](int64_t pixel) {
+        return load(from + pixel * stride, count);
+      };
+    };
+    transform_windows(strip, width_, line, value, points);
+    weights_.multiply(points, windows, [&](int64_t first, const float* products) {
+      for (int64_t j = first; j < std::min(first + kWide, outputs_); j += kLanes)
+        strip.transform_outputs(
+            products + j - first, windows * kWide,
+            [&](int64_t pixel, Vec y) {
+              store(features_.data + pixel * features_.channels + offset_ + j, y, outputs_ - j);
+            });
+    });
   }
+
+  static constexpr int64_t kNear = 14;  // windows at a time, at least
 
   Pool& pool_;
   Map features_;
-  int64_t offset_, inputs_, width_, lines_;
+  int64_t offset_, inputs_, width_, outputs_, lines_;
   float* panels_;
-  Winograd near_;
+  TransformedKernel weights_;
   const float *gain1_, *shift1_, *gain2_, *shift2_;
 };
 

@@ -15,8 +15,11 @@ enum {
 
 // A buffer [B, H, W, C].
 struct Map {
-  Map with(float* other, int64_t its_channels) const {
-    return {other, images, height, width, its_channels};
+  Map with(const float* other, int64_t its_channels) const {
+    return {const_cast<float*>(other), images, height, width, its_channels};
+  }
+  float* at(int64_t image, int64_t row, int64_t column) const {
+    return data + ((image * height + row) * width + column) * channels;
   }
   int64_t pixels() const { return images * height * width; }
 
@@ -49,9 +52,11 @@ inline void pack_normalised(float* out, const float* x, int64_t pixels, int64_t 
 template <int M, int N>
 inline void store_and_measure(const Tile<M, N>& tile, float* out, int64_t stride, int64_t width,
                               const float* pivot, float* total, float* squares) {
+#pragma GCC unroll 16
   for (int n = 0; n < N;
        ++n, out += kLanes, pivot += kLanes, total += kLanes, squares += kLanes) {
     Vec sum = {}, square = {}, about = load(pivot);
+#pragma GCC unroll 16
     for (int m = 0; m < M; ++m) {
       store(out + m * stride, tile.v[m][n], width - n * kLanes);
       Vec distance = tile.v[m][n] - about;
@@ -83,11 +88,11 @@ inline void forward_1x1(Pool& pool, const Map& x, const Affine& norm, const Kern
                         const float* pivot, float* y, float* sums) {
   int64_t c = kernel.inputs, d = kernel.outputs, n = x.pixels();
   int64_t block = 4 * kRows, stride = round_up(d, kWide);
-  Operand a{{}, 1, 1, c, block * kChunk};
+  Operand a{{}, 1, c, block * kChunk};
   const float* w = kernel.data;
   float* panels = scratch(kWeights, a.depth() * stride);
   pack_panels(pool, panels, a, d,
-              [&](int, int, int64_t k, int64_t column) { return w[k * d + column]; });
+              [&](int, int64_t k, int64_t column) { return w[k * d + column]; });
   const float* gain = padded(kGain, norm.gain, c);
   const float* shift = padded(kShift, norm.shift, c);
   pivot = padded(kSlope, pivot, d);
@@ -106,53 +111,6 @@ inline void forward_1x1(Pool& pool, const Map& x, const Affine& norm, const Kern
       for (int64_t q = 0; q < c; q += kChunk)
         pack_normalised(u + q * block, from, pixels, x.channels, q, c, gain, shift);
       convolve_line(own, panels, pixels, y + first * d, d, d, pivot, total, total + stride);
-    }
-  });
-  add_parts(pool, partial, parts, 2 * stride, 2, stride, sums, d);
-}
-
-// Writes y at a channel of a map, and its sums [2, D] about a pivot [D].
-inline void forward_3x3(Pool& pool, const Map& x, const Affine& norm, const Kernel& kernel,
-                        const float* pivot, const Map& into, int64_t offset, float* sums) {
-  int64_t c = kernel.inputs, d = kernel.outputs;
-  int64_t height = x.height, width = x.width, stride = round_up(d, kWide);
-  Operand a{{}, 3, 3, c, (width + 2) * kChunk};
-  const float* w = kernel.data;
-  float* panels = scratch(kWeights, a.depth() * stride);
-  pack_panels(pool, panels, a, d, [&](int i, int j, int64_t k, int64_t column) {
-    return w[((3 * i + j) * c + k) * d + column];
-  });
-  const float* gain = padded(kGain, norm.gain, c);
-  const float* shift = padded(kShift, norm.shift, c);
-  pivot = padded(kSlope, pivot, d);
-  // The parts are whole images, or strips of them if there are few images.
-  int64_t wanted = std::max<int64_t>(8, 4 * pool.num_threads());
-  int64_t strips = std::min(ceil_div(height, 4), ceil_div(wanted, x.images));
-  int64_t parts = x.images * strips;
-  float* partial = scratch(kPartial, parts * 2 * stride);
-  std::fill(partial, partial + parts * 2 * stride, 0.0f);
-  parallel(pool, parts, [&](int64_t part) {
-    int64_t image = part / strips, strip = part % strips;
-    int64_t begin = strip * height / strips, end = (strip + 1) * height / strips;
-    int64_t line_size = round_up(c, kChunk) * (width + 2);
-    float* ring = scratch(kInput, 3 * line_size);
-    float* total = partial + part * 2 * stride;
-    std::fill(ring, ring + 3 * line_size, 0.0f);
-    for (int64_t row = begin - 1; row <= end; ++row) {
-      float* line = ring + (row + 3) % 3 * line_size;
-      if (row < 0 || row == height) {
-        std::fill(line, line + line_size, 0.0f);
-      } else {
-        const float* from = x.data + (image * height + row) * width * x.channels;
-        for (int64_t q = 0; q < c; q += kChunk)
-          pack_normalised(line + q * (width + 2) + kChunk, from, width, x.channels, q, c, gain,
-                          shift);
-      }
-      if (row <= begin) continue;
-      Operand own = a;
-      for (int i = 0; i < 3; ++i) own.line[i] = ring + (row + 1 + i) % 3 * line_size;
-      float* at = into.data + (image * height + row - 1) * width * into.channels + offset;
-      convolve_line(own, panels, width, at, into.channels, d, pivot, total, total + stride);
     }
   });
   add_parts(pool, partial, parts, 2 * stride, 2, stride, sums, d);

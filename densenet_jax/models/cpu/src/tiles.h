@@ -13,6 +13,10 @@
 #include <new>
 #include <utility>
 
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
 #include "threads.h"
 
 namespace densenet {
@@ -35,6 +39,52 @@ typedef Vec AnyVec __attribute__((aligned(4), may_alias));
 
 inline Vec load(const float* p) { return *reinterpret_cast<const AnyVec*>(p); }
 inline void store(float* p, Vec v) { *reinterpret_cast<AnyVec*>(p) = v; }
+// Loads and stores of at most kLanes values; what lies behind them is 0, and stays as it is.
+#if defined(__AVX512F__)
+inline __mmask16 first(int64_t count) { return (1u << std::max<int64_t>(count, 0)) - 1; }
+inline Vec load(const float* p, int64_t count) {
+  return count >= kLanes ? load(p) : Vec(_mm512_maskz_loadu_ps(first(count), p));
+}
+inline void store(float* p, Vec v, int64_t count) {
+  if (count >= kLanes) return store(p, v);
+  _mm512_mask_storeu_ps(p, first(count), __m512(v));
+}
+#elif defined(__AVX__)
+inline __m256i first(int64_t count) {
+  static const int32_t kMask[] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0};
+  const int32_t* from = kMask + kLanes - std::max<int64_t>(count, 0);
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+}
+inline Vec load(const float* p, int64_t count) {
+  return count >= kLanes ? load(p) : Vec(_mm256_maskload_ps(p, first(count)));
+}
+inline void store(float* p, Vec v, int64_t count) {
+  if (count >= kLanes) return store(p, v);
+  _mm256_maskstore_ps(p, first(count), __m256(v));
+}
+#else
+inline Vec load(const float* p, int64_t count) {
+  if (count >= kLanes) return load(p);
+  float rest[kLanes] = {};
+  std::memcpy(rest, p, std::max<int64_t>(count, 0) * 4);
+  return load(rest);
+}
+inline void store(float* p, Vec v, int64_t count) {
+  if (count >= kLanes) return store(p, v);
+  float rest[kLanes];
+  store(rest, v);
+  std::memcpy(p, rest, std::max<int64_t>(count, 0) * 4);
+}
+#endif
+
+// Keeps a value in a register, where the compiler would load it again for each use.
+inline void keep(Vec& v) {
+#if defined(__x86_64__)
+  asm("" : "+v"(v));
+#elif defined(__aarch64__)
+  asm("" : "+w"(v));
+#endif
+}
 // NaN stays NaN, so that a broken network is noticed.
 inline Vec relu(Vec v) { return v < 0 ? Vec{} : v; }
 
@@ -78,26 +128,24 @@ inline void pack_chunk(float* out, const float* x, int64_t pixels, int64_t strid
   for (int64_t p = 0; p < pixels; ++p, x += stride, out += kChunk) {
     for (int64_t c = 0; c < whole; c += kLanes) store(out + c, value(load(x + c), p, c));
     if (whole == channels) continue;
-    float rest[kLanes] = {};
-    std::memcpy(rest, x + whole, (channels - whole) * 4);
-    store(out + whole, value(load(rest), p, whole));
+    store(out + whole, value(load(x + whole, channels - whole), p, whole));
     std::fill(out + channels, out + round_up(channels, 16), 0.0f);  // all that tiles read
   }
 }
 
 constexpr int kMostLines = 7;
 
-// Where the rows of a matrix product lie in memory. The sum runs over `lines` lines, all chunks of
-// `channels` channels, and `taps` neighbouring pixels, in this order.
+// Where the rows of a matrix product lie in memory. The sum runs over `lines` lines, and in each
+// over all chunks of `channels` channels.
 struct Operand {
   const float* line[kMostLines];
-  int lines, taps;
+  int lines;
   int64_t channels, chunk_stride;
 
-  int64_t depth() const { return lines * taps * channels; }
+  int64_t depth() const { return lines * channels; }
 };
 
-// Packs the weights of a product in panels; weight(i, j, c, column) is that of line i, tap j.
+// Packs the weights of a product in panels; weight(i, c, column) is that of line i.
 template <class F>
 void pack_panels(Pool& pool, float* panels, const Operand& a, int64_t columns,
                  F&& weight) {
@@ -105,12 +153,10 @@ void pack_panels(Pool& pool, float* panels, const Operand& a, int64_t columns,
     float* out = panels + panel * a.depth() * kWide;
     int64_t first = panel * kWide, width = std::min<int64_t>(kWide, columns - first);
     for (int i = 0; i < a.lines; ++i)
-      for (int64_t q = 0; q < a.channels; q += kChunk)
-        for (int j = 0; j < a.taps; ++j)
-          for (int64_t c = q; c < std::min<int64_t>(q + kChunk, a.channels); ++c, out += kWide) {
-            for (int64_t k = 0; k < width; ++k) out[k] = weight(i, j, c, first + k);
-            std::fill(out + width, out + kWide, 0.0f);
-          }
+      for (int64_t c = 0; c < a.channels; ++c, out += kWide) {
+        for (int64_t k = 0; k < width; ++k) out[k] = weight(i, c, first + k);
+        std::fill(out + width, out + kWide, 0.0f);
+      }
   });
 }
 
@@ -122,28 +168,30 @@ struct Tile {
 // Products of M pixels from pixel `first` on with N vectors of columns.
 template <int M, int N>
 inline Tile<M, N> product(const Operand& a, int64_t first, const float* b) {
-  Tile<M, N> sum = {};
+  Vec sum[M][N] = {};
   for (int i = 0; i < a.lines; ++i) {
     const float* chunk = a.line[i] + first * kChunk;
     for (int64_t c = a.channels; c > 0; c -= kChunk, chunk += a.chunk_stride) {
-      int64_t depth = std::min<int64_t>(c, kChunk);
-      for (int j = 0; j < a.taps; ++j) {
-        const float* x = chunk + j * kChunk;
-        for (int64_t k = 0; k < depth; ++k, ++x, b += kWide) {
-          Vec w[N];
+      const float* x = chunk;
+      for (int64_t k = std::min<int64_t>(c, kChunk); k > 0; --k, ++x, b += kWide) {
+        Vec w[N];
 #pragma GCC unroll 2
-          for (int n = 0; n < N; ++n) w[n] = load(b + n * kLanes);
+        for (int n = 0; n < N; ++n) keep(w[n] = load(b + n * kLanes));
 #pragma GCC unroll 16
-          for (int m = 0; m < M; ++m) {
-            Vec u = x[m * kChunk] - Vec{};
+        for (int m = 0; m < M; ++m) {
+          Vec u = x[m * kChunk] - Vec{};
 #pragma GCC unroll 2
-            for (int n = 0; n < N; ++n) sum.v[m][n] += u * w[n];
-          }
+          for (int n = 0; n < N; ++n) sum[m][n] += u * w[n];
         }
       }
     }
   }
-  return sum;
+  Tile<M, N> tile;
+#pragma GCC unroll 16
+  for (int m = 0; m < M; ++m)
+#pragma GCC unroll 16
+    for (int n = 0; n < N; ++n) tile.v[m][n] = sum[m][n];
+  return tile;
 }
 
 // Adds to M rows of a kernel's gradient, `stride` apart, the products of channels x[p * kChunk + ...]
@@ -166,25 +214,13 @@ inline void outer_product(const float* x, int64_t x_line, const float* y, int64_
       }
     }
   }
+#pragma GCC unroll 16
   for (int m = 0; m < M; ++m)
+#pragma GCC unroll 16
     for (int n = 0; n < N; ++n) {
       float* p = out + m * stride + n * kLanes;
       store(p, load(p) + sum[m][n]);
     }
-}
-
-// Loads and stores of at most kLanes values.
-inline Vec load(const float* p, int64_t count) {
-  if (count >= kLanes) return load(p);
-  float rest[kLanes] = {};
-  std::memcpy(rest, p, std::max<int64_t>(count, 0) * 4);
-  return load(rest);
-}
-inline void store(float* p, Vec v, int64_t count) {
-  if (count >= kLanes) return store(p, v);
-  float rest[kLanes];
-  store(rest, v);
-  std::memcpy(p, rest, std::max<int64_t>(count, 0) * 4);
 }
 
 // Adds partial sums that lie `size` apart, always in the same order, so results repeat to the bit.

@@ -1,8 +1,11 @@
-// 3x3 convolutions of packed maps with 16 instead of 36 multiplications for 2x2 outputs (Lavin and
-// Gray, 2016: "Fast Algorithms for Convolutional Neural Networks", F(2x2, 3x3)).
+// 3x3 convolutions with 16 instead of 36 multiplications for 2x2 outputs (Lavin and Gray, 2016: "Fast
+// Algorithms for Convolutional Neural Networks", F(2x2, 3x3)), and their transposes.
 //
-// Each 4x4 window of the input and each 3x3 kernel becomes 16 values, which are multiplied one by
-// one and summed over channels: 16 matrix products over windows, instead of 36 over pixels.
+// A convolution y of a map x with a kernel w is A'(Gw * Bx)A for each window: every 4x4 window of
+// the input becomes 16 points (B), and so does every kernel (G); their products, summed over
+// channels, become 2x2 outputs (A').  The gradient of the input is the convolution of the gradient
+// of y with the kernel turned round.  The gradient of the kernel is G'(Ax * B dy), summed over
+// windows: 2x2 tiles of the input become 16 points (A), too.
 
 #pragma once
 
@@ -12,10 +15,14 @@ namespace densenet {
 
 constexpr int kPoints = 16;
 
-// The transforms of windows and kernels along one dimension.
+// The transforms along one dimension: B, A, G, and the transposes of A and G.
 inline void window_transform(Vec (&v)[4]) {
   Vec a = v[0] - v[2], b = v[1] + v[2], c = v[2] - v[1], d = v[1] - v[3];
   v[0] = a, v[1] = b, v[2] = c, v[3] = d;
+}
+
+inline void tile_transform(Vec a, Vec b, Vec (&v)[4]) {
+  v[0] = a, v[1] = a + b, v[2] = a - b, v[3] = -b;
 }
 
 inline void kernel_transform(const Vec (&g)[3], Vec (&v)[4]) {
@@ -23,128 +30,197 @@ inline void kernel_transform(const Vec (&g)[3], Vec (&v)[4]) {
   v[0] = g[0], v[1] = even + odd, v[2] = even - odd, v[3] = g[2];
 }
 
-class Winograd {
- public:
-  // Of a kernel [3, 3, C, D], transformed into panels of columns for each point.
-  Winograd(Pool& pool, const Kernel& kernel, int64_t height, int64_t width, float* panels)
-      : channels_(kernel.inputs),
-        columns_(kernel.outputs),
-        width_(width),
-        across_(ceil_div(width, 2)),
-        down_(std::clamp<int64_t>(ceil_div(14, across_), 1, ceil_div(height, 2))),
-        size_(panels_size(kernel) / kPoints),
-        panels_(panels) {
-    parallel(pool, ceil_div(channels_, 8), [&](int64_t part) {
-      for (int64_t c = 8 * part; c < std::min(8 * part + 8, channels_); ++c)
-        for (int64_t column = 0; column < round_up(columns_, kWide); column += kLanes)
-          pack(kernel.data + c * columns_, c, column);
+inline void output_transform(const Vec (&v)[4], Vec (&y)[2]) {
+  y[0] = v[0] + v[1] + v[2], y[1] = v[1] - v[2] - v[3];
+}
+
+inline void kernel_gradient_transform(const Vec (&v)[4], Vec (&g)[3]) {
+  g[0] = v[0] + (v[1] + v[2]) * 0.5f, g[1] = (v[1] - v[2]) * 0.5f, g[2] = v[3] + (v[1] + v[2]) * 0.5f;
+}
+
+// Rows [first, first + rows) of the windows of a batch of maps, counted through all of its images.
+// A window begins one pixel above and left of its 2x2 tile; the tiles cover a map once.
+struct Strip {
+  Strip(const Map& map, int64_t first, int64_t rows)
+      : height(map.height),
+        width(map.width),
+        across(ceil_div(width, 2)),
+        down(ceil_div(height, 2)),
+        first(first),
+        rows(rows) {}
+
+  // As many rows as `windows` windows need, of all that there are.
+  static int64_t rows_of(const Map& map, int64_t windows) {
+    return std::clamp<int64_t>(ceil_div(windows, ceil_div(map.width, 2)), 1, all_rows(map));
+  }
+  static int64_t all_rows(const Map& map) { return map.images * ceil_div(map.height, 2); }
+
+  int64_t windows() const { return rows * across; }
+
+  // The number of the first pixel of a row.
+  int64_t line(int64_t image, int64_t row) const { return (image * height + row) * width; }
+
+  // Transforms each window.  line(image, row) is the number of the first pixel of a row of the map,
+  // and value(pixel) a vector of its channels.  Points lie point_stride apart at `out`, neighbouring
+  // windows kChunk.
+  template <class L, class F>
+  void transform_windows(L&& line, F&& value, float* out, int64_t point_stride) const {
+    for_rows([&](int64_t image, int64_t top) {
+      int64_t from = top - 1, begin[4];  // of rows on the map
+      bool whole = from >= 0 && from + 4 <= height;
+      for (int i = 0; i < 4; ++i)
+        begin[i] = on_map(from + i, height) ? line(image, from + i) : -1;
+      auto column = [&]<bool kWhole>(int64_t j, Vec(&v)[4]) {
+        for (int i = 0; i < 4; ++i)
+          v[i] = kWhole || (begin[i] >= 0 && on_map(j, width)) ? value(begin[i] + j) : Vec{};
+        window_transform(v);
+      };
+      Vec v[4][4];  // of the four columns; neighbouring windows share two
+      column.template operator()<false>(-1, v[0]);
+      column.template operator()<false>(0, v[1]);
+      auto window = [&]<bool kWhole>(int64_t j) {
+        column.template operator()<kWhole>(2 * j + 1, v[2]);
+        column.template operator()<kWhole>(2 * j + 2, v[3]);
+        for (int i = 0; i < 4; ++i) {
+          Vec h[4] = {v[0][i], v[1][i], v[2][i], v[3][i]};
+          window_transform(h);
+          for (int k = 0; k < 4; ++k) store(out + (4 * i + k) * point_stride, h[k]);
+          v[0][i] = v[2][i], v[1][i] = v[3][i];
+        }
+        out += kChunk;
+      };
+      int64_t inner = whole ? (width - 1) / 2 : 0;
+      for (int64_t j = 0; j < inner; ++j) window.template operator()<true>(j);
+      for (int64_t j = inner; j < across; ++j) window.template operator()<false>(j);
     });
   }
 
-  static int64_t panels_size(const Kernel& kernel) {
+  // Transforms each tile.
+  template <class F>
+  void transform_tiles(F&& value, float* out, int64_t point_stride) const {
+    for_rows([&](int64_t image, int64_t top) {
+      for (int64_t j = 0; j < across; ++j, out += kChunk) {
+        Vec v[2][4], h[4];
+        for (int k = 0; k < 2; ++k) {
+          bool inside = 2 * j + k < width;
+          int64_t pixel = line(image, top) + 2 * j + k;
+          tile_transform(inside ? value(pixel) : Vec{},
+                         inside && top + 1 < height ? value(pixel + width) : Vec{}, v[k]);
+        }
+        for (int i = 0; i < 4; ++i) {
+          tile_transform(v[0][i], v[1][i], h);
+          for (int k = 0; k < 4; ++k) store(out + (4 * i + k) * point_stride, h[k]);
+        }
+      }
+    });
+  }
+
+  // Transforms the windows' outputs back: points are point_stride apart, neighbouring windows kWide,
+  // and give(pixel, vector) takes each output that lies on the map.
+  template <class F>
+  void transform_outputs(const float* sums, int64_t point_stride, F&& give) const {
+    for_rows([&](int64_t image, int64_t top) {
+      for (int64_t j = 0; j < across; ++j, sums += kWide) {
+        Vec half[2][4], y[2];
+        for (int k = 0; k < 4; ++k) {
+          Vec v[4];
+          for (int i = 0; i < 4; ++i) v[i] = load(sums + (4 * i + k) * point_stride);
+          output_transform(v, y);
+          half[0][k] = y[0], half[1][k] = y[1];
+        }
+        int64_t pixel = line(image, top) + 2 * j;
+        for (int64_t i = 0; i < std::min<int64_t>(2, height - top); ++i, pixel += width) {
+          output_transform(half[i], y);
+          give(pixel, y[0]);
+          if (2 * j + 1 < width) give(pixel + 1, y[1]);
+        }
+      }
+    });
+  }
+
+  int64_t height, width, across, down, first, rows;
+
+ private:
+  template <class F>
+  void for_rows(F&& f) const {
+    for (int64_t row = first; row < first + rows; ++row) f(row / down, row % down * 2);
+  }
+
+  static bool on_map(int64_t i, int64_t size) { return i >= 0 && i < size; }
+};
+
+// A kernel [3, 3, C, D] as panels of columns, [D / kWide][kPoints][C][kWide].
+class TransformedKernel {
+ public:
+  static int64_t size(const Kernel& kernel) {
     return kPoints * kernel.inputs * round_up(kernel.outputs, kWide);
   }
-  int64_t rows() const { return 2 * down_; }                  // of the output, at a time
-  int64_t padded_width() const { return 2 * across_ + 2; }    // of a line, with zeros around it
-  int64_t line_size() const { return round_up(channels_, kChunk) * padded_width(); }
 
-  // Writes rows [begin, min(begin + rows(), end)) of the output.  line(i) is row i of the input,
-  // normalised and packed, for begin - 1 <= i <= begin + rows(); what lies behind the last row that
-  // is written does not matter.
+  TransformedKernel(Pool& pool, const Kernel& kernel, float* panels)
+      : channels_(kernel.inputs), columns_(kernel.outputs), panels_(panels) {
+    parallel(pool, ceil_div(channels_, 8), [&](int64_t part) {
+      for (int64_t c = 8 * part; c < std::min(8 * part + 8, channels_); ++c)
+        for (int64_t column = 0; column < round_up(columns_, kWide); column += kLanes)
+          pack(kernel.data + c * columns_ + column, c, column);
+    });
+  }
+
+  // Multiplies windows [kPoints][C / kChunk][windows][kChunk].  give(column, sums) takes the products with kWide columns
+  // from `column` on, [kPoints][windows][kWide].
   template <class F>
-  void rows(int64_t begin, int64_t end, F&& line, float* out, int64_t stride) const {
-    int64_t down = std::min(down_, ceil_div(end - begin, 2)), windows = down * across_;
-    int64_t input_size = round_up(channels_, kChunk) * windows;
-    int64_t padded = round_up(columns_, kWide), output_size = padded * windows;
-    float* inputs = scratch(kTransformed, kPoints * input_size);
-    float* outputs = scratch(kProducts, kPoints * output_size);
-    for (int64_t i = 0; i < down; ++i) {
-      const float* lines[4];
-      for (int k = 0; k < 4; ++k) lines[k] = line(begin + 2 * i - 1 + k);
-      for (int64_t j = 0; j < across_; ++j)
-        transform_window(lines, j, inputs + (i * across_ + j) * kChunk, input_size,
-                         windows * kChunk);
-    }
-    for (int point = 0; point < kPoints; ++point) {
-      Operand a{{inputs + point * input_size}, 1, 1, channels_, windows * kChunk};
-      for (int64_t column = 0; column < columns_; column += kWide) {
-        const float* b = panels_ + point * size_ + column * channels_;
-        float* to = outputs + point * output_size + column;
-        tiles(windows, [&](int64_t first, int64_t count) {
-          dispatch(count, columns_ - column, [&]<int M, int N>() {
+  void multiply(const float* windows, int64_t count, F&& give) const {
+    int64_t point_size = round_up(channels_, kChunk) * count;
+    float* sums = scratch(kProducts, kPoints * count * kWide);
+    for (int64_t column = 0; column < columns_; column += kWide) {
+      for (int64_t point = 0; point < kPoints; ++point) {
+        Operand a{{windows + point * point_size}, 1, channels_, count * kChunk};
+        const float* b = panels_ + (column / kWide * kPoints + point) * channels_ * kWide;
+        float* to = sums + point * count * kWide;
+        tiles(count, [&](int64_t first, int64_t rows) {
+          dispatch(rows, columns_ - column, [&]<int M, int N>() {
             Tile<M, N> tile = product<M, N>(a, first, b);
+#pragma GCC unroll 16
             for (int m = 0; m < M; ++m)
+#pragma GCC unroll 16
               for (int n = 0; n < N; ++n)
-                store(to + (first + m) * padded + n * kLanes, tile.v[m][n]);
+                store(to + (first + m) * kWide + n * kLanes, tile.v[m][n]);
           });
         });
       }
-    }
-    for (int64_t i = 0; i < windows; ++i) {
-      int64_t row = begin + i / across_ * 2, column = i % across_ * 2;
-      for (int64_t c = 0; c < columns_; c += kLanes)
-        write_outputs(outputs + i * padded + c, output_size, end - row, width_ - column,
-                      out + (row * width_ + column) * stride + c, stride, columns_ - c);
+      give(column, sums);
     }
   }
 
  private:
-  // Transforms the kernel's columns of one channel.
   void pack(const float* w, int64_t channel, int64_t column) const {
     Vec half[4][3], points[4];
     for (int j = 0; j < 3; ++j) {
       Vec g[3];
       for (int i = 0; i < 3; ++i)
-        g[i] = load(w + (3 * i + j) * channels_ * columns_ + column, columns_ - column);
+        g[i] = load(w + (3 * i + j) * channels_ * columns_, columns_ - column);
       kernel_transform(g, points);
       for (int i = 0; i < 4; ++i) half[i][j] = points[i];
     }
-    int64_t at = (column / kWide * channels_ + channel) * kWide + column % kWide;
+    float* to = panels_ + (column / kWide * kPoints * channels_ + channel) * kWide + column % kWide;
     for (int i = 0; i < 4; ++i) {
       kernel_transform(half[i], points);
-      for (int j = 0; j < 4; ++j) store(panels_ + (4 * i + j) * size_ + at, points[j]);
+      for (int j = 0; j < 4; ++j) store(to + (4 * i + j) * channels_ * kWide, points[j]);
     }
   }
 
-  void transform_window(const float* const (&lines)[4], int64_t across, float* out,
-                        int64_t point_stride, int64_t chunk_stride) const {
-    for (int64_t q = 0; q < channels_; q += kChunk, out += chunk_stride) {
-      int64_t from = q * padded_width() + 2 * across * kChunk;
-      for (int64_t c = 0; c < std::min<int64_t>(kChunk, channels_ - q); c += kLanes) {
-        Vec v[4][4];
-        for (int j = 0; j < 4; ++j) {
-          Vec column[4];
-          for (int i = 0; i < 4; ++i) column[i] = load(lines[i] + from + j * kChunk + c);
-          window_transform(column);
-          for (int i = 0; i < 4; ++i) v[i][j] = column[i];
-        }
-        for (int i = 0; i < 4; ++i) {
-          window_transform(v[i]);
-          for (int j = 0; j < 4; ++j) store(out + (4 * i + j) * point_stride + c, v[i][j]);
-        }
-      }
-    }
-  }
-
-  // Writes up to 2x2 outputs of the sums of a window.
-  void write_outputs(const float* sums, int64_t point_stride, int64_t rows, int64_t columns,
-                     float* out, int64_t stride, int64_t count) const {
-    Vec half[2][4];
-    for (int j = 0; j < 4; ++j) {
-      auto m = [&](int i) { return load(sums + (4 * i + j) * point_stride); };
-      half[0][j] = m(0) + m(1) + m(2);
-      half[1][j] = m(1) - m(2) - m(3);
-    }
-    for (int64_t i = 0; i < std::min<int64_t>(2, rows); ++i) {
-      const Vec* h = half[i];
-      float* to = out + i * width_ * stride;
-      store(to, h[0] + h[1] + h[2], count);
-      if (columns > 1) store(to + stride, h[1] - h[2] - h[3], count);
-    }
-  }
-
-  int64_t channels_, columns_, width_, across_, down_, size_;
+  int64_t channels_, columns_;
   float* panels_;
 };
+
+// The kernel [3, 3, D, C] of the transpose of a convolution with a kernel [3, 3, C, D].
+inline Kernel turned_round(Pool& pool, const Kernel& kernel, float* memory) {
+  int64_t c = kernel.inputs, d = kernel.outputs;
+  parallel(pool, 9, [&](int64_t tap) {
+    for (int64_t i = 0; i < c; ++i)
+      for (int64_t j = 0; j < d; ++j)
+        memory[(tap * d + j) * c + i] = kernel.data[((8 - tap) * c + i) * d + j];
+  });
+  return {memory, 3, d, c};
+}
 
 }  // namespace densenet
