@@ -53,14 +53,17 @@ class Contender:
     machine: Callable[[], dict[str, float]] = dict
 
 
-def _jax_program(options: dict, state: Any, inference: Any, train_step: Any) -> Contender:
+def _jax_program(
+    options: dict, state: Any, inference: Any, train_step: Any, params: Any
+) -> Contender:
     """Returns a contender that runs jitted functions.
 
     Args:
       options: see the module.
-      state: the initial training state, with an attribute `params`.
+      state: the initial training state, or what inference needs.
       inference: jitted, maps (state, {"image", "label"}) to logits.
       train_step: jitted, maps (state, {"image", "label"}) to (state, metrics).
+      params: the parameters, to be counted.
     """
     import jax
     import jax.numpy as jnp
@@ -71,7 +74,7 @@ def _jax_program(options: dict, state: Any, inference: Any, train_step: Any) -> 
         "image": jnp.asarray(_images(options), options["dtype"]),
         "label": jnp.arange(options["batch"], dtype=jnp.int32),
     }
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
 
     def compile_program():
         function = train_step if training else inference
@@ -147,7 +150,10 @@ def densenet_jax(options: dict, implementation: str = "auto") -> Contender:
         task=task,
         loss=make_loss("cross_entropy"),
     )
-    inference = jax.jit(lambda state, batch: model.apply(state.variables, batch["image"]))
+    inference = jax.jit(lambda variables, batch: model.apply(variables, batch["image"]))
+    params, state_or_variables = start.params, start
+    if options["mode"] != "train":
+        state_or_variables = package.prepare(model, start.variables, options["batch"])
 
     def machine():
         rates = limits.measure_rates(model.dtype)
@@ -155,7 +161,7 @@ def densenet_jax(options: dict, implementation: str = "auto") -> Contender:
         limit = limits.images_per_second(work, rates)
         return {"flops": rates.flops, "bandwidth": rates.bytes, "limit": limit}
 
-    contender = _jax_program(options, start, inference, train)
+    contender = _jax_program(options, state_or_variables, inference, train, params)
     return dataclasses.replace(contender, machine=machine)
 
 
@@ -202,7 +208,8 @@ def flax(options: dict) -> Contender:
         return state.apply_fn(variables, batch["image"])
 
     train = jax.jit(train, donate_argnums=0)
-    return _jax_program(options, jax.jit(initial)(), jax.jit(inference), train)
+    start = jax.jit(initial)()
+    return _jax_program(options, start, jax.jit(inference), train, start.params)
 
 
 def torch_eager(options: dict, compiled: bool = False) -> Contender:

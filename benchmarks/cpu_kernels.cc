@@ -23,7 +23,7 @@
 #define ENTRY(name) {#name, name},
 #define ALL(F)                                                                                \
   F(Forward1x1) F(Forward3x3) F(Backward1x1) F(Backward3x3) F(BlockForward) F(BlockBackward)  \
-  F(BlockEvaluate) F(Convolve) F(ConvolveBackward) F(MaxPool) F(MaxPoolBackward)              \
+  F(Pack) F(BlockEvaluate) F(Convolve) F(ConvolveBackward) F(MaxPool) F(MaxPoolBackward)      \
   F(AveragePool) F(AveragePoolBackward)
 ALL(DECLARE)
 const std::map<std::string, XLA_FFI_Handler*> kFunctions = {ALL(ENTRY)};

@@ -7,10 +7,19 @@ from typing import Any
 from flax import linen as nn
 
 from densenet_jax import weights
+from densenet_jax.models.prepared import prepare
 from densenet_jax.models.variants import create_model, list_models
 
 __version__ = "0.1.0"
-__all__ = ["create_model", "list_models", "load_pretrained", "nnx", "push_to_hub", "weights"]
+__all__ = [
+    "create_model",
+    "list_models",
+    "load_pretrained",
+    "nnx",
+    "prepare",
+    "push_to_hub",
+    "weights",
+]
 
 
 def __getattr__(name: str) -> Any:

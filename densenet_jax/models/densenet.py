@@ -78,7 +78,20 @@ class DenseBlock(nn.Module):
     norm_args: dict[str, Any]
     implementation: str = "auto"
 
-    @nn.compact
+    def setup(self):
+        args = (self.plan.growth_rate, self.plan.bottleneck, self.norm_args)
+        for i, width in enumerate(self.plan.widths, start=1):
+            setattr(self, f"denselayer{i}", DenseLayer(width, *args))
+
+    def layers(self) -> list[DenseLayer]:
+        return [getattr(self, f"denselayer{i + 1}") for i in range(len(self.plan.widths))]
+
+    def prepare(self, batch_size: int, dtype: Any) -> list | None:
+        """Returns the layers for inference, or None: see `dense_block.prepare`."""
+        frozen = [layer.frozen() for layer in self.layers()]
+        x = jax.ShapeDtypeStruct((batch_size, 1, 1, self.plan.in_features), dtype)
+        return dense_block.prepare(x, frozen, self.implementation, self.norm_args["activation"])
+
     def __call__(
         self,
         x: jax.Array,
@@ -90,9 +103,15 @@ class DenseBlock(nn.Module):
 
         With None for the moments the running statistics normalise, and None is returned for them.
         """
-        widths = self.plan.widths
-        args = (self.plan.growth_rate, self.plan.bottleneck, self.norm_args)
-        layers = [DenseLayer(c, *args, name=f"denselayer{i + 1}") for i, c in enumerate(widths)]
+        if self.has_variable("prepared", "layers"):
+            if batch is not None or self.has_variable("params", "denselayer1"):
+                raise ValueError(
+                    "The variables are prepared for inference; to train, or after a change of the "
+                    "parameters, begin with the variables that were given to `prepare`."
+                )
+            prepared: Any = self.get_variable("prepared", "layers")
+            return dense_block.evaluate_prepared(x, prepared, self.plan.growth_rate), None
+        layers = self.layers()
         options = {
             "dropout_rate": dropout_rate,
             "drop_path": drop_path,
@@ -110,7 +129,7 @@ class DenseBlock(nn.Module):
             epsilon=self.norm_args["epsilon"],
             **options,
         )
-        for i, (layer, width) in enumerate(zip(layers, widths, strict=True)):
+        for i, (layer, width) in enumerate(zip(layers, self.plan.widths, strict=True)):
             layer.update([batch.prefix(width), *inner[i : i + 1]], positions(x))
         return x, batch
 
@@ -254,6 +273,15 @@ class DenseNet(nn.Module):
         """
         pooled = find_global_pool(self.global_pool)(self.features(images, train)["final"])
         return self.classifier(pooled) if self.num_classes else pooled
+
+    def prepare(self, batch_size: int = 1) -> dict[str, list]:
+        """Returns the layers of each block that can be prepared: see `prepared.prepare`."""
+        dtype = implementations.computed_type(
+            self.dtype, self.implementation, batch_size, self.activation
+        )
+        names = [f"denseblock{i + 1}" for i in range(len(self.block_sizes))]
+        found = {name: getattr(self, name).prepare(batch_size, dtype) for name in names}
+        return {name: layers for name, layers in found.items() if layers is not None}
 
     def features(self, images: jax.Array, train: bool = False) -> dict[str, jax.Array]:
         """Returns every block's output [B, H, W, C]; `final`: the last one after BN and ReLU."""

@@ -10,6 +10,7 @@ for a bottleneck layer (1x1, then 3x3), one pair for a plain layer (3x3).
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 from jax import lax
@@ -105,6 +106,27 @@ def evaluate(
     if implementation in (*implementations.PLAIN_JAX, "reference"):
         return _evaluate(x, layers, rate, key, drop_path, activation)
     return _evaluate_with_kernels(x, layers, implementation)[0]
+
+
+def prepare(x: Any, layers: list, implementation: str, activation: str) -> list | None:
+    """Returns layers for `evaluate_prepared`, or None where nothing is to be prepared.
+
+    The CPU kernels read weights in the order of their products, which they otherwise bring about in
+    each call.
+
+    Args:
+      x: the block's input or its type; of its shape only the batch size matters.
+      layers, implementation, activation: as for `evaluate`.
+    """
+    implementation = implementations.choose(implementation, x, layers, 0.0, activation)
+    if implementation != "cpu" or not layers:
+        return None
+    return implementations.find("cpu").pack(layers)
+
+
+def evaluate_prepared(x: jax.Array, prepared: list, growth_rate: int) -> jax.Array:
+    """Returns what `evaluate` does, from layers as `prepare` returned them; without derivatives."""
+    return implementations.find("cpu").evaluate_packed(x, prepared, growth_rate)
 
 
 def _evaluate(x, layers, dropout_rate=0.0, key=None, drop_path=(), activation="relu"):

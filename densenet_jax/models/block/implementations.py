@@ -77,7 +77,7 @@ def choose(
 
     Args:
       implementation: one of `IMPLEMENTATIONS`.
-      x: the block's input [B, H, W, C].
+      x: the block's input [B, H, W, C], or its type.
       layers: the block's layers, as `dense_block.train` takes them.
       dropout_rate: the largest rate of dropout or drop path; 0: neither.
       activation: see `models.activation`.

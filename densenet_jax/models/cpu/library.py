@@ -11,7 +11,7 @@ import numpy as np
 from densenet_jax.models.cpu.building import NativeError, build, cache_directory
 
 STAGES = ("Forward1x1", "Forward3x3", "Backward1x1", "Backward3x3")
-BLOCKS = ("BlockForward", "BlockBackward", "BlockEvaluate")
+BLOCKS = ("BlockForward", "BlockBackward", "Pack", "BlockEvaluate")
 POOLING = ("MaxPool", "MaxPoolBackward", "AveragePool", "AveragePoolBackward")
 FUNCTIONS = (*STAGES, *BLOCKS, "Convolve", "ConvolveBackward", *POOLING)
 
@@ -33,22 +33,28 @@ def target(function: str) -> str:
     Raises:
       NativeError: the library cannot be built or loaded.
     """
-    return _register()[function]
+    return _register()[0][function]
+
+
+def panel_width() -> int:
+    """Returns the columns of a panel of packed weights; it depends on the processor."""
+    return _register()[1]
 
 
 @functools.cache
-def _register() -> dict[str, str]:
+def _register() -> tuple[dict[str, str], int]:
     path = build(cache_directory())
     try:
         library = ctypes.CDLL(str(path))
         functions = {name: getattr(library, name) for name in FUNCTIONS}
+        width = library.PanelWidth()
     except (OSError, AttributeError) as error:
         raise NativeError(f"{path} cannot be loaded ({error}); delete it.") from None
     # The name holds the source's hash: a compiled program in a cache finds its own or none.
     names = {name: f"densenet_jax_{name}_{path.stem[-16:]}" for name in FUNCTIONS}
     for name, function in functions.items():
         jax.ffi.register_ffi_target(names[name], jax.ffi.pycapsule(function), platform="cpu")
-    return names
+    return names, width
 
 
 def array(*shape: int) -> jax.ShapeDtypeStruct:

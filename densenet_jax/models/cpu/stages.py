@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from densenet_jax.models.block.devices import over_devices
 from densenet_jax.models.block.plain import added
 from densenet_jax.models.block.statistics import Moments
+from densenet_jax.models.cpu import library
 from densenet_jax.models.cpu.library import array, call
 
 
@@ -62,12 +63,32 @@ def backward(
 
 def evaluate(x, layers):
     """Returns a block's features; see `dense_block.evaluate`."""
+    return evaluate_packed(x, layers, added(layers) // max(len(layers), 1))
+
+
+def evaluate_packed(x, layers, growth):
+    """Returns a block's features, from layers whose kernels are packed (`pack`) or not."""
 
     def run(x, layers):
-        results = (array(*x.shape[:3], x.shape[3] + added(layers)),)
-        return call("BlockEvaluate", (x, *jax.tree.leaves(layers)), results)
+        results = (array(*x.shape[:3], x.shape[3] + growth * len(layers)),)
+        return call("BlockEvaluate", (x, *jax.tree.leaves(layers)), results, growth=growth)
 
     return over_devices(run, (x,), (layers,))[0]
+
+
+def pack(layers):
+    """Returns layers as `evaluate` takes them, with kernels in the order of their products."""
+    kernels = [kernel for layer in layers for _, kernel in layer]
+    panels = iter(call("Pack", kernels, [array(*_panels(kernel.shape)) for kernel in kernels]))
+    return [[(affine, next(panels)) for affine, _ in layer] for layer in layers]
+
+
+def _panels(shape):
+    """Returns the shape of a packed kernel; see `pack` in src/evaluate.h."""
+    size, _, inputs, outputs = shape
+    width = library.panel_width()
+    points = (16,) if size == 3 else ()
+    return (-(-outputs // width), *points, inputs, width)
 
 
 def block_forward(x, statistics, layers, epsilon):

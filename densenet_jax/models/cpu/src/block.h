@@ -126,7 +126,8 @@ inline void block_forward(Call& call) {
     }
     BatchAffine norm(pair, moments, epsilon);
     std::vector<float> pivot = expected_output(pair.kernel, 9, norm, moments);
-    forward_3x3(call.pool, source, norm, pair.kernel, pivot.data(), features, c, sums.data());
+    forward_3x3(call.pool, source, norm, TransformedKernel(call.pool, pair.kernel), pivot.data(),
+                features, c, sums.data());
     moments_of_sums(sums.data(), pivot.data(), pair.kernel.outputs, n, all.from(c));
     c += pair.kernel.outputs;
   }

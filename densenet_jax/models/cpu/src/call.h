@@ -17,6 +17,7 @@ class Array {
   explicit Array(const ffi::Buffer<ffi::F32>& b) : data_(b.typed_data()), sizes_(b.dimensions()) {}
 
   float* data() const { return data_; }
+  int64_t rank() const { return sizes_.size(); }
   int64_t size(int axis) const { return sizes_[axis]; }
   Map map() const { return {data_, sizes_[0], sizes_[1], sizes_[2], sizes_[3]}; }
   Kernel kernel() const { return {data_, sizes_[0], sizes_[2], sizes_[3]}; }

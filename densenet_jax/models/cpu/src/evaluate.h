@@ -22,29 +22,65 @@ inline void store_normalised(const Tile<M, N>& tile, float* out, int64_t stride,
   }
 }
 
+// Packs a kernel: in panels [D / kWide][C][kWide] if it is 1x1, as a TransformedKernel if it is 3x3.
+inline void pack(Pool& pool, const Kernel& kernel, float* panels) {
+  if (kernel.size == 3) return TransformedKernel::pack(pool, kernel, panels);
+  pack_panels(pool, panels, {{}, 1, kernel.inputs, 0}, kernel.outputs,
+              [&](int, int64_t k, int64_t column) {
+                return kernel.data[k * kernel.outputs + column];
+              });
+}
+
+// Arrays: kernels.  Results: each of them packed.
+inline void pack(Call& call) {
+  while (call.more()) {
+    Kernel kernel = call.array().kernel();
+    pack(call.pool, kernel, call.result().data());
+  }
+}
+
+// A normalisation and a packed kernel.
+struct Layer {
+  Affine norm;
+  int64_t channels;
+  bool near;
+  const float* panels;
+};
+
+// Packs the kernel in scratch memory if the call has it as it is.
+inline Layer take_layer(Call& call) {
+  Array gain = call.array(), shift = call.array(), weights = call.array();
+  Layer layer{{gain.data(), shift.data()}, gain.size(0), weights.rank() == 4, weights.data()};
+  if (weights.rank() == 4 && weights.size(1) != kPoints) {
+    Kernel kernel = weights.kernel();
+    layer.near = kernel.size == 3;
+    float* panels = layer.near
+                        ? scratch(kWeights, TransformedKernel::size(kernel))
+                        : scratch(kPanels, kernel.inputs * round_up(kernel.outputs, kWide));
+    pack(call.pool, kernel, panels);
+    layer.panels = panels;
+  }
+  return layer;
+}
+
 // A whole bottleneck layer with fixed statistics.
 class BottleneckLayer {
  public:
-  BottleneckLayer(Pool& pool, const Map& features, int64_t offset, const Affine& norm1,
-                  const Kernel& kernel1, const Affine& norm2, const Kernel& kernel2)
+  BottleneckLayer(Pool& pool, const Map& features, int64_t offset, const Layer& narrow,
+                  const Layer& near, int64_t growth)
       : pool_(pool),
         features_(features),
         offset_(offset),
-        inputs_(kernel1.inputs),
-        width_(kernel1.outputs),
-        outputs_(kernel2.outputs),
+        inputs_(narrow.channels),
+        width_(near.channels),
+        outputs_(growth),
         lines_(std::clamp<int64_t>(4 * kRows / features.width, 1, features.height)),
-        panels_(scratch(kWeights, inputs_ * round_up(width_, kWide) +
-                                      TransformedKernel::size(kernel2))),
-        weights_(pool, kernel2, panels_ + inputs_ * round_up(width_, kWide)),
-        gain1_(padded(kGain, norm1.gain, inputs_)),
-        shift1_(padded(kShift, norm1.shift, inputs_)),
-        gain2_(padded(kSlope, norm2.gain, width_)),
-        shift2_(padded(kConstant, norm2.shift, width_)) {
-    const float* w = kernel1.data;
-    pack_panels(pool, panels_, {{}, 1, inputs_, 0}, width_,
-                [&](int, int64_t k, int64_t column) { return w[k * width_ + column]; });
-  }
+        panels_(narrow.panels),
+        weights_(width_, growth, near.panels),
+        gain1_(padded(kGain, narrow.norm.gain, inputs_)),
+        shift1_(padded(kShift, narrow.norm.shift, inputs_)),
+        gain2_(padded(kSlope, near.norm.gain, width_)),
+        shift2_(padded(kConstant, near.norm.shift, width_)) {}
 
   void run() {
     if (features_.images >= 4 * pool_.num_threads())
@@ -135,36 +171,32 @@ class BottleneckLayer {
   Pool& pool_;
   Map features_;
   int64_t offset_, inputs_, width_, outputs_, lines_;
-  float* panels_;
+  const float* panels_;
   TransformedKernel weights_;
   const float *gain1_, *shift1_, *gain2_, *shift2_;
 };
 
 // A layer without bottleneck.
-inline void plain_layer(Pool& pool, const Map& features, int64_t offset, const Affine& norm,
-                        const Kernel& kernel) {
+inline void plain_layer(Pool& pool, const Map& features, int64_t offset, const Layer& layer,
+                        int64_t growth) {
   // Sums that are not used, about a pivot of 0.
-  std::vector<float> sums(2 * kernel.outputs), zeros(kernel.outputs);
-  forward_3x3(pool, features, norm, kernel, zeros.data(), features, offset, sums.data());
+  std::vector<float> sums(2 * growth), zeros(growth);
+  forward_3x3(pool, features, layer.norm, {layer.channels, growth, layer.panels}, zeros.data(),
+              features, offset, sums.data());
 }
 
-// Arrays: x [B, H, W, C], then each layer's gain, shift and kernel, twice if it has a bottleneck.
-// The result: features.
+// Arrays: x [B, H, W, C], then each layer's gain, shift and kernel, packed or not, twice if it has
+// a bottleneck.  The result: features.
 inline void block_evaluate(Call& call) {
   Map x = call.array().map(), features = call.result().map();
+  int64_t growth = call.number<int64_t>("growth");
   copy_channels(call.pool, x, features);
-  for (int64_t c = x.channels; call.more();) {
-    Affine norm = call.affine();
-    Kernel kernel = call.array().kernel();
-    if (kernel.size == 1) {
-      Affine norm2 = call.affine();
-      Kernel kernel2 = call.array().kernel();
-      BottleneckLayer(call.pool, features, c, norm, kernel, norm2, kernel2).run();
-      c += kernel2.outputs;
-    } else {
-      plain_layer(call.pool, features, c, norm, kernel);
-      c += kernel.outputs;
-    }
+  for (int64_t c = x.channels; call.more(); c += growth) {
+    Layer layer = take_layer(call);
+    if (layer.near)
+      plain_layer(call.pool, features, c, layer, growth);
+    else
+      BottleneckLayer(call.pool, features, c, layer, take_layer(call), growth).run();
   }
 }
 

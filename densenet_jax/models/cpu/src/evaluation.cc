@@ -2,4 +2,7 @@
 
 #include "evaluate.h"
 
+FUNCTION(Pack, densenet::pack);
 FUNCTION(BlockEvaluate, densenet::block_evaluate);
+
+extern "C" int64_t PanelWidth() { return densenet::kWide; }

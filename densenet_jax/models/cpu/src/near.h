@@ -48,10 +48,10 @@ inline int64_t rows_of_strips(Pool& pool, const Map& map) {
 }
 
 // Writes y at a channel of a map, and its sums [2, D] about a pivot [D].
-inline void forward_3x3(Pool& pool, const Map& x, const Affine& norm, const Kernel& kernel,
-                        const float* pivot, const Map& into, int64_t offset, float* sums) {
-  int64_t c = kernel.inputs, d = kernel.outputs, stride = round_up(d, kWide);
-  TransformedKernel weights(pool, kernel, scratch(kWeights, TransformedKernel::size(kernel)));
+inline void forward_3x3(Pool& pool, const Map& x, const Affine& norm,
+                        const TransformedKernel& weights, const float* pivot, const Map& into,
+                        int64_t offset, float* sums) {
+  int64_t c = weights.channels(), d = weights.columns(), stride = round_up(d, kWide);
   const float *gain = padded(kGain, norm.gain, c), *shift = padded(kShift, norm.shift, c);
   pivot = padded(kSlope, pivot, d);
   int64_t all = Strip::all_rows(x), rows = rows_of_strips(pool, x), parts = ceil_div(all, rows);
@@ -107,7 +107,7 @@ inline void backward_3x3(Pool& pool, const Map& x, const Affine& norm, const Ker
   int64_t c = kernel.inputs, d = kernel.outputs, stride = round_up(d, kWide);
   Map to = x.with(d_x, kAdd ? x.channels : c);
   Kernel turned = turned_round(pool, kernel, scratch(kProducts, 9 * c * d));
-  TransformedKernel weights(pool, turned, scratch(kWeights, TransformedKernel::size(turned)));
+  TransformedKernel weights(pool, turned);
   Vectors v = padded_vectors(norm, dy, kernel);
   Sums sums(kPoints * c, stride, c);
   int64_t all = Strip::all_rows(x), rows = rows_of_strips(pool, x), strips = ceil_div(all, rows);

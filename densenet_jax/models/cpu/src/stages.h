@@ -24,8 +24,8 @@ inline void stage_forward_3x3(Call& call) {
   Kernel kernel = call.array().kernel();
   const float* pivot = call.array().data();
   Map into = call.result().map();
-  forward_3x3(call.pool, x, norm, kernel, pivot, into, call.number<int64_t>("offset"),
-              call.result().data());
+  forward_3x3(call.pool, x, norm, TransformedKernel(call.pool, kernel), pivot, into,
+              call.number<int64_t>("offset"), call.result().data());
 }
 
 // Arrays: x, gain, shift, kernel, d_out, out, constant, slope, and, of a 1x1 stage, a buffer to add

@@ -98,7 +98,7 @@ inline float* scratch(int slot, int64_t count) {
     int64_t count = 0;
     ~Buffer() { std::free(data); }
   };
-  thread_local Buffer buffers[11];
+  thread_local Buffer buffers[12];
   Buffer& buffer = buffers[slot];
   if (buffer.count < count) {
     std::free(buffer.data);

@@ -156,14 +156,26 @@ class TransformedKernel {
     return kPoints * kernel.inputs * round_up(kernel.outputs, kWide);
   }
 
-  TransformedKernel(Pool& pool, const Kernel& kernel, float* panels)
-      : channels_(kernel.inputs), columns_(kernel.outputs), panels_(panels) {
-    parallel(pool, ceil_div(channels_, 8), [&](int64_t part) {
-      for (int64_t c = 8 * part; c < std::min(8 * part + 8, channels_); ++c)
-        for (int64_t column = 0; column < round_up(columns_, kWide); column += kLanes)
-          pack(kernel.data + c * columns_ + column, c, column);
+  static void pack(Pool& pool, const Kernel& kernel, float* panels) {
+    int64_t groups = ceil_div(kernel.inputs, 8);
+    parallel(pool, groups, [&](int64_t group) {
+      for (int64_t c = 8 * group; c < std::min(8 * group + 8, kernel.inputs); ++c)
+        for (int64_t column = 0; column < round_up(kernel.outputs, kWide); column += kLanes)
+          pack(kernel, c, column, panels);
     });
   }
+
+  TransformedKernel(int64_t channels, int64_t columns, const float* panels)
+      : channels_(channels), columns_(columns), panels_(panels) {}
+
+  // In scratch memory, until the next one.
+  TransformedKernel(Pool& pool, const Kernel& kernel)
+      : TransformedKernel(kernel.inputs, kernel.outputs, scratch(kWeights, size(kernel))) {
+    pack(pool, kernel, const_cast<float*>(panels_));
+  }
+
+  int64_t channels() const { return channels_; }
+  int64_t columns() const { return columns_; }
 
   // Multiplies windows [kPoints][C / kChunk][windows][kChunk].  give(column, sums) takes the products with kWide columns
   // from `column` on, [kPoints][windows][kWide].
@@ -192,24 +204,26 @@ class TransformedKernel {
   }
 
  private:
-  void pack(const float* w, int64_t channel, int64_t column) const {
+  static void pack(const Kernel& kernel, int64_t channel, int64_t column, float* panels) {
+    int64_t channels = kernel.inputs, columns = kernel.outputs;
+    const float* w = kernel.data + channel * columns + column;
     Vec half[4][3], points[4];
     for (int j = 0; j < 3; ++j) {
       Vec g[3];
       for (int i = 0; i < 3; ++i)
-        g[i] = load(w + (3 * i + j) * channels_ * columns_, columns_ - column);
+        g[i] = load(w + (3 * i + j) * channels * columns, columns - column);
       kernel_transform(g, points);
       for (int i = 0; i < 4; ++i) half[i][j] = points[i];
     }
-    float* to = panels_ + (column / kWide * kPoints * channels_ + channel) * kWide + column % kWide;
+    float* to = panels + (column / kWide * kPoints * channels + channel) * kWide + column % kWide;
     for (int i = 0; i < 4; ++i) {
       kernel_transform(half[i], points);
-      for (int j = 0; j < 4; ++j) store(to + (4 * i + j) * channels_ * kWide, points[j]);
+      for (int j = 0; j < 4; ++j) store(to + (4 * i + j) * channels * kWide, points[j]);
     }
   }
 
   int64_t channels_, columns_;
-  float* panels_;
+  const float* panels_;
 };
 
 // The kernel [3, 3, D, C] of the transpose of a convolution with a kernel [3, 3, C, D].
