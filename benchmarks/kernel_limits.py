@@ -181,7 +181,9 @@ def main() -> None:
     parser.add_argument("--store", action="store_true", help=f"write {FIGURES.name}")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as dump:
-        os.environ["XLA_FLAGS"] = f"--xla_dump_to={dump} --xla_dump_hlo_as_text"
+        # JAX 0.12 compiles each kernel by itself, and dumps its PTX only if it is asked for.
+        flags = f"--xla_dump_to={dump} --xla_dump_hlo_as_text --xla_dump_emitter_re=.*"
+        os.environ["XLA_FLAGS"] = flags
         found = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
         kinds = {GPUS[name].capability: name for name in KERNELS_RUN_ON}
         for name in [args.gpu] if args.gpu else kinds.values():

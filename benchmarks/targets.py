@@ -67,6 +67,8 @@ def _gpu(line: str) -> tuple[str, Gpu]:
 
 
 GPUS = dict(map(_gpu, _TABLE.strip().splitlines()))
+# JAX looks up the capability of a described GPU by its name, and does not have every name.
+_NAMES = {"8.6": "NVIDIA A10", "12.0": "NVIDIA RTX PRO 6000"}
 KERNELS_RUN_ON = tuple(key for key in GPUS if key != "t4")
 
 
@@ -113,5 +115,5 @@ def description(gpu: Gpu) -> str:
         f"cuda_compute_capability {{ major: {major} minor: {minor} {accelerated} }}",
         text,
     )
-    text = text.replace("NVIDIA H200 141GB HBM3e", gpu.name)
+    text = text.replace("NVIDIA H200 141GB HBM3e", _NAMES.get(gpu.capability, gpu.name))
     return text.replace("9.0a", gpu.capability + ("a" if accelerated else ""))

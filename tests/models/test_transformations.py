@@ -91,7 +91,7 @@ def test_derivatives_agree(implementation, train):
 EXPECTED = {True: (8.597274394, 51.956505), False: (21.452950869, 1913.39038)}
 
 
-@pytest.mark.parametrize("kernels", ["plain", "cpu"])
+@pytest.mark.parametrize("kernels", ["plain", "cpu", "tpu"])
 def test_pooling_and_convolution_have_every_derivative(kernels):
     rng = np.random.default_rng(2)
     x = jnp.asarray(rng.normal(size=(1, 5, 6, 8)), jnp.float32)

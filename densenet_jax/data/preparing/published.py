@@ -129,8 +129,8 @@ def _cifar(
         listed = {label: read(name).decode().split() for label, name in names.items()}
         splits = {}
         for split, parts in files.items():
-            rows = np.frombuffer(b"".join(map(read, parts)), np.uint8)
-            rows = rows.reshape(-1, len(names) + 3072)
+            joined = np.frombuffer(b"".join(map(read, parts)), np.uint8)
+            rows = joined.reshape(-1, len(names) + 3072)
             images = rows[:, len(names) :].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
             splits[split] = {"image": images, **{n: rows[:, i] for i, n in enumerate(names)}}
     return splits, listed

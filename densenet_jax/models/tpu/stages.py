@@ -13,6 +13,8 @@ two forms matter:
 `block.plain` has the same functions in the usual form.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -20,6 +22,7 @@ from jax.experimental.layout import Layout, with_layout_constraint
 
 from densenet_jax.models.activation import act_gradient, find_activation, norm_act
 from densenet_jax.models.block import plain
+from densenet_jax.models.block.devices import mesh_axes, over_devices
 from densenet_jax.models.block.statistics import at_least_float32, sums, widen
 
 LANES = 128
@@ -89,16 +92,13 @@ def backward(
     read = source.shape[3] if 3 * stop > source.shape[3] else stop
     x = plain.channels(source, 0, read)
     given = (gain, shift, kernel[0, 0])
-    wide_gain, wide_shift, wide_kernel = (_padded(v, read) for v in given)
-    d_kernel, d_gain, d_shift = gradients_of_parameters(
-        x, wide_gain, wide_shift, wide_kernel, dy, activation
-    )
+    d_kernel, d_gain, d_shift = gradients_of_parameters(x, *given, dy, activation)
     gain, shift, kernel = (_padded(v, stop) for v in given)
     du = jnp.einsum("bhwd,cd->bhwc", dy, kernel.astype(dy.dtype))
     dz = act_gradient(plain.channels(source, 0, stop), gain, shift, du, activation)
     new = plain.channels(d_source, 0, stop) + (dz * gain).astype(du.dtype)
     d_source = plain.write_channels(d_source, new, 0)
-    return d_source, d_kernel[:c][None, None], d_shift[:c], d_gain[:c]
+    return d_source, d_kernel[None, None], d_shift, d_gain
 
 
 def _padded(x, size: int):
@@ -117,15 +117,25 @@ def gradients_of_parameters(
     """Returns the gradients of kernel, gain and shift, at least float32, for f(z) W = y.
 
     Here z = x * gain + shift, and W is applied to every position, or to the sums of 2x2 positions.
+    XLA would add the three products over the devices of the mesh, all channels of x; mapped over
+    the devices, only what is returned is added.
 
     Args:
-      x: [B, H, W, C].
+      x: [B, H, W, >= C]; its first C channels count.
       gain, shift: [C] each.
       kernel: W, [C, D].
       dy: gradient of y, [B, H, W, D] or [B, H // 2, W // 2, D].
       activation: name of f in `models.activation`.
     """
-    stride, dtype = x.shape[1] // dy.shape[1], at_least_float32(x.dtype)
+    run = functools.partial(_gradients_of_parameters, activation)
+    if x.shape[0] % mesh_axes()[1]:
+        return run(x, dy, gain, shift, kernel)
+    return over_devices(run, (x, dy), (gain, shift, kernel), returns_maps=False)
+
+
+def _gradients_of_parameters(activation, x, dy, gain, shift, kernel):
+    c, stride, dtype = len(gain), x.shape[1] // dy.shape[1], at_least_float32(x.dtype)
+    gain, shift, kernel = (_padded(v, x.shape[3]) for v in (gain, shift, kernel))
     # A factor of one for each of the three, which XLA does not know: else it would compute what
     # they share outside of the convolution, and store it.
     ones = lax.optimization_barrier(jnp.ones((3, 1), x.dtype))
@@ -149,4 +159,4 @@ def gradients_of_parameters(
     )
     d_kernel, by_x, by_one = jnp.moveaxis(found.sum((2, 3)), 1, 0)
     used = widen(kernel.astype(x.dtype))
-    return d_kernel, (used * by_x).sum(1), (used * by_one).sum(1)
+    return d_kernel[:c], (used * by_x).sum(1)[:c], (used * by_one).sum(1)[:c]
