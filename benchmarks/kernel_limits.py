@@ -39,7 +39,7 @@ def calls(width: int, growth: int, like: Any) -> dict[str, tuple[Any, tuple, tup
     """
     import jax.numpy as jnp
 
-    from densenet_jax.models.gpu import backward, forward
+    from densenet_jax.models.gpu import backward, backward_pooled, forward
 
     image, rows, channels, c = (28, 28), 32 * 28 * 28, 512, 256
 
@@ -49,8 +49,8 @@ def calls(width: int, growth: int, like: Any) -> dict[str, tuple[Any, tuple, tup
     def numbers(*shape: int) -> Any:
         return like(shape, jnp.float32)
 
-    def forward3x3(x: Any, gain: Any, shift: Any, w: Any, into: Any, pivot: Any) -> Any:
-        return forward.conv3x3(x, gain, shift, w, into, pivot, image=image, offset=c)
+    def forward3x3(x: Any, gain: Any, shift: Any, w: Any, into: Any) -> Any:
+        return forward.conv3x3(x, gain, shift, w, into, image=image, offset=c)
 
     def backward1x1(x: Any, d_source: Any, *readers: Any, start: int = 0) -> Any:
         return backward.conv1x1(x, readers, d_source, within=(start, c))
@@ -60,6 +60,10 @@ def calls(width: int, growth: int, like: Any) -> dict[str, tuple[Any, tuple, tup
         options = {"image": image, "offset": c}
         return backward.conv3x3(x, gain, shift, w, d_out, out, (a, b), **options)
 
+    def backward_pooled1x1(x: Any, gain: Any, shift: Any, w: Any, *rest: Any) -> Any:
+        d_out, out, a, b = rest
+        return backward_pooled.conv1x1(x, gain, shift, w, d_out, out, (a, b), image=image)
+
     near1x1 = functools.partial(backward1x1, start=c - growth)
     buffers = maps(channels), maps(channels)
     first = maps(channels), numbers(c), numbers(c), numbers(c, width)
@@ -67,13 +71,20 @@ def calls(width: int, growth: int, like: Any) -> dict[str, tuple[Any, tuple, tup
     middle = maps(width), maps(width), numbers(width), numbers(width)
     reader = backward.Reader(*first[1:], *middle)
     last = maps(channels), maps(channels), numbers(growth), numbers(growth)
+    # The transition after these channels halves their number.
+    made = channels // 2
+    pooled = maps(channels), numbers(channels), numbers(channels), numbers(channels, made)
+    quarter = like((rows // 4, channels), jnp.bfloat16)
+    after = quarter, quarter, numbers(made), numbers(made)
     return {
-        "1x1 forward": (forward.conv1x1, (*first, numbers(width)), ()),
-        "3x3 forward": (forward3x3, (*second, maps(channels), numbers(growth)), (4,)),
+        "1x1 forward": (forward.conv1x1, first, ()),
+        "3x3 forward": (forward3x3, (*second, maps(channels)), (4,)),
         "1x1 backward": (backward1x1, (*buffers, reader), (1,)),
         "1x1 backward pair": (backward1x1, (*buffers, reader, reader), (1,)),
         "1x1 backward near": (near1x1, (*buffers, reader), (1,)),
         "3x3 backward": (backward3x3, (*second, *last), ()),
+        "1x1 pooled forward": (functools.partial(forward.conv1x1, image=image), pooled, ()),
+        "1x1 pooled backward": (backward_pooled1x1, (*pooled, *after), ()),
     }
 
 
@@ -106,7 +117,8 @@ def measure(name: str, dump: str) -> dict[str, dict]:
                 jax.sharding.use_abstract_mesh(target.abstract_mesh),
                 tiles.compiling_for(target.devices.flat[0]),
             ):
-                tile = tiles.tile(kernel, *sizes)
+                outputs = arguments[3].shape[1] if "pooled" in kernel else sizes[0]
+                tile = tiles.tile(kernel, outputs, sizes[1])
                 program = jax.jit(lambda *a, f=function: f(*a), donate_argnums=donated)
                 program.lower(*arguments).compile()
             new = sorted(set(glob.glob(f"{dump}/*")) - before)
