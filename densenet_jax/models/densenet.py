@@ -111,18 +111,18 @@ class DenseBlock(nn.Module):
         before = None
         if transition is not None:
             dropped = max(dropout_rate, *drop_path, 0.0)
-            how = self.implementation, options["activation"]
-            if (batch is not None) == train:
-                before = transition.pair(batch)
-            if before and dense_block.joins_transition(x, before, pairs, dropped, *how):
+            how = self.implementation, self.norm_args["activation"]
+            alike = (batch is not None) == train
+            before = transition.pair(batch)
+            if alike and dense_block.joins_transition(x, before, pairs, dropped, *how):
                 transition.update(batch, positions(x))
             else:
-                x, batch, before = transition(x, batch, dropout_rate), None, None
+                x, before = transition(x, batch, dropout_rate), None
         if not train:
             return dense_block.evaluate(x, pairs, transition=before, **options), None
         x, batch, inner = dense_block.train(
             x,
-            moments(x) if before is None else batch,
+            moments(x) if before is None or batch is None else batch,
             pairs,
             transition=before,
             epsilon=self.norm_args["epsilon"],

@@ -10,6 +10,7 @@ for a bottleneck layer (1x1, then 3x3), one pair for a plain layer (3x3).
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 from jax import lax
@@ -87,10 +88,9 @@ def joins_transition(
       dropped: the largest rate of dropout or drop path.
       implementation, activation: as for `train`.
     """
-    made = x.shape[0], x.shape[1] // 2, x.shape[2] // 2, transition[1].shape[3]
-    chosen = implementations.choose(
-        implementation, jax.ShapeDtypeStruct(made, x.dtype), layers, dropped, activation
-    )
+    shape = x.shape[0], x.shape[1] // 2, x.shape[2] // 2, transition[1].shape[3]
+    made: Any = jax.ShapeDtypeStruct(shape, x.dtype)
+    chosen = implementations.choose(implementation, made, layers, dropped, activation)
     return implementations.has_pooled_stage(chosen)
 
 

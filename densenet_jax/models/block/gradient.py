@@ -144,7 +144,7 @@ def backward(settings, residuals, cotangents):
     if transition is None:
         dx = plain.channels(d_features, 0, c)
     else:
-        x, moments, norm, kernel = *before, *transition
+        (x, moments), (norm, kernel) = before, transition
         features, statistics = residuals[0], residuals[1].prefix(c)
         dx, d_kernel, *sums = settings.stage("backward")(
             x,
@@ -221,7 +221,7 @@ def _joined(*pieces):
 
 
 def _inputs(residuals):
-    """Returns what `forward` was given: without transition its input is a prefix of the features."""
+    """Returns what `forward` was given; a block's own input is a prefix of its features."""
     features, statistics, _, before, transition, layers, key = residuals
     if transition is None:
         c = features.shape[3] - plain.added(layers)

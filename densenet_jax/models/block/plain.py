@@ -1,9 +1,9 @@
 """Normalisation, activation and convolution in plain JAX: the unit that dense layers are made of.
 
 A stage reads feature maps whose moments are known and makes new ones, together with their moments.
-A bottleneck layer is two stages (1x1, 3x3), a plain layer is one, and the transition before a block
-is one that also halves the maps (`pool`).  Maps lie in buffers [B, H, W, ...]: a stage reads the first channels of a buffer, and may write its output into
-a buffer at some channel.
+A bottleneck layer is two stages (1x1, 3x3), a plain layer is one, and a transition before a block
+is one that also halves the maps (`pool`).  Maps lie in buffers [B, H, W, ...]: a stage reads the
+first channels of a buffer, and may write its output into a buffer at some channel.
 
 `models.gpu.stages` and `models.cpu.stages` have the same two functions as fused kernels.
 """

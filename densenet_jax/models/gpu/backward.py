@@ -68,7 +68,7 @@ def added(maps, sums, parts: int, layers: int, kernel: int, channels: int):
         those of the last is ignored.
 
     Returns:
-      maps, and the gradients of kernels [layers, kernel], shifts and gains, [layers, channels] each.
+      maps, and the gradients of kernels [layers, kernel], of shifts and gains, [layers, channels].
     """
     shape = parts, layers, kernel + 2 * channels
     total = sums[: math.prod(shape)].reshape(shape).sum(0)

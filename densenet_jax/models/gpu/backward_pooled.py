@@ -1,4 +1,4 @@
-"""The transpose of a transition (`forward.conv1x1` with windows) as a GPU kernel; see `backward`."""
+"""The transpose of a transition (`forward.conv1x1` of an image) as a GPU kernel; see `backward`."""
 
 import functools
 
@@ -73,9 +73,7 @@ def _conv1x1_pooled(*refs, n, c, d, image, tile, steps, fma):
     store_vector(sums_ref, start + c * d + c, ins, d_gain.sum(0), in_limit)
 
 
-def conv1x1(
-    source, gain, shift, w, d_out, out, correction, *, image, interpret=False, tile=None
-):
+def conv1x1(source, gain, shift, w, d_out, out, correction, *, image, interpret=False, tile=None):
     """The transpose of `forward.conv1x1` with `image`.
 
     Args:

@@ -4,9 +4,9 @@ XLA cannot fuse a normalisation into a convolution, nor the sums of its output: 
 the maps several times.  Here they are read once and written once.  `block.plain.forward` computes
 the same in plain JAX, and explains the arguments.
 
-Every program stores the sum of what it writes, and the sum of squares about its own mean.  The
-moments of all together follow from these (Chan et al., 1983) and lose no digits to a large mean, so
-the kernels need no pivot (`statistics.sums`).
+Sums lose no digits to a large mean (`statistics.sums`).  A program takes the sum of squares about
+its own mean, and the moments of all follow (Chan et al., 1983); but those of a 1x1 stage, which has
+no register left for it, take it about a pivot that XLA computes.
 """
 
 import functools
@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
-from densenet_jax.models.block.statistics import Moments
+from densenet_jax.models.block.statistics import Moments, moments_of_sums
 from densenet_jax.models.gpu import tiles
 from densenet_jax.models.gpu.tools import (
     call,
@@ -40,8 +40,8 @@ from densenet_jax.models.gpu.tools import (
 )
 
 
-def _store_sums(sums_refs, y, start, columns, limits, d):
-    """Stores one program's sums of y, and of its squares about the program's mean, [2, d].
+def _store_sums(sums_refs, y, start, columns, limits, d, pivot=None):
+    """Stores one program's sums of y and of its squares, [2, d].
 
     Args:
       sums_refs: where; empty: nowhere.
@@ -49,16 +49,21 @@ def _store_sums(sums_refs, y, start, columns, limits, d):
       start: the program's first row; its rows outside the limits do not count.
       columns, limits: of y.
       d: columns of all programs with these rows.
+      pivot: of both sums; None: that of the squares is the mean of these rows.
     """
     if not sums_refs:
         return
     y, count = y.astype(jnp.float32), len(y)
     inside = None if limits[0] is None else (span(start, len(y)) < limits[0])[:, None]
     if inside is not None:
-        y, count = jnp.where(inside, y, 0), jnp.minimum(limits[0] - start, count)
+        count = jnp.minimum(limits[0] - start, count)
+
+    def about(y, pivot):
+        return y - pivot if inside is None else jnp.where(inside, y - pivot, 0)
+
+    y = about(y, 0.0 if pivot is None else pivot)
     total = y.sum(0)
-    y = y - total / count
-    y = y if inside is None else jnp.where(inside, y, 0)
+    y = about(y, total / count) if pivot is None else y
     at = start // len(y) * 2 * d
     store_vector(sums_refs[0], at, columns, total, limits[1])
     store_vector(sums_refs[0], at + d, columns, (y * y).sum(0), limits[1])
@@ -86,11 +91,14 @@ def window(rows, height: int, width: int) -> list:
 
 
 def _conv1x1(*refs, n, d, image, tile, unit, fma):
-    number_ref, x_ref, gain_ref, shift_ref, w_ref, y_ref, *sums_refs = refs
+    number_ref, x_ref, gain_ref, shift_ref, w_ref, pivot_ref, y_ref, *sums_refs = refs
     c, width = number_ref[0] * unit, _columns(d)
     part, j = divide(pl.program_id(0), ceil_div(d, width))
     start, columns = part * tile.rows, span(j * width, width)
-    rows, limits = span(start, tile.rows), (unless_multiple(n, tile.rows), unless_multiple(d, width))
+    rows, limits = (
+        span(start, tile.rows),
+        (unless_multiple(n, tile.rows), unless_multiple(d, width)),
+    )
     inside = None if limits[0] is None else rows < n
     sources = window(rows, *image) if image else [rows]
 
@@ -108,7 +116,8 @@ def _conv1x1(*refs, n, d, image, tile, unit, fma):
     steps = divide(c + tile.channels - 1, tile.channels)[0]
     y = jax.lax.fori_loop(0, steps, accumulate, y).astype(y_ref.dtype)
     store(y_ref, rows, columns, y, limits)
-    _store_sums(sums_refs, y, start, columns, limits, d)
+    pivot = None if image else load_vector(pivot_ref, columns, limits[1])
+    _store_sums(sums_refs, y, start, columns, limits, d, pivot)
 
 
 def _columns(d: int) -> int:
@@ -117,7 +126,17 @@ def _columns(d: int) -> int:
 
 
 def conv1x1(
-    source, gain, shift, w, *, image=None, room=0, measure=True, interpret=False, tile=None
+    source,
+    gain,
+    shift,
+    w,
+    *,
+    pivot=0.0,
+    image=None,
+    room=0,
+    measure=True,
+    interpret=False,
+    tile=None,
 ):
     """Returns relu(source[:, :c] * gain + shift) @ w, and its moments.
 
@@ -125,6 +144,7 @@ def conv1x1(
       source: [N, >= c].
       gain, shift: [c] each.
       w: [c, D].
+      pivot: about the mean of each column, [D]; of no use with `image`.
       image: (height, width): relu(...) is averaged over windows of 2x2 positions; None: it is not.
       room: the result has so many further channels, with any values.
       measure: False: the moments are left out.
@@ -139,6 +159,7 @@ def conv1x1(
     parts, columns, width = ceil_div(n, tile.rows), ceil_div(d, _columns(d)), source.dtype.itemsize
     read, rest = n * c * width * (4 if image else 1), n * d * width + 8 * d * parts * measure
     gain, shift, w = (grow(v, channels) for v in (gain, shift, w.astype(source.dtype)))
+    pivot = jnp.broadcast_to(jnp.asarray(pivot, jnp.float32), d)
     static = {"unit": unit, "tile": tile, "interpret": interpret}
     with work(
         kernel,
@@ -148,21 +169,27 @@ def conv1x1(
         2 * n * c * d,
     ):
         y, *sums = _run1x1(
-            *(number, source, gain, shift, w),
+            *(number, source, gain, shift, w, pivot),
             **{"n": n, "image": image, "room": room, "measure": measure, **static},
         )
-    return y, *(_moments(*sums, n, tile.rows, d) if measure else ())
+    if not measure:
+        return (y,)
+    if image:
+        return y, *_moments(*sums, n, tile.rows, d)
+    return y, *moments_of_sums(*sums[0].reshape(-1, 2, d).sum(0), n, pivot)
 
 
 @functools.partial(
     jax.jit, static_argnames=("n", "image", "room", "measure", "unit", "tile", "interpret")
 )
-def _run1x1(number, source, gain, shift, w, *, n, image, room, measure, unit, tile, interpret):
+def _run1x1(
+    number, source, gain, shift, w, pivot, *, n, image, room, measure, unit, tile, interpret
+):
     d = w.shape[1]
     parts, static = ceil_div(n, tile.rows), {"n": n, "d": d, "image": image, "tile": tile}
     return call(
         named(_conv1x1, **static, unit=unit, fma=multiply_add(interpret)),
-        *(number, source, gain, shift, w),
+        *(number, source, gain, shift, w, pivot),
         grid=parts * ceil_div(d, _columns(d)),
         out=(shape((n, d + room), source.dtype), *[shape((parts * 2 * d,))] * measure),
         interpret=interpret,

@@ -72,15 +72,15 @@ class Stages(NamedTuple):
         options = {"measure": measure, "interpret": self.interpret}
         if into is None:
 
-            def run(source, gain, shift, kernel):
+            def run(source, gain, shift, kernel, pivot):
                 image = source.shape[1:3] if pool else None
                 y, *moments = forward.conv1x1(
                     *(_matrix(source), gain, shift, kernel[0, 0]),
-                    **{"image": image, "room": room, **options},
+                    **{"pivot": pivot, "image": image, "room": room, **options},
                 )
                 return y.reshape(-1, *_halved(source.shape[1:3], pool), y.shape[1]), *moments
 
-            return over_devices(run, (source,), (gain, shift, kernel), join=_merged)
+            return over_devices(run, (source,), (gain, shift, kernel, pivot), join=_merged)
 
         def run(source, into, gain, shift, kernel):
             return forward.conv3x3(
@@ -196,9 +196,9 @@ class Stages(NamedTuple):
         return features
 
 
-def _merged(moments: list[jax.Array], axes: tuple[str, ...]) -> Moments:
+def _merged(moments: list[jax.Array], axes: tuple[str, ...]) -> list[jax.Array]:
     """Returns the moments of the whole batch from those of every device's part."""
-    return merged(Moments(*lax.all_gather(moments, axes))) if moments else moments
+    return [*merged(Moments(*lax.all_gather(moments, axes)))] if moments else []
 
 
 def _halved(image: tuple[int, int], pool: bool) -> tuple[int, int]:

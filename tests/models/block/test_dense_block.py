@@ -184,7 +184,10 @@ def test_kernels_in_groups_with_statistics_of_their_own(members, implementation)
 
 def test_a_transition_is_the_first_stage_of_the_block():
     """In training and with fixed statistics; an odd last row belongs to no window."""
-    (_, layers, weights), rng = problem((2, 2, 3, 8), 2, 4, 2, jnp.float32), np.random.default_rng(1)
+    (_, layers, weights), rng = (
+        problem((2, 2, 3, 8), 2, 4, 2, jnp.float32),
+        np.random.default_rng(1),
+    )
     x = jnp.asarray(rng.normal(0.3, 1, (2, 5, 6, 12)), jnp.float32)
     norm = {"scale": jnp.linspace(0.5, 1.5, 12), "bias": jnp.linspace(-1, 1, 12)}
     transition = norm, jnp.asarray(rng.normal(0, 0.4, (1, 1, 12, 8)), jnp.float32)

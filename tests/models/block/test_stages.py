@@ -102,7 +102,7 @@ def test_stage_and_its_transpose(implementation, function, shape, size, dtype):
     ("implementation", "function"), [("plain", "silu"), ("plain", "relu"), ("interpreted", "relu")]
 )
 def test_transition_and_its_transpose(implementation, function, image, dtype):
-    """A stage that halves the maps; the reference pools after the convolution, as the paper does."""
+    """A stage that halves the maps; the reference pools after the convolution, as in the paper."""
     (c, d, room), rng = (21, 9, 4), np.random.default_rng(0)
     half = image[0], image[1] // 2, image[2] // 2
 
@@ -120,9 +120,7 @@ def test_transition_and_its_transpose(implementation, function, image, dtype):
 
     (y, *_), transpose = jax.vjp(expected_forward, x, gain, shift, kernel)
     d_out, correction = maps(*half, d + room), (vector(d), vector(d))
-    dx, d_gain, d_shift, d_kernel = transpose(
-        (d_out[..., :d], correction[0], correction[1] / 2)
-    )
+    dx, d_gain, d_shift, d_kernel = transpose((d_out[..., :d], correction[0], correction[1] / 2))
     stage = implementations.find(implementation)
     options = {"pool": True}
     if implementation in implementations.PLAIN_JAX:

@@ -56,9 +56,10 @@ def test_forward_1x1(case):
     dtype, image, channels, c, d, _ = case
     arrays = Arrays(dtype)
     x, affine, w = arrays.maps(*image, channels), arrays.vectors(c), arrays.kernel(1, 1, c, d)
-    actual = forward.conv1x1(matrix(x), *affine, w[0, 0], interpret=True, tile=TILE)
+    options = {"pivot": arrays.vectors(d)[0], "interpret": True, "tile": TILE}
+    actual = forward.conv1x1(matrix(x), *affine, w[0, 0], **options)
     assert_close(actual, plain.forward(x, *affine, w), dtype)
-    options = {"measure": False, "interpret": True, "tile": TILE}
+    options |= {"measure": False}
     (y,) = forward.conv1x1(matrix(x), *affine, w[0, 0], **options)
     np.testing.assert_array_equal(y, actual[0])
 
