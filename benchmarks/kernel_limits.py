@@ -27,6 +27,7 @@ sys.path[:0] = [str(HERE.parent), str(HERE)]
 
 # Widths and growth rates of DenseNet-121, DenseNet-161 and a network for CIFAR.
 SIZES = ((128, 32), (192, 48), (48, 12))
+WIDE = ((256, 64), (512, 128))  # further transitions
 FOR_SEVERAL = ("1x1 backward pair", "1x1 backward near")  # where one kernel serves two layers
 
 
@@ -71,11 +72,10 @@ def calls(width: int, growth: int, like: Any) -> dict[str, tuple[Any, tuple, tup
     middle = maps(width), maps(width), numbers(width), numbers(width)
     reader = backward.Reader(*first[1:], *middle)
     last = maps(channels), maps(channels), numbers(growth), numbers(growth)
-    # The transition after these channels halves their number.
-    made = channels // 2
-    pooled = maps(channels), numbers(channels), numbers(channels), numbers(channels, made)
-    quarter = like((rows // 4, channels), jnp.bfloat16)
-    after = quarter, quarter, numbers(made), numbers(made)
+    read = 2 * width  # a transition's; it makes `width` maps
+    pooled = maps(read), numbers(read), numbers(read), numbers(read, width)
+    quarter = like((rows // 4, read), jnp.bfloat16)
+    after = quarter, quarter, numbers(width), numbers(width)
     return {
         "1x1 forward": (forward.conv1x1, first, ()),
         "3x3 forward": (forward3x3, (*second, maps(channels)), (4,)),
@@ -107,18 +107,19 @@ def measure(name: str, dump: str) -> dict[str, dict]:
     def like(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=everywhere)
 
-    for sizes in SIZES:
+    for sizes in SIZES + WIDE:
         for kernel, (function, arguments, donated) in calls(*sizes, like).items():
             before = set(glob.glob(f"{dump}/*"))
             with tiles.compiling_for(target.devices.flat[0]):
                 if kernel in FOR_SEVERAL and tiles.together(sizes[0]) == 1:
                     continue
+                if sizes in WIDE and "pooled" not in kernel:
+                    continue
             with (
                 jax.sharding.use_abstract_mesh(target.abstract_mesh),
                 tiles.compiling_for(target.devices.flat[0]),
             ):
-                outputs = arguments[3].shape[1] if "pooled" in kernel else sizes[0]
-                tile = tiles.tile(kernel, outputs, sizes[1])
+                tile = tiles.tile(kernel, *sizes)
                 program = jax.jit(lambda *a, f=function: f(*a), donate_argnums=donated)
                 program.lower(*arguments).compile()
             new = sorted(set(glob.glob(f"{dump}/*")) - before)
