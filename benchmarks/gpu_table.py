@@ -7,10 +7,12 @@ kernel_limits.json.  All other kernels are those of the step that was compiled f
 (hlo_traffic.json).  The model is that of hlo_traffic.py.  Nothing is compiled or measured.
 """
 
+import contextlib
 import json
 import pathlib
 import sys
 import types
+import unittest.mock
 from typing import Any
 
 HERE = pathlib.Path(__file__).parent
@@ -21,7 +23,7 @@ import targets  # noqa: E402
 
 CASE = "densenet121, 224 pixels, batch 256, train, gpu"
 BATCH, STEM, GROWTH, WIDTH = 256, 64, 32, 128
-BLOCKS = ((56, 6), (28, 12), (14, 24), (7, 16))  # height and width of the maps, layers
+SIDE, BLOCKS = 56, (6, 12, 24, 16)  # height and width of the first maps; layers
 
 
 def fused(gpu: targets.Gpu) -> hlo_traffic.Traffic:
@@ -30,7 +32,7 @@ def fused(gpu: targets.Gpu) -> hlo_traffic.Traffic:
     import jax.numpy as jnp
 
     from densenet_jax.models.block import gradient, statistics
-    from densenet_jax.models.gpu import backward, forward, tiles, trial
+    from densenet_jax.models.gpu import backward, backward_pooled, forward, tiles, trial
 
     found = hlo_traffic.Traffic()
 
@@ -41,28 +43,32 @@ def fused(gpu: targets.Gpu) -> hlo_traffic.Traffic:
         found.fused[name] = hlo_traffic.Fused(key, memory, cached, steps, operations)
         return jax.named_scope(key)
 
-    def step(x: jax.Array, layers: list) -> Any:
-        settings = gradient.Settings(1e-5, 0.0, "gpu")
-        results, (middle,) = gradient.forward(x, statistics.moments(x), layers, None, settings)
-        return gradient.backward(settings, (*results, middle, layers, None), results)
+    def step(x: jax.Array, transition: Any, layers: list) -> Any:
+        settings, before = gradient.Settings(1e-5, 0.0, "gpu"), (x, statistics.moments(x))
+        args = *before, transition, layers, None
+        results, (middle,) = gradient.forward(*args, settings)
+        if transition is None:
+            before = None
+        residuals = *results, middle, before, transition, layers, None
+        return results[0], gradient.backward(settings, residuals, results)
 
     device = types.SimpleNamespace(
         compute_capability=gpu.capability,
         core_count=gpu.processors,
         shared_memory_per_block_optin=gpu.shared,
     )
-    works = forward.work, backward.work
-    forward.work = backward.work = record
-    try:
-        with tiles.compiling_for(device):
-            c = STEM
-            for side, layers in BLOCKS:
-                x = jax.ShapeDtypeStruct((BATCH, side, side, c), jnp.bfloat16)
-                block = [trial.layer(c + GROWTH * i, WIDTH, GROWTH) for i in range(layers)]
-                jax.eval_shape(step, x, block)
-                c = (c + GROWTH * layers) // 2
-    finally:
-        forward.work, backward.work = works
+    with contextlib.ExitStack() as stack:
+        for module in (forward, backward, backward_pooled):
+            stack.enter_context(unittest.mock.patch.object(module, "work", record))
+        stack.enter_context(tiles.compiling_for(device))
+        x = jax.ShapeDtypeStruct((BATCH, SIDE, SIDE, STEM), jnp.bfloat16)
+        c, transition = STEM, None
+        for layers in BLOCKS:
+            block = [trial.layer(c + GROWTH * i, WIDTH, GROWTH) for i in range(layers)]
+            x, _ = jax.eval_shape(step, x, transition, block)
+            read, c = x.shape[3], x.shape[3] // 2
+            norm = {"scale": jnp.ones(read), "bias": jnp.zeros(read)}
+            transition = norm, jnp.zeros((1, 1, read, c))
     return found
 
 

@@ -27,6 +27,7 @@ sys.path[:0] = [str(HERE.parent), str(HERE)]
 
 # Widths and growth rates of DenseNet-121, DenseNet-161 and a network for CIFAR.
 SIZES = ((128, 32), (192, 48), (48, 12))
+WIDE = ((256, 64), (512, 128))  # further transitions
 FOR_SEVERAL = ("1x1 backward pair", "1x1 backward near")  # where one kernel serves two layers
 
 
@@ -39,7 +40,7 @@ def calls(width: int, growth: int, like: Any) -> dict[str, tuple[Any, tuple, tup
     """
     import jax.numpy as jnp
 
-    from densenet_jax.models.gpu import backward, forward
+    from densenet_jax.models.gpu import backward, backward_pooled, forward
 
     image, rows, channels, c = (28, 28), 32 * 28 * 28, 512, 256
 
@@ -49,8 +50,8 @@ def calls(width: int, growth: int, like: Any) -> dict[str, tuple[Any, tuple, tup
     def numbers(*shape: int) -> Any:
         return like(shape, jnp.float32)
 
-    def forward3x3(x: Any, gain: Any, shift: Any, w: Any, into: Any, pivot: Any) -> Any:
-        return forward.conv3x3(x, gain, shift, w, into, pivot, image=image, offset=c)
+    def forward3x3(x: Any, gain: Any, shift: Any, w: Any, into: Any) -> Any:
+        return forward.conv3x3(x, gain, shift, w, into, image=image, offset=c)
 
     def backward1x1(x: Any, d_source: Any, *readers: Any, start: int = 0) -> Any:
         return backward.conv1x1(x, readers, d_source, within=(start, c))
@@ -60,6 +61,10 @@ def calls(width: int, growth: int, like: Any) -> dict[str, tuple[Any, tuple, tup
         options = {"image": image, "offset": c}
         return backward.conv3x3(x, gain, shift, w, d_out, out, (a, b), **options)
 
+    def backward_pooled1x1(x: Any, gain: Any, shift: Any, w: Any, *rest: Any) -> Any:
+        d_out, out, a, b = rest
+        return backward_pooled.conv1x1(x, gain, shift, w, d_out, out, (a, b), image=image)
+
     near1x1 = functools.partial(backward1x1, start=c - growth)
     buffers = maps(channels), maps(channels)
     first = maps(channels), numbers(c), numbers(c), numbers(c, width)
@@ -67,13 +72,19 @@ def calls(width: int, growth: int, like: Any) -> dict[str, tuple[Any, tuple, tup
     middle = maps(width), maps(width), numbers(width), numbers(width)
     reader = backward.Reader(*first[1:], *middle)
     last = maps(channels), maps(channels), numbers(growth), numbers(growth)
+    read = 2 * width  # a transition's; it makes `width` maps
+    pooled = maps(read), numbers(read), numbers(read), numbers(read, width)
+    quarter = like((rows // 4, read), jnp.bfloat16)
+    after = quarter, quarter, numbers(width), numbers(width)
     return {
-        "1x1 forward": (forward.conv1x1, (*first, numbers(width)), ()),
-        "3x3 forward": (forward3x3, (*second, maps(channels), numbers(growth)), (4,)),
+        "1x1 forward": (forward.conv1x1, first, ()),
+        "3x3 forward": (forward3x3, (*second, maps(channels)), (4,)),
         "1x1 backward": (backward1x1, (*buffers, reader), (1,)),
         "1x1 backward pair": (backward1x1, (*buffers, reader, reader), (1,)),
         "1x1 backward near": (near1x1, (*buffers, reader), (1,)),
         "3x3 backward": (backward3x3, (*second, *last), ()),
+        "1x1 pooled forward": (functools.partial(forward.conv1x1, image=image), pooled, ()),
+        "1x1 pooled backward": (backward_pooled1x1, (*pooled, *after), ()),
     }
 
 
@@ -96,11 +107,13 @@ def measure(name: str, dump: str) -> dict[str, dict]:
     def like(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=everywhere)
 
-    for sizes in SIZES:
+    for sizes in SIZES + WIDE:
         for kernel, (function, arguments, donated) in calls(*sizes, like).items():
             before = set(glob.glob(f"{dump}/*"))
             with tiles.compiling_for(target.devices.flat[0]):
                 if kernel in FOR_SEVERAL and tiles.together(sizes[0]) == 1:
+                    continue
+                if sizes in WIDE and "pooled" not in kernel:
                     continue
             with (
                 jax.sharding.use_abstract_mesh(target.abstract_mesh),

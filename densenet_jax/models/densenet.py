@@ -96,12 +96,19 @@ class DenseBlock(nn.Module):
         self,
         x: jax.Array,
         batch: Moments | None,
+        train: bool,
         dropout_rate: float = 0.0,
         drop_path: tuple[float, ...] = (),
+        transition: "Transition | None" = None,
     ) -> tuple[jax.Array, Moments | None]:
-        """Maps x [B, H, W, C] and its moments to the block's features and theirs.
+        """Returns the block's features, and their moments if it trains.
 
-        With None for the moments the running statistics normalise, and None is returned for them.
+        Args:
+          x: feature maps [B, H, W, C].
+          batch: moments of x, which normalise in the transition; None: the running statistics do.
+          train: whether the batch's statistics normalise in the block.
+          dropout_rate, drop_path: see `dense_block.train`.
+          transition: what x goes through before the block; None: nothing.
         """
         if self.has_variable("prepared", "layers"):
             if batch is not None or self.has_variable("params", "denselayer1"):
@@ -119,13 +126,24 @@ class DenseBlock(nn.Module):
             "implementation": self.implementation,
             "activation": self.norm_args["activation"],
         }
-        if batch is None:
-            frozen = [layer.frozen() for layer in layers]
-            return dense_block.evaluate(x, frozen, **options), None
+        pairs = [layer.params() if train else layer.frozen() for layer in layers]
+        before = None
+        if transition is not None:
+            dropped = max(dropout_rate, *drop_path, 0.0)
+            how = self.implementation, self.norm_args["activation"]
+            alike = (batch is not None) == train
+            before = transition.pair(batch)
+            if alike and dense_block.joins_transition(x, before, pairs, dropped, *how):
+                transition.update(batch, positions(x))
+            else:
+                x, before = transition(x, batch, dropout_rate), None
+        if not train:
+            return dense_block.evaluate(x, pairs, transition=before, **options), None
         x, batch, inner = dense_block.train(
             x,
-            batch,
-            [layer.params() for layer in layers],
+            moments(x) if before is None or batch is None else batch,
+            pairs,
+            transition=before,
             epsilon=self.norm_args["epsilon"],
             **options,
         )
@@ -146,6 +164,14 @@ class Transition(nn.Module):
         self.norm = BatchNorm(self.in_features, **self.norm_args)
         shape = (1, 1, self.in_features, self.out_features)
         self.conv = Kernel(shape, self.norm_args["param_dtype"])
+
+    def pair(self, batch: Moments | None) -> tuple:
+        """Returns (norm, kernel) as `DenseLayer.params` does, or for None as its `frozen` does."""
+        return self.norm.affine() if batch is None else self.norm.params(), self.conv()
+
+    def update(self, batch: Moments | None, count: int) -> None:
+        if batch is not None:
+            self.norm.update(batch, count)
 
     def __call__(self, x: jax.Array, batch: Moments | None, dropout_rate: float = 0.0) -> jax.Array:
         if dropout_rate:
@@ -296,10 +322,9 @@ class DenseNet(nn.Module):
         x, stages = self._stem(images.astype(dtype), live["stem"]), {}
         batch, drop_paths = None, self.drop_paths() if train else [()] * len(self.block_sizes)
         for i in range(1, len(self.block_sizes) + 1):
-            if i > 1:
-                x = getattr(self, f"transition{i - 1}")(x, batch, dropout_rate)
-            batch = moments(x) if live[f"block{i}"] else None
-            x, batch = getattr(self, f"denseblock{i}")(x, batch, dropout_rate, drop_paths[i - 1])
+            transition = getattr(self, f"transition{i - 1}") if i > 1 else None
+            options = live[f"block{i}"], dropout_rate, drop_paths[i - 1], transition
+            x, batch = getattr(self, f"denseblock{i}")(x, batch, *options)
             stages[f"block{i}"] = x.astype(self.dtype)
         if not live["norm"]:
             batch = None

@@ -32,6 +32,11 @@ def average_pool(x: jax.Array) -> jax.Array:
     return (sums / 4).astype(x.dtype)
 
 
+def average_pool_gradient(dy: jax.Array, size: tuple[int, ...]) -> jax.Array:
+    """Returns the gradient of `average_pool`'s argument of a height and width, at least float32."""
+    return _fit(_merge(_quadruple(widen(dy)) / 4), size)
+
+
 def every_second(x: jax.Array, axis: int, start: int, stop: int) -> jax.Array:
     """Returns x[start:stop:2] along an axis; with a symbolic batch, indexing would gather."""
     return lax.slice_in_dim(x, start, stop, 2, axis)
@@ -78,7 +83,7 @@ def _average_forward(x, gain, shift, activation):
 def _average_backward(activation, residuals, dy):
     # Behind a barrier XLA cannot share what the forward pass computed: it would have to store it.
     (x, gain, shift), dy = lax.optimization_barrier((residuals, dy))
-    du = _fit(_merge(_quadruple(widen(dy)) / 4), x.shape[1:3])
+    du = average_pool_gradient(dy, x.shape[1:3])
     dx, d_gain, d_shift = norm_act_gradients(x, gain, shift, du, activation)
     return dx, _like(d_gain, gain), _like(d_shift, shift)
 
@@ -173,7 +178,7 @@ def _merge(x):
     return jnp.broadcast_to(x, (b, h, 2, w, 2, c)).reshape(b, 2 * h, 2 * w, c)
 
 
-def _fit(x, size: tuple[int, int]):
+def _fit(x, size: tuple[int, ...]):
     """Cuts x to a height and width, or pads it with zeros."""
     x = x[:, : size[0], : size[1]]
     return jnp.pad(x, ((0, 0), (0, size[0] - x.shape[1]), (0, size[1] - x.shape[2]), (0, 0)))

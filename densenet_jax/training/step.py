@@ -164,7 +164,7 @@ def make_train_step(
         if state.ema is not None:
             ema = states.moved(state.ema, stepped.variables, state.step, ema_decay)
             stepped = stepped.replace(ema=ema)
-        new = jax.tree.map(lambda new, old: jnp.where(finite, new, old), stepped, state)
+        new = jax.tree.map(jnp.where, _gates(finite, state), stepped, state)
         if nonfinite_limit is not None and scale is not None:
             under_way = state.nonfinite < nonfinite_limit
             scale = jax.tree.map(lambda a, b: jnp.where(under_way, a, b), scale, state.loss_scale)
@@ -179,6 +179,17 @@ def make_train_step(
         return new, metrics
 
     return jax.jit(train_step, donate_argnums=0)
+
+
+def _gates(finite: jax.Array, state: TrainState) -> TrainState:
+    """Returns `finite` for every leaf of a state, in one array for all leaves of a shape.
+
+    XLA computes what reads an array of one shape in one kernel of a GPU, if it does not know that
+    all its elements are the same.  Otherwise an update of DenseNet-121 takes 502 kernels.
+    """
+    shapes = {leaf.shape for leaf in jax.tree.leaves(state)}
+    gates = jax.lax.optimization_barrier({shape: jnp.full(shape, finite) for shape in shapes})
+    return jax.tree.map(lambda leaf: gates[leaf.shape], state)
 
 
 def value_and_grad(

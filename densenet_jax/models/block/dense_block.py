@@ -26,6 +26,7 @@ from densenet_jax.models.block.plain import (
 )
 from densenet_jax.models.block.statistics import Moments, moments
 from densenet_jax.models.derivatives import with_gradient
+from densenet_jax.models.pooling import average_pool
 
 
 def train(
@@ -33,6 +34,7 @@ def train(
     statistics: Moments,
     layers: list,
     *,
+    transition: tuple | None = None,
     epsilon: float,
     dropout_rate: float = 0.0,
     drop_path: Sequence[float] = (),
@@ -46,6 +48,8 @@ def train(
       x: feature maps [B, H, W, C].
       statistics: the moments of x.
       layers: the block's layers (see above), each reading all maps before it.
+      transition: the (norm, kernel) of a transition before the block, which halves x; the first
+        layer reads what it makes.  None: it reads x.  See `joins_transition`.
       epsilon: added to each variance.
       dropout_rate: dropped after each convolution (paper, section 3, "Implementation Details").
       drop_path: probability, for each layer, that it adds zeros to an image (Huang et al., 2016:
@@ -65,7 +69,29 @@ def train(
     settings = gradient.Settings(epsilon, rate, implementation, drop_path, activation)
     if implementation == "reference":
         return _reference(x, layers, key, settings)
-    return gradient.block(x, statistics, layers, key, settings)
+    return gradient.block(x, statistics, layers, key, settings, transition)
+
+
+def joins_transition(
+    x: jax.Array,
+    transition: tuple,
+    layers: list,
+    dropped: float = 0.0,
+    implementation: str = "auto",
+    activation: str = "relu",
+) -> bool:
+    """Returns whether `train` and `evaluate` also compute the transition before the block.
+
+    Args:
+      x: what the transition reads, [B, H, W, C].
+      transition, layers: as for `train` or `evaluate`.
+      dropped: the largest rate of dropout or drop path.
+      implementation, activation: as for `train`.
+    """
+    shape = x.shape[0], x.shape[1] // 2, x.shape[2] // 2, transition[1].shape[3]
+    made: Any = jax.ShapeDtypeStruct(shape, x.dtype)
+    chosen = implementations.choose(implementation, made, layers, dropped, activation)
+    return implementations.has_pooled_stage(chosen)
 
 
 def _reference(x, layers, key, settings):
@@ -83,6 +109,7 @@ def evaluate(
     x: jax.Array,
     layers: list,
     *,
+    transition: tuple | None = None,
     dropout_rate: float = 0.0,
     drop_path: Sequence[float] = (),
     key: jax.Array | None = None,
@@ -94,6 +121,7 @@ def evaluate(
     Args:
       x: feature maps [B, H, W, C].
       layers: each a list of ((gain, shift), kernel) pairs.
+      transition: as for `train`, with a pair like those of layers.
       dropout_rate, drop_path, key: as for `train`, where the statistics are frozen in training.
       implementation, activation: as for `train`.
 
@@ -104,8 +132,8 @@ def evaluate(
     dropped = max(rate, *drop_path, 0.0)
     implementation = implementations.choose(implementation, x, layers, dropped, activation)
     if implementation in (*implementations.PLAIN_JAX, "reference"):
-        return _evaluate(x, layers, rate, key, drop_path, activation)
-    return _evaluate_with_kernels(x, layers, implementation)[0]
+        return _evaluate(x, layers, None, rate, key, drop_path, activation)
+    return _evaluate_with_kernels(x, layers, transition, implementation)[0]
 
 
 def prepare(x: Any, layers: list, implementation: str, activation: str) -> list | None:
@@ -129,7 +157,12 @@ def evaluate_prepared(x: jax.Array, prepared: list, growth_rate: int) -> jax.Arr
     return implementations.find("cpu").evaluate_packed(x, prepared, growth_rate)
 
 
-def _evaluate(x, layers, dropout_rate=0.0, key=None, drop_path=(), activation="relu"):
+def _evaluate(
+    x, layers, transition=None, dropout_rate=0.0, key=None, drop_path=(), activation="relu"
+):
+    if transition is not None:
+        (gain, shift), kernel = transition
+        x = convolve(average_pool(norm_act(x, gain, shift, activation)), kernel)
     features, c = widened(x, layers), x.shape[3]
     for i, layer in enumerate(layers):
         keys = [None if key is None else jax.random.fold_in(key, 2 * i + j) for j in range(2)]
@@ -149,8 +182,8 @@ def _evaluate(x, layers, dropout_rate=0.0, key=None, drop_path=(), activation="r
 
 # Training with frozen statistics differentiates the plain implementation.
 _evaluate_with_kernels = with_gradient(
-    lambda x, layers, how: (implementations.find(how).evaluate(x, layers), ()),
+    lambda *args: (implementations.find(args[-1]).evaluate(*args[:-1]), ()),
     lambda how, residuals, d_features: jax.vjp(_evaluate, *residuals)[1](d_features),
-    lambda x, layers, how: _evaluate(x, layers),
-    portable=lambda x, layers, how: (_evaluate(x, layers), ()),
+    lambda *args: _evaluate(*args[:-1]),
+    portable=lambda *args: (_evaluate(*args[:-1]), ()),
 )

@@ -5,6 +5,7 @@ XLA cannot split a kernel over devices by itself, so kernels are mapped over the
 """
 
 import math
+from collections.abc import Callable
 
 import jax
 from jax import lax
@@ -21,7 +22,13 @@ def mesh_axes() -> tuple[tuple[str, ...], int]:
     return axes, math.prod(mesh.shape[name] for name in axes)
 
 
-def over_devices(run, maps: tuple, others: tuple, returns_maps: bool = True) -> tuple:
+def over_devices(
+    run: Callable,
+    maps: tuple,
+    others: tuple,
+    returns_maps: bool = True,
+    join: Callable = lax.psum,
+) -> tuple:
     """Runs kernels on every device of the current mesh, each on its part of the batch.
 
     Args:
@@ -29,6 +36,7 @@ def over_devices(run, maps: tuple, others: tuple, returns_maps: bool = True) -> 
       maps: arrays [B, H, W, C], split over the mesh along the batch.
       others: arrays that every device has.
       returns_maps: False: run returns sums alone.
+      join: maps what all devices return, and the names of the mesh's axes, to that of the batch.
 
     Returns:
       What run returns, for the whole batch: maps [B, H, W, C], then sums over all devices.
@@ -48,7 +56,7 @@ def over_devices(run, maps: tuple, others: tuple, returns_maps: bool = True) -> 
 
     def everywhere(maps, others):
         x, sums = local(maps, others)
-        return x, lax.psum(sums, axes)
+        return x, join(sums, axes)
 
     x, sums = jax.shard_map(
         everywhere,

@@ -25,7 +25,6 @@ from densenet_jax.models.block.statistics import (
     affine_gradients,
     expected_output,
     moments_gradient,
-    moments_of_sums,
     positions,
 )
 from densenet_jax.models.cpu import stages
@@ -77,43 +76,48 @@ class Settings(NamedTuple):
         return plain.Dropout(self.dropout_rate, key, path_rate)
 
 
-def block(x, statistics, layers, key, settings):
+def block(x, statistics, layers, key, settings, transition=None):
     """`dense_block.train`; the inner moments it returns count as constants to differentiation."""
-    (features, statistics), (bottlenecks,) = _block(x, statistics, layers, key, settings)
+    (features, statistics), (bottlenecks,) = _block(
+        x, statistics, transition, layers, key, settings
+    )
     return features, statistics, [moments for _, moments in bottlenecks]
 
 
-def forward(x, statistics, layers, key, settings):
+def forward(x, statistics, transition, layers, key, settings):
     """Returns features and their moments, and the bottlenecks, which `backward` needs, too."""
     if implementations.in_one_call(settings.implementation):
+        assert transition is None
         results = stages.block_forward(x, statistics, layers, settings.epsilon)
     else:
-        results = _forward(x, statistics, layers, key, settings)
+        results = _forward(x, statistics, transition, layers, key, settings)
     features, statistics, bottlenecks = results
     return (features, statistics), (bottlenecks,)
 
 
-def _forward(x, statistics, layers, key, settings):
-    c, n = x.shape[3], positions(x)
-    widened = getattr(implementations.find(settings.implementation), "widened", plain.widened)
-    features = widened(x, layers)
+def _forward(x, statistics, transition, layers, key, settings):
+    def stage(source, moments, norm, kernel, **options):
+        normalisation = affine(norm, moments, settings.epsilon)
+        function = find_activation(settings.activation)
+        options["pivot"] = expected_output(kernel, *normalisation, moments, function)
+        made, *found = settings.stage("forward")(source, *normalisation, kernel, **options)
+        return made, Moments(*found)
+
+    if transition is None:
+        widened = getattr(implementations.find(settings.implementation), "widened", plain.widened)
+        features, c = widened(x, layers), x.shape[3]
+    else:
+        options = {"pool": True, "room": plain.added(layers)}
+        features, statistics = stage(x, statistics, *transition, **options)
+        c = transition[1].shape[3]
     bottlenecks = []
     for i, layer in enumerate(layers):
         source, source_moments = features, statistics
         for j, (norm, kernel) in enumerate(layer):
             last = j == len(layer) - 1
-            normalisation = affine(norm, source_moments, settings.epsilon)
-            function = find_activation(settings.activation)
-            pivot = expected_output(kernel, *normalisation, source_moments, function)
-            source, *sums = settings.stage("forward")(
-                source,
-                *normalisation,
-                kernel,
-                pivot=pivot,
-                dropout=settings.dropout(key, i, j, len(layer)),
-                **({"into": features, "offset": c} if last else {}),
-            )
-            source_moments = moments_of_sums(*sums, n, pivot)
+            options = {"dropout": settings.dropout(key, i, j, len(layer))}
+            options |= {"into": features, "offset": c} if last else {}
+            source, source_moments = stage(source, source_moments, norm, kernel, **options)
             if not last:
                 bottlenecks.append((source, source_moments))
         features, statistics = source, statistics.extend(source_moments)
@@ -122,8 +126,9 @@ def _forward(x, statistics, layers, key, settings):
 
 
 def backward(settings, residuals, cotangents):
-    """Returns the gradients of x, statistics and layers."""
-    *residuals, key = residuals
+    """Returns the gradients of x, statistics, transition and layers."""
+    *residuals, before, transition, layers, key = residuals
+    residuals = *residuals, layers
     d_features, d_statistics = cotangents
     if settings.implementation in implementations.PLAIN_JAX:
         # Behind a barrier XLA does not see that it computed normalised inputs before, and keeps
@@ -134,10 +139,26 @@ def backward(settings, residuals, cotangents):
     else:
         gradients = _backward(*residuals, d_features, d_statistics, key, settings)
     d_features, d_statistics, d_layers = gradients
-    layers = residuals[-1]
     c = d_features.shape[3] - plain.added(layers)
+    d_statistics, d_transition = d_statistics.prefix(c), None
+    if transition is None:
+        dx = plain.channels(d_features, 0, c)
+    else:
+        (x, moments), (norm, kernel) = before, transition
+        features, statistics = residuals[0], residuals[1].prefix(c)
+        dx, d_kernel, *sums = settings.stage("backward")(
+            x,
+            *affine(norm, moments, settings.epsilon),
+            kernel,
+            pool=True,
+            d_out=d_features,
+            out=features,
+            correction=moments_gradient(statistics, d_statistics, positions(features)),
+        )
+        d_norm, d_statistics = affine_gradients(norm, moments, settings.epsilon, *sums)
+        d_transition = d_norm, d_kernel.astype(kernel.dtype)
     d_layers = jax.tree.map(lambda d, value: d.astype(value.dtype), d_layers, layers)
-    return plain.channels(d_features, 0, c), d_statistics.prefix(c), d_layers, None
+    return dx, d_statistics, d_transition, d_layers, None
 
 
 def _backward(features, statistics, bottlenecks, layers, d_features, d_statistics, key, settings):
@@ -185,9 +206,11 @@ def _backward(features, statistics, bottlenecks, layers, d_features, d_statistic
             found.append(jax.tree.map(_joined, *pieces))
             pairs = zip(d_statistics, d_moments, strict=True)
             d_statistics = Moments(*(d.at[start:end].add(new.astype(d.dtype)) for d, new in pairs))
-        # Without a barrier XLA puts off the updates of d_features (and keeps every layer's
-        # gradient until then) and the gradients of the kernels (and keeps their operands).
-        d_features, found, seconds[i] = lax.optimization_barrier((d_features, found, seconds[i]))
+        if settings.implementation != "gpu":
+            # Without a barrier XLA puts off the updates of d_features (and keeps every layer's
+            # gradient until then) and the gradients of the kernels (and keeps their operands).
+            made = d_features, found, seconds[i]
+            d_features, found, seconds[i] = lax.optimization_barrier(made)
         firsts.update(zip(adding, found, strict=True))
     return d_features, d_statistics, [[firsts[i], *seconds[i]] for i in range(depth)]
 
@@ -198,10 +221,18 @@ def _joined(*pieces):
 
 
 def _inputs(residuals):
-    """Returns what `forward` was given: its input is a prefix of the features."""
-    features, statistics, _, layers, key = residuals
-    c = features.shape[3] - plain.added(layers)
-    return plain.channels(features, 0, c), statistics.prefix(c), layers, key
+    """Returns what `forward` was given; a block's own input is a prefix of its features."""
+    features, statistics, _, before, transition, layers, key = residuals
+    if transition is None:
+        c = features.shape[3] - plain.added(layers)
+        before = plain.channels(features, 0, c), statistics.prefix(c)
+    return *before, transition, layers, key
+
+
+def _keep(args, out, extra):
+    """Returns what `backward` needs."""
+    *before, transition, layers, key = args
+    return *out, *extra, None if transition is None else before, transition, layers, key
 
 
 def _plain(*args):
@@ -217,6 +248,6 @@ _block = with_gradient(
     backward,
     lambda *args: _plain(*args)[0],
     portable=_plain,
-    keep=lambda args, out, extra: (*out, *extra, *args[2:]),
+    keep=_keep,
     inputs=_inputs,
 )

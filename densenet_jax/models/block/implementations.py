@@ -128,6 +128,11 @@ def in_one_call(implementation: str) -> bool:
     return implementation == "cpu" and mesh_axes()[1] == 1
 
 
+def has_pooled_stage(implementation: str) -> bool:
+    """Returns whether the stages compute transitions as fast as blocks: the GPU kernels."""
+    return implementation not in (*PLAIN_JAX, "reference", "cpu")
+
+
 def around_blocks(
     function: Callable, implementation: str, x: jax.Array, activation: str = "relu"
 ) -> Callable:

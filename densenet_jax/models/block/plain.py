@@ -1,9 +1,9 @@
 """Normalisation, activation and convolution in plain JAX: the unit that dense layers are made of.
 
-A stage reads feature maps whose moments are known and makes new ones, together with the sums that
-their moments need.  A bottleneck layer is two stages (1x1, 3x3), a plain layer is one.  Maps lie in
-buffers [B, H, W, ...]: a stage reads the first channels of a buffer, and may write its output into
-a buffer at some channel.
+A stage reads feature maps whose moments are known and makes new ones, together with their moments.
+A bottleneck layer is two stages (1x1, 3x3), a plain layer is one, and a transition before a block
+is one that also halves the maps (`pool`).  Maps lie in buffers [B, H, W, ...]: a stage reads the
+first channels of a buffer, and may write its output into a buffer at some channel.
 
 `models.gpu.stages` and `models.cpu.stages` have the same two functions as fused kernels.
 """
@@ -15,9 +15,16 @@ import jax.numpy as jnp
 from jax import lax
 
 from densenet_jax.models.activation import norm_act, norm_act_gradients
-from densenet_jax.models.block.statistics import at_least_float32, sums, widen
+from densenet_jax.models.block.statistics import (
+    at_least_float32,
+    moments_of_sums,
+    positions,
+    sums,
+    widen,
+)
 from densenet_jax.models.convolution import convolution
 from densenet_jax.models.convolution import gradients as convolution_gradients
+from densenet_jax.models.pooling import average_pool, average_pool_gradient
 
 
 class Dropout(NamedTuple):
@@ -85,9 +92,11 @@ def forward(
     offset: int = 0,
     dropout: Dropout | None = None,
     pivot: jax.Array | float = 0.0,
+    pool: bool = False,
+    room: int = 0,
     activation: str = "relu",
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Returns the stage's output and the sums of its values and squares about a pivot, [D] each.
+    """Returns the stage's output, and the mean and variance of each of its channels, [D] each.
 
     Args:
       source: buffer [B, H, W, >= C]; its first C channels are read.
@@ -98,12 +107,19 @@ def forward(
       offset: see `into`.
       dropout: applied to the output; None: nothing dropped.
       pivot: about each output's mean, [D], see `statistics.sums`.
+      pool: average over windows of 2x2 positions, see `pooling.average_pool`.
+      room: a new array gets so many further channels, for the layers of a block.
       activation: name of the function between norm and convolution, see `models.activation`.
     """
     x = channels(source, 0, kernel.shape[2])
-    y = convolve(norm_act(x, gain, shift, activation), kernel)
+    u = norm_act(x, gain, shift, activation)
+    # Pooling and a 1x1 convolution commute: pooled first, the convolution has a quarter to do.
+    y = convolve(average_pool(u) if pool else u, kernel)
     y = y if dropout is None else dropout(y)
-    return (y if into is None else write_channels(into, y, offset), *sums(y, pivot))
+    found = moments_of_sums(*sums(y, pivot), positions(y), pivot)
+    if into is None:
+        return (jnp.pad(y, ((0, 0), (0, 0), (0, 0), (0, room))) if room else y), *found
+    return write_channels(into, y, offset), *found
 
 
 def backward(
@@ -118,6 +134,7 @@ def backward(
     offset: int = 0,
     d_source: jax.Array | None = None,
     dropout: Dropout | None = None,
+    pool: bool = False,
     activation: str = "relu",
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """The transpose of `forward`.
@@ -127,7 +144,7 @@ def backward(
     moments did (`moments_gradient`).
 
     Args:
-      source, gain, shift, kernel, dropout, activation: as `forward` got them.
+      source, gain, shift, kernel, dropout, pool, activation: as `forward` got them.
       d_out: buffer [B, H, W, >= offset + D] with the gradient of the output.
       out: buffer with the output itself at the same channels.
       correction: the gradient that comes through the output's moments, [D] each.
@@ -143,7 +160,9 @@ def backward(
     dy = (widen(dy) + correction[0] + correction[1] * widen(y)).astype(dy.dtype)
     dy = dy if dropout is None else dropout(dy)
     u = norm_act(x, gain, shift, activation)
+    u = average_pool(u) if pool else u
     d_kernel, du = _convolution_gradients(u, kernel.astype(x.dtype), dy)
+    du = average_pool_gradient(du, x.shape[1:3]) if pool else du
     dx, d_gain, d_shift = norm_act_gradients(x, gain, shift, du, activation)
     if d_source is not None:
         dx = write_channels(d_source, channels(d_source, 0, c) + dx, 0)

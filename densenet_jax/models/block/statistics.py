@@ -62,6 +62,12 @@ def moments_of_sums(
     return Moments(pivot + mean, jnp.maximum(squares / count - mean * mean, 0))
 
 
+def merged(parts: Moments) -> Moments:
+    """Returns the moments of parts of equal size together, from those of each, [parts, C]."""
+    mean = parts.mean.mean(0)
+    return Moments(mean, parts.var.mean(0) + jnp.square(parts.mean - mean).mean(0))
+
+
 def moments(x: jax.Array) -> Moments:
     """Returns the batch statistics of feature maps x [B, H, W, C], in one pass over x.
 

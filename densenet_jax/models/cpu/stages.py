@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from densenet_jax.models.block.devices import over_devices
 from densenet_jax.models.block.plain import added
-from densenet_jax.models.block.statistics import Moments
+from densenet_jax.models.block.statistics import Moments, moments_of_sums, positions
 from densenet_jax.models.cpu import library
 from densenet_jax.models.cpu.library import array, call
 
@@ -29,14 +29,16 @@ def forward(source, gain, shift, kernel, *, into=None, offset=0, dropout=None, p
             y, sums = call("Forward1x1", (source, *vectors), out)
             return y, *sums
 
-        return over_devices(run, (source,), (gain, shift, kernel, pivot))
+        y, *sums = over_devices(run, (source,), (gain, shift, kernel, pivot))
+        return y, *moments_of_sums(*sums, positions(y), pivot)
 
     def run(source, into, *vectors):
         out, arrays = (array(*into.shape), array(2, d)), (source, *vectors, into)
         y, sums = call("Forward3x3", arrays, out, {5: 0}, offset=offset)
         return y, *sums
 
-    return over_devices(run, (source, into), (gain, shift, kernel, pivot))
+    y, *sums = over_devices(run, (source, into), (gain, shift, kernel, pivot))
+    return y, *moments_of_sums(*sums, positions(y), pivot)
 
 
 def backward(
@@ -61,8 +63,9 @@ def backward(
     return over_devices(run, maps, vectors)
 
 
-def evaluate(x, layers):
+def evaluate(x, layers, transition=None):
     """Returns a block's features; see `dense_block.evaluate`."""
+    assert transition is None
     return evaluate_packed(x, layers, added(layers) // max(len(layers), 1))
 
 

@@ -58,23 +58,26 @@ def step_range(part, steps, n: int, tile: int):
     return part * steps, jnp.minimum((part + 1) * steps, ceil_div(n, tile))
 
 
-def _added(sums, parts: int, layers: int, kernel: int, channels: int):
+def added(maps, sums, parts: int, layers: int, kernel: int, channels: int):
     """Adds the sums of all ranges up.
 
     Args:
+      maps: what else the kernel made.
       sums: of one range after another, for one layer after another: a kernel's gradient, as many
         numbers as `kernel` says, and those of shift and gain, of so many channels.  What follows
         those of the last is ignored.
 
     Returns:
-      the gradients of kernels [layers, kernel], shifts and gains, [layers, channels] each.
+      maps, and the gradients of kernels [layers, kernel], of shifts and gains, [layers, channels].
     """
     shape = parts, layers, kernel + 2 * channels
     total = sums[: math.prod(shape)].reshape(shape).sum(0)
-    return jnp.split(total, (kernel, kernel + channels), axis=1)
+    # XLA would put off the sum, and keep the sums of all ranges of all layers until then.
+    maps, total = jax.lax.optimization_barrier((maps, total))
+    return maps, *jnp.split(total, (kernel, kernel + channels), axis=1)
 
 
-def _complete(d_ref, y_ref, a, b, rows, columns, limits, fma):
+def complete(d_ref, y_ref, a, b, rows, columns, limits, fma):
     """Loads the gradient of y that its readers made, and adds what its moments made."""
     d = load(d_ref, rows, columns, limits).astype(jnp.float32)
     y = load(y_ref, rows, columns, limits).astype(jnp.float32)
@@ -132,7 +135,7 @@ def _conv1x1(*refs, n, d, readers, tile, unit, fma):
             gain, shift = (
                 jnp.expand_dims(load_vector(v, at, last), axis) for v in (r.gain, r.shift)
             )
-            dy = _complete(r.d_out, r.out, a, b, rows, outs, (row_limit, out_limit), fma)
+            dy = complete(r.d_out, r.out, a, b, rows, outs, (row_limit, out_limit), fma)
             x = turn(load(x_ref, rows, at, limits)).astype(jnp.float32)
             u = jnp.maximum(fma(x, gain, shift), 0).astype(x_ref.dtype)
             d_w += matmul(u, dy, trans_a=not tile.turned)
@@ -205,7 +208,7 @@ def conv1x1(source, readers, d_source, *, within, interpret=False, tile=None):
             *(number, source, readers, d_source),
             **{"unit": unit, "tile": tile, "interpret": interpret},
         )
-    d_w, *vectors = _added(sums, parts, m, c * d, c)
+    d_source, d_w, *vectors = added(d_source, sums, parts, m, c * d, c)
     return d_source, list(zip(d_w.reshape(m, c, d), *vectors, strict=True))
 
 
@@ -252,7 +255,7 @@ def _conv3x3(*refs, n, c, d, image, tile, steps, unit, fma):
         du = jnp.zeros((tile.rows, tile.channels), jnp.float32)
         for tap in range(9):
             near, exists = neighbour(rows, tap, *image, n, sign=-1)
-            dy = _complete(d_ref, y_ref, a, b, near, offset + outs, (exists, y_limit), fma)
+            dy = complete(d_ref, y_ref, a, b, near, offset + outs, (exists, y_limit), fma)
             w = load(w_ref, tap * c + ins, outs, (inside, out_limit))
             du += matmul(dy, w, trans_b=True)
             d_w[tap] += matmul(u_narrow, dy, trans_a=True)
@@ -322,7 +325,7 @@ def conv3x3(
             *(number, source, gain, shift, w, d_out, out, *correction),
             **{"unit": unit, "image": tuple(image), "tile": tile, "interpret": interpret},
         )
-    (d_w,), (d_shift,), (d_gain,) = _added(sums, parts, 1, 9 * c * d, c)
+    dx, (d_w,), (d_shift,), (d_gain,) = added(dx, sums, parts, 1, 9 * c * d, c)
     return dx, d_w.reshape(3, 3, c, d), d_shift, d_gain
 
 

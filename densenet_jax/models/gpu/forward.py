@@ -3,14 +3,20 @@
 XLA cannot fuse a normalisation into a convolution, nor the sums of its output: it writes and reads
 the maps several times.  Here they are read once and written once.  `block.plain.forward` computes
 the same in plain JAX, and explains the arguments.
+
+Sums lose no digits to a large mean (`statistics.sums`).  A program takes the sum of squares about
+its own mean, and the moments of all follow (Chan et al., 1983); but those of a 1x1 stage, which has
+no register left for it, take it about a pivot that XLA computes.
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
+from densenet_jax.models.block.statistics import Moments, moments_of_sums
 from densenet_jax.models.gpu import tiles
 from densenet_jax.models.gpu.tools import (
     call,
@@ -34,79 +40,158 @@ from densenet_jax.models.gpu.tools import (
 )
 
 
-def _store_sums(sums_ref, y, pivot_ref, rows, columns, limits, d):
-    """Stores one program's sums of y (as rounded for the maps) and of its squares, [2, d].
+def _store_sums(sums_refs, y, start, columns, limits, d, pivot=None):
+    """Stores one program's sums of y and of its squares, [2, d].
 
-    Both are about a pivot of each channel, see `statistics.sums`.
-
-    Rows outside the limits do not count.
+    Args:
+      sums_refs: where; empty: nowhere.
+      y: as rounded for the maps.
+      start: the program's first row; its rows outside the limits do not count.
+      columns, limits: of y.
+      d: columns of all programs with these rows.
+      pivot: of both sums; None: that of the squares is the mean of these rows.
     """
-    y = y.astype(jnp.float32) - load_vector(pivot_ref, columns, limits[1])
-    if limits[0] is not None:
-        y = jnp.where((rows < limits[0])[:, None], y, 0)
-    start = pl.program_id(0) * 2 * d
-    store_vector(sums_ref, start, columns, y.sum(0), limits[1])
-    store_vector(sums_ref, start + d, columns, (y * y).sum(0), limits[1])
+    if not sums_refs:
+        return
+    y, count = y.astype(jnp.float32), len(y)
+    inside = None if limits[0] is None else (span(start, len(y)) < limits[0])[:, None]
+    if inside is not None:
+        count = jnp.minimum(limits[0] - start, count)
+
+    def about(y, pivot):
+        return y - pivot if inside is None else jnp.where(inside, y - pivot, 0)
+
+    y = about(y, 0.0 if pivot is None else pivot)
+    total = y.sum(0)
+    y = about(y, total / count) if pivot is None else y
+    at = start // len(y) * 2 * d
+    store_vector(sums_refs[0], at, columns, total, limits[1])
+    store_vector(sums_refs[0], at + d, columns, (y * y).sum(0), limits[1])
 
 
-def _conv1x1(*refs, n, d, tile, unit, fma):
-    number_ref, x_ref, gain_ref, shift_ref, w_ref, pivot_ref, y_ref, sums_ref = refs
-    c = number_ref[0] * unit
-    rows, columns = span(pl.program_id(0) * tile.rows, tile.rows), span(0, power_of_2(d))
-    limits = unless_multiple(n, tile.rows), unless_multiple(d, len(columns))
+def _moments(sums, n: int, rows: int, d: int) -> Moments:
+    """Returns the moments of n rows from the sums of all programs, of so many rows each."""
+    sums = sums.reshape(-1, 2, d)
+    count = jnp.minimum(n - rows * jnp.arange(len(sums)), rows)[:, None, None]
+    total, is_square = sums[:, :1], jnp.arange(2)[:, None] == 1
+    pivot = total[0] / count[0]
+    distance = total / count - pivot
+    # One sum for both, so that XLA makes one kernel of it.
+    parts = jnp.where(is_square, sums + count * distance**2, count * distance)
+    mean, squares = parts.sum(0) / n
+    return Moments(pivot[0] + mean, jnp.maximum(squares - mean * mean, 0))
+
+
+def window(rows, height: int, width: int) -> list:
+    """Returns the rows of images that are the 2x2 positions of each row of the halved images."""
+    line, column = divide(rows, width // 2)
+    image, line = divide(line, height // 2)
+    first = (image * height + 2 * line) * width + 2 * column
+    return [first + down * width + right for down in (0, 1) for right in (0, 1)]
+
+
+def _conv1x1(*refs, n, d, image, tile, unit, fma):
+    number_ref, x_ref, gain_ref, shift_ref, w_ref, pivot_ref, y_ref, *sums_refs = refs
+    c, width = number_ref[0] * unit, _columns(d)
+    part, j = divide(pl.program_id(0), ceil_div(d, width))
+    start, columns = part * tile.rows, span(j * width, width)
+    rows, limits = (
+        span(start, tile.rows),
+        (unless_multiple(n, tile.rows), unless_multiple(d, width)),
+    )
+    inside = None if limits[0] is None else rows < n
+    sources = window(rows, *image) if image else [rows]
 
     def accumulate(k, y):
         k = span(k * tile.channels, tile.channels)
-        x = load(x_ref, rows, k, (limits[0], c)).astype(jnp.float32)
-        x = fma(x, load_vector(gain_ref, k, c), load_vector(shift_ref, k, c))
-        u = jnp.maximum(x, 0).astype(x_ref.dtype)
-        return y + matmul(u, load(w_ref, k, columns, (k < c, limits[1])))
+        gain, shift = load_vector(gain_ref, k, c), load_vector(shift_ref, k, c)
+        parts = [
+            jnp.maximum(fma(load(x_ref, at, k, (inside, c)).astype(jnp.float32), gain, shift), 0)
+            for at in sources
+        ]
+        u = functools.reduce(jnp.add, parts) / 4 if image else parts[0]
+        return y + matmul(u.astype(x_ref.dtype), load(w_ref, k, columns, (k < c, limits[1])))
 
-    y = jnp.zeros((tile.rows, len(columns)), jnp.float32)
+    y = jnp.zeros((tile.rows, width), jnp.float32)
     steps = divide(c + tile.channels - 1, tile.channels)[0]
     y = jax.lax.fori_loop(0, steps, accumulate, y).astype(y_ref.dtype)
     store(y_ref, rows, columns, y, limits)
-    _store_sums(sums_ref, y, pivot_ref, rows, columns, limits, d)
+    pivot = None if image else load_vector(pivot_ref, columns, limits[1])
+    _store_sums(sums_refs, y, start, columns, limits, d, pivot)
 
 
-def conv1x1(source, gain, shift, w, pivot, *, interpret=False, tile=None):
-    """Returns relu(source[:, :c] * gain + shift) @ w and the sums of it and of its squares.
+def _columns(d: int) -> int:
+    """Returns how many of d columns a program computes."""
+    return min(power_of_2(d), 256)
+
+
+def conv1x1(
+    source,
+    gain,
+    shift,
+    w,
+    *,
+    pivot=0.0,
+    image=None,
+    room=0,
+    measure=True,
+    interpret=False,
+    tile=None,
+):
+    """Returns relu(source[:, :c] * gain + shift) @ w, and its moments.
 
     Args:
       source: [N, >= c].
       gain, shift: [c] each.
       w: [c, D].
-      pivot: of the sums, [D], float32.
+      pivot: about the mean of each column, [D]; of no use with `image`.
+      image: (height, width): relu(...) is averaged over windows of 2x2 positions; None: it is not.
+      room: the result has so many further channels, with any values.
+      measure: False: the moments are left out.
       interpret: see `tools.call`.
       tile: a `Tile`; None: that of this GPU.
     """
-    (n, channels), (c, d) = source.shape, w.shape
-    tile = tile or tiles.tile("1x1 forward", d, 0)
+    (n, channels), (c, d), kernel = source.shape, w.shape, "1x1 forward"
+    if image:
+        n, kernel = n // math.prod(image) * (image[0] // 2) * (image[1] // 2), "1x1 pooled forward"
+    tile = tile or tiles.tile(kernel, d, 0)
     number, unit = numbers(c)
-    programs, width = ceil_div(n, tile.rows), source.dtype.itemsize
-    partial_sums, maps = 8 * d * programs, n * (c + d) * width
+    parts, columns, width = ceil_div(n, tile.rows), ceil_div(d, _columns(d)), source.dtype.itemsize
+    read, rest = n * c * width * (4 if image else 1), n * d * width + 8 * d * parts * measure
     gain, shift, w = (grow(v, channels) for v in (gain, shift, w.astype(source.dtype)))
+    pivot = jnp.broadcast_to(jnp.asarray(pivot, jnp.float32), d)
     static = {"unit": unit, "tile": tile, "interpret": interpret}
     with work(
-        "1x1 forward",
-        maps + c * (8 + d * width) + partial_sums,
-        maps + programs * c * d * width,
-        programs * ceil_div(c, tile.channels),
+        kernel,
+        read + rest + c * (8 + d * width),
+        columns * read + rest + parts * c * d * width,
+        parts * columns * ceil_div(c, tile.channels),
         2 * n * c * d,
     ):
-        y, sums = _run1x1(number, source, gain, shift, w, pivot, **static)
-    return y, *sums.reshape(-1, 2, d).sum(0)
+        y, *sums = _run1x1(
+            *(number, source, gain, shift, w, pivot),
+            **{"n": n, "image": image, "room": room, "measure": measure, **static},
+        )
+    if not measure:
+        return (y,)
+    if image:
+        return y, *_moments(*sums, n, tile.rows, d)
+    return y, *moments_of_sums(*sums[0].reshape(-1, 2, d).sum(0), n, pivot)
 
 
-@functools.partial(jax.jit, static_argnames=("unit", "tile", "interpret"))
-def _run1x1(number, source, gain, shift, w, pivot, *, unit, tile, interpret):
-    n, d = source.shape[0], w.shape[1]
-    programs = ceil_div(n, tile.rows)
+@functools.partial(
+    jax.jit, static_argnames=("n", "image", "room", "measure", "unit", "tile", "interpret")
+)
+def _run1x1(
+    number, source, gain, shift, w, pivot, *, n, image, room, measure, unit, tile, interpret
+):
+    d = w.shape[1]
+    parts, static = ceil_div(n, tile.rows), {"n": n, "d": d, "image": image, "tile": tile}
     return call(
-        named(_conv1x1, n=n, d=d, tile=tile, unit=unit, fma=multiply_add(interpret)),
+        named(_conv1x1, **static, unit=unit, fma=multiply_add(interpret)),
         *(number, source, gain, shift, w, pivot),
-        grid=programs,
-        out=(shape((n, d), source.dtype), shape((programs * 2 * d,))),
+        grid=parts * ceil_div(d, _columns(d)),
+        out=(shape((n, d + room), source.dtype), *[shape((parts * 2 * d,))] * measure),
         interpret=interpret,
         tile=tile,
     )
@@ -127,10 +212,10 @@ def neighbour(rows, tap, height: int, width: int, n: int, sign: int):
 
 
 def _conv3x3(*refs, n, c, d, image, tile, unit, fma):
-    number_ref, x_ref, gain_ref, shift_ref, w_ref, pivot_ref, _, y_ref, sums_ref = refs
+    number_ref, x_ref, gain_ref, shift_ref, w_ref, _, y_ref, *sums_refs = refs
     offset = number_ref[0] * unit
-    rows, columns = span(pl.program_id(0) * tile.rows, tile.rows), span(0, power_of_2(d))
-    channels = span(0, power_of_2(c))
+    start, columns = pl.program_id(0) * tile.rows, span(0, power_of_2(d))
+    rows, channels = span(start, tile.rows), span(0, power_of_2(c))
     limits = unless_multiple(n, tile.rows), unless_multiple(d, len(columns))
     last = unless_multiple(c, len(channels))
     gain, shift = load_vector(gain_ref, channels, last), load_vector(shift_ref, channels, last)
@@ -145,10 +230,12 @@ def _conv3x3(*refs, n, c, d, image, tile, unit, fma):
     y = jnp.zeros((tile.rows, len(columns)), jnp.float32)
     y = jax.lax.fori_loop(0, 9, accumulate, y).astype(y_ref.dtype)
     store(y_ref, rows, offset + columns, y, (limits[0], limits[1] and columns < d))
-    _store_sums(sums_ref, y, pivot_ref, rows, columns, limits, d)
+    _store_sums(sums_refs, y, start, columns, limits, d)
 
 
-def conv3x3(source, gain, shift, w, into, pivot, *, image, offset, interpret=False, tile=None):
+def conv3x3(
+    source, gain, shift, w, into, *, image, offset, measure=True, interpret=False, tile=None
+):
     """Convolves relu(source * gain + shift) and writes the result into channels of a buffer.
 
     The halo of a tile belongs to its neighbours, which run at the same time: what is read again
@@ -159,12 +246,12 @@ def conv3x3(source, gain, shift, w, into, pivot, *, image, offset, interpret=Fal
       gain, shift: [C] each.
       w: [3, 3, C, D].
       into: [N, > offset], updated in place at channels offset ... offset + D - 1.
-      pivot: of the sums, [D], float32.
+      measure: False: the moments are left out.
       interpret: see `tools.call`.
       tile: a `Tile`, whose channels do not count; None: that of this GPU.
 
     Returns:
-      into, and the sums of what was written and of its squares, [D] each.
+      into, and the moments of what was written.
     """
     (n, c), d = source.shape, w.shape[3]
     number, unit = numbers(offset)
@@ -173,29 +260,29 @@ def conv3x3(source, gain, shift, w, into, pivot, *, image, offset, interpret=Fal
     programs, width = ceil_div(n, tile.rows), source.dtype.itemsize
     inputs, outputs = size_in_bytes(source, gain, shift, w), n * d * into.dtype.itemsize
     halo = 2 * (image[1] + 1) * c * width  # around a tile; the taps of one position are cached
-    static = {"unit": unit, "image": tuple(image), "tile": tile, "interpret": interpret}
+    static = {"image": tuple(image), "measure": measure, "tile": tile, "interpret": interpret}
     with work(
         "3x3 forward",
-        inputs + outputs + 8 * d * programs,
+        inputs + outputs + 8 * d * programs * measure,
         inputs + outputs + programs * (halo + size_in_bytes(w)),
         9 * programs,
         18 * n * c * d,
     ):
-        into, sums = _run3x3(number, source, gain, shift, w, pivot, into, **static)
-    return into, *sums.reshape(-1, 2, d).sum(0)
+        into, *sums = _run3x3(number, source, gain, shift, w, into, unit=unit, **static)
+    return into, *(_moments(*sums, n, tile.rows, d) if measure else ())
 
 
-@functools.partial(jax.jit, static_argnames=("unit", "image", "tile", "interpret"))
-def _run3x3(number, source, gain, shift, w, pivot, into, *, unit, image, tile, interpret):
+@functools.partial(jax.jit, static_argnames=("unit", "image", "measure", "tile", "interpret"))
+def _run3x3(number, source, gain, shift, w, into, *, unit, image, measure, tile, interpret):
     (n, c), d = source.shape, w.shape[1]
     programs = ceil_div(n, tile.rows)
     static = {"n": n, "c": c, "d": d, "image": image, "tile": tile, "unit": unit}
     return call(
         named(_conv3x3, **static, fma=multiply_add(interpret)),
-        *(number, source, gain, shift, w, pivot, into),
+        *(number, source, gain, shift, w, into),
         grid=programs,
-        out=(shape(into.shape, into.dtype), shape((programs * 2 * d,))),
+        out=(shape(into.shape, into.dtype), *[shape((programs * 2 * d,))] * measure),
         interpret=interpret,
         tile=tile,
-        aliases={6: 0},
+        aliases={5: 0},
     )

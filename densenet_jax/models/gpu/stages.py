@@ -8,14 +8,17 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jax import lax
 
 from densenet_jax.models.block import plain
 from densenet_jax.models.block.devices import over_devices
-from densenet_jax.models.gpu import backward, forward, tiles
+from densenet_jax.models.block.statistics import Moments, merged
+from densenet_jax.models.gpu import backward, backward_pooled, forward, tiles
 
-KERNELS = ("1x1 forward", "3x3 forward", "1x1 backward", "3x3 backward")
+KERNELS = (
+    *("1x1 forward", "3x3 forward", "1x1 backward", "3x3 backward"),
+    *("1x1 pooled forward", "1x1 pooled backward"),
+)
 WITHOUT = " without "
 
 
@@ -41,30 +44,57 @@ class Stages(NamedTuple):
         name = "interpreted" if self.interpret else "gpu"
         return name + WITHOUT + ", ".join(sorted(kernels)) if kernels else name
 
-    def forward(self, source, gain, shift, kernel, *, into=None, offset=0, dropout=None, pivot=0.0):
+    def forward(
+        self,
+        source,
+        gain,
+        shift,
+        kernel,
+        *,
+        into=None,
+        offset=0,
+        dropout=None,
+        pivot=0.0,
+        pool=False,
+        room=0,
+        measure=True,
+    ):
+        """See `plain.forward`; a new array's further channels have any values.
+
+        Args:
+          measure: False: the moments are left out.
+        """
         assert dropout is None
         assert (into is None) == (kernel.shape[:2] == (1, 1))
-        if f"{kernel.shape[0]}x{kernel.shape[1]} forward" in self.replaced:
-            return plain.forward(source, gain, shift, kernel, into=into, offset=offset, pivot=pivot)
-        pivot = jnp.broadcast_to(jnp.asarray(pivot, jnp.float32), kernel.shape[3])
+        if self._is_replaced("forward", kernel, pool):
+            options = {"into": into, "offset": offset, "pivot": pivot, "pool": pool, "room": room}
+            return plain.forward(source, gain, shift, kernel, **options)
+        options = {"measure": measure, "interpret": self.interpret}
         if into is None:
 
             def run(source, gain, shift, kernel, pivot):
-                return forward.conv1x1(
-                    _matrix(source), gain, shift, kernel[0, 0], pivot, interpret=self.interpret
+                image = source.shape[1:3] if pool else None
+                y, *moments = forward.conv1x1(
+                    *(_matrix(source), gain, shift, kernel[0, 0]),
+                    **{"pivot": pivot, "image": image, "room": room, **options},
                 )
+                return y.reshape(-1, *_halved(source.shape[1:3], pool), y.shape[1]), *moments
 
-            return over_devices(run, (source,), (gain, shift, kernel, pivot))
+            return over_devices(run, (source,), (gain, shift, kernel, pivot), join=_merged)
 
-        def run(source, into, gain, shift, kernel, pivot):
+        def run(source, into, gain, shift, kernel):
             return forward.conv3x3(
-                *(_matrix(source), gain, shift, kernel, _matrix(into), pivot),
-                image=source.shape[1:3],
-                offset=offset,
-                interpret=self.interpret,
+                *(_matrix(source), gain, shift, kernel, _matrix(into)),
+                **{"image": source.shape[1:3], "offset": offset, **options},
             )
 
-        return over_devices(run, (source, into), (gain, shift, kernel, pivot))
+        return over_devices(run, (source, into), (gain, shift, kernel), join=_merged)
+
+    def _is_replaced(self, direction, kernel, pool=False):
+        """Returns whether plain JAX takes the place of the kernel for a stage."""
+        kind = " pooled" if pool else ""
+        name = f"{kernel.shape[0]}x{kernel.shape[1]}{kind} {direction}"
+        return name in self.replaced or (pool and kernel.shape[3] > backward_pooled.WIDEST)
 
     def backward(
         self,
@@ -79,12 +109,14 @@ class Stages(NamedTuple):
         offset=0,
         d_source=None,
         dropout=None,
+        pool=False,
     ):
         assert dropout is None
-        assert (d_source is not None) == (kernel.shape[:2] == (1, 1))
-        if f"{kernel.shape[0]}x{kernel.shape[1]} backward" in self.replaced:
+        assert (d_source is not None) == (kernel.shape[:2] == (1, 1) and not pool)
+        if self._is_replaced("backward", kernel, pool):
             gradients = {"d_out": d_out, "out": out, "correction": correction, "offset": offset}
-            return plain.backward(source, gain, shift, kernel, d_source=d_source, **gradients)
+            gradients |= {"d_source": d_source, "pool": pool}
+            return plain.backward(source, gain, shift, kernel, **gradients)
         if d_source is not None:
             reader = gain, shift, kernel, {"d_out": d_out, "out": out, "correction": correction}
             within = 0, kernel.shape[2]
@@ -92,6 +124,14 @@ class Stages(NamedTuple):
             return d_source, *found
 
         def run(source, d_out, out, gain, shift, kernel, a, b):
+            if pool:
+                dx, d_w, *vectors = backward_pooled.conv1x1(
+                    *(_matrix(source), gain, shift, kernel[0, 0]),
+                    *(_matrix(d_out), _matrix(out), (a, b)),
+                    image=source.shape[1:3],
+                    interpret=self.interpret,
+                )
+                return dx, d_w[None, None], *vectors
             return backward.conv3x3(
                 *(_matrix(source), gain, shift, kernel, _matrix(d_out), _matrix(out), (a, b)),
                 image=source.shape[1:3],
@@ -140,14 +180,29 @@ class Stages(NamedTuple):
         (features,) = over_devices(run, (x,), ())
         return features
 
-    def evaluate(self, x, layers):
+    def evaluate(self, x, layers, transition=None):
         """Returns the features of a block with fixed statistics; see `dense_block.evaluate`."""
-        features, c = self.widened(x, layers), x.shape[3]
+        if transition is None:
+            features, c = self.widened(x, layers), x.shape[3]
+        else:
+            normalisation, kernel = transition
+            options = {"pool": True, "room": plain.added(layers), "measure": False}
+            (features, *_), c = self.forward(x, *normalisation, kernel, **options), kernel.shape[3]
         for (first, kernel1), (second, kernel2) in layers:
-            between, *_ = self.forward(features, *first, kernel1)
-            features, *_ = self.forward(between, *second, kernel2, into=features, offset=c)
+            between, *_ = self.forward(features, *first, kernel1, measure=False)
+            options = {"into": features, "offset": c, "measure": False}
+            features, *_ = self.forward(between, *second, kernel2, **options)
             c += kernel2.shape[3]
         return features
+
+
+def _merged(moments: list[jax.Array], axes: tuple[str, ...]) -> list[jax.Array]:
+    """Returns the moments of the whole batch from those of every device's part."""
+    return [*merged(Moments(*lax.all_gather(moments, axes)))] if moments else []
+
+
+def _halved(image: tuple[int, int], pool: bool) -> tuple[int, int]:
+    return (image[0] // 2, image[1] // 2) if pool else image
 
 
 def _matrix(x: jax.Array) -> jax.Array:

@@ -92,7 +92,8 @@ def tile(kernel: str, width: int, growth: int) -> Tile:
 
     Args:
       kernel: one of `stages.KERNELS`.
-      width, growth: maps after the first and second convolution of a layer.
+      width, growth: maps after the first and second convolution of a layer; for "pooled" kernels
+        width is that of a transition's output.
     """
     gpu, wide = hardware(), width > 128
     # Warps hold the operands of products in their registers; from Hopper on the matrix units read
@@ -102,6 +103,11 @@ def tile(kernel: str, width: int, growth: int) -> Tile:
         found = (64, 64, 2) if wide else (128, 32, 3 if small else 4)
     elif kernel == "3x3 forward":
         found = (64 if wide or gpu.capability >= 12 else 128, width, 1)
+    elif kernel == "1x1 pooled forward":
+        found = (64, 32, 2)
+    elif kernel == "1x1 pooled backward":
+        bits = (width - 1).bit_length()  # registers hold the sums of channels x width
+        found = (16, min(64, 2**13 >> bits) if small else min(128, max(64, 2**14 >> bits)), 1)
     elif kernel == "1x1 backward near":
         found = (64, 32, 2)
     elif kernel == "1x1 backward pair":

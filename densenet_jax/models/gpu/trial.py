@@ -26,6 +26,7 @@ import numpy as np
 from densenet_jax.models.block import gradient, plain
 from densenet_jax.models.block.statistics import moments
 from densenet_jax.models.gpu import tiles
+from densenet_jax.models.gpu.backward_pooled import WIDEST
 from densenet_jax.models.gpu.stages import KERNELS, Stages
 from densenet_jax.user_cache import user_cache
 
@@ -256,9 +257,8 @@ def cases(
     channels = max(channels, c + growth)
     x, dx, z, dz = maps(channels), maps(channels), maps(width), maps(width)
     first, second = (*vectors(c), kernel(1, c, width)), (*vectors(width), kernel(3, width, growth))
-    pivots = {size: vectors(size)[0] for size in (width, growth)}
-    yield Case("1x1 forward", "forward", (x, *first), {"pivot": pivots[width]}, {})
-    arrays: dict[str, Any] = {"into": x, "pivot": pivots[growth]}
+    yield Case("1x1 forward", "forward", (x, *first), {}, {})
+    arrays: dict[str, Any] = {"into": x}
     yield Case("3x3 forward", "forward", (z, *second), arrays, {"offset": c})
     arrays = {"d_out": dz, "out": z, "correction": vectors(width), "d_source": dx}
     yield Case("1x1 backward", "backward", (x, *first), arrays, {})
@@ -270,6 +270,13 @@ def cases(
             yield Case("1x1 backward", "backward_together", (x, readers, dx), {}, within)
     arrays = {"d_out": dx, "out": x, "correction": vectors(growth)}
     yield Case("3x3 backward", "backward", (z, *second), arrays, {"offset": c})
+    # Outputs of the transitions of DenseNet-121 are one, two and four times as wide.
+    made = width if c % 32 else min(4 * width, WIDEST)
+    image = image[0], image[1] // 2, image[2] // 2
+    pooled = x, *vectors(channels), kernel(1, channels, made)
+    yield Case("1x1 pooled forward", "forward", pooled, {}, {"pool": True})
+    arrays = {"d_out": maps(made), "out": maps(made), "correction": vectors(made)}
+    yield Case("1x1 pooled backward", "backward", pooled, arrays, {"pool": True})
 
 
 def _seconds(implementation: str, dtype: str, width: int, growth: int) -> float:

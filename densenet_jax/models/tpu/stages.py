@@ -23,7 +23,13 @@ from jax.experimental.layout import Layout, with_layout_constraint
 from densenet_jax.models.activation import act_gradient, find_activation, norm_act
 from densenet_jax.models.block import plain
 from densenet_jax.models.block.devices import mesh_axes, over_devices
-from densenet_jax.models.block.statistics import at_least_float32, sums, widen
+from densenet_jax.models.block.statistics import (
+    at_least_float32,
+    moments_of_sums,
+    positions,
+    sums,
+    widen,
+)
 
 LANES = 128
 
@@ -41,13 +47,13 @@ def forward(
     **options,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """As `block.plain.forward`."""
-    if into is not None or dropout is not None:
+    if into is not None or dropout is not None or options:
         options |= {"into": into, "dropout": dropout, "pivot": pivot, "activation": activation}
         return plain.forward(source, gain, shift, kernel, **options)
     x = norm_act(plain.channels(source, 0, kernel.shape[2]), gain, shift, activation)
     # Where maps are large XLA would choose another layout than for the convolution that reads them.
     y = _channels_innermost(plain.convolve(x, kernel))
-    return y, *sums(y, pivot)
+    return y, *moments_of_sums(*sums(y, pivot), positions(y), pivot)
 
 
 def _channels_innermost(x):

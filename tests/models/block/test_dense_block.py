@@ -12,6 +12,7 @@ from densenet_jax.models.activation import norm_act
 from densenet_jax.models.block import dense_block
 from densenet_jax.models.block.plain import convolve
 from densenet_jax.models.block.statistics import affine, moments
+from densenet_jax.models.pooling import average_pool
 
 EPSILON = 1e-5
 reference = functools.partial(dense_block.train, implementation="reference")
@@ -179,6 +180,42 @@ def test_kernels_in_groups_with_statistics_of_their_own(members, implementation)
     for i in range(2):
         actual = jax.tree.map(operator.itemgetter(i), (d_x, d_layers))
         assert_close(actual, expected[i], 1e-5)
+
+
+def test_a_transition_is_the_first_stage_of_the_block():
+    """In training and with fixed statistics; an odd last row belongs to no window."""
+    (_, layers, weights), rng = (
+        problem((2, 2, 3, 8), 2, 4, 2, jnp.float32),
+        np.random.default_rng(1),
+    )
+    x = jnp.asarray(rng.normal(0.3, 1, (2, 5, 6, 12)), jnp.float32)
+    norm = {"scale": jnp.linspace(0.5, 1.5, 12), "bias": jnp.linspace(-1, 1, 12)}
+    transition = norm, jnp.asarray(rng.normal(0, 0.4, (1, 1, 12, 8)), jnp.float32)
+
+    def apart(x, statistics, parts, **options):
+        (norm, kernel), layers = parts
+        x = convolve(norm_act(x, *affine(norm, statistics, EPSILON), "relu"), kernel)
+        x = average_pool(x)
+        return reference(x, moments(x), layers, **options)
+
+    def together(x, statistics, parts, **options):
+        transition, layers = parts
+        options |= {"transition": transition, "implementation": "interpreted"}
+        return dense_block.train(x, statistics, layers, **options)
+
+    expected, actual = (make_loss(f, weights)(x, (transition, layers)) for f in (apart, together))
+    assert_close(actual, expected, 1e-5)
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    with jax.set_mesh(mesh):
+        sharded = jax.device_put(x, jax.NamedSharding(mesh, jax.P("data")))
+        assert_close(make_loss(together, weights)(sharded, (transition, layers)), expected, 1e-5)
+
+    frozen = [[(tuple(norm.values()), kernel) for norm, kernel in layer] for layer in layers]
+    fixed = tuple(norm.values()), transition[1]
+    plain = average_pool(convolve(norm_act(x, *fixed[0], "relu"), fixed[1]))
+    expected = dense_block.evaluate(plain, frozen, implementation="plain")
+    options = {"transition": fixed, "implementation": "interpreted"}
+    assert_close(dense_block.evaluate(x, frozen, **options), expected, 1e-5)
 
 
 def test_evaluation_matches_concatenation():

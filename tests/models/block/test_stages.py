@@ -8,6 +8,7 @@ import pytest
 from densenet_jax.models import activation
 from densenet_jax.models.block import implementations, reference
 from densenet_jax.models.cpu import library
+from densenet_jax.models.pooling import average_pool
 
 # Images, channels of the source's buffer, channels read, channels made.
 SHAPES = {
@@ -18,12 +19,18 @@ SHAPES = {
 TOLERANCE = {jnp.float32: 2e-5, jnp.bfloat16: 3e-2}
 
 
-def reference_stage(function, x, gain, shift, kernel):
+def reference_stage(function, x, gain, shift, kernel, pool=False):
     """Returns the stage's output and the sums of its values and squares."""
     z = x.astype(jnp.float32) * gain + shift
     y = reference.convolve(activation.find_activation(function)(z).astype(x.dtype), kernel)
+    y = average_pool(y) if pool else y
     wide = y.astype(jnp.float32)
     return y, wide.sum((0, 1, 2)), (wide * wide).sum((0, 1, 2))
+
+
+def moments(y):
+    wide = np.asarray(y, np.float64)
+    return wide.mean((0, 1, 2)), wide.var((0, 1, 2))
 
 
 def close(actual, expected, dtype):
@@ -74,14 +81,55 @@ def test_stage_and_its_transpose(implementation, function, shape, size, dtype):
         actual = stage.forward(source, gain, shift, kernel, **options)
         back = {"d_out": d_y, "out": expected[0], "d_source": d_source}
         dx = d_source.at[..., :c].add(dx)
+        expected = expected[0], *moments(expected[0])
     else:
         into = maps(buffered + d)
         actual = stage.forward(source, gain, shift, kernel, into=into, offset=buffered, **options)
-        expected = (into.at[..., buffered:].set(expected[0]), *expected[1:])
+        out, made = into.at[..., buffered:].set(expected[0]), expected[0]
+        expected = out, *moments(made)
         d_out = maps(buffered + d).at[..., buffered:].set(d_y)
-        back = {"d_out": d_out, "out": expected[0], "offset": buffered}
+        back = {"d_out": d_out, "out": out, "offset": buffered}
     close(actual, expected, dtype)
     gradients = stage.backward(
         source, gain, shift, kernel, correction=(constant, slope), **back, **options
     )
+    close(gradients, (dx, d_kernel, d_shift, d_gain), dtype)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("image", [(2, 5, 6), (1, 2, 9)], ids=str)
+@pytest.mark.parametrize(
+    ("implementation", "function"), [("plain", "silu"), ("plain", "relu"), ("interpreted", "relu")]
+)
+def test_transition_and_its_transpose(implementation, function, image, dtype):
+    """A stage that halves the maps; the reference pools after the convolution, as in the paper."""
+    (c, d, room), rng = (21, 9, 4), np.random.default_rng(0)
+    half = image[0], image[1] // 2, image[2] // 2
+
+    def maps(*shape):
+        return jnp.asarray(rng.normal(size=shape), dtype)
+
+    def vector(size):
+        return jnp.asarray(rng.normal(size=size), jnp.float32)
+
+    x, gain, shift = maps(*image, c), vector(c), vector(c)
+    kernel = jnp.asarray(rng.normal(0, 0.2, (1, 1, c, d)), jnp.float32)
+
+    def expected_forward(*args):
+        return reference_stage(function, *args, pool=True)
+
+    (y, *_), transpose = jax.vjp(expected_forward, x, gain, shift, kernel)
+    d_out, correction = maps(*half, d + room), (vector(d), vector(d))
+    dx, d_gain, d_shift, d_kernel = transpose((d_out[..., :d], correction[0], correction[1] / 2))
+    stage = implementations.find(implementation)
+    options = {"pool": True}
+    if implementation in implementations.PLAIN_JAX:
+        options["activation"] = function
+    out, *found = stage.forward(x, gain, shift, kernel, room=room, **options)
+    assert out.shape == d_out.shape
+    made = out[..., :d]
+    close((made, *found), (y, *moments(made)), dtype)
+    out = out.at[..., :d].set(y)
+    options |= {"d_out": d_out, "out": out, "correction": correction}
+    gradients = stage.backward(x, gain, shift, kernel, **options)
     close(gradients, (dx, d_kernel, d_shift, d_gain), dtype)

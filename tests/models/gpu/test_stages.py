@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from densenet_jax.models.block import dense_block, implementations, plain
-from densenet_jax.models.gpu import backward, forward
+from densenet_jax.models.gpu import backward, backward_pooled, forward
 from densenet_jax.models.gpu.tiles import Tile
 
 # Type, images, channels of the buffer, channels read, bottleneck width, growth rate.  Nothing
@@ -56,9 +56,28 @@ def test_forward_1x1(case):
     dtype, image, channels, c, d, _ = case
     arrays = Arrays(dtype)
     x, affine, w = arrays.maps(*image, channels), arrays.vectors(c), arrays.kernel(1, 1, c, d)
-    pivot, _ = arrays.vectors(d)
-    actual = forward.conv1x1(matrix(x), *affine, w[0, 0], pivot, interpret=True, tile=TILE)
-    assert_close(actual, plain.forward(x, *affine, w, pivot=pivot), dtype)
+    options = {"pivot": arrays.vectors(d)[0], "interpret": True, "tile": TILE}
+    actual = forward.conv1x1(matrix(x), *affine, w[0, 0], **options)
+    assert_close(actual, plain.forward(x, *affine, w), dtype)
+    options |= {"measure": False}
+    (y,) = forward.conv1x1(matrix(x), *affine, w[0, 0], **options)
+    np.testing.assert_array_equal(y, actual[0])
+
+
+def test_transition(case):
+    """Wider than a program's columns, and with rows and columns of images that have no window."""
+    dtype, image, _, c, _, _ = case
+    arrays, d = Arrays(dtype), 260
+    x, affine, w = arrays.maps(*image, c), arrays.vectors(c), arrays.kernel(1, 1, c, d)
+    options = {"image": image[1:], "interpret": True, "tile": TILE}
+    actual = forward.conv1x1(matrix(x), *affine, w[0, 0], **options)
+    expected = plain.forward(x, *affine, w, pool=True)
+    assert_close(actual, expected, dtype)
+    d_out, correction = arrays.maps(*expected[0].shape), arrays.vectors(d)
+    maps = matrix(d_out), matrix(expected[0])
+    actual = backward_pooled.conv1x1(matrix(x), *affine, w[0, 0], *maps, correction, **options)
+    gradients = {"d_out": d_out, "out": expected[0], "correction": correction}
+    assert_close(actual, plain.backward(x, *affine, w, pool=True, **gradients), dtype)
 
 
 def test_forward_3x3(case):
@@ -66,15 +85,14 @@ def test_forward_3x3(case):
     arrays = Arrays(dtype)
     x, z = arrays.maps(*image, channels), arrays.maps(*image, d)
     affine, w = arrays.vectors(d), arrays.kernel(3, 3, d, growth)
-    pivot, _ = arrays.vectors(growth)
     actual = forward.conv3x3(
-        *(matrix(z), *affine, w, matrix(x), pivot),
+        *(matrix(z), *affine, w, matrix(x)),
         image=image[1:],
         offset=c,
         interpret=True,
         tile=TILE,
     )
-    assert_close(actual, plain.forward(z, *affine, w, into=x, offset=c, pivot=pivot), dtype)
+    assert_close(actual, plain.forward(z, *affine, w, into=x, offset=c), dtype)
 
 
 @pytest.mark.parametrize(
