@@ -111,11 +111,12 @@ class DenseBlock(nn.Module):
           transition: what x goes through before the block; None: nothing.
         """
         if self.has_variable("prepared", "layers"):
-            if batch is not None or self.has_variable("params", "denselayer1"):
+            if train or self.has_variable("params", "denselayer1"):
                 raise ValueError(
                     "The variables are prepared for inference; to train, or after a change of the "
                     "parameters, begin with the variables that were given to `prepare`."
                 )
+            x = x if transition is None else transition(x, batch)
             prepared: Any = self.get_variable("prepared", "layers")
             return dense_block.evaluate_prepared(x, prepared, self.plan.growth_rate), None
         layers = self.layers()
