@@ -107,7 +107,11 @@ def tile(kernel: str, width: int, growth: int) -> Tile:
         found = (64, 32, 2)
     elif kernel == "1x1 pooled backward":
         bits = (width - 1).bit_length()  # registers hold the sums of channels x width
-        found = (16, min(64, 2**13 >> bits) if small else min(128, max(64, 2**14 >> bits)), 1)
+        found = (
+            16,
+            min(1 << bits - 1, 2**13 >> bits) if small else min(128, max(64, 2**14 >> bits)),
+            1,
+        )
     elif kernel == "1x1 backward near":
         found = (64, 32, 2)
     elif kernel == "1x1 backward pair":
