@@ -86,29 +86,41 @@ class DenseBlock(nn.Module):
     def layers(self) -> list[DenseLayer]:
         return [getattr(self, f"denselayer{i + 1}") for i in range(len(self.plan.widths))]
 
+    def pairs(self, train: bool) -> list:
+        """Returns the layers as `dense_block.train` or `dense_block.evaluate` takes them."""
+        return [layer.params() if train else layer.frozen() for layer in self.layers()]
+
+    def joins(self, x: jax.Array, transition: tuple, train: bool, dropped: float) -> bool:
+        """Returns whether the block takes a transition on x: `dense_block.joins_transition`."""
+        if self.has_variable("prepared", "layers"):
+            return False
+        how = self.implementation, self.norm_args["activation"]
+        return dense_block.joins_transition(x, transition, self.pairs(train), dropped, *how)
+
     def prepare(self, batch_size: int, dtype: Any) -> list | None:
         """Returns the layers for inference, or None: see `dense_block.prepare`."""
-        frozen = [layer.frozen() for layer in self.layers()]
         x = jax.ShapeDtypeStruct((batch_size, 1, 1, self.plan.in_features), dtype)
-        return dense_block.prepare(x, frozen, self.implementation, self.norm_args["activation"])
+        return dense_block.prepare(
+            x, self.pairs(train=False), self.implementation, self.norm_args["activation"]
+        )
 
     def __call__(
         self,
         x: jax.Array,
         batch: Moments | None,
-        train: bool,
+        train: bool = False,
         dropout_rate: float = 0.0,
         drop_path: tuple[float, ...] = (),
-        transition: "Transition | None" = None,
+        transition: tuple | None = None,
     ) -> tuple[jax.Array, Moments | None]:
         """Returns the block's features, and their moments if it trains.
 
         Args:
           x: feature maps [B, H, W, C].
-          batch: moments of x, which normalise in the transition; None: the running statistics do.
+          batch: moments of x, which normalise in the transition if there is one.
           train: whether the batch's statistics normalise in the block.
           dropout_rate, drop_path: see `dense_block.train`.
-          transition: what x goes through before the block; None: nothing.
+          transition: `Transition.pair` of what x goes through before the block; None: nothing.
         """
         if self.has_variable("prepared", "layers"):
             if train or self.has_variable("params", "denselayer1"):
@@ -116,7 +128,6 @@ class DenseBlock(nn.Module):
                     "The variables are prepared for inference; to train, or after a change of the "
                     "parameters, begin with the variables that were given to `prepare`."
                 )
-            x = x if transition is None else transition(x, batch)
             prepared: Any = self.get_variable("prepared", "layers")
             return dense_block.evaluate_prepared(x, prepared, self.plan.growth_rate), None
         layers = self.layers()
@@ -127,24 +138,14 @@ class DenseBlock(nn.Module):
             "implementation": self.implementation,
             "activation": self.norm_args["activation"],
         }
-        pairs = [layer.params() if train else layer.frozen() for layer in layers]
-        before = None
-        if transition is not None:
-            dropped = max(dropout_rate, *drop_path, 0.0)
-            how = self.implementation, self.norm_args["activation"]
-            alike = (batch is not None) == train
-            before = transition.pair(batch)
-            if alike and dense_block.joins_transition(x, before, pairs, dropped, *how):
-                transition.update(batch, positions(x))
-            else:
-                x, before = transition(x, batch, dropout_rate), None
+        pairs = self.pairs(train)
         if not train:
-            return dense_block.evaluate(x, pairs, transition=before, **options), None
+            return dense_block.evaluate(x, pairs, transition=transition, **options), None
         x, batch, inner = dense_block.train(
             x,
-            moments(x) if before is None or batch is None else batch,
+            moments(x) if transition is None or batch is None else batch,
             pairs,
-            transition=before,
+            transition=transition,
             epsilon=self.norm_args["epsilon"],
             **options,
         )
@@ -323,9 +324,17 @@ class DenseNet(nn.Module):
         x, stages = self._stem(images.astype(dtype), live["stem"]), {}
         batch, drop_paths = None, self.drop_paths() if train else [()] * len(self.block_sizes)
         for i in range(1, len(self.block_sizes) + 1):
-            transition = getattr(self, f"transition{i - 1}") if i > 1 else None
-            options = live[f"block{i}"], dropout_rate, drop_paths[i - 1], transition
-            x, batch = getattr(self, f"denseblock{i}")(x, batch, *options)
+            block, training, pair = getattr(self, f"denseblock{i}"), live[f"block{i}"], None
+            if i > 1:
+                transition = getattr(self, f"transition{i - 1}")
+                pair = transition.pair(batch)
+                dropped = max(dropout_rate, *drop_paths[i - 1], 0.0)
+                alike = (batch is not None) == training
+                if alike and block.joins(x, pair, training, dropped):
+                    transition.update(batch, positions(x))
+                else:
+                    x, pair = transition(x, batch, dropout_rate), None
+            x, batch = block(x, batch, training, dropout_rate, drop_paths[i - 1], pair)
             stages[f"block{i}"] = x.astype(self.dtype)
         if not live["norm"]:
             batch = None
