@@ -22,13 +22,11 @@ inline void store_normalised(const Tile<M, N>& tile, float* out, int64_t stride,
   }
 }
 
-// Packs a kernel: in panels [D / kWide][C][kWide] if it is 1x1, as a TransformedKernel if it is 3x3.
 inline void pack(Pool& pool, const Kernel& kernel, float* panels) {
-  if (kernel.size == 3) return TransformedKernel::pack(pool, kernel, panels);
-  pack_panels(pool, panels, {{}, 1, kernel.inputs, 0}, kernel.outputs,
-              [&](int, int64_t k, int64_t column) {
-                return kernel.data[k * kernel.outputs + column];
-              });
+  if (kernel.size == 3)
+    TransformedKernel::pack(pool, kernel, panels);
+  else
+    pack_1x1(pool, kernel, panels);
 }
 
 // Arrays: kernels.  Results: each of them packed.

@@ -83,16 +83,22 @@ inline void convolve_line(const Operand& a, const float* panels, int64_t pixels,
   }
 }
 
+// Packs a 1x1 kernel in panels [D / kWide][C][kWide].
+inline void pack_1x1(Pool& pool, const Kernel& kernel, float* panels) {
+  pack_panels(pool, panels, {{}, 1, kernel.inputs, 0}, kernel.outputs,
+              [&](int, int64_t k, int64_t column) {
+                return kernel.data[k * kernel.outputs + column];
+              });
+}
+
 // Writes y [B, H, W, D] and its sums [2, D] about a pivot [D]: of values and of their squares.
 inline void forward_1x1(Pool& pool, const Map& x, const Affine& norm, const Kernel& kernel,
                         const float* pivot, float* y, float* sums) {
   int64_t c = kernel.inputs, d = kernel.outputs, n = x.pixels();
   int64_t block = 4 * kRows, stride = round_up(d, kWide);
   Operand a{{}, 1, c, block * kChunk};
-  const float* w = kernel.data;
   float* panels = scratch(kWeights, a.depth() * stride);
-  pack_panels(pool, panels, a, d,
-              [&](int, int64_t k, int64_t column) { return w[k * d + column]; });
+  pack_1x1(pool, kernel, panels);
   const float* gain = padded(kGain, norm.gain, c);
   const float* shift = padded(kShift, norm.shift, c);
   pivot = padded(kSlope, pivot, d);
