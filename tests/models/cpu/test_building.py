@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -119,3 +120,10 @@ def test_without_a_compiler_plain_jax_runs(tmp_path, monkeypatch, caplog, script
     (record,) = caplog.records
     assert "plain JAX runs" in record.message
     assert said in record.message
+
+
+def test_the_kernels_compile_where_there_is_a_compiler():
+    # Tests of the kernels are skipped where they cannot be built.
+    if shutil.which("c++") is None:
+        pytest.skip("no C++ compiler")
+    assert library.available()
