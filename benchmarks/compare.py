@@ -10,7 +10,8 @@ last, with automatic mixed precision unless float32; Keras applications on the J
 (`keras`); in inference on a CPU ONNX Runtime (`onnxruntime`) and OpenVINO with its two hints
 (`openvino`: latency, `openvino_throughput`) on this project's ONNX files.  The table says by how
 much logits differ from those of `densenet_jax`, relative to the largest, for those that have its
-weights.  `densenet_jax_plain`, only on request, is this project without its fused kernels.  With
+weights.  Only on request: `densenet_jax_callers`, called by a thread for each core, as OpenVINO's
+throughput mode works; `densenet_jax_plain`, without its fused kernels.  With
 --dtype=int8 the engines run the file of `export --format=onnx --int8`, this project float32.
 
 Each contender is a process of its own (`worker.py`), with its own interpreter if necessary, and
@@ -46,7 +47,7 @@ import results  # noqa: E402
 
 PEERS = ("densenet_jax", "flax", "torch_compile", "torch", "keras")
 ENGINES = ("onnxruntime", "openvino", "openvino_throughput")
-NAMES = (*PEERS, *ENGINES, "densenet_jax_plain")
+NAMES = (*PEERS, *ENGINES, "densenet_jax_callers", "densenet_jax_plain")
 LATENCIES = 100  # of a batch of one image, for its percentiles
 
 Say = Callable[[str], None]

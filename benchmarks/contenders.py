@@ -8,6 +8,7 @@ options: {"mode": "train" or "inference", "batch", "size", "blocks": layers of e
 this project's weights have them, and everybody's images are the same.
 """
 
+import concurrent.futures
 import dataclasses
 import os
 import pathlib
@@ -163,6 +164,28 @@ def densenet_jax(options: dict, implementation: str = "auto") -> Contender:
 
     contender = _jax_program(options, state_or_variables, inference, train, params)
     return dataclasses.replace(contender, machine=machine)
+
+
+def densenet_jax_callers(options: dict) -> Contender:
+    """Returns this project's inference called by as many Python threads as there are cores.
+
+    This is what OpenVINO's throughput mode does, and what a server does under load.
+    """
+    if options["mode"] == "train":
+        sys.exit("does not train")
+    single, count = densenet_jax(options), options["threads"]
+    callers = concurrent.futures.ThreadPoolExecutor(count)
+    calls: list[concurrent.futures.Future] = []
+
+    def step():
+        calls.extend(callers.submit(single.logits) for _ in range(count))
+
+    def wait():
+        for call in calls:
+            call.result()
+        calls.clear()
+
+    return dataclasses.replace(single, step=step, wait=wait, batches=count)
 
 
 def densenet_jax_plain(options: dict) -> Contender:
@@ -394,6 +417,7 @@ def _no_int8(options: dict) -> None:
 # {name: (packages whose versions are recorded, function that makes the contender)}
 CONTENDERS = {
     "densenet_jax": (("jax", "jaxlib", "flax", "optax"), densenet_jax),
+    "densenet_jax_callers": (("jax", "jaxlib", "flax", "optax"), densenet_jax_callers),
     "densenet_jax_plain": (("jax", "jaxlib", "flax", "optax"), densenet_jax_plain),
     "flax": (("jax", "jaxlib", "flax", "optax"), flax),
     "torch_compile": (("torch", "torchvision"), torch_compile),

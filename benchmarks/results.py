@@ -23,6 +23,7 @@ LABELS = {
     "onnxruntime": "ONNX Runtime",
     "openvino": "OpenVINO, latency",
     "openvino_throughput": "OpenVINO, throughput",
+    "densenet_jax_callers": "densenet_jax, a caller a core",
     "densenet_jax_plain": "densenet_jax, plain",
 }
 DEPTHS = {

@@ -1,3 +1,5 @@
+import concurrent.futures
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -22,6 +24,16 @@ def test_prepared_variables_give_the_same_logits(bottleneck):
     assert not any("denseblock" in name for name in prepared["params"])
     expected, found = (jax.jit(model.apply)(v, images) for v in (variables, prepared))
     assert (expected == found).all()
+
+
+@pytest.mark.skipif(not library.available(), reason="no C++ compiler")
+def test_calls_at_the_same_time_give_the_same_logits():
+    model, variables, images = network(implementation="cpu")
+    apply = jax.jit(model.apply)
+    expected = apply(variables, images)
+    with concurrent.futures.ThreadPoolExecutor(4) as callers:
+        for found in callers.map(apply, [variables] * 40, [images] * 40):
+            assert (found == expected).all()
 
 
 @pytest.mark.skipif(not library.available(), reason="no C++ compiler")

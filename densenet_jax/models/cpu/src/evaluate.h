@@ -81,7 +81,7 @@ class BottleneckLayer {
         shift2_(padded(kConstant, near.norm.shift, width_)) {}
 
   void run() {
-    if (features_.images >= 4 * pool_.num_threads())
+    if (pool_.share() == 1 || features_.images >= 4 * pool_.num_threads())
       parallel(pool_, features_.images, [&](int64_t image) { run_image(image); });
     else
       run_together();

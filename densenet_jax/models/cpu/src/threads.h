@@ -2,6 +2,7 @@
 //
 // To wake a sleeping thread takes as long as a convolution of a small map, and a network has
 // hundreds of loops.  So the helpers are woken once a call, and wait awake from loop to loop.
+// Calls that run at the same time, of a server's requests, share the threads.
 
 #pragma once
 
@@ -21,13 +22,19 @@ namespace densenet {
 class Pool {
  public:
   explicit Pool(xla::ffi::ThreadPool& threads)
-      : size_(std::max<int64_t>(1, threads.num_threads())), loop_(std::make_shared<Loop>()) {
-    for (int64_t i = 1; i < size_; ++i) threads.Schedule([loop = loop_] { loop->help(); });
+      : size_(std::max<int64_t>(1, threads.num_threads())),
+        share_(std::max<int64_t>(1, size_ / in_progress_.calls)),
+        loop_(std::make_shared<Loop>()) {
+    for (int64_t i = 1; i < share_; ++i) threads.Schedule([loop = loop_] { loop->help(); });
   }
   ~Pool() { loop_->ended.store(true, std::memory_order_release); }
   Pool(const Pool&) = delete;
 
+  // All threads, however many of them this call has: the order of sums may depend on this number,
+  // so that results repeat to the bit.
   int64_t num_threads() const { return size_; }
+  // The threads of this call.
+  int64_t share() const { return share_; }
 
   // Calls f(0) ... f(count - 1) on the threads, including the calling one.  What a call throws is
   // thrown again here, when all calls have ended.
@@ -94,7 +101,14 @@ class Pool {
 #endif
   }
 
-  int64_t size_;
+  struct InProgress {
+    ~InProgress() { all.fetch_sub(1, std::memory_order_relaxed); }
+    inline static std::atomic<int64_t> all{0};
+    int64_t calls = all.fetch_add(1, std::memory_order_relaxed) + 1;
+  };
+
+  InProgress in_progress_;
+  int64_t size_, share_;
   std::shared_ptr<Loop> loop_;
 };
 
