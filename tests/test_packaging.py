@@ -18,6 +18,8 @@ import pytest
 import densenet_jax
 from densenet_jax import cli, export
 from densenet_jax.cli import config_files
+from densenet_jax.models.cpu import prebuilt
+from release import wheels
 
 ROOT = pathlib.Path(__file__).parent.parent
 CONFIGS = sorted(p.name for p in (ROOT / "configs").glob("*.py"))
@@ -44,19 +46,7 @@ def get_config():
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> pathlib.Path:
-    """Built from a copy, so that the checkout stays clean and leaves nothing in the wheel."""
-    folder = tmp_path_factory.mktemp("wheel")
-    source = folder / "source"
-    ignore = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(ROOT / "densenet_jax", source / "densenet_jax", ignore=ignore)
-    # As in a clone without symbolic links, where the link is a file with its target.
-    (source / "configs").write_text("densenet_jax/configs")
-    for name in ("pyproject.toml", "README.md", "LICENSE", "requirements.txt"):
-        shutil.copy(ROOT / name, source)
-    words = ["wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder)]
-    subprocess.run([sys.executable, "-m", "pip", *words, str(source)], check=True)
-    (path,) = folder.glob("densenet_jax-*.whl")
-    return path
+    return wheels.build(tmp_path_factory.mktemp("wheel"), "any")
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +77,18 @@ def test_the_wheel_holds_configurations_class_names_and_pages_and_nothing_else(w
     code = {str(p.relative_to(ROOT)) for p in ROOT.glob("densenet_jax/**/*.py")}
     assert code <= names
     assert {name.split("/")[0].partition("-")[0] for name in names} == {"densenet_jax"}
+
+
+def test_a_wheel_for_a_platform_has_its_libraries(tmp_path, monkeypatch):
+    compiler = tmp_path / "c++"
+    compiler.write_text('#!/bin/sh\nfor name; do :; done\necho made > "$name"\n')
+    compiler.chmod(0o755)
+    monkeypatch.setitem(wheels.PLATFORMS, "manylinux_2_34_x86_64", ("x86_64", [str(compiler)]))
+    path = wheels.build(tmp_path, "manylinux_2_34_x86_64")
+    assert path.name.endswith("-py3-none-manylinux_2_34_x86_64.whl")
+    names = set(zipfile.ZipFile(path).namelist())
+    built = {name.rpartition("/")[2] for name in names if "/built/" in name}
+    assert built == {prebuilt.name("x86-64-v4"), prebuilt.name("x86-64-v3")}
 
 
 def test_the_source_archive_is_the_checkout(tmp_path):

@@ -32,7 +32,8 @@ except ImportError:  # Windows
 
 SOURCES = pathlib.Path(__file__).parent / "src"
 COMPILE_SECONDS = 300
-OPTIONS = ("-std=c++20", "-O3", "-march=native", "-fPIC", "-pipe")
+OPTIONS = ("-std=c++20", "-O3", "-fPIC", "-pipe")
+NATIVE = "native"  # the instructions of this machine
 
 
 class NativeError(Exception):
@@ -65,7 +66,7 @@ def build(directory: pathlib.Path) -> pathlib.Path:
                     if folder.is_dir():  # of a build that was killed
                         shutil.rmtree(folder, ignore_errors=True)
                 if not _is_whole(path):  # no other process has built it in the meantime
-                    _compile(compiler, path)
+                    compile_library(compiler, path)
     except OSError as error:
         raise NativeError(
             f"{directory} cannot be used ({error}); set XDG_CACHE_HOME to a folder of yours."
@@ -103,17 +104,27 @@ def _is_whole(path: pathlib.Path) -> bool:
         return False
 
 
-def _compile(compiler: list[str], path: pathlib.Path) -> None:
-    """Compiles the sources side by side and links them."""
+def compile_library(compiler: list[str], path: pathlib.Path, instructions: str = NATIVE) -> None:
+    """Compiles the sources side by side and links them.
+
+    Args:
+      compiler: command with its arguments.
+      path: of the library; its SHA-256 is put beside it.
+      instructions: as -march takes them.
+
+    Raises:
+      NativeError: the compiler fails.
+    """
+    options = (*OPTIONS, f"-march={instructions}")
     with tempfile.TemporaryDirectory(prefix="build-", dir=path.parent) as name:
         folder = pathlib.Path(name)
         made, objects, commands = folder / path.name, [], []
         includes = ("-isystem", jax.ffi.include_dir())
         for source in sorted(SOURCES.glob("*.cc")):
             objects.append(str(folder / f"{source.stem}.o"))
-            commands.append([*compiler, *OPTIONS, *includes, "-c", str(source), "-o", objects[-1]])
+            commands.append([*compiler, *options, *includes, "-c", str(source), "-o", objects[-1]])
         _run(commands, COMPILE_SECONDS, name)
-        _run([[*compiler, *OPTIONS, "-shared", *objects, "-o", str(made)]], COMPILE_SECONDS, name)
+        _run([[*compiler, *options, "-shared", *objects, "-o", str(made)]], COMPILE_SECONDS, name)
         if not made.exists():
             raise NativeError(f"{compiler[0]} succeeds, but writes no library.")
         made.chmod(0o700)
@@ -171,12 +182,20 @@ def _check_owner(path: pathlib.Path) -> None:
 def _key(compiler: Sequence[str]) -> str:
     """Returns a hash of what the library depends on: sources, compiler, headers, processor."""
     parts = [*_run([[*compiler, "--version"]], 30), jaxlib.__version__, platform.machine()]
-    parts += [*OPTIONS, *compiler, _processor()]
-    parts += [path.read_text(encoding="utf-8") for path in sorted(SOURCES.iterdir())]
+    return digest(*parts, *OPTIONS, NATIVE, *compiler, processor(), *sources())
+
+
+def sources() -> list[str]:
+    """Returns the texts of the sources."""
+    return [path.read_text(encoding="utf-8") for path in sorted(SOURCES.iterdir())]
+
+
+def digest(*parts: str) -> str:
+    """Returns a short hash of texts."""
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
-def _processor() -> str:
+def processor() -> str:
     """Returns the processor's model and instruction sets, as far as the system says."""
     try:
         lines = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()

@@ -1,13 +1,16 @@
 """The CPU kernels' library, loaded and registered with XLA, and calls of its functions."""
 
+import contextlib
 import ctypes
 import functools
 import logging
+import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from densenet_jax.models.cpu import prebuilt
 from densenet_jax.models.cpu.building import NativeError, build, cache_directory
 
 STAGES = ("Forward1x1", "Forward3x3", "Backward1x1", "Backward3x3")
@@ -43,18 +46,26 @@ def panel_width() -> int:
 
 @functools.cache
 def _register() -> tuple[dict[str, str], int]:
-    path = build(cache_directory())
-    try:
-        library = ctypes.CDLL(str(path))
-        functions = {name: getattr(library, name) for name in FUNCTIONS}
-        width = library.PanelWidth()
-    except (OSError, AttributeError) as error:
-        raise NativeError(f"{path} cannot be loaded ({error}); delete it.") from None
+    path, library = _load()
+    functions = {name: getattr(library, name) for name in FUNCTIONS}
+    width = library.PanelWidth()
     # The name holds the source's hash: a compiled program in a cache finds its own or none.
     names = {name: f"densenet_jax_{name}_{path.stem[-16:]}" for name in FUNCTIONS}
     for name, function in functions.items():
         jax.ffi.register_ffi_target(names[name], jax.ffi.pycapsule(function), platform="cpu")
     return names, width
+
+
+def _load() -> tuple[pathlib.Path, ctypes.CDLL]:
+    found = prebuilt.find()
+    if found:
+        with contextlib.suppress(OSError):  # it needs a newer or another C library
+            return found, ctypes.CDLL(str(found))
+    path = build(cache_directory())
+    try:
+        return path, ctypes.CDLL(str(path))
+    except OSError as error:
+        raise NativeError(f"{path} cannot be loaded ({error}); delete it.") from None
 
 
 def array(*shape: int) -> jax.ShapeDtypeStruct:
