@@ -36,7 +36,14 @@ def initial_state(setup: Experiment, optimizer: optax.GradientTransformation) ->
     """
     sharding = state_sharding(setup, optimizer)
     if setup.weights is None:
-        return jax.jit(_fresh(setup, optimizer), out_shardings=sharding)()
+        # It runs once: to optimise it would take longer than it does.
+        quick = (
+            {"xla_backend_optimization_level": 0}
+            if setup.mesh.devices.flat[0].platform == "cpu"
+            else None
+        )
+        fresh = jax.jit(_fresh(setup, optimizer), out_shardings=sharding, compiler_options=quick)
+        return fresh()
     ema = setup.config.ema_decay > 0
     start = functools.partial(
         states.from_variables, optimizer=optimizer, ema=ema, dtype=setup.model.dtype

@@ -16,6 +16,7 @@ import shutil
 import signal
 import stat
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -23,6 +24,7 @@ from collections.abc import Iterator, Sequence
 import jax
 import jaxlib
 
+from densenet_jax.terminal import say
 from densenet_jax.user_cache import user_cache
 
 try:
@@ -66,6 +68,11 @@ def build(directory: pathlib.Path) -> pathlib.Path:
                     if folder.is_dir():  # of a build that was killed
                         shutil.rmtree(folder, ignore_errors=True)
                 if not _is_whole(path):  # no other process has built it in the meantime
+                    say(
+                        f"Compiling the kernels for this processor with {compiler[0]}: "
+                        "once on a machine, some ten seconds.",
+                        file=sys.stderr,
+                    )
                     compile_library(compiler, path)
     except OSError as error:
         raise NativeError(

@@ -65,6 +65,13 @@ def test_damaged_library_is_built_again(tmp_path, compiler, content):
     assert len(compiler.read_text().splitlines()) == 3 * CALLS
 
 
+def test_who_waits_for_the_compiler_is_told_why(tmp_path, compiler, capsys):
+    building.build(tmp_path / "cache")
+    assert "once on a machine" in capsys.readouterr().err
+    building.build(tmp_path / "cache")
+    assert capsys.readouterr().err == ""
+
+
 def test_compiler_may_have_arguments(tmp_path, compiler, monkeypatch):
     plain = building.build(tmp_path / "cache")
     monkeypatch.setenv("CXX", f"env LANG=C '{tmp_path / 'c++'}'")
