@@ -425,7 +425,7 @@ def main() -> int:
     print(prediction(args.target, traffic, args.batch))
     if args.store:
         # Seconds depend on the machine and the moment, so they are printed but not stored.
-        stored[name] = {k: v for k, v in figures.items() if not k.endswith("seconds")}
+        stored[name] = {k: v for k, v in figures.items() if not k.endswith("_seconds")}
         FIGURES.write_text(json.dumps(stored, indent=2, sort_keys=True) + "\n")
     grown = check(stored[name], figures) if args.check else []
     print("\n".join(grown), end="\n" if grown else "")

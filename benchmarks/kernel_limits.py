@@ -40,7 +40,7 @@ def calls(width: int, growth: int, like: Any) -> dict[str, tuple[Any, tuple, tup
     """
     import jax.numpy as jnp
 
-    from densenet_jax.models.gpu import backward, backward_pooled, forward
+    from densenet_jax.models.gpu import backward, backward_pooled, forward, stem
 
     image, rows, channels, c = (28, 28), 32 * 28 * 28, 512, 256
 
@@ -76,7 +76,10 @@ def calls(width: int, growth: int, like: Any) -> dict[str, tuple[Any, tuple, tup
     pooled = maps(read), numbers(read), numbers(read), numbers(read, width)
     quarter = like((rows // 4, read), jnp.bfloat16)
     after = quarter, quarter, numbers(width), numbers(width)
+    image_batch, made = like((32, 112, 112, 3), jnp.bfloat16), 2 * growth
+    stem_maps = image_batch, numbers(made), numbers(made), numbers(7, 7, 3, made)
     return {
+        "7x7 pooled forward": (stem.stem, stem_maps, ()),
         "1x1 forward": (forward.conv1x1, first, ()),
         "3x3 forward": (forward3x3, (*second, maps(channels)), (4,)),
         "1x1 backward": (backward1x1, (*buffers, reader), (1,)),
@@ -136,7 +139,7 @@ def resources(files: list[str]) -> dict[str, int]:
       files: what XLA has dumped of the module.
     """
     texts = {path: pathlib.Path(path).read_text(errors="replace") for path in files}
-    ptx = next(p for p, text in texts.items() if re.search(r"\.entry _conv\w+\(", text))
+    ptx = next(p for p, text in texts.items() if re.search(r"\.entry _(?:conv\w+|stem)\(", text))
     arch = re.findall(r"\.target (\w+)", texts[ptx])[0]
     with tempfile.TemporaryDirectory() as folder:
         binary = f"{folder}/kernel.cubin"

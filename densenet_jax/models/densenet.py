@@ -321,10 +321,16 @@ class DenseNet(nn.Module):
         dtype = implementations.computed_type(
             self.dtype, self.implementation, images.shape[0], self.activation
         )
-        x, stages = self._stem(images.astype(dtype), live["stem"]), {}
+        x, stages, before = images.astype(dtype), {}, None
         batch, drop_paths = None, self.drop_paths() if train else [()] * len(self.block_sizes)
+        if find_stem(self.stem).is_one_stage and not live["stem"] and not live["block1"]:
+            before = self.norm0.affine(), self.conv0()
+            dropped = max(dropout_rate, *drop_paths[0], 0.0)
+            before = before if self.denseblock1.joins(x, before, False, dropped) else None
+        if before is None:
+            x = self._stem(x, live["stem"])
         for i in range(1, len(self.block_sizes) + 1):
-            block, training, pair = getattr(self, f"denseblock{i}"), live[f"block{i}"], None
+            block, training, pair = getattr(self, f"denseblock{i}"), live[f"block{i}"], before
             if i > 1:
                 transition = getattr(self, f"transition{i - 1}")
                 pair = transition.pair(batch)

@@ -44,6 +44,12 @@ class Stem(NamedTuple):
     reduction: int
     convolve: Callable[[jax.Array, jax.Array, int], tuple[jax.Array, Moments]]
 
+    @property
+    def is_one_stage(self) -> bool:
+        """Whether it computes what `block.plain.stem` does, for which there is a GPU kernel."""
+        pooled = self.pool is norm_act_max_pool and self.convolve is measured_convolution
+        return pooled and self.convolutions == (Convolution(7, 2),)
+
 
 def measured_convolution(x: jax.Array, kernel: jax.Array, stride: int) -> tuple[jax.Array, Moments]:
     """Returns `convolve`'s result and its moments."""

@@ -16,7 +16,7 @@ import jax
 from jax import lax
 
 from densenet_jax.models.activation import find_activation, norm_act
-from densenet_jax.models.block import gradient, implementations, reference
+from densenet_jax.models.block import gradient, implementations, plain, reference
 from densenet_jax.models.block.plain import (
     channels,
     convolve,
@@ -65,7 +65,8 @@ def train(
     """
     rate, drop_path = (0.0, ()) if key is None else (dropout_rate, tuple(drop_path))
     dropped = max(rate, *drop_path, 0.0)
-    implementation = implementations.choose(implementation, x, layers, dropped, activation)
+    read = _read(x, transition)
+    implementation = implementations.choose(implementation, read, layers, dropped, activation)
     settings = gradient.Settings(epsilon, rate, implementation, drop_path, activation)
     if implementation == "reference":
         return _reference(x, layers, key, settings)
@@ -82,16 +83,30 @@ def joins_transition(
 ) -> bool:
     """Returns whether `train` and `evaluate` also compute the transition before the block.
 
+    `evaluate` also computes a stem.
+
     Args:
       x: what the transition reads, [B, H, W, C].
       transition, layers: as for `train` or `evaluate`.
       dropped: the largest rate of dropout or drop path.
       implementation, activation: as for `train`.
     """
-    shape = x.shape[0], x.shape[1] // 2, x.shape[2] // 2, transition[1].shape[3]
-    made: Any = jax.ShapeDtypeStruct(shape, x.dtype)
-    chosen = implementations.choose(implementation, made, layers, dropped, activation)
+    read = _read(x, transition)
+    chosen = implementations.choose(implementation, read, layers, dropped, activation)
     return implementations.has_pooled_stage(chosen)
+
+
+def _read(x: jax.Array, transition: tuple | None) -> Any:
+    """Returns the type of what the first layer of a block reads."""
+    if transition is None:
+        return x
+    size: Any = x.shape[1:3]
+    halved = [(n + 3) // 4 if _is_stem(transition) else n // 2 for n in size]
+    return jax.ShapeDtypeStruct((x.shape[0], *halved, transition[1].shape[3]), x.dtype)
+
+
+def _is_stem(transition: tuple) -> bool:
+    return transition[1].shape[:2] != (1, 1)
 
 
 def _reference(x, layers, key, settings):
@@ -121,7 +136,8 @@ def evaluate(
     Args:
       x: feature maps [B, H, W, C].
       layers: each a list of ((gain, shift), kernel) pairs.
-      transition: as for `train`, with a pair like those of layers.
+      transition: as for `train`, with a pair like those of layers; or those of a stem, whose
+        kernel is [7, 7, C, D]: see `plain.stem`.
       dropout_rate, drop_path, key: as for `train`, where the statistics are frozen in training.
       implementation, activation: as for `train`.
 
@@ -130,7 +146,8 @@ def evaluate(
     """
     rate, drop_path = (0.0, ()) if key is None else (dropout_rate, tuple(drop_path))
     dropped = max(rate, *drop_path, 0.0)
-    implementation = implementations.choose(implementation, x, layers, dropped, activation)
+    read = _read(x, transition)
+    implementation = implementations.choose(implementation, read, layers, dropped, activation)
     if implementation in (*implementations.PLAIN_JAX, "reference"):
         return _evaluate(x, layers, None, rate, key, drop_path, activation)
     return _evaluate_with_kernels(x, layers, transition, implementation)[0]
@@ -162,7 +179,10 @@ def _evaluate(
 ):
     if transition is not None:
         (gain, shift), kernel = transition
-        x = convolve(average_pool(norm_act(x, gain, shift, activation)), kernel)
+        if _is_stem(transition):
+            x = plain.stem(x, gain, shift, kernel, activation=activation)
+        else:
+            x = convolve(average_pool(norm_act(x, gain, shift, activation)), kernel)
     features, c = widened(x, layers), x.shape[3]
     for i, layer in enumerate(layers):
         keys = [None if key is None else jax.random.fold_in(key, 2 * i + j) for j in range(2)]

@@ -24,7 +24,11 @@ from densenet_jax.models.block.statistics import (
 )
 from densenet_jax.models.convolution import convolution
 from densenet_jax.models.convolution import gradients as convolution_gradients
-from densenet_jax.models.pooling import average_pool, average_pool_gradient
+from densenet_jax.models.pooling import (
+    average_pool,
+    average_pool_gradient,
+    norm_act_max_pool,
+)
 
 
 class Dropout(NamedTuple):
@@ -80,6 +84,28 @@ def widened(x: jax.Array, layers: list) -> jax.Array:
 def added(layers: list) -> int:
     """Returns how many channels the layers of a block add."""
     return sum(layer[-1][1].shape[3] for layer in layers)
+
+
+def stem(
+    x: jax.Array,
+    gain: jax.Array,
+    shift: jax.Array,
+    kernel: jax.Array,
+    *,
+    room: int = 0,
+    activation: str = "relu",
+) -> jax.Array:
+    """Returns the stem of images x [B, H, W, C]: convolution, norm, activation and max pooling.
+
+    Args:
+      x: the images.
+      gain, shift: the normalisation of the convolution's result, [D] each.
+      kernel: of the convolution of stride 2, [7, 7, C, D].
+      room: the result has so many further channels, for the layers of a block.
+      activation: see `models.activation`.
+    """
+    y = norm_act_max_pool(convolve(x, kernel, 2), gain, shift, activation)
+    return jnp.pad(y, ((0, 0), (0, 0), (0, 0), (0, room))) if room else y
 
 
 def forward(

@@ -13,11 +13,11 @@ from jax import lax
 from densenet_jax.models.block import plain
 from densenet_jax.models.block.devices import over_devices
 from densenet_jax.models.block.statistics import Moments, merged
-from densenet_jax.models.gpu import backward, backward_pooled, forward, tiles
+from densenet_jax.models.gpu import backward, backward_pooled, forward, stem, tiles
 
 KERNELS = (
     *("1x1 forward", "3x3 forward", "1x1 backward", "3x3 backward"),
-    *("1x1 pooled forward", "1x1 pooled backward"),
+    *("1x1 pooled forward", "1x1 pooled backward", "7x7 pooled forward"),
 )
 WITHOUT = " without "
 
@@ -180,14 +180,29 @@ class Stages(NamedTuple):
         (features,) = over_devices(run, (x,), ())
         return features
 
+    def stem(self, x, gain, shift, kernel, *, room=0):
+        """See `plain.stem`; the further channels have any values."""
+        if self._is_replaced("forward", kernel, pool=True):
+            return plain.stem(x, gain, shift, kernel, room=room)
+
+        def run(x, *arrays):
+            return (stem.stem(x, *arrays, room=room, interpret=self.interpret),)
+
+        (features,) = over_devices(run, (x,), (gain, shift, kernel))
+        return features
+
     def evaluate(self, x, layers, transition=None):
         """Returns the features of a block with fixed statistics; see `dense_block.evaluate`."""
         if transition is None:
             features, c = self.widened(x, layers), x.shape[3]
         else:
             normalisation, kernel = transition
-            options = {"pool": True, "room": plain.added(layers), "measure": False}
-            (features, *_), c = self.forward(x, *normalisation, kernel, **options), kernel.shape[3]
+            c, room = kernel.shape[3], plain.added(layers)
+            if kernel.shape[:2] == (7, 7):
+                features = self.stem(x, *normalisation, kernel, room=room)
+            else:
+                options = {"pool": True, "room": room, "measure": False}
+                features, *_ = self.forward(x, *normalisation, kernel, **options)
         for (first, kernel1), (second, kernel2) in layers:
             between, *_ = self.forward(features, *first, kernel1, measure=False)
             options = {"into": features, "offset": c, "measure": False}

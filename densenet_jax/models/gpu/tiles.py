@@ -103,6 +103,8 @@ def tile(kernel: str, width: int, growth: int) -> Tile:
         found = (64, 64, 2) if wide else (128, 32, 3 if small else 4)
     elif kernel == "3x3 forward":
         found = (64 if wide or gpu.capability >= 12 else 128, width, 1)
+    elif kernel == "7x7 pooled forward":
+        found = (32 if small else 128, 32, 1)
     elif kernel == "1x1 pooled forward":
         found = (64, 32, 2)
     elif kernel == "1x1 pooled backward":

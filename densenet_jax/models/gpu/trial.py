@@ -277,6 +277,9 @@ def cases(
     yield Case("1x1 pooled forward", "forward", pooled, {}, {"pool": True})
     arrays = {"d_out": maps(made), "out": maps(made), "correction": vectors(made)}
     yield Case("1x1 pooled backward", "backward", pooled, arrays, {"pool": True})
+    made = 2 * growth
+    stem = maps(3), *vectors(made), kernel(7, 3, made)
+    yield Case("7x7 pooled forward", "stem", stem, {}, {})
 
 
 def _seconds(implementation: str, dtype: str, width: int, growth: int) -> float:

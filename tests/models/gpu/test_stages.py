@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from densenet_jax.models.block import dense_block, implementations, plain
-from densenet_jax.models.gpu import backward, backward_pooled, forward
+from densenet_jax.models.gpu import backward, backward_pooled, forward, stem
 from densenet_jax.models.gpu.tiles import Tile
 
 # Type, images, channels of the buffer, channels read, bottleneck width, growth rate.  Nothing
@@ -78,6 +78,22 @@ def test_transition(case):
     actual = backward_pooled.conv1x1(matrix(x), *affine, w[0, 0], *maps, correction, **options)
     gradients = {"d_out": d_out, "out": expected[0], "correction": correction}
     assert_close(actual, plain.backward(x, *affine, w, pool=True, **gradients), dtype)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shape", "d"),
+    [(jnp.float32, (2, 35, 23, 3), 20), (jnp.bfloat16, (1, 9, 32, 1), 80)],
+    ids=["odd", "wider than a program"],
+)
+def test_stem(dtype, shape, d):
+    """The first has more lines than a program; all borders of images lie in some tile."""
+    arrays = Arrays(dtype)
+    x, affine, w = arrays.maps(*shape), arrays.vectors(d), arrays.kernel(7, 7, shape[3], d)
+    tile = TILE._replace(channels=64)
+    actual = stem.stem(x, *affine, w, room=3, interpret=True, tile=tile)
+    expected = plain.stem(x, *affine, w)
+    assert actual.shape == (*expected.shape[:3], d + 3)
+    assert_close([actual[..., :d]], [expected], dtype)
 
 
 def test_forward_3x3(case):
