@@ -1,9 +1,11 @@
 """The GPU kernels, run as plain JAX, against their plain twins in `stages`."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from densenet_jax import create_model
 from densenet_jax.models.block import dense_block, implementations, plain
 from densenet_jax.models.gpu import backward, backward_pooled, forward, stem
 from densenet_jax.models.gpu.tiles import Tile
@@ -94,6 +96,21 @@ def test_stem(dtype, shape, d):
     expected = plain.stem(x, *affine, w)
     assert actual.shape == (*expected.shape[:3], d + 3)
     assert_close([actual[..., :d]], [expected], dtype)
+
+
+def test_a_network_in_evaluation_joins_its_stem(monkeypatch):
+    sizes = {"block_sizes": (1,), "growth_rate": 4, "stem_features": 16, "num_classes": 2}
+    images = Arrays(jnp.float32).maps(1, 9, 13, 3)
+    plain_model, model = (
+        create_model("densenet121", implementation=name, **sizes)
+        for name in ("plain", "interpreted")
+    )
+    variables = jax.jit(plain_model.init)(jax.random.key(0), images)
+    calls, kernel = [], stem.stem
+    monkeypatch.setattr(stem, "stem", lambda *a, **k: [calls.append(1), kernel(*a, **k)][1])
+    found, expected = (m.apply(variables, images) for m in (model, plain_model))
+    assert_close([found], [expected], jnp.float32)
+    assert calls
 
 
 def test_forward_3x3(case):
