@@ -217,7 +217,11 @@ def _backward(features, statistics, bottlenecks, layers, d_features, d_statistic
 
 def _joined(*pieces):
     """Returns vectors [C] or kernels [1, 1, C, D] joined along the channels that they read."""
-    return jnp.concatenate(pieces, axis=max(0, pieces[0].ndim - 2))
+    if len(pieces) == 1:
+        return pieces[0]
+    # Without a barrier XLA joins them again wherever they are read, and copies the parameter before
+    # its update, which would take two kernels.
+    return lax.optimization_barrier(jnp.concatenate(pieces, axis=max(0, pieces[0].ndim - 2)))
 
 
 def _inputs(residuals):
