@@ -46,6 +46,8 @@ def build(directory: pathlib.Path, platform: str) -> pathlib.Path:
         shutil.copytree(ROOT / "densenet_jax", source / "densenet_jax", ignore=ignored)
         for file in FILES:
             shutil.copy(ROOT / file, source)
+        # As in a clone without symbolic links, where the link is a file with its target.
+        (source / "configs").write_text("densenet_jax/configs")
         libraries = source / prebuilt.FOLDER.relative_to(ROOT)
         libraries.mkdir()
         for level in prebuilt.LEVELS.get(machine, {}):
@@ -55,8 +57,7 @@ def build(directory: pathlib.Path, platform: str) -> pathlib.Path:
             "--quiet",
             "--no-deps",
             "--no-build-isolation",
-            "--wheel-dir",
-            str(directory),
+            f"--wheel-dir={directory}",
         ]
         if machine:
             words += [f"--config-settings=--build-option=--plat-name={platform}"]

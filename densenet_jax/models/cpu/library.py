@@ -5,6 +5,7 @@ import ctypes
 import functools
 import logging
 import pathlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -46,9 +47,7 @@ def panel_width() -> int:
 
 @functools.cache
 def _register() -> tuple[dict[str, str], int]:
-    path, library = _load()
-    functions = {name: getattr(library, name) for name in FUNCTIONS}
-    width = library.PanelWidth()
+    path, functions, width = _load()
     # The name holds the source's hash: a compiled program in a cache finds its own or none.
     names = {name: f"densenet_jax_{name}_{path.stem[-16:]}" for name in FUNCTIONS}
     for name, function in functions.items():
@@ -56,16 +55,21 @@ def _register() -> tuple[dict[str, str], int]:
     return names, width
 
 
-def _load() -> tuple[pathlib.Path, ctypes.CDLL]:
+def _load() -> tuple[pathlib.Path, dict[str, Any], int]:
     found = prebuilt.find()
     if found:
-        with contextlib.suppress(OSError):  # it needs a newer or another C library
-            return found, ctypes.CDLL(str(found))
+        with contextlib.suppress(OSError, AttributeError):  # it needs a newer or another C library
+            return found, *_open(found)
     path = build(cache_directory())
     try:
-        return path, ctypes.CDLL(str(path))
-    except OSError as error:
+        return path, *_open(path)
+    except (OSError, AttributeError) as error:
         raise NativeError(f"{path} cannot be loaded ({error}); delete it.") from None
+
+
+def _open(path: pathlib.Path) -> tuple[dict[str, Any], int]:
+    library = ctypes.CDLL(str(path))
+    return {name: getattr(library, name) for name in FUNCTIONS}, library.PanelWidth()
 
 
 def array(*shape: int) -> jax.ShapeDtypeStruct:

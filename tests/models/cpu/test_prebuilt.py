@@ -46,6 +46,7 @@ def test_a_library_that_loads_needs_no_compiler(folder, monkeypatch, loads):
     if loads:
         shutil.copy(built, folder / prebuilt.name("good"))
         monkeypatch.setenv("PATH", "")
-    path, loaded = library._load()
+    path, functions, width = library._load()
     assert path == (folder / prebuilt.name("good") if loads else built)
-    assert loaded.PanelWidth() == library.panel_width()
+    assert functions.keys() == set(library.FUNCTIONS)
+    assert width == library.panel_width()
