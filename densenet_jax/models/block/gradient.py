@@ -10,6 +10,7 @@ the layer that made the map is reached.
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -23,7 +24,7 @@ from densenet_jax.models.block.statistics import (
     Moments,
     affine,
     affine_gradients,
-    expected_output,
+    expected_input,
     moments_gradient,
     positions,
 )
@@ -46,6 +47,11 @@ class Settings(NamedTuple):
         if self.implementation in implementations.PLAIN_JAX:
             return functools.partial(found, activation=self.activation)
         return found
+
+    def packed(self, layers: list, dtype: jax.typing.DTypeLike) -> list:
+        """Returns the kernels of each layer as the stages read them, for maps of this type."""
+        found = getattr(implementations.find(self.implementation), "packed", None)
+        return found(layers, dtype) if found else [[w for _, w in layer] for layer in layers]
 
     def together(self, layers: list) -> int:
         """Returns how many layers add to the gradient of what all of them read in one pass."""
@@ -99,7 +105,7 @@ def _forward(x, statistics, transition, layers, key, settings):
     def stage(source, moments, norm, kernel, **options):
         normalisation = affine(norm, moments, settings.epsilon)
         function = find_activation(settings.activation)
-        options["pivot"] = expected_output(kernel, *normalisation, moments, function)
+        options["expected"] = expected_input(*normalisation, moments, function)
         made, *found = settings.stage("forward")(source, *normalisation, kernel, **options)
         return made, Moments(*found)
 
@@ -110,18 +116,19 @@ def _forward(x, statistics, transition, layers, key, settings):
         options = {"pool": True, "room": plain.added(layers)}
         features, statistics = stage(x, statistics, *transition, **options)
         c = transition[1].shape[3]
-    bottlenecks = []
+    bottlenecks, kernels = [], settings.packed(layers, x.dtype)
     for i, layer in enumerate(layers):
         source, source_moments = features, statistics
-        for j, (norm, kernel) in enumerate(layer):
+        for j, (norm, _) in enumerate(layer):
             last = j == len(layer) - 1
             options = {"dropout": settings.dropout(key, i, j, len(layer))}
             options |= {"into": features, "offset": c} if last else {}
-            source, source_moments = stage(source, source_moments, norm, kernel, **options)
+            read = source, source_moments, norm, kernels[i][j]
+            source, source_moments = stage(*read, **options)
             if not last:
                 bottlenecks.append((source, source_moments))
         features, statistics = source, statistics.extend(source_moments)
-        c += kernel.shape[3]
+        c += layer[-1][1].shape[3]
     return features, statistics, bottlenecks
 
 
@@ -164,7 +171,7 @@ def backward(settings, residuals, cotangents):
 def _backward(features, statistics, bottlenecks, layers, d_features, d_statistics, key, settings):
     n, growth, depth = positions(features), layers[0][-1][1].shape[3], len(layers)
     reads = [features.shape[3] - growth * (depth - i) for i in range(depth)]
-    together = settings.together(layers)
+    together, kernels = settings.together(layers), settings.packed(layers, features.dtype)
     readers, firsts, seconds = [()] * depth, {}, [[] for _ in layers]
     for i in reversed(range(depth)):
         c, first = reads[i], i - i % together
@@ -174,11 +181,11 @@ def _backward(features, statistics, bottlenecks, layers, d_features, d_statistic
         step = {"d_out": d_features, "out": features, "offset": c}
         step["correction"] = moments_gradient(own, d_own, n)
         if len(layers[i]) == 2:
-            (norm, kernel), (source, moments) = layers[i][1], bottlenecks[i]
+            norm, (source, moments) = layers[i][1][0], bottlenecks[i]
             d_source, d_kernel, *sums = settings.stage("backward")(
                 source,
                 *affine(norm, moments, settings.epsilon),
-                kernel,
+                kernels[i][1],
                 dropout=settings.dropout(key, i, 1, 2),
                 **step,
             )
@@ -186,9 +193,9 @@ def _backward(features, statistics, bottlenecks, layers, d_features, d_statistic
             seconds[i] = [(d_norm, d_kernel)]
             step = {"d_out": d_source, "out": source}
             step["correction"] = moments_gradient(moments, d_moments, n)
-        norm, kernel = layers[i][0]
+        normalisation = affine(layers[i][0][0], statistics.prefix(c), settings.epsilon)
         step["dropout"] = settings.dropout(key, i, 0, len(layers[i]))
-        readers[i] = (*affine(norm, statistics.prefix(c), settings.epsilon), kernel, step)
+        readers[i] = (*normalisation, kernels[i][0], step)
         # The gradients of the maps that layers `first`, ..., i - 1 made are needed next.  To those
         # of all maps before, these layers add in one pass.
         start, end, adding = (reads[first], c, [i]) if i > first else (0, c, range(i, depth))
@@ -201,9 +208,7 @@ def _backward(features, statistics, bottlenecks, layers, d_features, d_statistic
             norm = {name: v[start:end] for name, v in layers[k][0][0].items()}
             moments = Moments(*(v[start:end] for v in statistics))
             d_norm, d_moments = affine_gradients(norm, moments, settings.epsilon, *sums)
-            # The gradients for the channels `start` ... come before those that were found first.
-            pieces = [(d_norm, d_kernel), *([firsts[k]] if k in firsts else [])]
-            found.append(jax.tree.map(_joined, *pieces))
+            found.append((d_norm, d_kernel))
             pairs = zip(d_statistics, d_moments, strict=True)
             d_statistics = Moments(*(d.at[start:end].add(new.astype(d.dtype)) for d, new in pairs))
         if settings.implementation != "gpu":
@@ -211,17 +216,34 @@ def _backward(features, statistics, bottlenecks, layers, d_features, d_statistic
             # gradient until then) and the gradients of the kernels (and keeps their operands).
             made = d_features, found, seconds[i]
             d_features, found, seconds[i] = lax.optimization_barrier(made)
-        firsts.update(zip(adding, found, strict=True))
-    return d_features, d_statistics, [[firsts[i], *seconds[i]] for i in range(depth)]
+        for k, gradients in zip(adding, found, strict=True):
+            # Those for the channels `start` ... come before those that were found first.
+            firsts[k] = [gradients, *firsts.get(k, [])]
+    stages = [[firsts[i], *([pair] for pair in seconds[i])] for i in range(depth)]
+    return d_features, d_statistics, _joined(stages)
 
 
-def _joined(*pieces):
-    """Returns vectors [C] or kernels [1, 1, C, D] joined along the channels that they read."""
-    if len(pieces) == 1:
-        return pieces[0]
-    # Without a barrier XLA joins them again wherever they are read, and copies the parameter before
-    # its update, which would take two kernels.
-    return lax.optimization_barrier(jnp.concatenate(pieces, axis=max(0, pieces[0].ndim - 2)))
+def _joined(layers: list) -> list:
+    """Returns the gradients of each layer's stages from lists of pieces of them.
+
+    Pieces are joined along the channels that a stage reads: vectors [C], kernels [1, 1, C, D].
+    """
+    first = [[pieces[0] for pieces in layer] for layer in layers]
+    stages = [pieces for layer in layers for pieces in layer]
+    if all(len(pieces) == 1 for pieces in stages):
+        return first
+    # All of them as parts of one array: XLA makes it in one GPU kernel, instead of one for each.
+    leaves, structure = jax.tree.flatten(first)
+    pieces = [parts for stage in stages for parts in zip(*map(jax.tree.leaves, stage), strict=True)]
+    flat = jnp.concatenate([part.reshape(-1) for parts in pieces for part in parts])
+    flat, found, at = lax.optimization_barrier(flat), [], 0
+    for leaf, parts in zip(leaves, pieces, strict=True):
+        shape, axis = list(leaf.shape), max(0, leaf.ndim - 2)
+        shape[axis] = sum(part.shape[axis] for part in parts)
+        size = math.prod(shape)
+        found.append(flat[at : at + size].reshape(shape))
+        at += size
+    return jax.tree.unflatten(structure, found)
 
 
 def _inputs(residuals):

@@ -17,6 +17,7 @@ from jax import lax
 from densenet_jax.models.activation import norm_act, norm_act_gradients
 from densenet_jax.models.block.statistics import (
     at_least_float32,
+    expected_output,
     moments_of_sums,
     positions,
     sums,
@@ -117,7 +118,7 @@ def forward(
     into: jax.Array | None = None,
     offset: int = 0,
     dropout: Dropout | None = None,
-    pivot: jax.Array | float = 0.0,
+    expected: jax.Array | None = None,
     pool: bool = False,
     room: int = 0,
     activation: str = "relu",
@@ -132,7 +133,7 @@ def forward(
         is returned alone, [B, H, W, D].
       offset: see `into`.
       dropout: applied to the output; None: nothing dropped.
-      pivot: about each output's mean, [D], see `statistics.sums`.
+      expected: about the mean of what is convolved, [C], see `statistics.expected_input`.
       pool: average over windows of 2x2 positions, see `pooling.average_pool`.
       room: a new array gets so many further channels, for the layers of a block.
       activation: name of the function between norm and convolution, see `models.activation`.
@@ -142,6 +143,7 @@ def forward(
     # Pooling and a 1x1 convolution commute: pooled first, the convolution has a quarter to do.
     y = convolve(average_pool(u) if pool else u, kernel)
     y = y if dropout is None else dropout(y)
+    pivot = expected_output(kernel, expected)
     found = moments_of_sums(*sums(y, pivot), positions(y), pivot)
     if into is None:
         return (jnp.pad(y, ((0, 0), (0, 0), (0, 0), (0, room))) if room else y), *found

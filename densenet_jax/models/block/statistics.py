@@ -81,31 +81,35 @@ def moments(x: jax.Array) -> Moments:
     return moments_of_sums(*sums(x, pivot), positions(x), pivot)
 
 
-def expected_output(
-    kernel: jax.Array,
+def expected_input(
     gain: jax.Array,
     shift: jax.Array,
     source: Moments,
     function: Callable[[jax.Array], jax.Array],
 ) -> jax.Array:
-    """Returns the approximate mean of a stage's outputs, [D], from the moments of its input.
+    """Returns the approximate mean of what a stage convolves, [C], from the moments of its input.
 
-    It is the pivot of their sums, because it is known before the outputs, and on all devices
-    without communication.  A normalised input z is taken as Gaussian, and the mean of f(z) is
-    computed from three points (Gauss-Hermite).  This is exact if f is linear over the values of z.
-    Otherwise the mean of the outputs is not much larger than their standard deviation, and an
-    approximate pivot is enough.
+    `expected_output` makes the pivot of the output's sums of it, because it is known before the
+    outputs, and on all devices without communication.  A normalised input z is taken as Gaussian,
+    and the mean of f(z) is computed from three points (Gauss-Hermite).  This is exact if f is
+    linear over the values of z.  Otherwise the mean of the outputs is not much larger than their
+    standard deviation, and an approximate pivot is enough.
 
     Args:
-      kernel: [k, k, C, D].
       gain: of the normalisation, [C].
       shift: of the normalisation, [C].
       source: the moments of the input.
       function: the activation f.
     """
     mean, reach = source.mean * gain + shift, jnp.sqrt(3 * source.var) * jnp.abs(gain)
-    inputs = (4 * function(mean) + function(mean + reach) + function(mean - reach)) / 6
-    return lax.stop_gradient(jnp.einsum("hwcd,c->d", kernel.astype(inputs.dtype), inputs))
+    return (4 * function(mean) + function(mean + reach) + function(mean - reach)) / 6
+
+
+def expected_output(kernel: jax.Array, expected: jax.Array | None) -> jax.Array | float:
+    """Returns the approximate mean of a stage's outputs, [D], from `expected_input`, or 0."""
+    if expected is None:
+        return 0.0
+    return lax.stop_gradient(jnp.einsum("hwcd,c->d", kernel.astype(expected.dtype), expected))
 
 
 def positions(x: jax.Array) -> int:

@@ -11,17 +11,22 @@ import jax.numpy as jnp
 
 from densenet_jax.models.block.devices import over_devices
 from densenet_jax.models.block.plain import added
-from densenet_jax.models.block.statistics import Moments, moments_of_sums, positions
+from densenet_jax.models.block.statistics import (
+    Moments,
+    expected_output,
+    moments_of_sums,
+    positions,
+)
 from densenet_jax.models.cpu import library
 from densenet_jax.models.cpu.library import array, call
 
 
-def forward(source, gain, shift, kernel, *, into=None, offset=0, dropout=None, pivot=0.0):
+def forward(source, gain, shift, kernel, *, into=None, offset=0, dropout=None, expected=None):
     """See `block.plain.forward`; 1x1 stages make a new array, 3x3 stages write into a buffer."""
     assert dropout is None
     assert (into is None) == (kernel.shape[:2] == (1, 1))
     d = kernel.shape[3]
-    pivot = jnp.broadcast_to(jnp.asarray(pivot, jnp.float32), d)
+    pivot = jnp.broadcast_to(jnp.asarray(expected_output(kernel, expected), jnp.float32), d)
     if into is None:
 
         def run(source, *vectors):

@@ -12,7 +12,7 @@ results repeat to the bit.
 
 import functools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,7 @@ from densenet_jax.models.gpu.tools import (
     divide,
     grow,
     load,
+    load_matrix,
     load_vector,
     matmul,
     multiply_add,
@@ -41,6 +42,7 @@ from densenet_jax.models.gpu.tools import (
     unless_multiple,
     work,
 )
+from densenet_jax.models.gpu.weights import UNIT, packed
 
 
 def partition(n: int, tile: tiles.Tile, columns: int) -> tuple[int, int]:
@@ -93,7 +95,7 @@ class Reader(NamedTuple):
 
     Attributes:
       gain, shift: the normalisation of the channels it reads, [C] each.
-      w: [C, D].
+      w: [C, D], or `Weights`.
       d_out: what the readers of the stage's output contributed to its gradient, [N, D].
       out: the output, [N, D].
       a, b: the gradient of the output is d_out + a + b * out, [D] each.
@@ -101,7 +103,7 @@ class Reader(NamedTuple):
 
     gain: jax.Array
     shift: jax.Array
-    w: jax.Array
+    w: Any
     d_out: jax.Array
     out: jax.Array
     a: jax.Array
@@ -124,7 +126,10 @@ def _conv1x1(*refs, n, d, readers, tile, unit, fma):
     part, ins, steps, first, last = place()
     at = first + ins
     turn, axis = (jnp.transpose, 1) if tile.turned else (lambda v: v, 0)
-    weights = [load(r.w, at, outs, (last, out_limit)) for r in reader_refs]
+    weights = [
+        load_matrix(r.w, number_ref[3 + i] * UNIT, at, outs, d, (last, out_limit))
+        for i, r in enumerate(reader_refs)
+    ]
 
     def step(i, sums):
         rows, limits = span(i * tile.rows, tile.rows), (row_limit, last)
@@ -178,13 +183,15 @@ def conv1x1(source, readers, d_source, *, within, interpret=False, tile=None):
       d_source, and for each layer the gradients of w [last - first, D], shift and gain,
       [last - first].
     """
-    (n, channels), d, (first, last) = source.shape, readers[0].w.shape[1], within
+    (n, channels), d, (first, last) = source.shape, readers[0].w.shape[-1], within
     c, m = last - first, len(readers)
     kernel = "1x1 backward near" if first else "1x1 backward" if m == 1 else "1x1 backward pair"
     tile = tile or tiles.tile(kernel, d, 0)
     columns = ceil_div(c, tile.channels)
     parts, steps = partition(n, tile, columns)
-    number, unit = numbers(first, last, counts=(steps,))
+    weights = [packed(r.w, source.dtype) for r in readers]
+    starts = [w.start // UNIT for w in weights]
+    number, unit = numbers(first, last, counts=(steps, *starts))
     sums = 4 * parts * m * c * (d + 2)
     maps = 3 * n * c * source.dtype.itemsize
     outs = sum(size_in_bytes(r.d_out, r.out) for r in readers)
@@ -192,15 +199,15 @@ def conv1x1(source, readers, d_source, *, within, interpret=False, tile=None):
         r._replace(
             gain=grow(r.gain, channels),
             shift=grow(r.shift, channels),
-            w=grow(r.w.astype(source.dtype), channels),
+            w=w.data,
         )
-        for r in readers
+        for r, w in zip(readers, weights, strict=True)
     ]
-    weights = m * c * (8 + d * source.dtype.itemsize)
+    parameters = m * c * (8 + d * source.dtype.itemsize)
     with work(
         kernel,
-        maps + outs + sums + weights,
-        maps + columns * outs + sums + parts * weights,
+        maps + outs + sums + parameters,
+        maps + columns * outs + sums + parts * parameters,
         columns * ceil_div(n, tile.rows),
         4 * n * c * d * m,
     ):
@@ -215,7 +222,7 @@ def conv1x1(source, readers, d_source, *, within, interpret=False, tile=None):
 @functools.partial(jax.jit, static_argnames=("unit", "tile", "interpret"))
 def _run1x1(number, source, readers, d_source, *, unit, tile, interpret):
     """Returns d_source and the sums of every range; programs beyond the last range make none."""
-    (n, channels), d, m = source.shape, readers[0].w.shape[1], len(readers)
+    (n, channels), d, m = source.shape, len(readers[0].a), len(readers)
     programs = max(tile.programs, ceil_div(channels, tile.channels))
     arrays = [array for field in zip(*readers, strict=True) for array in field]
     static = {"n": n, "d": d, "readers": m, "tile": tile, "unit": unit}
@@ -236,7 +243,7 @@ def _run1x1(number, source, readers, d_source, *, unit, tile, interpret):
 def _conv3x3(*refs, n, c, d, image, tile, steps, unit, fma):
     number_ref, x_ref, gain_ref, shift_ref, w_ref, d_ref, y_ref, a_ref, b_ref = refs[:9]
     dx_ref, sums_ref = refs[9:]
-    offset = number_ref[0] * unit
+    offset, weights = number_ref[0] * unit, number_ref[1] * UNIT
     part, j = divide(pl.program_id(0), ceil_div(c, tile.channels))
     ins, outs = span(j * tile.channels, tile.channels), span(0, power_of_2(d))
     row_limit, in_limit = unless_multiple(n, tile.rows), unless_multiple(c, tile.channels)
@@ -256,7 +263,7 @@ def _conv3x3(*refs, n, c, d, image, tile, steps, unit, fma):
         for tap in range(9):
             near, exists = neighbour(rows, tap, *image, n, sign=-1)
             dy = complete(d_ref, y_ref, a, b, near, offset + outs, (exists, y_limit), fma)
-            w = load(w_ref, tap * c + ins, outs, (inside, out_limit))
+            w = load_matrix(w_ref, weights, tap * c + ins, outs, d, (inside, out_limit))
             du += matmul(dy, w, trans_b=True)
             d_w[tap] += matmul(u_narrow, dy, trans_a=True)
         du = jnp.where(u > 0, du, 0)
@@ -305,15 +312,15 @@ def conv3x3(
       The gradients of source [N, C], w [3, 3, C, D], shift and gain, [C].
     """
     (n, c), d = source.shape, w.shape[3]
-    number, unit = numbers(offset)
+    w = packed(w, source.dtype)
+    number, unit = numbers(offset, counts=(w.start // UNIT,))
     tile = tile or tiles.tile("3x3 backward", c, d)
-    w = w.astype(source.dtype).reshape(9 * c, d)
     columns, halo = ceil_div(c, tile.channels), 2 * (image[1] + 1)
     parts, _ = partition(n, tile, columns)
     # A range reads the rows around it, too: those of its neighbours, at another time.
     row = 2 * d * out.dtype.itemsize
     sums, steps = 4 * parts * c * (9 * d + 2), columns * ceil_div(n, tile.rows)
-    maps, weights = size_in_bytes(source, source), size_in_bytes(gain, shift, w)
+    maps, weights = size_in_bytes(source, source), size_in_bytes(gain, shift) + w.size_in_bytes
     with work(
         "3x3 backward",
         maps + weights + (n + parts * halo) * row + sums,
@@ -322,7 +329,7 @@ def conv3x3(
         36 * n * c * d,
     ):
         dx, sums = _run3x3(
-            *(number, source, gain, shift, w, d_out, out, *correction),
+            *(number, source, gain, shift, w.data, d_out, out, *correction),
             **{"unit": unit, "image": tuple(image), "tile": tile, "interpret": interpret},
         )
     dx, (d_w,), (d_shift,), (d_gain,) = added(dx, sums, parts, 1, 9 * c * d, c)
@@ -331,7 +338,7 @@ def conv3x3(
 
 @functools.partial(jax.jit, static_argnames=("unit", "image", "tile", "interpret"))
 def _run3x3(number, source, gain, shift, w, d_out, out, a, b, *, unit, image, tile, interpret):
-    (n, c), d = source.shape, w.shape[1]
+    (n, c), d = source.shape, len(a)
     columns = ceil_div(c, tile.channels)
     parts, steps = partition(n, tile, columns)
     sums = shape((parts * c * (9 * d + 2),))

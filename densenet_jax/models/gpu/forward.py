@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
-from densenet_jax.models.block.statistics import Moments, moments_of_sums
+from densenet_jax.models.block.statistics import Moments, expected_output, moments_of_sums
 from densenet_jax.models.gpu import tiles
 from densenet_jax.models.gpu.tools import (
     call,
@@ -24,6 +24,7 @@ from densenet_jax.models.gpu.tools import (
     divide,
     grow,
     load,
+    load_matrix,
     load_vector,
     matmul,
     multiply_add,
@@ -38,6 +39,7 @@ from densenet_jax.models.gpu.tools import (
     unless_multiple,
     work,
 )
+from densenet_jax.models.gpu.weights import UNIT, packed
 
 
 def _store_sums(sums_refs, y, start, columns, limits, d, pivot=None):
@@ -92,7 +94,7 @@ def window(rows, height: int, width: int) -> list:
 
 def _conv1x1(*refs, n, d, image, tile, unit, fma):
     number_ref, x_ref, gain_ref, shift_ref, w_ref, pivot_ref, y_ref, *sums_refs = refs
-    c, width = number_ref[0] * unit, _columns(d)
+    c, width, weights = number_ref[0] * unit, _columns(d), number_ref[1] * UNIT
     part, j = divide(pl.program_id(0), ceil_div(d, width))
     start, columns = part * tile.rows, span(j * width, width)
     rows, limits = (
@@ -110,7 +112,8 @@ def _conv1x1(*refs, n, d, image, tile, unit, fma):
             for at in sources
         ]
         u = functools.reduce(jnp.add, parts) / 4 if image else parts[0]
-        return y + matmul(u.astype(x_ref.dtype), load(w_ref, k, columns, (k < c, limits[1])))
+        w = load_matrix(w_ref, weights, k, columns, d, (k < c, limits[1]))
+        return y + matmul(u.astype(x_ref.dtype), w)
 
     y = jnp.zeros((tile.rows, width), jnp.float32)
     steps = divide(c + tile.channels - 1, tile.channels)[0]
@@ -131,7 +134,7 @@ def conv1x1(
     shift,
     w,
     *,
-    pivot=0.0,
+    expected=None,
     image=None,
     room=0,
     measure=True,
@@ -143,23 +146,28 @@ def conv1x1(
     Args:
       source: [N, >= c].
       gain, shift: [c] each.
-      w: [c, D].
-      pivot: about the mean of each column, [D]; of no use with `image`.
+      w: [c, D], or `Weights`.
+      expected: about the mean of what is multiplied with w, [c]; of no use with `image`.
       image: (height, width): relu(...) is averaged over windows of 2x2 positions; None: it is not.
       room: the result has so many further channels, with any values.
       measure: False: the moments are left out.
       interpret: see `tools.call`.
       tile: a `Tile`; None: that of this GPU.
     """
-    (n, channels), (c, d), kernel = source.shape, w.shape, "1x1 forward"
+    (n, channels), (c, d), kernel = source.shape, w.shape[-2:], "1x1 forward"
     if image:
         n, kernel = n // math.prod(image) * (image[0] // 2) * (image[1] // 2), "1x1 pooled forward"
     tile = tile or tiles.tile(kernel, d, 0)
-    number, unit = numbers(c)
+    w = packed(w, source.dtype)
+    number, unit = numbers(c, counts=(w.start // UNIT,))
     parts, columns, width = ceil_div(n, tile.rows), ceil_div(d, _columns(d)), source.dtype.itemsize
     read, rest = n * c * width * (4 if image else 1), n * d * width + 8 * d * parts * measure
-    gain, shift, w = (grow(v, channels) for v in (gain, shift, w.astype(source.dtype)))
-    pivot = jnp.broadcast_to(jnp.asarray(pivot, jnp.float32), d)
+    gain, shift, pivot = grow(gain, channels), grow(shift, channels), jnp.zeros(d)
+    if expected is not None and measure and not image:
+        # Behind a barrier XLA computes the three vectors in one kernel, and the pivot in another.
+        vectors = gain, shift, grow(expected, channels)
+        gain, shift, expected = jax.lax.optimization_barrier(vectors)
+        pivot = expected_output(w.array().reshape(1, 1, c, d), expected[:c])
     static = {"unit": unit, "tile": tile, "interpret": interpret}
     with work(
         kernel,
@@ -169,7 +177,7 @@ def conv1x1(
         2 * n * c * d,
     ):
         y, *sums = _run1x1(
-            *(number, source, gain, shift, w, pivot),
+            *(number, source, gain, shift, w.data, pivot),
             **{"n": n, "image": image, "room": room, "measure": measure, **static},
         )
     if not measure:
@@ -185,7 +193,7 @@ def conv1x1(
 def _run1x1(
     number, source, gain, shift, w, pivot, *, n, image, room, measure, unit, tile, interpret
 ):
-    d = w.shape[1]
+    d = len(pivot)
     parts, static = ceil_div(n, tile.rows), {"n": n, "d": d, "image": image, "tile": tile}
     return call(
         named(_conv1x1, **static, unit=unit, fma=multiply_add(interpret)),
@@ -213,7 +221,7 @@ def neighbour(rows, tap, height: int, width: int, n: int, sign: int):
 
 def _conv3x3(*refs, n, c, d, image, tile, unit, fma):
     number_ref, x_ref, gain_ref, shift_ref, w_ref, _, y_ref, *sums_refs = refs
-    offset = number_ref[0] * unit
+    offset, weights = number_ref[0] * unit, number_ref[1] * UNIT
     start, columns = pl.program_id(0) * tile.rows, span(0, power_of_2(d))
     rows, channels = span(start, tile.rows), span(0, power_of_2(c))
     limits = unless_multiple(n, tile.rows), unless_multiple(d, len(columns))
@@ -225,7 +233,8 @@ def _conv3x3(*refs, n, c, d, image, tile, unit, fma):
         near, exists = neighbour(rows, tap, *image, n, sign=1)
         x = load(x_ref, near, channels, (exists, last)).astype(jnp.float32)
         u = jnp.where(exists[:, None], jnp.maximum(fma(x, gain, shift), 0), 0).astype(x_ref.dtype)
-        return y + matmul(u, load(w_ref, tap * c + channels, columns, w_limits))
+        w = load_matrix(w_ref, weights, tap * c + channels, columns, d, w_limits)
+        return y + matmul(u, w)
 
     y = jnp.zeros((tile.rows, len(columns)), jnp.float32)
     y = jax.lax.fori_loop(0, 9, accumulate, y).astype(y_ref.dtype)
@@ -244,7 +253,7 @@ def conv3x3(
     Args:
       source: [N, C], N positions of images of `image` = (height, width).
       gain, shift: [C] each.
-      w: [3, 3, C, D].
+      w: [3, 3, C, D], or `Weights`.
       into: [N, > offset], updated in place at channels offset ... offset + D - 1.
       measure: False: the moments are left out.
       interpret: see `tools.call`.
@@ -254,27 +263,36 @@ def conv3x3(
       into, and the moments of what was written.
     """
     (n, c), d = source.shape, w.shape[3]
-    number, unit = numbers(offset)
+    w = packed(w, source.dtype)
+    number, unit = numbers(offset, counts=(w.start // UNIT,))
     tile = tile or tiles.tile("3x3 forward", c, d)
-    w = w.astype(source.dtype).reshape(9 * c, d)
     programs, width = ceil_div(n, tile.rows), source.dtype.itemsize
-    inputs, outputs = size_in_bytes(source, gain, shift, w), n * d * into.dtype.itemsize
+    inputs, outputs = (
+        size_in_bytes(source, gain, shift) + w.size_in_bytes,
+        n * d * into.dtype.itemsize,
+    )
     halo = 2 * (image[1] + 1) * c * width  # around a tile; the taps of one position are cached
-    static = {"image": tuple(image), "measure": measure, "tile": tile, "interpret": interpret}
+    static = {
+        "d": d,
+        "image": tuple(image),
+        "measure": measure,
+        "tile": tile,
+        "interpret": interpret,
+    }
     with work(
         "3x3 forward",
         inputs + outputs + 8 * d * programs * measure,
-        inputs + outputs + programs * (halo + size_in_bytes(w)),
+        inputs + outputs + programs * (halo + w.size_in_bytes),
         9 * programs,
         18 * n * c * d,
     ):
-        into, *sums = _run3x3(number, source, gain, shift, w, into, unit=unit, **static)
+        into, *sums = _run3x3(number, source, gain, shift, w.data, into, unit=unit, **static)
     return into, *(_moments(*sums, n, tile.rows, d) if measure else ())
 
 
-@functools.partial(jax.jit, static_argnames=("unit", "image", "measure", "tile", "interpret"))
-def _run3x3(number, source, gain, shift, w, into, *, unit, image, measure, tile, interpret):
-    (n, c), d = source.shape, w.shape[1]
+@functools.partial(jax.jit, static_argnames=("d", "unit", "image", "measure", "tile", "interpret"))
+def _run3x3(number, source, gain, shift, w, into, *, d, unit, image, measure, tile, interpret):
+    n, c = source.shape
     programs = ceil_div(n, tile.rows)
     static = {"n": n, "c": c, "d": d, "image": image, "tile": tile, "unit": unit}
     return call(

@@ -13,7 +13,7 @@ from jax import lax
 from densenet_jax.models.block import plain
 from densenet_jax.models.block.devices import over_devices
 from densenet_jax.models.block.statistics import Moments, merged
-from densenet_jax.models.gpu import backward, backward_pooled, forward, stem, tiles
+from densenet_jax.models.gpu import backward, backward_pooled, forward, stem, tiles, weights
 
 KERNELS = (
     *("1x1 forward", "3x3 forward", "1x1 backward", "3x3 backward"),
@@ -54,7 +54,7 @@ class Stages(NamedTuple):
         into=None,
         offset=0,
         dropout=None,
-        pivot=0.0,
+        expected=None,
         pool=False,
         room=0,
         measure=True,
@@ -67,20 +67,21 @@ class Stages(NamedTuple):
         assert dropout is None
         assert (into is None) == (kernel.shape[:2] == (1, 1))
         if self._is_replaced("forward", kernel, pool):
-            options = {"into": into, "offset": offset, "pivot": pivot, "pool": pool, "room": room}
+            options = {"into": into, "offset": offset, "pool": pool, "room": room}
+            kernel, options["expected"] = weights.unpacked(kernel), expected
             return plain.forward(source, gain, shift, kernel, **options)
         options = {"measure": measure, "interpret": self.interpret}
         if into is None:
 
-            def run(source, gain, shift, kernel, pivot):
+            def run(source, gain, shift, kernel, expected):
                 image = source.shape[1:3] if pool else None
                 y, *moments = forward.conv1x1(
-                    *(_matrix(source), gain, shift, kernel[0, 0]),
-                    **{"pivot": pivot, "image": image, "room": room, **options},
+                    *(_matrix(source), gain, shift, kernel),
+                    **{"expected": expected, "image": image, "room": room, **options},
                 )
                 return y.reshape(-1, *_halved(source.shape[1:3], pool), y.shape[1]), *moments
 
-            return over_devices(run, (source,), (gain, shift, kernel, pivot), join=_merged)
+            return over_devices(run, (source,), (gain, shift, kernel, expected), join=_merged)
 
         def run(source, into, gain, shift, kernel):
             return forward.conv3x3(
@@ -116,7 +117,7 @@ class Stages(NamedTuple):
         if self._is_replaced("backward", kernel, pool):
             gradients = {"d_out": d_out, "out": out, "correction": correction, "offset": offset}
             gradients |= {"d_source": d_source, "pool": pool}
-            return plain.backward(source, gain, shift, kernel, **gradients)
+            return plain.backward(source, gain, shift, weights.unpacked(kernel), **gradients)
         if d_source is not None:
             reader = gain, shift, kernel, {"d_out": d_out, "out": out, "correction": correction}
             within = 0, kernel.shape[2]
@@ -141,6 +142,11 @@ class Stages(NamedTuple):
 
         return over_devices(run, (source, d_out, out), (gain, shift, kernel, *correction))
 
+    def packed(self, layers, dtype):
+        """Returns the kernels of each layer as the stages read them, made in one GPU kernel."""
+        found = iter(weights.pack([w for layer in layers for _, w in layer], dtype))
+        return [[next(found) for _ in layer] for layer in layers]
+
     def together(self, width: int) -> int:
         """Returns how many layers of this width `backward_together` is to be called for."""
         return 1 if "1x1 backward" in self.replaced else tiles.together(width)
@@ -148,12 +154,13 @@ class Stages(NamedTuple):
     def backward_together(self, source, readers, d_source, within):
         """See `plain.backward_together`; d_source is read and written once for all readers."""
         if "1x1 backward" in self.replaced:
+            readers = [(*norm, weights.unpacked(w), step) for *norm, w, step in readers]
             return plain.backward_together(source, readers, d_source, within=within)
 
         def run(source, d_source, *arrays):
             maps, others = arrays[: 2 * m], arrays[2 * m :]
             layers = [
-                backward.Reader(gain, shift, kernel[0, 0], *map(_matrix, maps[i::m]), a, b)
+                backward.Reader(gain, shift, kernel, *map(_matrix, maps[i::m]), a, b)
                 for i, (gain, shift, kernel, (a, b)) in enumerate(others)
             ]
             dx, sums = backward.conv1x1(
@@ -203,7 +210,8 @@ class Stages(NamedTuple):
             else:
                 options = {"pool": True, "room": room, "measure": False}
                 features, *_ = self.forward(x, *normalisation, kernel, **options)
-        for (first, kernel1), (second, kernel2) in layers:
+        kernels = self.packed(layers, x.dtype)
+        for ((first, _), (second, _)), (kernel1, kernel2) in zip(layers, kernels, strict=True):
             between, *_ = self.forward(features, *first, kernel1, measure=False)
             options = {"into": features, "offset": c, "measure": False}
             features, *_ = self.forward(between, *second, kernel2, **options)

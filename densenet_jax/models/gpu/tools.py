@@ -68,6 +68,15 @@ def load_vector(ref, indices, limit=None):
     return plgpu.load(ref.at[indices], mask=indices < limit, other=0).astype(jnp.float32)
 
 
+def load_matrix(ref, start, rows, columns, width, limits=(None, None)):
+    """Loads a tile of a matrix of so many columns that begins at ref[start], see `load`."""
+    at, mask = (
+        ref.at[start + rows[:, None] * width + columns[None, :]],
+        _mask(rows, columns, limits),
+    )
+    return plgpu.load(at) if mask is None else plgpu.load(at, mask=mask, other=0)
+
+
 def store_matrix(ref, start, rows, columns, width, value, limits=(None, None)):
     """Stores a tile of a matrix of so many columns that begins at ref[start], see `store`."""
     at = ref.at[start + rows[:, None] * width + columns[None, :]]

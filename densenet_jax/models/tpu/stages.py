@@ -25,6 +25,7 @@ from densenet_jax.models.block import plain
 from densenet_jax.models.block.devices import mesh_axes, over_devices
 from densenet_jax.models.block.statistics import (
     at_least_float32,
+    expected_output,
     moments_of_sums,
     positions,
     sums,
@@ -42,17 +43,23 @@ def forward(
     *,
     into: jax.Array | None = None,
     dropout: plain.Dropout | None = None,
-    pivot: jax.Array | float = 0.0,
+    expected: jax.Array | None = None,
     activation: str = "relu",
     **options,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """As `block.plain.forward`."""
     if into is not None or dropout is not None or options:
-        options |= {"into": into, "dropout": dropout, "pivot": pivot, "activation": activation}
+        options |= {
+            "into": into,
+            "dropout": dropout,
+            "expected": expected,
+            "activation": activation,
+        }
         return plain.forward(source, gain, shift, kernel, **options)
     x = norm_act(plain.channels(source, 0, kernel.shape[2]), gain, shift, activation)
     # Where maps are large XLA would choose another layout than for the convolution that reads them.
     y = _channels_innermost(plain.convolve(x, kernel))
+    pivot = expected_output(kernel, expected)
     return y, *moments_of_sums(*sums(y, pivot), positions(y), pivot)
 
 

@@ -70,10 +70,10 @@ def test_the_outputs_of_a_stage(implementation, size, ratio):
     kernel = np.zeros((size, size, 16, 8), np.float32)
     kernel[size // 2, size // 2] = np.random.default_rng(1).uniform(0.2, 1, (16, 8))
     moments = statistics.moments(x)
-    pivot = statistics.expected_output(kernel, gain, shift, moments, jax.nn.relu)
+    expected = statistics.expected_input(gain, shift, moments, jax.nn.relu)
     stage = implementations.find(implementation)
     into = {} if size == 1 else {"into": jnp.zeros((4, 8, 8, 8))}
-    y, mean, var = stage.forward(x, gain, shift, kernel, pivot=pivot, **into)
+    y, mean, var = stage.forward(x, gain, shift, kernel, expected=expected, **into)
     assert_variance(var, np.asarray(y))
     np.testing.assert_allclose(mean, np.asarray(y, np.float64).mean((0, 1, 2)), rtol=1e-6)
 

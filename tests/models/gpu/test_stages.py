@@ -58,7 +58,7 @@ def test_forward_1x1(case):
     dtype, image, channels, c, d, _ = case
     arrays = Arrays(dtype)
     x, affine, w = arrays.maps(*image, channels), arrays.vectors(c), arrays.kernel(1, 1, c, d)
-    options = {"pivot": arrays.vectors(d)[0], "interpret": True, "tile": TILE}
+    options = {"expected": arrays.vectors(c)[0], "interpret": True, "tile": TILE}
     actual = forward.conv1x1(matrix(x), *affine, w[0, 0], **options)
     assert_close(actual, plain.forward(x, *affine, w), dtype)
     options |= {"measure": False}
