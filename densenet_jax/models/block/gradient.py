@@ -228,22 +228,31 @@ def _joined(layers: list) -> list:
 
     Pieces are joined along the channels that a stage reads: vectors [C], kernels [1, 1, C, D].
     """
-    first = [[pieces[0] for pieces in layer] for layer in layers]
-    stages = [pieces for layer in layers for pieces in layer]
-    if all(len(pieces) == 1 for pieces in stages):
-        return first
-    # All of them as parts of one array: XLA makes it in one GPU kernel, instead of one for each.
-    leaves, structure = jax.tree.flatten(first)
-    pieces = [parts for stage in stages for parts in zip(*map(jax.tree.leaves, stage), strict=True)]
+    if all(len(pieces) == 1 for layer in layers for pieces in layer):
+        return [[pieces[0] for pieces in layer] for layer in layers]
+    # All are parts of one array: XLA makes it in one GPU kernel, instead of one for each gradient.
+    # The order is that of `training.step.joined`, for which nothing has to be copied then.
+    named = [
+        {
+            (name, j): jax.tree.map(lambda *parts: parts, *(piece[i] for piece in pieces))
+            for j, pieces in enumerate(layer)
+            for i, name in enumerate(("norm", "kernel"))
+        }
+        for layer in layers
+    ]
+    pieces, structure = jax.tree.flatten(named, is_leaf=lambda node: isinstance(node, tuple))
     flat = jnp.concatenate([part.reshape(-1) for parts in pieces for part in parts])
     flat, found, at = lax.optimization_barrier(flat), [], 0
-    for leaf, parts in zip(leaves, pieces, strict=True):
-        shape, axis = list(leaf.shape), max(0, leaf.ndim - 2)
+    for parts in pieces:
+        shape, axis = list(parts[0].shape), max(0, parts[0].ndim - 2)
         shape[axis] = sum(part.shape[axis] for part in parts)
         size = math.prod(shape)
         found.append(flat[at : at + size].reshape(shape))
         at += size
-    return jax.tree.unflatten(structure, found)
+    joined = jax.tree.unflatten(structure, found)
+    return [
+        [(layer["norm", j], layer["kernel", j]) for j in range(len(layer) // 2)] for layer in joined
+    ]
 
 
 def _inputs(residuals):

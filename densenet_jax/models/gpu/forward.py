@@ -15,8 +15,9 @@ import math
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton as plgpu
 
-from densenet_jax.models.block.statistics import Moments, expected_output, moments_of_sums
+from densenet_jax.models.block.statistics import Moments, moments_of_sums
 from densenet_jax.models.gpu import tiles
 from densenet_jax.models.gpu.tools import (
     call,
@@ -42,15 +43,15 @@ from densenet_jax.models.gpu.tools import (
 from densenet_jax.models.gpu.weights import UNIT, packed
 
 
-def _store_sums(sums_refs, y, start, columns, limits, d, pivot=None):
-    """Stores one program's sums of y and of its squares, [2, d].
+def _store_sums(sums_refs, y, start, columns, limits, place, pivot=None):
+    """Stores one program's sums of y and of its squares.
 
     Args:
       sums_refs: where; empty: nowhere.
       y: as rounded for the maps.
       start: the program's first row; its rows outside the limits do not count.
       columns, limits: of y.
-      d: columns of all programs with these rows.
+      place: from 0 (the sums) or 1 (those of squares) to the indices of the columns' sums.
       pivot: of both sums; None: that of the squares is the mean of these rows.
     """
     if not sums_refs:
@@ -66,22 +67,43 @@ def _store_sums(sums_refs, y, start, columns, limits, d, pivot=None):
     y = about(y, 0.0 if pivot is None else pivot)
     total = y.sum(0)
     y = about(y, total / count) if pivot is None else y
-    at = start // len(y) * 2 * d
-    store_vector(sums_refs[0], at, columns, total, limits[1])
-    store_vector(sums_refs[0], at + d, columns, (y * y).sum(0), limits[1])
+    mask = None if limits[1] is None else columns < limits[1]
+    plgpu.store(sums_refs[0].at[place(0)], total, mask=mask)
+    plgpu.store(sums_refs[0].at[place(1)], (y * y).sum(0), mask=mask)
 
 
 def _moments(sums, n: int, rows: int, d: int) -> Moments:
-    """Returns the moments of n rows from the sums of all programs, of so many rows each."""
-    sums = sums.reshape(-1, 2, d)
-    count = jnp.minimum(n - rows * jnp.arange(len(sums)), rows)[:, None, None]
-    total, is_square = sums[:, :1], jnp.arange(2)[:, None] == 1
-    pivot = total[0] / count[0]
-    distance = total / count - pivot
-    # One sum for both, so that XLA makes one kernel of it.
-    parts = jnp.where(is_square, sums + count * distance**2, count * distance)
-    mean, squares = parts.sum(0) / n
-    return Moments(pivot[0] + mean, jnp.maximum(squares - mean * mean, 0))
+    """Returns the moments of n rows from the sums of all programs, of so many rows each.
+
+    The sums are [2, d, programs], because XLA would transpose them for a sum along the first axis.
+    """
+    total, squares = sums.reshape(2, d, -1)
+    count = jnp.minimum(n - rows * jnp.arange(total.shape[1]), rows).astype(jnp.float32)
+    parts = jnp.broadcast_to(count, total.shape), total, squares
+    _, total, squares = jax.lax.reduce(parts, (jnp.zeros(()),) * 3, _merge, (1,))
+    return Moments(total / n, squares / n)
+
+
+def _merge(a, b):
+    """Returns count, sum and squares about the mean of two parts together (Chan et al., 1983)."""
+    (n, total, squares), (m, other, others) = a, b
+    distance = other / jnp.maximum(m, 1) - total / jnp.maximum(n, 1)
+    between = distance * distance * n * m / jnp.maximum(n + m, 1)
+    return n + m, total + other, squares + others + between
+
+
+def _pivot(number_ref, expected_ref, w_ref, pivot_ref, *, d, unit):
+    columns, c, weights = span(pl.program_id(0) * 16, 16), number_ref[0] * unit, number_ref[1]
+    limit = unless_multiple(d, 16)
+
+    def accumulate(k, total):
+        k = span(k * 128, 128)
+        w = load_matrix(w_ref, weights * UNIT, k, columns, d, (k < c, limit))
+        return total + load_vector(expected_ref, k, c)[:, None] * w.astype(jnp.float32)
+
+    total = jnp.zeros((128, 16), jnp.float32)
+    total = jax.lax.fori_loop(0, divide(c + 127, 128)[0], accumulate, total)
+    store_vector(pivot_ref, 0, columns, total.sum(0), limit)
 
 
 def window(rows, height: int, width: int) -> list:
@@ -119,8 +141,21 @@ def _conv1x1(*refs, n, d, image, tile, unit, fma):
     steps = divide(c + tile.channels - 1, tile.channels)[0]
     y = jax.lax.fori_loop(0, steps, accumulate, y).astype(y_ref.dtype)
     store(y_ref, rows, columns, y, limits)
-    pivot = None if image else load_vector(pivot_ref, columns, limits[1])
-    _store_sums(sums_refs, y, start, columns, limits, d, pivot)
+    if image:
+        place, pivot = _by_column(part, columns, n, d, tile), None
+    else:
+        place, pivot = _by_program(part, columns, d), load_vector(pivot_ref, columns, limits[1])
+    _store_sums(sums_refs, y, start, columns, limits, place, pivot)
+
+
+def _by_column(part, columns, n, d, tile):
+    """Returns a place for `_store_sums`: [2, d, programs], as `_moments` takes them."""
+    return lambda square: (square * d + columns) * ceil_div(n, tile.rows) + part
+
+
+def _by_program(part, columns, d):
+    """Returns a place for `_store_sums`: [programs, 2, d], for sums too many to be scattered."""
+    return lambda square: (2 * part + square) * d + columns
 
 
 def _columns(d: int) -> int:
@@ -164,10 +199,11 @@ def conv1x1(
     read, rest = n * c * width * (4 if image else 1), n * d * width + 8 * d * parts * measure
     gain, shift, pivot = grow(gain, channels), grow(shift, channels), jnp.zeros(d)
     if expected is not None and measure and not image:
-        # Behind a barrier XLA computes the three vectors in one kernel, and the pivot in another.
+        # Behind a barrier XLA computes the three vectors in one kernel.
         vectors = gain, shift, grow(expected, channels)
         gain, shift, expected = jax.lax.optimization_barrier(vectors)
-        pivot = expected_output(w.array().reshape(1, 1, c, d), expected[:c])
+        with work("1x1 pivot", c * (4 + d * width), c * (4 + d * width), 0, 0):
+            pivot = _run_pivot(number, expected, w.data, d=d, unit=unit, interpret=interpret)
     static = {"unit": unit, "tile": tile, "interpret": interpret}
     with work(
         kernel,
@@ -205,6 +241,19 @@ def _run1x1(
     )
 
 
+@functools.partial(jax.jit, static_argnames=("d", "unit", "interpret"))
+def _run_pivot(number, expected, w, *, d, unit, interpret):
+    """Returns about the mean of the outputs, [d], from that of what is multiplied with w."""
+    return call(
+        named(_pivot, d=d, unit=unit),
+        *(number, expected, w),
+        grid=ceil_div(d, 16),
+        out=(shape((d,)),),
+        interpret=interpret,
+        tile=tiles.Tile(0, 0, 4, 1),
+    )[0]
+
+
 def neighbour(rows, tap, height: int, width: int, n: int, sign: int):
     """Returns the rows of a 3x3 kernel's neighbours of image positions, and whether they exist.
 
@@ -239,7 +288,8 @@ def _conv3x3(*refs, n, c, d, image, tile, unit, fma):
     y = jnp.zeros((tile.rows, len(columns)), jnp.float32)
     y = jax.lax.fori_loop(0, 9, accumulate, y).astype(y_ref.dtype)
     store(y_ref, rows, offset + columns, y, (limits[0], limits[1] and columns < d))
-    _store_sums(sums_refs, y, start, columns, limits, d)
+    place = _by_column(pl.program_id(0), columns, n, d, tile)
+    _store_sums(sums_refs, y, start, columns, limits, place)
 
 
 def conv3x3(

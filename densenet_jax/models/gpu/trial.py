@@ -257,8 +257,9 @@ def cases(
     channels = max(channels, c + growth)
     x, dx, z, dz = maps(channels), maps(channels), maps(width), maps(width)
     first, second = (*vectors(c), kernel(1, c, width)), (*vectors(width), kernel(3, width, growth))
-    yield Case("1x1 forward", "forward", (x, *first), {}, {})
-    arrays: dict[str, Any] = {"into": x}
+    arrays: dict[str, Any] = {"expected": vectors(c)[0]}
+    yield Case("1x1 forward", "forward", (x, *first), arrays, {})
+    arrays = {"into": x}
     yield Case("3x3 forward", "forward", (z, *second), arrays, {"offset": c})
     arrays = {"d_out": dz, "out": z, "correction": vectors(width), "d_source": dx}
     yield Case("1x1 backward", "backward", (x, *first), arrays, {})
