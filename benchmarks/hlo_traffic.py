@@ -30,7 +30,7 @@ import pathlib
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 HERE = pathlib.Path(__file__).parent
@@ -53,6 +53,7 @@ INSTRUCTION = re.compile(r"\s+(?:ROOT )?%?([\w.-]+) = (\([^=]*?\)|\S+) ([\w-]+)\
 COMPUTATION = re.compile(r"(ENTRY )?%?([\w.-]+) \(.*\{$")
 CALLED = re.compile(r"(?:calls|to_apply|body)=%?([\w.-]+)")
 DECLARED = re.compile(r"(\dx\d_\w+?)_moves_(\d+)_bytes_(\d+)_cached_(\d+)_steps_(\d+)_operations")
+ELEMENTWISE = ("bitcast", "convert", "add", "subtract", "multiply", "maximum", "minimum")
 NO_KERNEL = {
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "iota"),
     *("partition-id", "replica-id", "optimization-barrier"),
@@ -201,16 +202,18 @@ def fusion_bytes(sizes: list[int], size: int, body: list[Instruction]) -> int:
             users[operand].append((instruction, i))
     inner = {instruction.name: instruction for instruction in body}
 
-    def uses(name: str) -> Iterator[tuple[Instruction, int]]:
-        """Yields (instruction, operand number) of each use of a value, looking through bitcasts."""
+    def uses(name: str, through: Collection[str]) -> Iterator[tuple[Instruction, int]]:
+        """Yields (instruction, operand number) of each use, looking through some operations."""
         for user, i in users[name]:
-            yield from uses(user.name) if user.opcode == "bitcast" else [(user, i)]
+            inner = user.opcode in through and users[user.name]
+            yield from uses(user.name, through) if inner else [(user, i)]
 
     total = size
     for parameter in (i for i in body if i.opcode == "parameter"):
-        full, used = sizes[int(parameter.operands[0])], list(uses(parameter.name))
-        if used and all(user.opcode in ("slice", "dynamic-slice") for user, _ in used):
-            total += min(full, sum(user.size for user, _ in used))
+        full, used = sizes[int(parameter.operands[0])], list(uses(parameter.name, ("bitcast",)))
+        parts = [user for user, _ in uses(parameter.name, ELEMENTWISE)]
+        if parts and all(part.opcode in ("slice", "dynamic-slice") for part in parts):
+            total += min(full, sum(part.size for part in parts))
         elif used and all(user.opcode == "dynamic-update-slice" and i == 0 for user, i in used):
             # An update in place writes only the update, not the whole result.
             total -= max(0, full - sum(inner[user.operands[1]].size for user, _ in used))

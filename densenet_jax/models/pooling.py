@@ -126,7 +126,8 @@ def _max_forward(x, gain, shift, activation):
         largest = jnp.where(new, u_tap, largest)
         x_largest = jnp.where(new, x_tap, x_largest)
         where = jnp.where(new, jnp.uint8(tap), where)
-    return largest, (where, x_largest)
+    # Computed again, so that XLA stores x alone and makes the result where it goes, as in a buffer.
+    return norm_act(x_largest, gain, shift, activation), (where, x_largest)
 
 
 def _max_backward(activation, residuals, dy):

@@ -13,7 +13,8 @@ HloModule jit_step, is_scheduled=true
 
 %fused_slice (p0: bf16[8,4], p1: f32[2]) -> bf16[8,2] {
   %p0 = bf16[8,4]{1,0} parameter(0)
-  %slice = bf16[8,2]{1,0} slice(%p0), slice={[0:8], [0:2]}
+  %sum = bf16[8,4]{1,0} add(%p0, %p0)
+  %slice = bf16[8,2]{1,0} slice(%sum), slice={[0:8], [0:2]}
   %p1 = f32[2]{0} parameter(1)
   ROOT %multiply = bf16[8,2]{1,0} multiply(%slice, %p1)
 }

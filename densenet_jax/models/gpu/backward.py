@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
 from densenet_jax.models.gpu import tiles
+from densenet_jax.models.gpu.arithmetic import arithmetic
 from densenet_jax.models.gpu.forward import neighbour
 from densenet_jax.models.gpu.tools import (
     call,
@@ -29,7 +30,6 @@ from densenet_jax.models.gpu.tools import (
     load_matrix,
     load_vector,
     matmul,
-    multiply_add,
     named,
     numbers,
     power_of_2,
@@ -79,15 +79,13 @@ def added(maps, sums, parts: int, layers: int, kernel: int, channels: int):
     return maps, *jnp.split(total, (kernel, kernel + channels), axis=1)
 
 
-def complete(d_ref, y_ref, a, b, rows, columns, limits, fma):
+def complete(d_ref, y_ref, a, b, rows, columns, limits, arithmetic):
     """Loads the gradient of y that its readers made, and adds what its moments made."""
-    d = load(d_ref, rows, columns, limits).astype(jnp.float32)
-    y = load(y_ref, rows, columns, limits).astype(jnp.float32)
-    d = fma(b, y, d + a)
-    if limits[0] is not None:
-        inside = limits[0] if not isinstance(limits[0], int) else rows < limits[0]
-        d = jnp.where(inside[:, None], d, 0)
-    return d.astype(d_ref.dtype)
+    inside, fill = limits[0], limits[1] is not None  # rows outside become 0 at the end
+    d, y = (arithmetic.widen(load(ref, rows, columns, limits, fill)) for ref in (d_ref, y_ref))
+    if inside is not None:
+        inside = (rows < inside if isinstance(inside, int) else inside)[:, None]
+    return arithmetic.narrow(arithmetic.multiply_add(b, y, d + a), d_ref.dtype, inside)
 
 
 class Reader(NamedTuple):
@@ -110,7 +108,8 @@ class Reader(NamedTuple):
     b: jax.Array
 
 
-def _conv1x1(*refs, n, d, readers, tile, unit, fma):
+def _conv1x1(*refs, n, d, readers, tile, unit, arithmetic):
+    fma, widen, narrow = arithmetic
     number_ref, x_ref, *reader_refs, _, dx_ref, sums_ref = refs
     reader_refs = [Reader(*reader_refs[i::readers]) for i in range(readers)]
     outs = span(0, power_of_2(d))
@@ -140,12 +139,13 @@ def _conv1x1(*refs, n, d, readers, tile, unit, fma):
             gain, shift = (
                 jnp.expand_dims(load_vector(v, at, last), axis) for v in (r.gain, r.shift)
             )
-            dy = complete(r.d_out, r.out, a, b, rows, outs, (row_limit, out_limit), fma)
-            x = turn(load(x_ref, rows, at, limits)).astype(jnp.float32)
-            u = jnp.maximum(fma(x, gain, shift), 0).astype(x_ref.dtype)
+            dy = complete(r.d_out, r.out, a, b, rows, outs, (row_limit, out_limit), arithmetic)
+            x = widen(turn(load(x_ref, rows, at, limits)))
+            y = fma(x, gain, shift)
+            u = narrow(y, x_ref.dtype, relu=True)
             d_w += matmul(u, dy, trans_a=not tile.turned)
             du = matmul(w, dy, trans_b=True) if tile.turned else matmul(dy, w, trans_b=True)
-            du = jnp.where(u > 0, du, 0)
+            du = jnp.where(y > 0, du, 0)
             dx = fma(du, gain, dx).astype(dx_ref.dtype).astype(jnp.float32)
             added.append((d_w, d_shift + du.sum(axis), d_gain + (du * x).sum(axis)))
         dx = load(dx_ref, rows, at, limits).astype(jnp.float32) + turn(dx)
@@ -227,7 +227,7 @@ def _run1x1(number, source, readers, d_source, *, unit, tile, interpret):
     arrays = [array for field in zip(*readers, strict=True) for array in field]
     static = {"n": n, "d": d, "readers": m, "tile": tile, "unit": unit}
     return call(
-        named(_conv1x1, **static, fma=multiply_add(interpret)),
+        named(_conv1x1, **static, arithmetic=arithmetic(interpret)),
         *(number, source, *arrays, d_source),
         grid=programs,
         out=(
@@ -240,7 +240,8 @@ def _run1x1(number, source, readers, d_source, *, unit, tile, interpret):
     )
 
 
-def _conv3x3(*refs, n, c, d, image, tile, steps, unit, fma):
+def _conv3x3(*refs, n, c, d, image, tile, steps, unit, arithmetic):
+    fma, widen, narrow = arithmetic
     number_ref, x_ref, gain_ref, shift_ref, w_ref, d_ref, y_ref, a_ref, b_ref = refs[:9]
     dx_ref, sums_ref = refs[9:]
     offset, weights = number_ref[0] * unit, number_ref[1] * UNIT
@@ -256,17 +257,17 @@ def _conv3x3(*refs, n, c, d, image, tile, steps, unit, fma):
     def step(i, sums):
         *d_w, d_shift, d_gain = sums
         rows = span(i * tile.rows, tile.rows)
-        x = load(x_ref, rows, ins, (row_limit, in_limit)).astype(jnp.float32)
-        u = jnp.maximum(fma(x, gain, shift), 0)
-        u_narrow = u.astype(x_ref.dtype)
+        x = widen(load(x_ref, rows, ins, (row_limit, in_limit)))
+        y = fma(x, gain, shift)
+        u = narrow(y, x_ref.dtype, relu=True)
         du = jnp.zeros((tile.rows, tile.channels), jnp.float32)
         for tap in range(9):
             near, exists = neighbour(rows, tap, *image, n, sign=-1)
-            dy = complete(d_ref, y_ref, a, b, near, offset + outs, (exists, y_limit), fma)
+            dy = complete(d_ref, y_ref, a, b, near, offset + outs, (exists, y_limit), arithmetic)
             w = load_matrix(w_ref, weights, tap * c + ins, outs, d, (inside, out_limit))
             du += matmul(dy, w, trans_b=True)
-            d_w[tap] += matmul(u_narrow, dy, trans_a=True)
-        du = jnp.where(u > 0, du, 0)
+            d_w[tap] += matmul(u, dy, trans_a=True)
+        du = jnp.where(y > 0, du, 0)
         store(dx_ref, rows, ins, du * gain, (row_limit, in_limit))
         return *d_w, d_shift + du.sum(0), d_gain + (du * x).sum(0)
 
@@ -344,7 +345,7 @@ def _run3x3(number, source, gain, shift, w, d_out, out, a, b, *, unit, image, ti
     sums = shape((parts * c * (9 * d + 2),))
     static = {"n": n, "c": c, "d": d, "image": image, "tile": tile, "steps": steps, "unit": unit}
     return call(
-        named(_conv3x3, **static, fma=multiply_add(interpret)),
+        named(_conv3x3, **static, arithmetic=arithmetic(interpret)),
         *(number, source, gain, shift, w, d_out, out, a, b),
         grid=parts * columns,
         out=(shape(source.shape, source.dtype), sums),

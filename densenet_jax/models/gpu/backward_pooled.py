@@ -8,6 +8,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 
 from densenet_jax.models.gpu import tiles
+from densenet_jax.models.gpu.arithmetic import arithmetic
 from densenet_jax.models.gpu.backward import added, complete, partition, step_range
 from densenet_jax.models.gpu.forward import window
 from densenet_jax.models.gpu.tools import (
@@ -17,7 +18,6 @@ from densenet_jax.models.gpu.tools import (
     load,
     load_vector,
     matmul,
-    multiply_add,
     named,
     power_of_2,
     shape,
@@ -33,7 +33,8 @@ from densenet_jax.models.gpu.tools import (
 WIDEST = 512  # channels of the output for whose gradients of the kernel registers are enough
 
 
-def _conv1x1_pooled(*refs, n, c, d, image, tile, steps, fma):
+def _conv1x1_pooled(*refs, n, c, d, image, tile, steps, arithmetic):
+    fma, widen, narrow = arithmetic
     x_ref, gain_ref, shift_ref, w_ref, d_ref, *rest, _, dx_ref, sums_ref = refs
     part, j = divide(pl.program_id(0), ceil_div(c, tile.channels))
     ins, outs = span(j * tile.channels, tile.channels), span(0, power_of_2(d))
@@ -50,18 +51,18 @@ def _conv1x1_pooled(*refs, n, c, d, image, tile, steps, fma):
         if rest:
             y_ref, a_ref, b_ref = rest
             a, b = load_vector(a_ref, outs, out_limit), load_vector(b_ref, outs, out_limit)
-            dy = complete(d_ref, y_ref, a, b, rows, outs, (row_limit, out_limit), fma)
+            dy = complete(d_ref, y_ref, a, b, rows, outs, (row_limit, out_limit), arithmetic)
         else:
             dy = load(d_ref, rows, outs, (row_limit, out_limit))
         quarter, total = matmul(dy, w, trans_b=True) / 4, 0.0
         for at in window(rows, *image):
-            x = load(x_ref, at, ins, limits).astype(jnp.float32)
+            x = widen(load(x_ref, at, ins, limits))
             u = jnp.maximum(fma(x, gain, shift), 0)
             du = jnp.where(u > 0, quarter, 0)
             store(dx_ref, at, ins, du * gain, limits)
             # Tiles of sums: rows are added up after the loop.
             d_shift, d_gain, total = d_shift + du, fma(du, x, d_gain), total + u
-        d_w += matmul((total / 4).astype(x_ref.dtype), dy, trans_a=True)
+        d_w += matmul(narrow(total / 4, x_ref.dtype), dy, trans_a=True)
         return d_w, d_shift, d_gain
 
     zero = jnp.zeros((tile.rows, tile.channels), jnp.float32)
@@ -128,7 +129,7 @@ def _run(source, gain, shift, w, *gradients, n, image, tile, interpret):
     dx = (jnp.zeros if odd else lax.empty)(source.shape, source.dtype)
     static = {"n": n, "c": c, "d": d, "image": image, "tile": tile, "steps": steps}
     return call(
-        named(_conv1x1_pooled, **static, fma=multiply_add(interpret)),
+        named(_conv1x1_pooled, **static, arithmetic=arithmetic(interpret)),
         *(source, gain, shift, w, *gradients, dx),
         grid=parts * columns,
         out=(shape(dx.shape, dx.dtype), shape((parts * c * (d + 2),))),

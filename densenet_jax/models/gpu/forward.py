@@ -19,6 +19,7 @@ from jax.experimental.pallas import triton as plgpu
 
 from densenet_jax.models.block.statistics import Moments, moments_of_sums
 from densenet_jax.models.gpu import tiles
+from densenet_jax.models.gpu.arithmetic import arithmetic
 from densenet_jax.models.gpu.tools import (
     call,
     ceil_div,
@@ -28,7 +29,6 @@ from densenet_jax.models.gpu.tools import (
     load_matrix,
     load_vector,
     matmul,
-    multiply_add,
     named,
     numbers,
     power_of_2,
@@ -114,7 +114,8 @@ def window(rows, height: int, width: int) -> list:
     return [first + down * width + right for down in (0, 1) for right in (0, 1)]
 
 
-def _conv1x1(*refs, n, d, image, tile, unit, fma):
+def _conv1x1(*refs, n, d, image, tile, unit, arithmetic):
+    fma, widen, narrow = arithmetic
     number_ref, x_ref, gain_ref, shift_ref, w_ref, pivot_ref, y_ref, *sums_refs = refs
     c, width, weights = number_ref[0] * unit, _columns(d), number_ref[1] * UNIT
     part, j = divide(pl.program_id(0), ceil_div(d, width))
@@ -129,13 +130,13 @@ def _conv1x1(*refs, n, d, image, tile, unit, fma):
     def accumulate(k, y):
         k = span(k * tile.channels, tile.channels)
         gain, shift = load_vector(gain_ref, k, c), load_vector(shift_ref, k, c)
-        parts = [
-            jnp.maximum(fma(load(x_ref, at, k, (inside, c)).astype(jnp.float32), gain, shift), 0)
-            for at in sources
-        ]
-        u = functools.reduce(jnp.add, parts) / 4 if image else parts[0]
+        parts = [fma(widen(load(x_ref, at, k, (inside, c))), gain, shift) for at in sources]
+        if image:
+            u = sum(jnp.maximum(part, 0) for part in parts) / 4
+        else:
+            (u,) = parts
         w = load_matrix(w_ref, weights, k, columns, d, (k < c, limits[1]))
-        return y + matmul(u.astype(x_ref.dtype), w)
+        return y + matmul(narrow(u, x_ref.dtype, relu=not image), w)
 
     y = jnp.zeros((tile.rows, width), jnp.float32)
     steps = divide(c + tile.channels - 1, tile.channels)[0]
@@ -232,7 +233,7 @@ def _run1x1(
     d = len(pivot)
     parts, static = ceil_div(n, tile.rows), {"n": n, "d": d, "image": image, "tile": tile}
     return call(
-        named(_conv1x1, **static, unit=unit, fma=multiply_add(interpret)),
+        named(_conv1x1, **static, unit=unit, arithmetic=arithmetic(interpret)),
         *(number, source, gain, shift, w, pivot),
         grid=parts * ceil_div(d, _columns(d)),
         out=(shape((n, d + room), source.dtype), *[shape((parts * 2 * d,))] * measure),
@@ -258,17 +259,18 @@ def neighbour(rows, tap, height: int, width: int, n: int, sign: int):
     """Returns the rows of a 3x3 kernel's neighbours of image positions, and whether they exist.
 
     Tap 3 * i + j of a kernel meets the position i - 1 lines below and j - 1 to the right; with
-    sign -1 above and to the left, for the transpose.  Rows that do not exist are clipped.
+    sign -1 above and to the left, for the transpose.
     """
     line, column = divide(rows, width)
     row = divide(line, height)[1]
     down, right = (sign * (part - 1) for part in divide(tap, 3))
     exists = (row + down >= 0) & (row + down < height) & (rows < n)
     exists &= (column + right >= 0) & (column + right < width)
-    return jnp.clip(rows + down * width + right, 0, n - 1), exists
+    return rows + down * width + right, exists
 
 
-def _conv3x3(*refs, n, c, d, image, tile, unit, fma):
+def _conv3x3(*refs, n, c, d, image, tile, unit, arithmetic):
+    fma, widen, narrow = arithmetic
     number_ref, x_ref, gain_ref, shift_ref, w_ref, _, y_ref, *sums_refs = refs
     offset, weights = number_ref[0] * unit, number_ref[1] * UNIT
     start, columns = pl.program_id(0) * tile.rows, span(0, power_of_2(d))
@@ -280,8 +282,8 @@ def _conv3x3(*refs, n, c, d, image, tile, unit, fma):
 
     def accumulate(tap, y):
         near, exists = neighbour(rows, tap, *image, n, sign=1)
-        x = load(x_ref, near, channels, (exists, last)).astype(jnp.float32)
-        u = jnp.where(exists[:, None], jnp.maximum(fma(x, gain, shift), 0), 0).astype(x_ref.dtype)
+        x = widen(load(x_ref, near, channels, (exists, last), fill=last is not None))
+        u = narrow(fma(x, gain, shift), x_ref.dtype, exists[:, None], relu=True)
         w = load_matrix(w_ref, weights, tap * c + channels, columns, d, w_limits)
         return y + matmul(u, w)
 
@@ -346,7 +348,7 @@ def _run3x3(number, source, gain, shift, w, into, *, d, unit, image, measure, ti
     programs = ceil_div(n, tile.rows)
     static = {"n": n, "c": c, "d": d, "image": image, "tile": tile, "unit": unit}
     return call(
-        named(_conv3x3, **static, fma=multiply_add(interpret)),
+        named(_conv3x3, **static, arithmetic=arithmetic(interpret)),
         *(number, source, gain, shift, w, into),
         grid=programs,
         out=(shape(into.shape, into.dtype), *[shape((programs * 2 * d,))] * measure),

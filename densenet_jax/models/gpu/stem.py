@@ -14,6 +14,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
 from densenet_jax.models.gpu import tiles
+from densenet_jax.models.gpu.arithmetic import arithmetic
 from densenet_jax.models.gpu.tools import (
     call,
     ceil_div,
@@ -21,7 +22,6 @@ from densenet_jax.models.gpu.tools import (
     load,
     load_vector,
     matmul,
-    multiply_add,
     named,
     power_of_2,
     shape,
@@ -47,7 +47,7 @@ def _columns(d: int) -> int:
     return min(power_of_2(d), 64)
 
 
-def _stem(x_ref, gain_ref, shift_ref, w_ref, y_ref, *, images, c, d, tile, fma):
+def _stem(x_ref, gain_ref, shift_ref, w_ref, y_ref, *, images, c, d, tile, arithmetic):
     n, height, width = images
     convolved = halved((height, width))
     lines, across = halved(convolved)
@@ -84,7 +84,7 @@ def _stem(x_ref, gain_ref, shift_ref, w_ref, y_ref, *, images, c, d, tile, fma):
         for tap, y in enumerate(sums):
             at = 2 * column + tap - 1
             exists = (at >= 0) & (at < convolved[1]) & (row >= 0) & (row < convolved[0])
-            y = fma(y.astype(x_ref.dtype).astype(jnp.float32), gain, shift)
+            y = arithmetic.multiply_add(y.astype(x_ref.dtype).astype(jnp.float32), gain, shift)
             largest = jnp.maximum(largest, jnp.where(exists[:, None], y, 0))
         return largest
 
@@ -157,7 +157,7 @@ def _run(x, gain, shift, w, *, images, room, tile, interpret):
     c = len(x) // (n * images[1] * images[2])
     lines, across = halved(halved(images[1:]))
     return call(
-        named(_stem, images=images, c=c, d=d, tile=tile, fma=multiply_add(interpret)),
+        named(_stem, images=images, c=c, d=d, tile=tile, arithmetic=arithmetic(interpret)),
         *(x, gain, shift, w),
         grid=ceil_div(n * across, tile.rows) * ceil_div(lines, LINES) * ceil_div(d, _columns(d)),
         out=(shape((n * lines * across, d + room), x.dtype),),

@@ -115,7 +115,7 @@ def tile(kernel: str, width: int, growth: int) -> Tile:
             1,
         )
     elif kernel == "1x1 backward near":
-        found = (64, 32, 2)
+        found = (128, 32, 2)
     elif kernel == "1x1 backward pair":
         found = (16, 128, 2)
     elif kernel == "1x1 backward":

@@ -48,11 +48,17 @@ def _mask(rows, columns, limits):
     return None if mask is None else jnp.broadcast_to(mask, (len(rows), len(columns)))
 
 
-def load(ref, rows, columns, limits=(None, None)):
-    """Loads ref[rows, columns], 0 outside the limits: a size, a mask of the rows, or None."""
+def load(ref, rows, columns, limits=(None, None), fill=True):
+    """Loads ref[rows, columns].
+
+    Args:
+      ref, rows, columns: what.
+      limits: of rows and columns: a size, a mask of the rows, or None.
+      fill: 0 outside the limits; False: any values, for which no instruction is needed.
+    """
     mask = _mask(rows, columns, limits)
     at = ref.at[rows[:, None], columns[None, :]]
-    return plgpu.load(at) if mask is None else plgpu.load(at, mask=mask, other=0)
+    return plgpu.load(at, mask=mask, other=None if mask is None or not fill else 0)
 
 
 def store(ref, rows, columns, value, limits=(None, None)):
@@ -108,33 +114,6 @@ def unless_multiple(limit: int, tile: int) -> int | None:
 def matmul(a, b, **transposed):
     """Returns a @ b, or with trans_a or trans_b the product of transposes, in float32."""
     return plgpu.dot(a, b, **transposed).astype(jnp.float32)
-
-
-def multiply_add(interpret: bool):
-    """Returns the function (a, b, c) -> a * b + c for float32: one instruction of a GPU.
-
-    The kernels' compiler makes two of the operators, because they round twice.
-
-    Args:
-      interpret: see `call`; then it is written with the operators.
-    """
-    return _multiply_then_add if interpret else _fused_multiply_add
-
-
-def _multiply_then_add(a, b, c):
-    return a * b + c
-
-
-def _fused_multiply_add(a, b, c):
-    arrays = jnp.broadcast_arrays(a, b, c)
-    (result,) = plgpu.elementwise_inline_asm(
-        "fma.rn.f32 $0, $1, $2, $3;",
-        args=arrays,
-        constraints="=f,f,f,f",
-        pack=1,
-        result_shape_dtypes=[shape(arrays[0].shape)],
-    )
-    return result
 
 
 def call(kernel, *arrays, grid, out, interpret, tile, aliases=None):
