@@ -211,9 +211,9 @@ def fusion_bytes(sizes: list[int], size: int, body: list[Instruction]) -> int:
     total = size
     for parameter in (i for i in body if i.opcode == "parameter"):
         full, used = sizes[int(parameter.operands[0])], list(uses(parameter.name, ("bitcast",)))
-        parts = [user for user, _ in uses(parameter.name, ELEMENTWISE)]
-        if parts and all(part.opcode in ("slice", "dynamic-slice") for part in parts):
-            total += min(full, sum(part.size for part in parts))
+        parts = {user.name: user for user, _ in uses(parameter.name, ELEMENTWISE)}
+        if parts and all(part.opcode in ("slice", "dynamic-slice") for part in parts.values()):
+            total += min(full, sum(part.size for part in parts.values()))
         elif used and all(user.opcode == "dynamic-update-slice" and i == 0 for user, i in used):
             # An update in place writes only the update, not the whole result.
             total -= max(0, full - sum(inner[user.operands[1]].size for user, _ in used))
