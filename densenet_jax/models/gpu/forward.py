@@ -80,7 +80,7 @@ def _moments(sums, n: int, rows: int, d: int) -> Moments:
     total, squares = sums.reshape(2, d, -1)
     count = jnp.minimum(n - rows * jnp.arange(total.shape[1]), rows).astype(jnp.float32)
     parts = jnp.broadcast_to(count, total.shape), total, squares
-    _, total, squares = jax.lax.reduce(parts, (jnp.zeros(()),) * 3, _merge, (1,))
+    _, total, squares = jax.lax.reduce(parts, (jnp.float32(0),) * 3, _merge, (1,))
     return Moments(total / n, squares / n)
 
 
@@ -198,7 +198,7 @@ def conv1x1(
     number, unit = numbers(c, counts=(w.start // UNIT,))
     parts, columns, width = ceil_div(n, tile.rows), ceil_div(d, _columns(d)), source.dtype.itemsize
     read, rest = n * c * width * (4 if image else 1), n * d * width + 8 * d * parts * measure
-    gain, shift, pivot = grow(gain, channels), grow(shift, channels), jnp.zeros(d)
+    gain, shift, pivot = grow(gain, channels), grow(shift, channels), jnp.zeros(d, jnp.float32)
     if expected is not None and measure and not image:
         # Behind a barrier XLA computes the three vectors in one kernel.
         vectors = gain, shift, grow(expected, channels)
