@@ -1,6 +1,7 @@
 """Tests run on the CPU, on 8 simulated devices, and share what they compile."""
 
 import atexit
+import gc
 import os
 import shutil
 import tempfile
@@ -22,10 +23,13 @@ os.environ["XLA_FLAGS"] = " ".join(
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="densenet_jax_compiled_")
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
+# Also the smallest programs: most are single operations, which many tests compile.
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+# Tracing makes many small objects, which the collector would look through again and again.
+gc.set_threshold(20_000, 20, 50)
 
 # Files whose few tests take minutes.  Begun last they would keep one worker busy while others wait.
-LONG = ("test_golden.py", "test_processes.py", "test_notebooks.py", "test_nonfinite.py")
+LONG = ("test_golden.py", "test_processes.py", "test_docs.py", "test_notebooks.py")
 
 
 def pytest_collection_modifyitems(items):

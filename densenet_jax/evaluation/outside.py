@@ -55,26 +55,27 @@ def assess(setup: Experiment, variables: Any, own: splits.Assessed, text: str) -
     others, multilabel = open_images(text), setup.task.name == "multilabel"
     if setup.task.name == "regression":
         raise DataError("--outside is for classes and labels; there is no such score for numbers.")
-    model = setup.model
+    models = {"logits": setup.model}
+    if not multilabel:
+        models["features"] = setup.model.clone(num_classes=0)  # pools as the model does
 
     @jax.jit
-    def logits(variables: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        found: Any = model.apply(variables, setup.normalize(batch["image"]))
-        return {"logits": found.astype(jnp.float32), "mask": batch["mask"]}
+    def answer(variables: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        images = setup.normalize(batch["image"])
+        found: Any = {key: model.apply(variables, images) for key, model in models.items()}
+        return {**jax.tree.map(jnp.float32, found), "mask": batch["mask"]}
 
-    with batches.eval_batches(setup, others) as stream:
-        strange = gather([logits(variables, batch) for batch in stream])["logits"]
-    if not len(strange):
+    with batches.eval_batches(setup, others) as stream:  # reads every image once
+        strange = gather([answer(variables, batch) for batch in stream])
+    count = len(strange["logits"])
+    if not count:
         raise DataError(f"--outside={text}: no image could be read as this model takes them.")
-    energies = [ood.energy(x, multilabel) for x in (own.scores["logits"], strange)]
-    record = {"data": text, "examples": len(strange), "energy": ood.separation(*energies)}
+    energies = [ood.energy(x, multilabel) for x in (own.scores["logits"], strange["logits"])]
+    record = {"data": text, "examples": count, "energy": ood.separation(*energies)}
     if not multilabel:
         train = features.spread(settings.train_source(setup.config), TRAINING_EXAMPLES)
         known = features.of_split(setup, variables, train)
         distance = ood.mahalanobis(known["features"], known["label"])
-        inside, outside = (
-            distance(features.of_split(setup, variables, source)["features"])
-            for source in (own.source, others)
-        )
-        record["mahalanobis"] = ood.separation(inside, outside)
+        inside = features.of_split(setup, variables, own.source)["features"]
+        record["mahalanobis"] = ood.separation(distance(inside), distance(strange["features"]))
     return record

@@ -49,7 +49,8 @@ def count(model: nn.Module, image_size: int) -> Size:
     """
     if isinstance(model, DenseNet):
         # With dropout after its convolution a transition keeps the order of the definition.
-        model = model.clone(freeze_statistics=True, dropout_rate=0.5)
+        # Products inside fused kernels could not be counted.
+        model = model.clone(freeze_statistics=True, dropout_rate=0.5, implementation="plain")
     images = jax.ShapeDtypeStruct((1, image_size, image_size, model.in_channels), model.dtype)
 
     def init(images):  # runs the network once, and traces faster than init and apply

@@ -34,8 +34,15 @@ def summarize(
         model = model.clone(implementation="plain")
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     variables = jax.eval_shape(model.init, jax.random.key(0), images)
-    program = jax.make_jaxpr(model.apply)(variables, images)
-    maps = jax.eval_shape(lambda v, x: model.apply(v, x, method="features"), variables, images)
+
+    def is_features(module: nn.Module, method: str) -> bool:
+        return module.name is None and method == "features"
+
+    def run(variables: Any, images: jax.Array) -> Any:
+        return model.apply(variables, images, capture_intermediates=is_features)
+
+    program, (_, state) = jax.make_jaxpr(run, return_shape=True)(variables, images)
+    (maps,) = state["intermediates"]["features"]
     macs: dict[str, int] = {}
     shapes: dict[str, list[int]] = {}
     for stage, operation in products(program.jaxpr):

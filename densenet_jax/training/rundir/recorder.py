@@ -15,9 +15,10 @@ from densenet_jax.training.rundir.data_wait import DataWait
 from densenet_jax.training.rundir.metrics_log import MetricsLog
 from densenet_jax.training.rundir.progress import ProgressLine
 
-# The most steps that are queued on the device (but at least two dispatches); more would only fill
-# its memory with batches.
-MAX_PENDING = 16
+# The most dispatches (one step each by default) that are queued on the device.  One runs while the
+# next one waits, so the device is never idle; a longer queue would only delay a stop, which waits
+# until all of it is computed, and fill the memory with batches.
+MAX_PENDING = 2
 
 
 class Recorder:
@@ -53,7 +54,6 @@ class Recorder:
         self._began = time.monotonic() - earlier
         # Last step, metrics and number of steps of each dispatch on the device.
         self._pending: collections.deque[tuple[int, dict[str, Any], int]] = collections.deque()
-        self._most_pending = max(2, MAX_PENDING // config.steps_per_dispatch)
         self._data_wait = DataWait()
         self._waited = 0.0  # seconds of waiting for data since the last record
         self.nonfinite = 0
@@ -79,8 +79,7 @@ class Recorder:
         # not look whether results are ready early.
         early = jax.process_count() == 1
         while self._pending and (
-            len(self._pending) > self._most_pending
-            or (early and self._pending[0][1]["loss"].is_ready())
+            len(self._pending) > MAX_PENDING or (early and self._pending[0][1]["loss"].is_ready())
         ):
             self._write(*self._pending.popleft())
 

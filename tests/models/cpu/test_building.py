@@ -44,7 +44,7 @@ def test_several_processes_build_one_library(tmp_path, compiler):
     code += "print(n.build(pathlib.Path(sys.argv[1])))"
     command = [sys.executable, "-c", code, str(directory)]
     processes = [
-        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(8)
+        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(4)
     ]
     paths = {process.communicate()[0].strip() for process in processes}
     assert paths == {str(building.build(directory))}
