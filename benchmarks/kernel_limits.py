@@ -157,6 +157,8 @@ def resources(files: list[str]) -> dict[str, int]:
 def longest_loop(code: str) -> int:
     """Returns the length of the loop with the most products; the shortest one, if several have.
 
+    0 if the compiler has unrolled every loop.
+
     Args:
       code: as nvdisasm prints it.
     """
@@ -173,7 +175,7 @@ def longest_loop(code: str) -> int:
         if jump and labels.get(jump[1], end) < end:
             body = instructions[labels[jump[1]] : end + 1]
             loops.append((sum("MMA" in i for i in body), -len(body)))
-    return -max(loops)[1]
+    return -max(loops)[1] if loops else 0
 
 
 def tool(name: str) -> str:

@@ -121,7 +121,8 @@ def tile(kernel: str, width: int, growth: int) -> Tile:
     elif kernel == "1x1 backward":
         found = (16, 64 if wide else 128, 2) if small else (32 if wide else 64, 128, 2)
     elif small or growth > 32:
-        found = (64 if growth >= 16 else 32, 16, 1)
+        few = growth < 16 or (growth > 32 and gpu.capability >= 12)
+        found = (32 if few else 64, 16, 1)
     else:
         found = (64, 64, 1)
     rows, channels, stages = found
