@@ -46,7 +46,7 @@ def test_a_library_that_loads_needs_no_compiler(folder, monkeypatch, loads):
     if loads:
         shutil.copy(built, folder / prebuilt.name("good"))
         monkeypatch.setenv("PATH", "")
-    path, functions, width = library._load()
+    path, functions, width, _ = library._load("float32")
     assert path == (folder / prebuilt.name("good") if loads else built)
     assert functions.keys() == set(library.FUNCTIONS)
     assert width == library.panel_width()
