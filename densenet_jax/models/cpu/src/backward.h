@@ -91,9 +91,9 @@ struct Sums {
 };
 
 // Adds a tile row after row of the gradient of a kernel: channels `c` ... of x, columns of y.
-inline void add_kernel_gradient(const Element* x, int64_t x_line, int64_t channels, const Element* y,
-                                int64_t y_line, int64_t y_chunk, int64_t columns, int64_t lines,
-                                int64_t pixels, float* out, int64_t stride) {
+inline void add_kernel_gradient(const Element* x, int64_t x_line, int64_t channels,
+                                const Element* y, int64_t y_line, int64_t y_chunk, int64_t columns,
+                                int64_t lines, int64_t pixels, float* out, int64_t stride) {
   for (int64_t n = 0; n < columns; n += kWide) {
     const Element* b = y + n / kChunk * y_chunk + n % kChunk * kPair;
     tiles(channels, [&](int64_t c, int64_t m) {

@@ -32,19 +32,22 @@ inline auto completed(const Gradient& dy, const Vectors& v, int64_t channel, int
 }
 
 // All channels of a strip's windows, [kPoints][channels / kChunk][windows][kChunk]; line and
-// value(channel) as Strip::transform_windows wants them.  kPaired: words of `paired` hold two windows.
+// value(channel) as Strip::transform_windows wants them.  kPaired: `paired` has them, too, in words
+// that hold two windows.
 template <bool kPaired = false, class L, class F>
 inline void transform_windows(const Strip& strip, int64_t channels, L&& line, F&& value,
                               Element* out, Element* paired = nullptr) {
-  int64_t windows = strip.windows(), chunks = round_up(channels, kChunk);
-  int64_t even = round_up(windows, kPair);
+  int64_t windows = strip.windows(), even = round_up(windows, kPair);
+  int64_t whole = round_up(channels, kChunk);
   for (int64_t c = 0; c < channels; c += kLanes) {
-    int64_t chunk = c / kChunk * kChunk, within = c % kChunk;
-    strip.transform_windows(line, value(c), [=](int point, int64_t window, Vec v) {
-      store_pixel<false>(out + (point * chunks + chunk) * windows + within, window, v);
-      if constexpr (kPaired)
-        store_pixel<true>(paired + (point * chunks + chunk) * even + within * kPair, window, v);
-    });
+    Element* to = out + c / kChunk * kChunk * windows + c % kChunk;
+    Element* to_paired =
+        kPaired ? paired + c / kChunk * kChunk * even + c % kChunk * kPair : nullptr;
+    strip.transform_windows(
+        line, value(c), [=, size = whole * windows](int point, int64_t window, Vec v) {
+          store_pixel<false>(to + point * size, window, v);
+          if constexpr (kPaired) store_pixel<true>(to_paired + point * whole * even, window, v);
+        });
   }
 }
 
@@ -145,7 +148,7 @@ inline void backward_3x3(Pool& pool, const Map& x, const Affine& norm, const Ker
                                 });
         for (int64_t point = 0; point < kPoints; ++point)
           add_kernel_gradient(points + point * chunk, 0, count,
-                              paired + point * round_up(d, kChunk) / kChunk * chunk, 0, chunk, d, 1,
+                              paired + point * ceil_div(d, kChunk) * chunk, 0, chunk, d, 1,
                               windows, own + (point * c + q) * stride, stride);
       }
       weights.multiply(d_points, windows, [&](int64_t first, const float* products) {

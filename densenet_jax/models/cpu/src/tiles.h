@@ -4,10 +4,10 @@
 // are a constant apart, whatever the number of channels, and the addresses of a tile's rows are
 // one register and constants.  Weights are packed in panels of kWide columns: [panel][k][kWide].
 //
-// The operands of products are floats, or with -DBFLOAT16 two values of bfloat16 in a word, which are
-// neighbours in the sum: channels of a pixel, [chunk][pixel][kChunk / 2][2], two rows of a panel,
-// [panel][k / 2][kWide][2], or, where products are summed over pixels, two pixels,
-// [chunk][pixel / 2][kChunk][2].  All sums, and everything else, are floats.
+// The operands of products are floats, or with -DBFLOAT16 two values of bfloat16 in a word.  These are
+// neighbours in the sum: two channels of a pixel, [chunk][pixel][kChunk / 2][2]; two rows of a panel,
+// [panel][k / 2][kWide][2]; or, where products are summed over pixels, two pixels,
+// [chunk][pixel / 2][kChunk][2].  Sums, and everything else, are floats.
 
 #pragma once
 
@@ -91,6 +91,7 @@ inline Vec keep(Vec v) {
 #endif
   return v;
 }
+
 #if defined(BFLOAT16)
 struct Element {
   uint16_t bits;
@@ -105,8 +106,8 @@ typedef Halves AnyHalves __attribute__((aligned(2), may_alias));
 #if defined(__AVX512BF16__)
 constexpr bool kMultipliesBfloat16 = true;
 inline Halves rounded(Vec v) { return Halves(_mm512_cvtneps_pbh(__m512(v))); }
-inline Vec multiply_add(Vec sum, Vec a, Vec b) {
-  return Vec(_mm512_dpbf16_ps(__m512(sum), __m512bh(a), __m512bh(b)));
+inline void add_product(Vec& sum, Vec a, Vec b) {
+  sum = Vec(_mm512_dpbf16_ps(__m512(sum), __m512bh(a), __m512bh(b)));
 }
 #else
 constexpr bool kMultipliesBfloat16 = false;
@@ -114,16 +115,15 @@ inline Halves rounded(Vec v) {
   Words bits = Words(v), nearest = bits + 0x7fff + (bits >> 16 & 1);
   return __builtin_convertvector((v == v ? nearest : bits | 0x400000) >> 16, Halves);
 }
-inline Vec multiply_add(Vec sum, Vec a, Vec b) {
+inline void add_product(Vec& sum, Vec a, Vec b) {
   sum += Vec(Words(a) & 0xffff0000) * Vec(Words(b) & 0xffff0000);
-  return sum + Vec(Words(a) << 16) * Vec(Words(b) << 16);
+  sum += Vec(Words(a) << 16) * Vec(Words(b) << 16);
 }
 #endif
 
 // Stores values as neighbours.
 inline void store(Element* p, Vec v) { *reinterpret_cast<AnyHalves*>(p) = rounded(v); }
-// Stores values as halves of words: those of an even i as the first, beside zeros, of an odd i as the
-// second.
+// Stores values as halves of words: as the first, beside zeros, for an even i, else as the second.
 inline void put(Element* p, int64_t i, Vec v) {
   Words half = __builtin_convertvector(rounded(v), Words);
   float* words = reinterpret_cast<float*>(p);
@@ -140,7 +140,7 @@ typedef float Element;
 constexpr int kPair = 1;
 constexpr bool kMultipliesBfloat16 = false;
 
-inline Vec multiply_add(Vec sum, Vec a, Vec b) { return sum + a * b; }
+inline void add_product(Vec& sum, Vec a, Vec b) { sum += a * b; }
 inline void put(Element* p, int64_t, Vec v) { store(p, v); }
 inline Vec words(const Element* p) { return load(p); }
 inline Vec broadcast(const Element* p) { return *p - Vec{}; }
@@ -182,8 +182,8 @@ inline const float* padded(int slot, const float* v, int64_t count) {
   return out;
 }
 
-// Stores a vector of the channels of pixel p, from the first on at `out`; words hold two channels, or
-// two pixels.
+// Stores a vector of channels of pixel p; `out` is where pixel 0 has them.  Words hold two channels,
+// or, kPixels, two pixels.
 template <bool kPixels>
 inline void store_pixel(Element* out, int64_t p, Vec v) {
   if constexpr (kPixels && kPair > 1)
@@ -192,8 +192,8 @@ inline void store_pixel(Element* out, int64_t p, Vec v) {
     store(out + p * kChunk, v);
 }
 
-// Packs `pixels` pixels of `channels` (at most kChunk) channels: value(vector, its channel), with
-// zeros behind the last channel.
+// Packs `pixels` pixels of `channels` (at most kChunk) channels: value(vector, its pixel and channel).
+// Where words hold channels, zeros follow the last one.
 template <bool kPixels, class F>
 inline void pack_chunk(Element* out, const float* x, int64_t pixels, int64_t stride,
                        int64_t channels, F&& value) {
@@ -250,9 +250,10 @@ struct Tile {
   Vec v[M][N];
 };
 
-// Products of M pixels from pixel `first` on with N vectors of columns.
+// Products of M pixels from pixel `first` on with N vectors of columns.  A function of its own: gcc
+// keeps a sum in memory where it has to find registers for the caller, too.
 template <int M, int N>
-inline Tile<M, N> product(const Operand& a, int64_t first, const Element* b) {
+__attribute__((noinline)) Tile<M, N> product(const Operand& a, int64_t first, const Element* b) {
   Vec sum[M][N] = {};
   for (int i = 0; i < a.lines; ++i) {
     const Element* chunk = a.line[i] + first * kChunk;
@@ -267,7 +268,7 @@ inline Tile<M, N> product(const Operand& a, int64_t first, const Element* b) {
         for (int m = 0; m < M; ++m) {
           Vec u = broadcast(x + m * kChunk);
 #pragma GCC unroll 2
-          for (int n = 0; n < N; ++n) sum[m][n] = multiply_add(sum[m][n], u, w[n]);
+          for (int n = 0; n < N; ++n) add_product(sum[m][n], u, w[n]);
         }
       }
     }
@@ -297,7 +298,7 @@ inline void outer_product(const Element* x, int64_t x_line, const Element* y, in
       for (int m = 0; m < M; ++m) {
         Vec u = broadcast(a + m * kPair);
 #pragma GCC unroll 2
-        for (int n = 0; n < N; ++n) sum[m][n] = multiply_add(sum[m][n], u, w[n]);
+        for (int n = 0; n < N; ++n) add_product(sum[m][n], u, w[n]);
       }
     }
   }
