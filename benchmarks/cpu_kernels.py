@@ -10,8 +10,8 @@ Calls of every kernel are recorded with their results, as the library that is bu
 them (tests/models/cpu compares it with plain JAX).  `cpu_kernels.cc` makes the same calls from a
 program of its own, which is compiled for the target and runs under qemu (Debian: qemu-user,
 g++-aarch64-linux-gnu) where this processor lacks its instructions.  Results may differ by 1e-4 of
-the largest value; in bfloat16 by 2e-3, as an operand with another last bit may be rounded elsewhere.
-One more call asks for more memory than there is: it must end with an error.
+the largest value; in bfloat16 by 2e-3, because an operand with another last bit may be rounded
+to another bfloat16.  One more call asks for more memory than there is: it must end with an error.
 
 --network records a training step and an inference of a network instead; --seconds measures the
 processor time of each call, that of all threads, the least of the repetitions.
