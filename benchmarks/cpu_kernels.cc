@@ -195,13 +195,13 @@ bool survives_lack_of_memory() {
 }
 
 int main(int count, char** arguments) {
-  if (count != 4) {
-    std::cerr << "usage: cpu_kernels RECORDING THREADS SECONDS\n";
+  if (count != 5) {
+    std::cerr << "usage: cpu_kernels RECORDING THREADS SECONDS BOUND\n";
     return 2;
   }
   std::ifstream in(arguments[1], std::ios::binary);
   pool.size = std::atoi(arguments[2]);
-  double seconds = std::atof(arguments[3]), bound = 1e-4;
+  double seconds = std::atof(arguments[3]), bound = std::atof(arguments[4]);
   bool good = survives_lack_of_memory();
   while (in.peek() != EOF) {
     Recorded call = read_call(in);

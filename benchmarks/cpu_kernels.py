@@ -3,13 +3,15 @@
     python benchmarks/cpu_kernels.py                            # as they are built here
     python benchmarks/cpu_kernels.py --target sse avx2 aarch64
     python benchmarks/cpu_kernels.py --sanitize address,undefined thread
+    python benchmarks/cpu_kernels.py --products=bfloat16        # of the operands; on any processor
     python benchmarks/cpu_kernels.py --network=densenet_bc_100_12 --batch=64 --seconds=1
 
 Calls of every kernel are recorded with their results, as the library that is built here computes
 them (tests/models/cpu compares it with plain JAX).  `cpu_kernels.cc` makes the same calls from a
 program of its own, which is compiled for the target and runs under qemu (Debian: qemu-user,
 g++-aarch64-linux-gnu) where this processor lacks its instructions.  Results may differ by 1e-4 of
-the largest value.  One more call asks for more memory than there is: it must end with an error.
+the largest value; in bfloat16 by 2e-3, because an operand with another last bit may be rounded
+to another bfloat16.  One more call asks for more memory than there is: it must end with an error.
 
 --network records a training step and an inference of a network instead; --seconds measures the
 processor time of each call, that of all threads, the least of the repetitions.
@@ -64,8 +66,10 @@ class Recorder:
     def __init__(self, file: BinaryIO):
         self.file, self.call, self.lock = file, library.call, threading.Lock()
 
-    def __call__(self, function, arrays, results, aliases=None, **numbers) -> list[jax.Array]:
-        made = self.call(function, arrays, results, aliases, **numbers)
+    def __call__(
+        self, function, arrays, results, aliases=None, products="float32", **numbers
+    ) -> list[jax.Array]:
+        made = self.call(function, arrays, results, aliases, products, **numbers)
         aliases = {f"alias{array}": result for array, result in (aliases or {}).items()}
         write = functools.partial(self._write, function, {**numbers, **aliases})
         jax.debug.callback(write, arrays, made)
@@ -96,25 +100,27 @@ class Recorder:
             self.file.write(np.asarray(array, np.float32).tobytes())
 
 
-def record(path: pathlib.Path, network: str, batch: int, size: int) -> None:
+def record(path: pathlib.Path, network: str, batch: int, size: int, products: str) -> None:
     """Writes the calls of a network, or those of small ones and of single stages."""
+    how = {"float32": "cpu", "bfloat16": "cpu_bfloat16"}[products]
     with path.open("wb") as file:
         recorder = Recorder(file)
         stages.call = stem.call = recorder
         if network:
-            _network(densenet_jax.create_model(network, num_classes=10), batch, size)
+            model = densenet_jax.create_model(network, num_classes=10, implementation=how)
+            _network(model, batch, size)
         else:
             for fields, (images, side) in SMALL:
-                model = densenet_jax.create_model("densenet121", num_classes=3, **fields)
+                fields = {**fields, "num_classes": 3, "implementation": how}
+                model = densenet_jax.create_model("densenet121", **fields)
                 _network(model, images, side)
-            _stages(np.random.default_rng(0))
+            _stages(np.random.default_rng(0), stages.with_products(products))
         jax.effects_barrier()
         stages.call = stem.call = recorder.call
 
 
 def _network(model: Any, batch: int, size: int) -> None:
     """Makes the calls of one training step and one inference."""
-    model = model.clone(implementation="cpu")
     key = jax.random.key(0)
     images = jax.random.normal(key, (batch, size, size, 3))
     # Nothing is 0: where biases are, a gradient can cancel and has no digits to compare.
@@ -138,7 +144,7 @@ def _network(model: Any, batch: int, size: int) -> None:
     jax.jit(model.apply)(variables, images)
 
 
-def _stages(rng: np.random.Generator) -> None:
+def _stages(rng: np.random.Generator, stages: Any) -> None:
     """Makes the calls of single stages: those of blocks that several devices share."""
     image, buffer, c, d, growth = (2, 9, 11), 70, 52, 24, 9
 
@@ -156,10 +162,10 @@ def _stages(rng: np.random.Generator) -> None:
     stages.backward(*near, **last)
 
 
-def compile_program(path: pathlib.Path, target: str, sanitize: str) -> list[str]:
+def compile_program(path: pathlib.Path, target: str, sanitize: str, products: str) -> list[str]:
     """Compiles the program for a target; returns the command that runs it."""
     compiler, options, emulator = TARGETS[target]
-    options = [option for option in building.OPTIONS if "march" not in option] + options
+    options = [*building.OPTIONS, *building.PRODUCTS[products], *options]
     if sanitize:
         options += [f"-fsanitize={sanitize}", "-fno-sanitize-recover=all", "-g", "-O1"]
     sources = [HERE / "cpu_kernels.cc", *sorted(building.SOURCES.glob("*.cc"))]
@@ -180,6 +186,7 @@ def main() -> int:
     )
     parser.add_argument("--target", choices=TARGETS, nargs="+", default=["native"])
     parser.add_argument("--sanitize", nargs="+", default=[""], help="see -fsanitize of gcc")
+    parser.add_argument("--products", choices=building.PRODUCTS, default="float32")
     parser.add_argument("--network", default="", help="record its calls, see list_models()")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--size", type=int, default=32, help="height and width in pixels")
@@ -188,14 +195,15 @@ def main() -> int:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         recording, program = (pathlib.Path(folder) / name for name in ("calls", "program"))
-        record(recording, args.network, args.batch, args.size)
+        record(recording, args.network, args.batch, args.size, args.products)
+        bound = {"float32": 1e-4, "bfloat16": 2e-3}[args.products]
         options = "allocator_may_return_null=1"
         environment = {**os.environ, "ASAN_OPTIONS": options, "TSAN_OPTIONS": options}
         failed = 0
         for target, sanitize in itertools.product(args.target, args.sanitize):
             print(f"== {target} {sanitize}", flush=True)
-            command = compile_program(program, target, sanitize)
-            command += [str(recording), str(args.threads), str(args.seconds)]
+            command = compile_program(program, target, sanitize, args.products)
+            command += map(str, (recording, args.threads, args.seconds, bound))
             failed += subprocess.run(command, env=environment, check=False).returncode != 0
         return min(failed, 1)
 

@@ -50,8 +50,9 @@ def build(directory: pathlib.Path, platform: str) -> pathlib.Path:
         (source / "configs").write_text("densenet_jax/configs")
         libraries = source / prebuilt.FOLDER.relative_to(ROOT)
         libraries.mkdir()
-        for level in prebuilt.LEVELS.get(machine, {}):
-            building.compile_library(compiler, libraries / prebuilt.name(level), level)
+        for level, needed in prebuilt.LEVELS.get(machine, {}).items():
+            path, products = libraries / prebuilt.name(level), prebuilt.products(needed)
+            building.compile_library(compiler, path, level, products)
         words = [
             "wheel",
             "--quiet",

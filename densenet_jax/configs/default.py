@@ -115,7 +115,8 @@ MODEL = (
         "float32",
         "Type of the computation: `float32`, `bfloat16`, `float16` (with a scale of the loss that "
         "follows the gradients), `float64`; `auto`: bfloat16 on TPUs and recent GPUs, float16 on "
-        "NVIDIA GPUs before the A100's generation (T4, V100), float32 on CPUs.",
+        "NVIDIA GPUs before the A100's generation (T4, V100), float32 on CPUs. On CPUs `bfloat16` "
+        "is the type of products where the processor multiplies in it; float32 runs elsewhere.",
     ),
     Option("model.param_dtype", "float32", "Type of parameters and statistics."),
     Option(
@@ -180,8 +181,9 @@ MODEL = (
         "model.implementation",
         None,
         "What computes dense blocks: `reference` (plain JAX, differentiated by JAX), `plain` (JAX "
-        "with the gradient written by hand), `cpu` (kernels in C++), `gpu` (fused kernels for "
-        "NVIDIA GPUs); None: the fastest that runs here.",
+        "with the gradient written by hand), `cpu` (kernels in C++), `cpu_bfloat16` (the same, "
+        "with products in bfloat16), `gpu` (fused kernels for NVIDIA GPUs); None: the fastest that "
+        "runs here.",
         kind=str,
     ),
     Option(

@@ -72,11 +72,13 @@ class DenseBlock(nn.Module):
       plan: the block's widths.
       norm_args: fields of `layers.BatchNorm`.
       implementation: see `block.implementations`.
+      dtype: of the network.
     """
 
     plan: BlockPlan
     norm_args: dict[str, Any]
     implementation: str = "auto"
+    dtype: Any = jnp.float32
 
     def setup(self):
         args = (self.plan.growth_rate, self.plan.bottleneck, self.norm_args)
@@ -100,9 +102,8 @@ class DenseBlock(nn.Module):
     def prepare(self, batch_size: int, dtype: Any) -> list | None:
         """Returns the layers for inference, or None: see `dense_block.prepare`."""
         x = jax.ShapeDtypeStruct((batch_size, 1, 1, self.plan.in_features), dtype)
-        return dense_block.prepare(
-            x, self.pairs(train=False), self.implementation, self.norm_args["activation"]
-        )
+        how = self.implementation, self.norm_args["activation"], self.dtype
+        return dense_block.prepare(x, self.pairs(train=False), *how)
 
     def __call__(
         self,
@@ -129,7 +130,8 @@ class DenseBlock(nn.Module):
                     "parameters, begin with the variables that were given to `prepare`."
                 )
             prepared: Any = self.get_variable("prepared", "layers")
-            return dense_block.evaluate_prepared(x, prepared, self.plan.growth_rate), None
+            how = self.implementation, self.dtype
+            return dense_block.evaluate_prepared(x, prepared, self.plan.growth_rate, *how), None
         layers = self.layers()
         options = {
             "dropout_rate": dropout_rate,
@@ -137,6 +139,7 @@ class DenseBlock(nn.Module):
             "key": self.make_rng("dropout") if dropout_rate or drop_path else None,
             "implementation": self.implementation,
             "activation": self.norm_args["activation"],
+            "dtype": self.dtype,
         }
         pairs = self.pairs(train)
         if not train:
@@ -161,6 +164,7 @@ class Transition(nn.Module):
     out_features: int
     norm_args: dict[str, Any]
     implementation: str = "auto"
+    dtype: Any = jnp.float32
 
     def setup(self):
         self.norm = BatchNorm(self.in_features, **self.norm_args)
@@ -183,9 +187,8 @@ class Transition(nn.Module):
             pooled = functools.partial(pooled_convolution, kernel=self.conv())
             return self.norm(x, batch, pooled)
         # Pooling and a 1x1 convolution commute: pooled first, the convolution has a quarter to do.
-        pool = implementations.around_blocks(
-            norm_act_average_pool, self.implementation, x, self.norm_args["activation"]
-        )
+        how = self.implementation, x, self.norm_args["activation"], self.dtype
+        pool = implementations.around_blocks(norm_act_average_pool, *how)
         return convolve(self.norm(x, batch, pool), self.conv())
 
 
@@ -215,10 +218,11 @@ class DenseNet(nn.Module):
       activation: "relu", "silu", "gelu" or "leaky_relu", after every norm; see `activation`.
       global_pool: what becomes of the last feature maps: "avg" (mean over positions), "max",
         "avgmax" (the mean of both) or "catavgmax" (both, 2 C features), as timm names them.
-      implementation: "auto" (the fastest that runs here), "reference", "plain", "gpu", "cpu" or
-        "tpu"; see `block.implementations`.
+      implementation: "auto" (the fastest that runs here), "reference", "plain", "gpu", "cpu",
+        "cpu_bfloat16" or "tpu"; see `block.implementations`.
       dtype: type of the computation; statistics, pooling and classifier have at least float32.
-        Where the CPU kernels compute the blocks, float32 takes the place of 16-bit types.
+        Where the CPU kernels compute the blocks, float32 takes the place of 16-bit types, but in
+        products on processors that multiply in bfloat16.
       param_dtype: type of the parameters.
     """
 
@@ -278,10 +282,11 @@ class DenseNet(nn.Module):
             features = out_features
         blocks = self.plan()
         for i, block in enumerate(blocks, start=1):
-            setattr(self, f"denseblock{i}", DenseBlock(block, norm_args, self.implementation))
+            args = (norm_args, self.implementation, self.dtype)
+            setattr(self, f"denseblock{i}", DenseBlock(block, *args))
             if block.kept is not None:
-                args = (block.out_features, block.kept, norm_args, self.implementation)
-                setattr(self, f"transition{i}", Transition(*args))
+                transition = Transition(block.out_features, block.kept, *args)
+                setattr(self, f"transition{i}", transition)
         self.norm_final = BatchNorm(blocks[-1].out_features, **norm_args)
         if self.num_classes:
             self.classifier = nn.Dense(
@@ -370,13 +375,15 @@ class DenseNet(nn.Module):
     def _stem(self, x: jax.Array, batch_statistics: bool) -> jax.Array:
         stem = find_stem(self.stem)
         for i, (_, stride, _) in enumerate(stem.convolutions):
-            convolution = implementations.around_blocks(stem.convolve, self.implementation, x)
+            convolution = implementations.around_blocks(
+                stem.convolve, self.implementation, x, dtype=self.dtype
+            )
             x, batch = convolution(x, getattr(self, f"conv{i}")(), stride)
             if stem.norm:
                 last = i + 1 == len(stem.convolutions)
                 function = stem.pool if last and stem.pool is not None else norm_act
                 function = implementations.around_blocks(
-                    function, self.implementation, x, self.activation
+                    function, self.implementation, x, self.activation, self.dtype
                 )
                 batch = batch if batch_statistics else None
                 x = getattr(self, f"norm{i}")(x, batch, function)

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 
 from densenet_jax.models.activation import find_activation, norm_act
@@ -41,6 +42,7 @@ def train(
     key: jax.Array | None = None,
     implementation: str = "auto",
     activation: str = "relu",
+    dtype: jax.typing.DTypeLike = jnp.float32,
 ) -> tuple[jax.Array, Moments, list[Moments]]:
     """Applies a dense block, normalising with the batch's own statistics.
 
@@ -57,6 +59,7 @@ def train(
       key: for both; None: nothing is dropped.
       implementation: see `implementations`.
       activation: name of the function after each norm, see `models.activation`.
+      dtype: of the network, see `implementations.computed_type`.
 
     Returns:
       features [B, H, W, C + growth rate * len(layers)], their moments, and for each bottleneck
@@ -66,7 +69,9 @@ def train(
     rate, drop_path = (0.0, ()) if key is None else (dropout_rate, tuple(drop_path))
     dropped = max(rate, *drop_path, 0.0)
     read = _read(x, transition)
-    implementation = implementations.choose(implementation, read, layers, dropped, activation)
+    implementation = implementations.choose(
+        implementation, read, layers, dropped, activation, dtype
+    )
     settings = gradient.Settings(epsilon, rate, implementation, drop_path, activation)
     if implementation == "reference":
         return _reference(x, layers, key, settings)
@@ -130,6 +135,7 @@ def evaluate(
     key: jax.Array | None = None,
     implementation: str = "auto",
     activation: str = "relu",
+    dtype: jax.typing.DTypeLike = jnp.float32,
 ) -> jax.Array:
     """Applies a dense block with fixed statistics.
 
@@ -139,7 +145,7 @@ def evaluate(
       transition: as for `train`, with a pair like those of layers; or those of a stem, whose
         kernel is [7, 7, C, D]: see `plain.stem`.
       dropout_rate, drop_path, key: as for `train`, where the statistics are frozen in training.
-      implementation, activation: as for `train`.
+      implementation, activation, dtype: as for `train`.
 
     Returns:
       features [B, H, W, C + growth rate * len(layers)].
@@ -147,13 +153,21 @@ def evaluate(
     rate, drop_path = (0.0, ()) if key is None else (dropout_rate, tuple(drop_path))
     dropped = max(rate, *drop_path, 0.0)
     read = _read(x, transition)
-    implementation = implementations.choose(implementation, read, layers, dropped, activation)
+    implementation = implementations.choose(
+        implementation, read, layers, dropped, activation, dtype
+    )
     if implementation in (*implementations.PLAIN_JAX, "reference"):
         return _evaluate(x, layers, None, rate, key, drop_path, activation)
     return _evaluate_with_kernels(x, layers, transition, implementation)[0]
 
 
-def prepare(x: Any, layers: list, implementation: str, activation: str) -> list | None:
+def prepare(
+    x: Any,
+    layers: list,
+    implementation: str,
+    activation: str,
+    dtype: jax.typing.DTypeLike = jnp.float32,
+) -> list | None:
     """Returns layers for `evaluate_prepared`, or None where nothing is to be prepared.
 
     The CPU kernels read weights in the order of their products, which they otherwise bring about in
@@ -161,17 +175,33 @@ def prepare(x: Any, layers: list, implementation: str, activation: str) -> list 
 
     Args:
       x: the block's input or its type; of its shape only the batch size matters.
-      layers, implementation, activation: as for `evaluate`.
+      layers, implementation, activation, dtype: as for `evaluate`.
     """
-    implementation = implementations.choose(implementation, x, layers, 0.0, activation)
-    if implementation != "cpu" or not layers:
+    implementation = implementations.choose(implementation, x, layers, 0.0, activation, dtype)
+    if implementation not in implementations.CPU or not layers:
         return None
-    return implementations.find("cpu").pack(layers)
+    return implementations.find(implementation).pack(layers)
 
 
-def evaluate_prepared(x: jax.Array, prepared: list, growth_rate: int) -> jax.Array:
-    """Returns what `evaluate` does, from layers as `prepare` returned them; without derivatives."""
-    return implementations.find("cpu").evaluate_packed(x, prepared, growth_rate)
+def evaluate_prepared(
+    x: jax.Array,
+    prepared: list,
+    growth_rate: int,
+    implementation: str,
+    dtype: jax.typing.DTypeLike,
+) -> jax.Array:
+    """Returns what `evaluate` does, from layers as `prepare` returned them; without derivatives.
+
+    Raises:
+      ValueError: they were prepared for products in another type, or for another processor.
+    """
+    stages = implementations.find(implementations.on_cpu(implementation, dtype))
+    if not stages.are_packed(prepared):
+        raise ValueError(
+            "The variables are prepared for another type or processor; begin with the variables "
+            "that were given to `prepare`, and prepare them again."
+        )
+    return stages.evaluate_packed(x, prepared, growth_rate)
 
 
 def _evaluate(

@@ -28,7 +28,6 @@ from densenet_jax.models.block.statistics import (
     moments_gradient,
     positions,
 )
-from densenet_jax.models.cpu import stages
 from densenet_jax.models.derivatives import with_gradient
 
 
@@ -94,6 +93,7 @@ def forward(x, statistics, transition, layers, key, settings):
     """Returns features and their moments, and the bottlenecks, which `backward` needs, too."""
     if implementations.in_one_call(settings.implementation):
         assert transition is None
+        stages = implementations.find(settings.implementation)
         results = stages.block_forward(x, statistics, layers, settings.epsilon)
     else:
         results = _forward(x, statistics, transition, layers, key, settings)
@@ -142,6 +142,7 @@ def backward(settings, residuals, cotangents):
         # none.  Kernels never store them; what else is shared (vectors, casts) may be kept.
         residuals, d_features = lax.optimization_barrier((residuals, d_features))
     if implementations.in_one_call(settings.implementation):
+        stages = implementations.find(settings.implementation)
         gradients = stages.block_backward(*residuals, d_features, d_statistics, settings.epsilon)
     else:
         gradients = _backward(*residuals, d_features, d_statistics, key, settings)

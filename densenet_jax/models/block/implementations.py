@@ -7,6 +7,7 @@ Every implementation computes the same function, that of `reference`, and is tes
   gpu          the stages of `block.plain` as fused kernels for NVIDIA GPUs (`models.gpu`)
   interpreted  the kernels of `gpu` run as plain JAX on any device, slowly, for tests
   cpu          the same stages, and whole blocks, as C++ kernels (`models.cpu`)
+  cpu_bfloat16 the same with the operands of products rounded to bfloat16
   tpu          the same stages in plain JAX, in the forms that XLA:TPU fuses (`models.tpu`)
   auto         the fastest of these that runs here
 
@@ -32,7 +33,8 @@ from densenet_jax.models.inputs import are_numbers, check_name
 from densenet_jax.models.tpu import stages as tpu_stages
 from densenet_jax.models.tpu import transitions as tpu_transitions
 
-IMPLEMENTATIONS = ("auto", "reference", "plain", "gpu", "interpreted", "cpu", "tpu")
+CPU = {"cpu": "float32", "cpu_bfloat16": "bfloat16"}  # and the type of their products
+IMPLEMENTATIONS = ("auto", "reference", "plain", "gpu", "interpreted", *CPU, "tpu")
 # Names of earlier versions, which configurations of runs still have.
 EARLIER_NAMES = {"native": "cpu", "kernels": "gpu"}
 
@@ -62,18 +64,21 @@ def choose(
     layers: Sequence,
     dropout_rate: float,
     activation: str = "relu",
+    dtype: jax.typing.DTypeLike = jnp.float32,
 ) -> str:
     """Returns the implementation that computes a block: one of `IMPLEMENTATIONS` but "auto".
 
     "auto" is "cpu" on a CPU, "tpu" on a TPU for types of 16 bits, and on an NVIDIA GPU the faster
     of "gpu" and "plain" (`gpu.trial`); on several devices kernels need a current mesh
-    (`jax.set_mesh`). To compile for a GPU that is not there, ask for "gpu". On a GPU the result is
-    "gpu without ..." if some kernels do not work there. Where the kernels do not apply, the result
-    is "plain" whatever was asked for: sizes that are symbols (`jax.export.symbolic_shape`),
-    dropout, an activation other than ReLU (a warning says so; "tpu" has all); layers without
-    bottleneck on GPUs, on TPUs and on several devices; on GPUs types of more than 16 bits, layers
-    too wide for a program's registers, more elements than 32 bits can count; on CPUs types other
-    than float32 (but see `computed_type`), and machines without a C++ compiler.
+    (`jax.set_mesh`). "cpu" is "cpu_bfloat16" for a network in bfloat16 on a processor that
+    multiplies in it (`on_cpu`). To compile for a GPU that is not there, ask for "gpu". On a GPU the
+    result is "gpu without ..." if some kernels do not work there. Where the kernels do not apply,
+    the result is "plain" whatever was asked for: sizes that are symbols
+    (`jax.export.symbolic_shape`), dropout, an activation other than ReLU (a warning says so; "tpu"
+    has all); layers without bottleneck on GPUs, on TPUs and on several devices; on GPUs types of
+    more than 16 bits, layers too wide for a program's registers, more elements than 32 bits can
+    count; on CPUs types other than float32 (but see `computed_type`), and machines without a C++
+    compiler.
 
     Args:
       implementation: one of `IMPLEMENTATIONS`.
@@ -81,6 +86,7 @@ def choose(
       layers: the block's layers, as `dense_block.train` takes them.
       dropout_rate: the largest rate of dropout or drop path; 0: neither.
       activation: see `models.activation`.
+      dtype: of the network, see `computed_type`.
     """
     implementation = check_implementation(implementation)
     if implementation in ("reference", "plain"):
@@ -95,8 +101,9 @@ def choose(
     if automatic:
         implementation = _fastest(x.shape[0])
     bottlenecks = _bottlenecks(layers)
-    if implementation == "cpu":
-        fits = _fits_cpu(x) and (bottlenecks or in_one_call("cpu"))
+    if implementation in CPU:
+        implementation = on_cpu(implementation, dtype)
+        fits = _fits_cpu(x, implementation) and (bottlenecks or in_one_call(implementation))
     elif not bottlenecks:
         return "plain"
     else:
@@ -116,8 +123,10 @@ def find(implementation: str):
     Args:
       implementation: as `choose` returned it; not "reference", which has no stages.
     """
-    if implementation in PLAIN_JAX or implementation == "cpu":
-        return {"plain": plain, "tpu": tpu_stages, "cpu": cpu_stages}[implementation]
+    if implementation in CPU:
+        return cpu_stages.with_products(CPU[implementation])
+    if implementation in PLAIN_JAX:
+        return {"plain": plain, "tpu": tpu_stages}[implementation]
     from densenet_jax.models.gpu.stages import Stages
 
     return Stages.of(implementation)
@@ -125,34 +134,57 @@ def find(implementation: str):
 
 def in_one_call(implementation: str) -> bool:
     """Returns whether a whole block is one call in training: on one device its sums are final."""
-    return implementation == "cpu" and mesh_axes()[1] == 1
+    return implementation in CPU and mesh_axes()[1] == 1
 
 
 def has_pooled_stage(implementation: str) -> bool:
     """Returns whether the stages compute transitions as fast as blocks: the GPU kernels."""
-    return implementation not in (*PLAIN_JAX, "reference", "cpu")
+    return implementation not in (*PLAIN_JAX, "reference", *CPU)
+
+
+def on_cpu(implementation: str, dtype: jax.typing.DTypeLike) -> str:
+    """Returns which of the CPU kernels, `CPU`, compute a network.
+
+    Args:
+      implementation: one of `IMPLEMENTATIONS`.
+      dtype: of the network.
+    """
+    wanted = implementation == "cpu_bfloat16"
+    bfloat16 = wanted or (jnp.dtype(dtype) == jnp.bfloat16 and library.has_bfloat16())
+    return "cpu_bfloat16" if bfloat16 else "cpu"
 
 
 def around_blocks(
-    function: Callable, implementation: str, x: jax.Array, activation: str = "relu"
+    function: Callable,
+    implementation: str,
+    x: jax.Array,
+    activation: str = "relu",
+    dtype: jax.typing.DTypeLike = jnp.float32,
 ) -> Callable:
     """Returns a function of stem or transition, or its form for CPUs or TPUs where chosen for x.
 
     Args:
       function: one whose name is in `CPU_STEM` or `models.tpu.transitions`; any other is returned
         unchanged.
-      implementation, activation: as of `choose`.
+      implementation, activation, dtype: as of `choose`.
       x: the function's input [B, H, W, C].
     """
     implementation = check_implementation(implementation)
     if for_tpu(implementation, x):
         return getattr(tpu_transitions, function.__name__, function)
-    kernel = function.__name__ in CPU_STEM and implementation in ("auto", "cpu")
-    kernel = kernel and are_numbers(x.shape)
-    if not kernel or not _kernels_have(activation, implementation):
+    exists = function.__name__ in CPU_STEM and implementation in ("auto", *CPU)
+    exists = exists and are_numbers(x.shape)
+    if not exists or not _kernels_have(activation, implementation):
         return function
-    on_cpu = implementation == "cpu" or _fastest(x.shape[0]) == "cpu"
-    return getattr(cpu_stem, function.__name__) if on_cpu and _fits_cpu(x) else function
+    if implementation not in CPU and _fastest(x.shape[0]) != "cpu":
+        return function
+    implementation = on_cpu(implementation, dtype)
+    if not _fits_cpu(x, implementation):
+        return function
+    kernel = getattr(cpu_stem, function.__name__)
+    if implementation == "cpu":
+        return kernel
+    return functools.partial(kernel, products=CPU[implementation])
 
 
 def for_tpu(implementation: str, x: jax.Array) -> bool:
@@ -173,10 +205,11 @@ def _bottlenecks(layers: Sequence) -> bool:
 def computed_type(
     dtype: jax.typing.DTypeLike, implementation: str, batch_size: int, activation: str = "relu"
 ) -> jax.typing.DTypeLike:
-    """Returns the type that a network computes in: float32 where the CPU kernels replace 16 bits.
+    """Returns the type of a network's maps: float32 where the CPU kernels replace 16 bits.
 
-    They exist in float32 alone, and are more than twice as fast as plain JAX with 16 bits.  The log
-    says so once.
+    Their products are in bfloat16 on processors that multiply in it.  Elsewhere, and for float16,
+    they are in float32, which is more than twice as fast as plain JAX with 16 bits; the log says so
+    once.
 
     Args:
       dtype: the type that was asked for.
@@ -184,13 +217,16 @@ def computed_type(
       batch_size: images in a batch.
     """
     implementation = check_implementation(implementation)
-    kernels = implementation in ("auto", "cpu") and are_numbers([batch_size])
-    if jnp.dtype(dtype).itemsize != 2 or not kernels:
+    kernels = implementation in ("auto", *CPU) and are_numbers([batch_size])
+    if jnp.dtype(dtype).itemsize != 2 or not kernels or not is_relu(activation):
         return dtype
-    on_cpu = implementation == "cpu" or _fastest(batch_size) == "cpu"
-    if not on_cpu or not is_relu(activation) or not library.available():
+    if implementation not in CPU and _fastest(batch_size) != "cpu":
         return dtype
-    _say_float32(jnp.dtype(dtype).name)
+    products = CPU[on_cpu(implementation, dtype)]
+    if not library.available(products):
+        return dtype
+    if products != jnp.dtype(dtype):
+        _say_float32(jnp.dtype(dtype).name)
     return jnp.float32
 
 
@@ -264,8 +300,8 @@ def _is_number(text: str) -> bool:
     return text.replace(".", "", 1).isdigit()
 
 
-def _fits_cpu(x: jax.Array) -> bool:
-    return x.dtype == jnp.float32 and library.available()
+def _fits_cpu(x: jax.Array, implementation: str) -> bool:
+    return x.dtype == jnp.float32 and library.available(CPU[implementation])
 
 
 def _kernels_have(activation: str, implementation: str) -> bool:

@@ -35,6 +35,8 @@ except ImportError:  # Windows
 SOURCES = pathlib.Path(__file__).parent / "src"
 COMPILE_SECONDS = 300
 OPTIONS = ("-std=c++20", "-O3", "-fPIC", "-pipe")
+# {type of the operands of products: options of the library for it}
+PRODUCTS: dict[str, tuple[str, ...]] = {"float32": (), "bfloat16": ("-DBFLOAT16",)}
 NATIVE = "native"  # the instructions of this machine
 
 
@@ -47,10 +49,14 @@ def cache_directory() -> pathlib.Path:
     return pathlib.Path(user_cache()) / "native"
 
 
-def build(directory: pathlib.Path) -> pathlib.Path:
+def build(directory: pathlib.Path, products: str = "float32") -> pathlib.Path:
     """Returns the library for this machine, compiled into a directory unless it is there.
 
     Of any number of processes that do so at once, one compiles and the others wait for it.
+
+    Args:
+      directory: of libraries.
+      products: one of `PRODUCTS`.
 
     Raises:
       NativeError: there is no compiler, it fails, or others may write into the directory.
@@ -61,7 +67,7 @@ def build(directory: pathlib.Path) -> pathlib.Path:
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         _check_owner(directory)
-        path = directory / f"kernels-{_key(compiler)}.so"
+        path = directory / f"kernels-{_key(compiler, products)}.so"
         if not _is_whole(path):
             with _alone(directory) as alone:
                 for folder in directory.iterdir() if alone else ():
@@ -73,7 +79,7 @@ def build(directory: pathlib.Path) -> pathlib.Path:
                         "once on a machine, some ten seconds.",
                         file=sys.stderr,
                     )
-                    compile_library(compiler, path)
+                    compile_library(compiler, path, products=products)
     except OSError as error:
         raise NativeError(
             f"{directory} cannot be used ({error}); set XDG_CACHE_HOME to a folder of yours."
@@ -111,18 +117,24 @@ def _is_whole(path: pathlib.Path) -> bool:
         return False
 
 
-def compile_library(compiler: list[str], path: pathlib.Path, instructions: str = NATIVE) -> None:
+def compile_library(
+    compiler: list[str],
+    path: pathlib.Path,
+    instructions: str = NATIVE,
+    products: str = "float32",
+) -> None:
     """Compiles the sources side by side and links them.
 
     Args:
       compiler: command with its arguments.
       path: of the library; its SHA-256 is put beside it.
       instructions: as -march takes them.
+      products: one of `PRODUCTS`.
 
     Raises:
       NativeError: the compiler fails.
     """
-    options = (*OPTIONS, f"-march={instructions}")
+    options = (*OPTIONS, *PRODUCTS[products], f"-march={instructions}")
     with tempfile.TemporaryDirectory(prefix="build-", dir=path.parent) as name:
         folder = pathlib.Path(name)
         made, objects, commands = folder / path.name, [], []
@@ -186,10 +198,11 @@ def _check_owner(path: pathlib.Path) -> None:
             )
 
 
-def _key(compiler: Sequence[str]) -> str:
+def _key(compiler: Sequence[str], products: str) -> str:
     """Returns a hash of what the library depends on: sources, compiler, headers, processor."""
     parts = [*_run([[*compiler, "--version"]], 30), jaxlib.__version__, platform.machine()]
-    return digest(*parts, *OPTIONS, NATIVE, *compiler, processor(), *sources())
+    options = *OPTIONS, *PRODUCTS[products]
+    return digest(*parts, *options, NATIVE, *compiler, processor(), *sources())
 
 
 def sources() -> list[str]:

@@ -1,10 +1,11 @@
-"""The stem's convolution and the poolings as CPU kernels, in float32; see `cpu.stages`.
+"""The stem's convolution and the poolings as CPU kernels; see `cpu.stages`.
 
 Each function computes what the plain one of the same name does; `implementations.around_blocks`
 chooses.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,13 +24,23 @@ from densenet_jax.models.cpu.library import array, call
 from densenet_jax.models.derivatives import with_gradient
 
 
-def measured_convolution(x: jax.Array, kernel: jax.Array, stride: int) -> tuple[jax.Array, Moments]:
-    """See `stem.measured_convolution`."""
-    return _measured(x, kernel, stride)[0]
+class _How(NamedTuple):
+    """What a convolution's call does not take from arrays."""
+
+    stride: int
+    products: str
 
 
-def _convolution_forward(x, kernel, stride):
+def measured_convolution(
+    x: jax.Array, kernel: jax.Array, stride: int, products: str = "float32"
+) -> tuple[jax.Array, Moments]:
+    """See `stem.measured_convolution`; products: one of `building.PRODUCTS`."""
+    return _measured(x, kernel, _How(stride, products))[0]
+
+
+def _convolution_forward(x, kernel, how):
     # The output in the middle of the first image: near the mean, centred images or not.
+    stride, products = how
     height, width = (-(-n // stride) // 2 * stride for n in x.shape[1:3])
     half = kernel.shape[0] // 2
     around = jnp.pad(x[:1], ((0, 0), (half, half), (half, half), (0, 0)))
@@ -39,7 +50,7 @@ def _convolution_forward(x, kernel, stride):
     def run(x, kernel, pivot):
         rows, columns = (-(-n // stride) for n in x.shape[1:3])
         out = array(x.shape[0], rows, columns, kernel.shape[3]), array(2, kernel.shape[3])
-        y, sums = call("Convolve", (x, kernel, pivot), out, stride=stride)
+        y, sums = call("Convolve", (x, kernel, pivot), out, None, products, stride=stride)
         return y, *sums
 
     y, *sums = over_devices(run, (x,), (kernel, pivot))
@@ -47,14 +58,15 @@ def _convolution_forward(x, kernel, stride):
     return (y, moments), (y, moments)
 
 
-def _convolution_backward(stride, residuals, cotangents):
+def _convolution_backward(how, residuals, cotangents):
+    stride, products = how
     x, kernel, y, moments = residuals
     d_y, d_moments = cotangents
     constant, slope = moments_gradient(moments, d_moments, positions(y))
 
     def run(x, d_y, y, constant, slope):
         arrays, out = (x, d_y, y, constant, slope), (array(*kernel.shape),)
-        return call("ConvolveBackward", arrays, out, stride=stride)
+        return call("ConvolveBackward", arrays, out, None, products, stride=stride)
 
     (d_kernel,) = over_devices(run, (x, d_y, y), (constant, slope), returns_maps=False)
     # The gradient of images is not used in training; the compiler removes it then.
@@ -63,14 +75,16 @@ def _convolution_backward(stride, residuals, cotangents):
     return dx, d_kernel.astype(kernel.dtype)
 
 
-def _portable(x, kernel, stride):
-    found = stem.measured_convolution(x, kernel, stride)
+def _twin(x, kernel, how):
+    return stem.measured_convolution(x, kernel, how.stride)
+
+
+def _portable(*args):
+    found = _twin(*args)
     return found, found
 
 
-_measured = with_gradient(
-    _convolution_forward, _convolution_backward, stem.measured_convolution, portable=_portable
-)
+_measured = with_gradient(_convolution_forward, _convolution_backward, _twin, portable=_portable)
 
 
 def _pooling(
@@ -84,26 +98,33 @@ def _pooling(
       shape: maps height and width of the input to those of the result.
     """
 
-    def forward(x, gain, shift, activation):
-        assert is_relu(activation)
-
+    def forward(x, gain, shift, products):
         def run(x, gain, shift):
             b, h, w, c = x.shape
-            return call(function, (x, gain, shift), (array(b, *shape(h, w), c),))
+            results = (array(b, *shape(h, w), c),)
+            return call(function, (x, gain, shift), results, None, products)
 
         return over_devices(run, (x,), (gain, shift))[0], ()
 
-    def backward(activation, residuals, dy):
+    def backward(products, residuals, dy):
         def run(x, dy, gain, shift):
             out = array(*x.shape), array(*gain.shape), array(*gain.shape)
-            return call(f"{function}Backward", (x, gain, shift, dy), out)
+            return call(f"{function}Backward", (x, gain, shift, dy), out, None, products)
 
         x, *vectors = residuals
         dx, *sums = over_devices(run, (x, dy), tuple(vectors))
         return dx, *(d.astype(v.dtype) for d, v in zip(sums, vectors, strict=True))
 
-    pool = with_gradient(forward, backward, plain, portable=lambda *args: (plain(*args), ()))
-    return lambda *args: pool(*args)[0]
+    def twin(x, gain, shift, _):
+        return plain(x, gain, shift, "relu")
+
+    pool = with_gradient(forward, backward, twin, portable=lambda *args: (twin(*args), ()))
+
+    def pooled(x, gain, shift, activation, products="float32"):
+        assert is_relu(activation)
+        return pool(x, gain, shift, products)[0]
+
+    return pooled
 
 
 norm_act_max_pool = _pooling(

@@ -29,6 +29,16 @@ def test_the_best_library_for_the_processor_is_taken(folder, monkeypatch):
     assert prebuilt.find() is None
 
 
+def test_products_in_bfloat16_need_a_processor_that_has_them(folder, monkeypatch):
+    levels = {"half": "avx2 avx512_bf16", "good": "avx2 fma"}
+    monkeypatch.setattr(prebuilt, "LEVELS", {platform.machine(): levels})
+    (folder / prebuilt.name("half")).touch()
+    assert prebuilt.find("bfloat16") is None
+    monkeypatch.setattr(building, "processor", lambda: "flags : fma avx avx2 avx512_bf16")
+    assert prebuilt.find("bfloat16") == folder / prebuilt.name("half")
+    assert prebuilt.find() == folder / prebuilt.name("good")
+
+
 def test_a_library_of_other_sources_is_not_taken(folder, monkeypatch):
     monkeypatch.setattr(building, "sources", lambda: ["other"])
     assert prebuilt.find() is None
@@ -46,7 +56,7 @@ def test_a_library_that_loads_needs_no_compiler(folder, monkeypatch, loads):
     if loads:
         shutil.copy(built, folder / prebuilt.name("good"))
         monkeypatch.setenv("PATH", "")
-    path, functions, width = library._load()
+    path, functions, width, _ = library._load("float32")
     assert path == (folder / prebuilt.name("good") if loads else built)
     assert functions.keys() == set(library.FUNCTIONS)
     assert width == library.panel_width()

@@ -33,14 +33,16 @@ inline Vectors padded_vectors(const Affine& norm, const Gradient& dy, const Kern
 }
 
 // The completed gradient of up to kChunk channels from `channel` on, packed.
-inline void pack_gradient(float* packed, const Gradient& dy, int64_t pixel, int64_t pixels,
+template <bool kPixels>
+inline void pack_gradient(Element* packed, const Gradient& dy, int64_t pixel, int64_t pixels,
                           int64_t channel, int64_t channels, const Vectors& v) {
   int64_t count = std::min<int64_t>(kChunk, channels - channel), stride = dy.channels;
   int64_t at = pixel * stride + dy.offset + channel;
   const float *constant = v.constant + channel, *slope = v.slope + channel, *out = dy.out + at;
-  pack_chunk(packed, dy.d_out + at, pixels, stride, count, [&](Vec d, int64_t p, int64_t c) {
-    return d + load(constant + c) + load(slope + c) * load(out + p * stride + c, count - c);
-  });
+  pack_chunk<kPixels>(
+      packed, dy.d_out + at, pixels, stride, count, [&](Vec d, int64_t p, int64_t c) {
+        return d + load(constant + c) + load(slope + c) * load(out + p * stride + c, count - c);
+      });
 }
 
 // Fetches what will be written: up to kChunk channels of pixels `stride` apart.
@@ -89,14 +91,15 @@ struct Sums {
 };
 
 // Adds a tile row after row of the gradient of a kernel: channels `c` ... of x, columns of y.
-inline void add_kernel_gradient(const float* x, int64_t x_line, int64_t channels, const float* y,
-                                int64_t y_line, int64_t y_chunk, int64_t columns, int64_t lines,
-                                int64_t pixels, float* out, int64_t stride) {
+inline void add_kernel_gradient(const Element* x, int64_t x_line, int64_t channels,
+                                const Element* y, int64_t y_line, int64_t y_chunk, int64_t columns,
+                                int64_t lines, int64_t pixels, float* out, int64_t stride) {
   for (int64_t n = 0; n < columns; n += kWide) {
-    const float* b = y + n / kChunk * y_chunk + n % kChunk;
+    const Element* b = y + n / kChunk * y_chunk + n % kChunk * kPair;
     tiles(channels, [&](int64_t c, int64_t m) {
       dispatch(m, columns - n, [&]<int M, int N>() {
-        outer_product<M, N>(x + c, x_line, b, y_line, lines, pixels, out + c * stride + n, stride);
+        outer_product<M, N>(x + c * kPair, x_line, b, y_line, lines, pixels, out + c * stride + n,
+                            stride);
       });
     });
   }
@@ -109,7 +112,7 @@ inline void backward_1x1(Pool& pool, const Map& x, const Affine& norm, const Ker
   int64_t block = kBlock, stride = round_up(d, kWide), all = x.channels;
   Operand a{{}, 1, d, block * kChunk};
   const float* w = kernel.data;
-  float* panels = scratch(kWeights, a.depth() * round_up(c, kWide));
+  Element* panels = scratch<Element>(kWeights, a.depth() * round_up(c, kWide));
   pack_panels(pool, panels, a, c,
               [&](int, int64_t k, int64_t column) { return w[column * d + k]; });
   Vectors v = padded_vectors(norm, dy, kernel);
@@ -118,26 +121,30 @@ inline void backward_1x1(Pool& pool, const Map& x, const Affine& norm, const Ker
   int64_t parts = std::min(blocks, std::max<int64_t>(1, pool.num_threads()));
   float* partial = scratch(kPartial, parts * sums.size);
   parallel(pool, parts, [&](int64_t part) {
-    float* packed = scratch(kOutput, round_up(d, kChunk) * block);
-    float* u = scratch(kInput, kChunk * block);
+    Element* packed = scratch<Element>(kOutput, round_up(d, kChunk) * block);
+    Element* paired =
+        kPair > 1 ? scratch<Element>(kPaired, round_up(d, kChunk) * block) : packed;
+    Element* u = scratch<Element>(kInput, kChunk * block);
     float* own = partial + part * sums.size;
     std::fill(own, own + sums.size, 0.0f);
     Operand rows = a;
     rows.line[0] = packed;
     for (int64_t i = part * blocks / parts; i < (part + 1) * blocks / parts; ++i) {
       int64_t first = i * block, pixels = std::min(block, n - first);
-      for (int64_t q = 0; q < d; q += kChunk)
-        pack_gradient(packed + q * block, dy, first, pixels, q, d, v);
+      for (int64_t q = 0; q < d; q += kChunk) {
+        pack_gradient<false>(packed + q * block, dy, first, pixels, q, d, v);
+        if (kPair > 1) pack_gradient<true>(paired + q * block, dy, first, pixels, q, d, v);
+      }
       const float* from = x.data + first * all;
       float* to = d_x + first * all;
       for (int64_t q = 0; q < c; q += kChunk) {
         int64_t count = std::min<int64_t>(kChunk, c - q);
-        pack_normalised(u, from, pixels, all, q, c, v.gain, v.shift);
+        pack_normalised<true>(u, from, pixels, all, q, c, v.gain, v.shift);
         prefetch(to + q, pixels, all, count);  // while the gradient of the kernel is computed
-        add_kernel_gradient(u, 0, count, packed, 0, block * kChunk, d, 1, pixels, own + q * stride,
+        add_kernel_gradient(u, 0, count, paired, 0, block * kChunk, d, 1, pixels, own + q * stride,
                             stride);
         for (int64_t j = q; j < q + count; j += kWide) {
-          const float* b = panels + j * a.depth();
+          const Element* b = panels + j * a.depth();
           float *to_shift = own + sums.kernel + j, *to_gain = to_shift + sums.vector;
           tiles(pixels, [&](int64_t p, int64_t m) {
             dispatch(m, c - j, [&]<int M, int N>() {

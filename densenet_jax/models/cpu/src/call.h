@@ -12,18 +12,32 @@ namespace densenet {
 
 namespace ffi = xla::ffi;
 
+// Of floats, or, in weights that are packed for bfloat16, of words.
 class Array {
  public:
-  explicit Array(const ffi::Buffer<ffi::F32>& b) : data_(b.typed_data()), sizes_(b.dimensions()) {}
+  explicit Array(const ffi::AnyBuffer& b)
+      : type_(b.element_type()), data_(b.untyped_data()), sizes_(b.dimensions()) {
+    if (type_ != ffi::F32 && type_ != ffi::U32)
+      throw std::invalid_argument("an array of another type");
+  }
 
-  float* data() const { return data_; }
+  float* data() const {
+    if (type_ != ffi::F32) throw std::invalid_argument("packed weights in the place of others");
+    return static_cast<float*>(data_);
+  }
+  Element* panels() const {
+    if (type_ != (kPair > 1 ? ffi::U32 : ffi::F32))
+      throw std::invalid_argument("weights packed for another type");
+    return static_cast<Element*>(data_);
+  }
   int64_t rank() const { return sizes_.size(); }
   int64_t size(int axis) const { return sizes_[axis]; }
-  Map map() const { return {data_, sizes_[0], sizes_[1], sizes_[2], sizes_[3]}; }
-  Kernel kernel() const { return {data_, sizes_[0], sizes_[2], sizes_[3]}; }
+  Map map() const { return {data(), sizes_[0], sizes_[1], sizes_[2], sizes_[3]}; }
+  Kernel kernel() const { return {data(), sizes_[0], sizes_[2], sizes_[3]}; }
 
  private:
-  float* data_;
+  ffi::DataType type_;
+  void* data_;
   ffi::Span<const int64_t> sizes_;
 };
 
@@ -34,8 +48,8 @@ class Call {
        ffi::Dictionary numbers)
       : pool(threads), arrays_(arrays), results_(results), numbers_(numbers) {}
 
-  Array array() { return Array(take(arrays_.get<ffi::Buffer<ffi::F32>>(next_array_++))); }
-  Array result() { return Array(*take(results_.get<ffi::Buffer<ffi::F32>>(next_result_++))); }
+  Array array() { return Array(take(arrays_.get<ffi::AnyBuffer>(next_array_++))); }
+  Array result() { return Array(*take(results_.get<ffi::AnyBuffer>(next_result_++))); }
   Affine affine() {
     const float* gain = array().data();
     return {gain, array().data()};

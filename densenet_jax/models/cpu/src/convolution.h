@@ -19,12 +19,14 @@ class Windows {
         size(size),
         stride(stride),
         depth(size * x.channels),
-        row_size(round_up(depth, kChunk) * y.width) {
+        across(round_up(y.width, kPair)),
+        row_size(round_up(depth, kChunk) * across) {
     if (size > kMostLines) throw std::invalid_argument("kernel of a convolution too large");
   }
 
   // Packs the rows that rows [begin, end) of y read, `row_size` apart.
-  void pack(float* out, int64_t image, int64_t begin, int64_t end) const {
+  template <bool kPixels>
+  void pack(Element* out, int64_t image, int64_t begin, int64_t end) const {
     int64_t before = size / 2 * x_.channels, width = x_.width * x_.channels;
     int64_t line_size = std::max((y_.width - 1) * stride * x_.channels + depth, before + width);
     float* line = scratch(kLine, line_size);
@@ -32,13 +34,14 @@ class Windows {
     for (int64_t i = 0; i < rows(end - begin); ++i, out += row_size) {
       int64_t row = begin * stride - size / 2 + i;
       if (row < 0 || row >= x_.height) {
-        std::fill(out, out + row_size, 0.0f);
+        std::fill(out, out + row_size, Element{});
         continue;
       }
       std::copy_n(x_.data + (image * x_.height + row) * width, width, line + before);
       for (int64_t q = 0; q < depth; q += kChunk)
-        pack_chunk(out + q * y_.width, line + q, y_.width, stride * x_.channels,
-                   std::min<int64_t>(kChunk, depth - q), [](Vec v, int64_t, int64_t) { return v; });
+        pack_chunk<kPixels>(out + q * across, line + q, y_.width, stride * x_.channels,
+                            std::min<int64_t>(kChunk, depth - q),
+                            [](Vec v, int64_t, int64_t) { return v; });
     }
   }
   int64_t rows(int64_t of_y) const { return (of_y - 1) * stride + size; }
@@ -47,7 +50,7 @@ class Windows {
   Map x_, y_;
 
  public:
-  int64_t size, stride, depth, row_size;
+  int64_t size, stride, depth, across, row_size;
 };
 
 // Rows of y that a task computes: enough tasks for the threads, few enough rows for the cache.
@@ -66,10 +69,10 @@ inline void convolve(Call& call) {
   float* sums = call.result().data();
   Windows windows(x, y, kernel.size(0), call.number<int64_t>("stride"));
   int64_t d = y.channels, stride = round_up(d, kWide), strip = strip_height(call.pool, y);
-  Operand a{{}, static_cast<int>(windows.size), windows.depth, y.width * kChunk};
+  Operand a{{}, static_cast<int>(windows.size), windows.depth, windows.across * kChunk};
   const float* w = kernel.data();
   const float* pivot = padded(kSlope, given, d);
-  float* panels = scratch(kWeights, a.depth() * stride);
+  Element* panels = scratch<Element>(kWeights, a.depth() * stride);
   pack_panels(call.pool, panels, a, d, [&](int i, int64_t k, int64_t column) {
     return w[(i * windows.depth + k) * d + column];
   });
@@ -79,8 +82,8 @@ inline void convolve(Call& call) {
   parallel(call.pool, parts, [&](int64_t part) {
     int64_t image = part / strips, begin = part % strips * strip;
     int64_t end = std::min(begin + strip, y.height);
-    float* packed = scratch(kInput, windows.rows(strip) * windows.row_size);
-    windows.pack(packed, image, begin, end);
+    Element* packed = scratch<Element>(kInput, windows.rows(strip) * windows.row_size);
+    windows.pack<false>(packed, image, begin, end);
     for (int64_t row = begin; row < end; ++row) {
       Operand own = a;
       for (int64_t i = 0; i < windows.size; ++i)
@@ -110,23 +113,23 @@ inline void convolve_backward(Call& call) {
   float* partial = scratch(kPartial, parts * size);
   std::fill(partial, partial + parts * size, 0.0f);
   parallel(call.pool, parts, [&](int64_t part) {
-    int64_t dy_row = round_up(d, kChunk) * d_y.width;
-    float* packed = scratch(kInput, windows.rows(strip) * windows.row_size);
-    float* packed_dy = scratch(kOutput, strip * dy_row);
+    int64_t dy_row = round_up(d, kChunk) * windows.across;
+    Element* packed = scratch<Element>(kInput, windows.rows(strip) * windows.row_size);
+    Element* packed_dy = scratch<Element>(kOutput, strip * dy_row);
     for (int64_t i = part * count / parts; i < (part + 1) * count / parts; ++i) {
       int64_t image = i / strips, begin = i % strips * strip;
       int64_t end = std::min(begin + strip, d_y.height);
-      windows.pack(packed, image, begin, end);
+      windows.pack<true>(packed, image, begin, end);
       for (int64_t row = begin; row < end; ++row)
         for (int64_t q = 0; q < d; q += kChunk)
-          pack_gradient(packed_dy + (row - begin) * dy_row + q * d_y.width, dy,
-                        (image * d_y.height + row) * d_y.width, d_y.width, q, d, v);
+          pack_gradient<true>(packed_dy + (row - begin) * dy_row + q * windows.across, dy,
+                              (image * d_y.height + row) * d_y.width, d_y.width, q, d, v);
       for (int64_t line = 0; line < windows.size; ++line)
         for (int64_t q = 0; q < windows.depth; q += kChunk)
-          add_kernel_gradient(packed + line * windows.row_size + q * d_y.width,
+          add_kernel_gradient(packed + line * windows.row_size + q * windows.across,
                               windows.stride * windows.row_size,
                               std::min<int64_t>(kChunk, windows.depth - q), packed_dy, dy_row,
-                              d_y.width * kChunk, d, end - begin, d_y.width,
+                              windows.across * kChunk, d, end - begin, d_y.width,
                               partial + part * size + (line * rows + q) * stride, stride);
     }
   });

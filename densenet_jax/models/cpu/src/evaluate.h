@@ -22,7 +22,7 @@ inline void store_normalised(const Tile<M, N>& tile, float* out, int64_t stride,
   }
 }
 
-inline void pack(Pool& pool, const Kernel& kernel, float* panels) {
+inline void pack(Pool& pool, const Kernel& kernel, Element* panels) {
   if (kernel.size == 3)
     TransformedKernel::pack(pool, kernel, panels);
   else
@@ -33,7 +33,7 @@ inline void pack(Pool& pool, const Kernel& kernel, float* panels) {
 inline void pack(Call& call) {
   while (call.more()) {
     Kernel kernel = call.array().kernel();
-    pack(call.pool, kernel, call.result().data());
+    pack(call.pool, kernel, call.result().panels());
   }
 }
 
@@ -42,23 +42,22 @@ struct Layer {
   Affine norm;
   int64_t channels;
   bool near;
-  const float* panels;
+  const Element* panels;
 };
 
 // Packs the kernel in scratch memory if the call has it as it is.
 inline Layer take_layer(Call& call) {
   Array gain = call.array(), shift = call.array(), weights = call.array();
-  Layer layer{{gain.data(), shift.data()}, gain.size(0), weights.rank() == 4, weights.data()};
-  if (weights.rank() == 4 && weights.size(1) != kPoints) {
-    Kernel kernel = weights.kernel();
-    layer.near = kernel.size == 3;
-    float* panels = layer.near
-                        ? scratch(kWeights, TransformedKernel::size(kernel))
-                        : scratch(kPanels, kernel.inputs * round_up(kernel.outputs, kWide));
-    pack(call.pool, kernel, panels);
-    layer.panels = panels;
-  }
-  return layer;
+  Affine norm{gain.data(), shift.data()};
+  if (weights.rank() != 4 || weights.size(1) == kPoints)
+    return {norm, gain.size(0), weights.rank() == 4, weights.panels()};
+  Kernel kernel = weights.kernel();
+  bool near = kernel.size == 3;
+  int64_t depth = round_up(kernel.inputs, kPair), columns = round_up(kernel.outputs, kWide);
+  Element* panels = near ? scratch<Element>(kWeights, TransformedKernel::size(kernel))
+                         : scratch<Element>(kPanels, depth * columns);
+  pack(call.pool, kernel, panels);
+  return {norm, gain.size(0), near, panels};
 }
 
 // A whole bottleneck layer with fixed statistics.
@@ -127,16 +126,16 @@ class BottleneckLayer {
   // The 1x1 convolution of lines, normalised again.
   void narrow(int64_t image, int64_t row, int64_t lines, float* to) {
     int64_t pixels = lines * features_.width;
-    float* u = scratch(kInput, round_up(inputs_, kChunk) * pixels);
+    Element* u = scratch<Element>(kInput, round_up(inputs_, kChunk) * pixels);
     const float* from = features_.at(image, row, 0);
     for (int64_t q = 0; q < inputs_; q += kChunk)
-      pack_normalised(u + q * pixels, from, pixels, features_.channels, q, inputs_, gain1_,
-                      shift1_);
+      pack_normalised<false>(u + q * pixels, from, pixels, features_.channels, q, inputs_, gain1_,
+                             shift1_);
     Operand own{{u}, 1, inputs_, pixels * kChunk};
     for (int64_t j = 0; j < width_; j += kWide)
       tiles(pixels, [&](int64_t first, int64_t count) {
         dispatch(count, width_ - j, [&]<int M, int N>() {
-          store_normalised(product<M, N>(own, first, panels_ + j * inputs_),
+          store_normalised(product<M, N>(own, first, panels_ + j * own.depth()),
                            to + first * width_ + j, width_, width_ - j, gain2_ + j, shift2_ + j);
         });
       });
@@ -146,7 +145,8 @@ class BottleneckLayer {
   template <class F>
   void near(const Strip& strip, const float* between, F&& line) {
     int64_t windows = strip.windows();
-    float* points = scratch(kTransformed, kPoints * round_up(width_, kChunk) * windows);
+    Element* points =
+        scratch<Element>(kTransformed, kPoints * round_up(width_, kChunk) * windows);
     auto value = [&](int64_t channel) {
       const float* from = between + channel;
       return [from, stride = width_, count = width_ - channel](int64_t pixel) {
@@ -169,7 +169,7 @@ class BottleneckLayer {
   Pool& pool_;
   Map features_;
   int64_t offset_, inputs_, width_, outputs_, lines_;
-  const float* panels_;
+  const Element* panels_;
   TransformedKernel weights_;
   const float *gain1_, *shift1_, *gain2_, *shift2_;
 };

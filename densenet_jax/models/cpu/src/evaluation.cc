@@ -6,3 +6,4 @@ FUNCTION(Pack, densenet::pack);
 FUNCTION(BlockEvaluate, densenet::block_evaluate);
 
 extern "C" int64_t PanelWidth() { return densenet::kWide; }
+extern "C" int64_t MultipliesBfloat16() { return densenet::kMultipliesBfloat16; }

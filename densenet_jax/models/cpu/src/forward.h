@@ -10,7 +10,7 @@ namespace densenet {
 // Slots of scratch memory: of the calling thread, then of each working one.
 enum {
   kWeights, kPartial, kGain, kShift, kSlope, kConstant, kInput, kOutput, kLine, kTransformed,
-  kProducts, kPanels
+  kProducts, kPanels, kPaired
 };
 
 // A buffer [B, H, W, C].
@@ -39,12 +39,14 @@ struct Affine {
 };
 
 // relu(x * gain + shift) of up to kChunk channels from `channel` on, packed.
-inline void pack_normalised(float* out, const float* x, int64_t pixels, int64_t stride,
+template <bool kPixels>
+inline void pack_normalised(Element* out, const float* x, int64_t pixels, int64_t stride,
                             int64_t channel, int64_t channels, const float* gain,
                             const float* shift) {
   gain += channel, shift += channel;
-  pack_chunk(out, x + channel, pixels, stride, std::min<int64_t>(kChunk, channels - channel),
-             [&](Vec v, int64_t, int64_t c) { return relu(v * load(gain + c) + load(shift + c)); });
+  pack_chunk<kPixels>(
+      out, x + channel, pixels, stride, std::min<int64_t>(kChunk, channels - channel),
+      [&](Vec v, int64_t, int64_t c) { return relu(v * load(gain + c) + load(shift + c)); });
 }
 
 // Stores a tile at `out` and adds its columns, and their squares, to two rows of sums; both about a
@@ -69,11 +71,11 @@ inline void store_and_measure(const Tile<M, N>& tile, float* out, int64_t stride
 }
 
 // All panels of a line of `pixels` pixels.
-inline void convolve_line(const Operand& a, const float* panels, int64_t pixels, float* out,
+inline void convolve_line(const Operand& a, const Element* panels, int64_t pixels, float* out,
                           int64_t stride, int64_t columns, const float* pivot, float* total,
                           float* squares) {
   for (int64_t j = 0; j < columns; j += kWide) {
-    const float* b = panels + j * a.depth();
+    const Element* b = panels + j * a.depth();
     tiles(pixels, [&](int64_t first, int64_t count) {
       dispatch(count, columns - j, [&]<int M, int N>() {
         store_and_measure(product<M, N>(a, first, b), out + first * stride + j, stride, columns - j,
@@ -84,7 +86,7 @@ inline void convolve_line(const Operand& a, const float* panels, int64_t pixels,
 }
 
 // Packs a 1x1 kernel in panels [D / kWide][C][kWide].
-inline void pack_1x1(Pool& pool, const Kernel& kernel, float* panels) {
+inline void pack_1x1(Pool& pool, const Kernel& kernel, Element* panels) {
   pack_panels(pool, panels, {{}, 1, kernel.inputs, 0}, kernel.outputs,
               [&](int, int64_t k, int64_t column) {
                 return kernel.data[k * kernel.outputs + column];
@@ -97,7 +99,7 @@ inline void forward_1x1(Pool& pool, const Map& x, const Affine& norm, const Kern
   int64_t c = kernel.inputs, d = kernel.outputs, n = x.pixels();
   int64_t block = 4 * kRows, stride = round_up(d, kWide);
   Operand a{{}, 1, c, block * kChunk};
-  float* panels = scratch(kWeights, a.depth() * stride);
+  Element* panels = scratch<Element>(kWeights, a.depth() * stride);
   pack_1x1(pool, kernel, panels);
   const float* gain = padded(kGain, norm.gain, c);
   const float* shift = padded(kShift, norm.shift, c);
@@ -107,7 +109,7 @@ inline void forward_1x1(Pool& pool, const Map& x, const Affine& norm, const Kern
   float* partial = scratch(kPartial, parts * 2 * stride);
   std::fill(partial, partial + parts * 2 * stride, 0.0f);
   parallel(pool, parts, [&](int64_t part) {
-    float* u = scratch(kInput, round_up(c, kChunk) * block);
+    Element* u = scratch<Element>(kInput, round_up(c, kChunk) * block);
     float* total = partial + part * 2 * stride;
     Operand own = a;
     own.line[0] = u;
@@ -115,7 +117,7 @@ inline void forward_1x1(Pool& pool, const Map& x, const Affine& norm, const Kern
       int64_t first = i * block, pixels = std::min(block, n - first);
       const float* from = x.data + first * x.channels;
       for (int64_t q = 0; q < c; q += kChunk)
-        pack_normalised(u + q * block, from, pixels, x.channels, q, c, gain, shift);
+        pack_normalised<false>(u + q * block, from, pixels, x.channels, q, c, gain, shift);
       convolve_line(own, panels, pixels, y + first * d, d, d, pivot, total, total + stride);
     }
   });

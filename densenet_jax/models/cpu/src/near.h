@@ -32,13 +32,23 @@ inline auto completed(const Gradient& dy, const Vectors& v, int64_t channel, int
 }
 
 // All channels of a strip's windows, [kPoints][channels / kChunk][windows][kChunk]; line and
-// value(channel) as Strip::transform_windows wants them.
-template <class L, class F>
-inline void transform_windows(const Strip& strip, int64_t channels, L&& line, F&& value, float* out) {
-  int64_t windows = strip.windows();
-  for (int64_t c = 0; c < channels; c += kLanes)
-    strip.transform_windows(line, value(c), out + c / kChunk * kChunk * windows + c % kChunk,
-                            round_up(channels, kChunk) * windows);
+// value(channel) as Strip::transform_windows wants them.  kPaired: `paired` has them, too, in words
+// that hold two windows.
+template <bool kPaired = false, class L, class F>
+inline void transform_windows(const Strip& strip, int64_t channels, L&& line, F&& value,
+                              Element* out, Element* paired = nullptr) {
+  int64_t windows = strip.windows(), even = round_up(windows, kPair);
+  int64_t whole = round_up(channels, kChunk);
+  for (int64_t c = 0; c < channels; c += kLanes) {
+    Element* to = out + c / kChunk * kChunk * windows + c % kChunk;
+    Element* to_paired =
+        kPaired ? paired + c / kChunk * kChunk * even + c % kChunk * kPair : nullptr;
+    strip.transform_windows(
+        line, value(c), [=, size = whole * windows](int point, int64_t window, Vec v) {
+          store_pixel<false>(to + point * size, window, v);
+          if constexpr (kPaired) store_pixel<true>(to_paired + point * whole * even, window, v);
+        });
+  }
 }
 
 // Divides all rows of windows into strips, enough of them for the threads.
@@ -58,7 +68,8 @@ inline void forward_3x3(Pool& pool, const Map& x, const Affine& norm,
   float* partial = scratch(kPartial, parts * 2 * stride);
   parallel(pool, parts, [&](int64_t part) {
     Strip strip(x, part * rows, std::min(rows, all - part * rows));
-    float* points = scratch(kTransformed, kPoints * round_up(c, kChunk) * strip.windows());
+    Element* points =
+        scratch<Element>(kTransformed, kPoints * round_up(c, kChunk) * strip.windows());
     transform_windows(
         strip, c, [&](int64_t image, int64_t row) { return strip.line(image, row); },
         [&](int64_t channel) { return normalised(x, gain, shift, channel, c); }, points);
@@ -114,24 +125,30 @@ inline void backward_3x3(Pool& pool, const Map& x, const Affine& norm, const Ker
   int64_t parts = std::min(strips, pool.num_threads());
   float* partial = scratch(kPartial, parts * sums.size);
   parallel(pool, parts, [&](int64_t part) {
-    int64_t most = rows * ceil_div(x.width, 2) * kPoints;
-    float* d_points = scratch(kOutput, most * round_up(d, kChunk));
-    float* points = scratch(kInput, most * kChunk);
+    int64_t most = round_up(rows * ceil_div(x.width, 2), kPair) * kPoints;
+    Element* d_points = scratch<Element>(kOutput, most * round_up(d, kChunk));
+    Element* paired =
+        kPair > 1 ? scratch<Element>(kPaired, most * round_up(d, kChunk)) : d_points;
+    Element* points = scratch<Element>(kInput, most * kChunk);
     float* own = partial + part * sums.size;
     std::fill(own, own + sums.size, 0.0f);
     for (int64_t i = part * strips / parts; i < (part + 1) * strips / parts; ++i) {
       Strip strip(x, i * rows, std::min(rows, all - i * rows));
-      int64_t windows = strip.windows(), chunk = windows * kChunk;
-      transform_windows(
+      int64_t windows = strip.windows(), chunk = round_up(windows, kPair) * kChunk;
+      transform_windows<(kPair > 1)>(
           strip, d, [&](int64_t image, int64_t row) { return strip.line(image, row); },
-          [&](int64_t channel) { return completed(dy, v, channel, d); }, d_points);
+          [&](int64_t channel) { return completed(dy, v, channel, d); }, d_points, paired);
       for (int64_t q = 0; q < c; q += kChunk) {
         int64_t count = std::min<int64_t>(kChunk, c - q);
         for (int64_t k = 0; k < count; k += kLanes)
-          strip.transform_tiles(normalised(x, v.gain, v.shift, q + k, c), points + k, chunk);
+          strip.transform_tiles(normalised(x, v.gain, v.shift, q + k, c),
+                                [=](int point, int64_t window, Vec tile) {
+                                  store_pixel<true>(points + point * chunk + k * kPair, window,
+                                                    tile);
+                                });
         for (int64_t point = 0; point < kPoints; ++point)
           add_kernel_gradient(points + point * chunk, 0, count,
-                              d_points + point * round_up(d, kChunk) * windows, 0, chunk, d, 1,
+                              paired + point * ceil_div(d, kChunk) * chunk, 0, chunk, d, 1,
                               windows, own + (point * c + q) * stride, stride);
       }
       weights.multiply(d_points, windows, [&](int64_t first, const float* products) {

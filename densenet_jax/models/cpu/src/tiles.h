@@ -3,6 +3,11 @@
 // A map's channels are packed in chunks of kChunk: [chunk][pixel][kChunk].  So neighbouring pixels
 // are a constant apart, whatever the number of channels, and the addresses of a tile's rows are
 // one register and constants.  Weights are packed in panels of kWide columns: [panel][k][kWide].
+//
+// The operands of products are floats, or with -DBFLOAT16 two values of bfloat16 in a word.  These are
+// neighbours in the sum: two channels of a pixel, [chunk][pixel][kChunk / 2][2]; two rows of a panel,
+// [panel][k / 2][kWide][2]; or, where products are summed over pixels, two pixels,
+// [chunk][pixel / 2][kChunk][2].  Sums, and everything else, are floats.
 
 #pragma once
 
@@ -78,13 +83,69 @@ inline void store(float* p, Vec v, int64_t count) {
 #endif
 
 // Keeps a value in a register, where the compiler would load it again for each use.
-inline void keep(Vec& v) {
+inline Vec keep(Vec v) {
 #if defined(__x86_64__)
   asm("" : "+v"(v));
 #elif defined(__aarch64__)
   asm("" : "+w"(v));
 #endif
+  return v;
 }
+
+#if defined(BFLOAT16)
+struct Element {
+  uint16_t bits;
+};
+constexpr int kPair = 2;  // elements in a word
+
+typedef uint32_t Words __attribute__((vector_size(4 * kLanes)));
+typedef uint16_t Halves __attribute__((vector_size(2 * kLanes)));
+typedef Halves AnyHalves __attribute__((aligned(2), may_alias));
+
+// Whether the processor multiplies pairs; otherwise other instructions do the same, for tests.
+#if defined(__AVX512BF16__)
+constexpr bool kMultipliesBfloat16 = true;
+inline Halves rounded(Vec v) { return Halves(_mm512_cvtneps_pbh(__m512(v))); }
+inline void add_product(Vec& sum, Vec a, Vec b) {
+  sum = Vec(_mm512_dpbf16_ps(__m512(sum), __m512bh(a), __m512bh(b)));
+}
+#else
+constexpr bool kMultipliesBfloat16 = false;
+inline Halves rounded(Vec v) {
+  Words bits = Words(v), nearest = bits + 0x7fff + (bits >> 16 & 1);
+  return __builtin_convertvector((v == v ? nearest : bits | 0x400000) >> 16, Halves);
+}
+inline void add_product(Vec& sum, Vec a, Vec b) {
+  sum += Vec(Words(a) & 0xffff0000) * Vec(Words(b) & 0xffff0000);
+  sum += Vec(Words(a) << 16) * Vec(Words(b) << 16);
+}
+#endif
+
+// Stores values as neighbours.
+inline void store(Element* p, Vec v) { *reinterpret_cast<AnyHalves*>(p) = rounded(v); }
+// Stores values as halves of words: as the first, beside zeros, for an even i, else as the second.
+inline void put(Element* p, int64_t i, Vec v) {
+  Words half = __builtin_convertvector(rounded(v), Words);
+  float* words = reinterpret_cast<float*>(p);
+  store(words, Vec(i % 2 ? Words(load(words)) | half << 16 : half));
+}
+inline Vec words(const Element* p) { return load(reinterpret_cast<const float*>(p)); }
+inline Vec broadcast(const Element* p) {
+  uint32_t word;
+  std::memcpy(&word, p, 4);
+  return Vec(word - Words{});
+}
+#else
+typedef float Element;
+constexpr int kPair = 1;
+constexpr bool kMultipliesBfloat16 = false;
+
+inline void add_product(Vec& sum, Vec a, Vec b) { sum += a * b; }
+inline void put(Element* p, int64_t, Vec v) { store(p, v); }
+inline Vec words(const Element* p) { return load(p); }
+inline Vec broadcast(const Element* p) { return *p - Vec{}; }
+#endif
+
 // NaN stays NaN, so that a broken network is noticed.
 inline Vec relu(Vec v) { return v < 0 ? Vec{} : v; }
 
@@ -92,22 +153,24 @@ inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 
 // Scratch memory of a thread, kept from call to call because fresh pages are slow.
-inline float* scratch(int slot, int64_t count) {
+template <class T = float>
+inline T* scratch(int slot, int64_t count) {
   struct Buffer {
-    float* data = nullptr;
-    int64_t count = 0;
+    void* data = nullptr;
+    int64_t size = 0;
     ~Buffer() { std::free(data); }
   };
-  thread_local Buffer buffers[12];
+  thread_local Buffer buffers[13];
   Buffer& buffer = buffers[slot];
-  if (buffer.count < count) {
+  int64_t size = count * sizeof(T);
+  if (buffer.size < size) {
     std::free(buffer.data);
-    buffer.count = 0;
-    buffer.data = static_cast<float*>(std::aligned_alloc(64, round_up(count * 4, 64)));
+    buffer.size = 0;
+    buffer.data = std::aligned_alloc(64, round_up(size, 64));
     if (buffer.data == nullptr) throw std::bad_alloc();
-    buffer.count = count;
+    buffer.size = size;
   }
-  return buffer.data;
+  return static_cast<T*>(buffer.data);
 }
 
 // A vector of channels, followed by zeros to a whole number of chunks.
@@ -119,17 +182,33 @@ inline const float* padded(int slot, const float* v, int64_t count) {
   return out;
 }
 
-// Packs `pixels` pixels of `channels` (at most kChunk) channels: value(vector, its channel), with
-// zeros behind the last channel.
-template <class F>
-inline void pack_chunk(float* out, const float* x, int64_t pixels, int64_t stride, int64_t channels,
-                       F&& value) {
+// Stores a vector of channels of pixel p; `out` is where pixel 0 has them.  Words hold two channels,
+// or, kPixels, two pixels.
+template <bool kPixels>
+inline void store_pixel(Element* out, int64_t p, Vec v) {
+  if constexpr (kPixels && kPair > 1)
+    put(out + p / kPair * kPair * kChunk, p, v);
+  else
+    store(out + p * kChunk, v);
+}
+
+// Packs `pixels` pixels of `channels` (at most kChunk) channels: value(vector, its pixel and channel).
+// Where words hold channels, zeros follow the last one.
+template <bool kPixels, class F>
+inline void pack_chunk(Element* out, const float* x, int64_t pixels, int64_t stride,
+                       int64_t channels, F&& value) {
+  constexpr int kStep = kPixels ? kPair : 1;
   int64_t whole = channels / kLanes * kLanes;
-  for (int64_t p = 0; p < pixels; ++p, x += stride, out += kChunk) {
-    for (int64_t c = 0; c < whole; c += kLanes) store(out + c, value(load(x + c), p, c));
+  for (int64_t p = 0; p < pixels; ++p, x += stride) {
+    for (int64_t c = 0; c < whole; c += kLanes)
+      store_pixel<kPixels>(out + c * kStep, p, value(load(x + c), p, c));
     if (whole == channels) continue;
-    store(out + whole, value(load(x + whole, channels - whole), p, whole));
-    std::fill(out + channels, out + round_up(channels, 16), 0.0f);  // all that tiles read
+    store_pixel<kPixels>(out + whole * kStep, p,
+                         value(load(x + whole, channels - whole), p, whole));
+    if constexpr (kStep == 1) {
+      Element* row = out + p * kChunk;
+      std::fill(row + channels, row + round_up(channels, 16), Element{});  // all that tiles read
+    }
   }
 }
 
@@ -138,24 +217,30 @@ constexpr int kMostLines = 7;
 // Where the rows of a matrix product lie in memory. The sum runs over `lines` lines, and in each
 // over all chunks of `channels` channels.
 struct Operand {
-  const float* line[kMostLines];
+  const Element* line[kMostLines];
   int lines;
   int64_t channels, chunk_stride;
 
-  int64_t depth() const { return lines * channels; }
+  int64_t depth() const { return lines * round_up(channels, kPair); }
 };
+
+// Stores row c of a panel.
+inline void put_row(Element* panel, int64_t c, const float* row) {
+  for (int k = 0; k < kWide; k += kLanes)
+    put(panel + c / kPair * kPair * kWide + k * kPair, c, load(row + k));
+}
 
 // Packs the weights of a product in panels; weight(i, c, column) is that of line i.
 template <class F>
-void pack_panels(Pool& pool, float* panels, const Operand& a, int64_t columns,
-                 F&& weight) {
+void pack_panels(Pool& pool, Element* panels, const Operand& a, int64_t columns, F&& weight) {
   parallel(pool, ceil_div(columns, kWide), [&](int64_t panel) {
-    float* out = panels + panel * a.depth() * kWide;
+    Element* out = panels + panel * a.depth() * kWide;
     int64_t first = panel * kWide, width = std::min<int64_t>(kWide, columns - first);
-    for (int i = 0; i < a.lines; ++i)
-      for (int64_t c = 0; c < a.channels; ++c, out += kWide) {
-        for (int64_t k = 0; k < width; ++k) out[k] = weight(i, c, first + k);
-        std::fill(out + width, out + kWide, 0.0f);
+    float row[kWide] = {};
+    for (int i = 0; i < a.lines; ++i, out += round_up(a.channels, kPair) * kWide)
+      for (int64_t c = 0; c < a.channels; ++c) {
+        for (int64_t k = 0; k < width; ++k) row[k] = weight(i, c, first + k);
+        put_row(out, c, row);
       }
   });
 }
@@ -165,23 +250,25 @@ struct Tile {
   Vec v[M][N];
 };
 
-// Products of M pixels from pixel `first` on with N vectors of columns.
+// Products of M pixels from pixel `first` on with N vectors of columns.  A function of its own: gcc
+// keeps a sum in memory where it has to find registers for the caller, too.
 template <int M, int N>
-inline Tile<M, N> product(const Operand& a, int64_t first, const float* b) {
+__attribute__((noinline)) Tile<M, N> product(const Operand& a, int64_t first, const Element* b) {
   Vec sum[M][N] = {};
   for (int i = 0; i < a.lines; ++i) {
-    const float* chunk = a.line[i] + first * kChunk;
+    const Element* chunk = a.line[i] + first * kChunk;
     for (int64_t c = a.channels; c > 0; c -= kChunk, chunk += a.chunk_stride) {
-      const float* x = chunk;
-      for (int64_t k = std::min<int64_t>(c, kChunk); k > 0; --k, ++x, b += kWide) {
+      const Element* x = chunk;
+      int64_t k = ceil_div(std::min<int64_t>(c, kChunk), kPair);
+      for (; k > 0; --k, x += kPair, b += kPair * kWide) {
         Vec w[N];
 #pragma GCC unroll 2
-        for (int n = 0; n < N; ++n) keep(w[n] = load(b + n * kLanes));
+        for (int n = 0; n < N; ++n) w[n] = keep(words(b + n * kLanes * kPair));
 #pragma GCC unroll 16
         for (int m = 0; m < M; ++m) {
-          Vec u = x[m * kChunk] - Vec{};
+          Vec u = broadcast(x + m * kChunk);
 #pragma GCC unroll 2
-          for (int n = 0; n < N; ++n) sum[m][n] += u * w[n];
+          for (int n = 0; n < N; ++n) add_product(sum[m][n], u, w[n]);
         }
       }
     }
@@ -196,21 +283,22 @@ inline Tile<M, N> product(const Operand& a, int64_t first, const float* b) {
 
 // Adds to M rows of a kernel's gradient, `stride` apart, the products of channels x[p * kChunk + ...]
 // and N vectors of columns y[p * kChunk + ...], summed over `lines` lines of `pixels` pixels each.
+// Words hold two pixels.
 template <int M, int N>
-inline void outer_product(const float* x, int64_t x_line, const float* y, int64_t y_line,
+inline void outer_product(const Element* x, int64_t x_line, const Element* y, int64_t y_line,
                           int64_t lines, int64_t pixels, float* out, int64_t stride) {
   Vec sum[M][N] = {};
   for (int64_t line = 0; line < lines; ++line, x += x_line, y += y_line) {
-    const float *a = x, *b = y;
-    for (int64_t p = 0; p < pixels; ++p, a += kChunk, b += kChunk) {
+    const Element *a = x, *b = y;
+    for (int64_t p = 0; p < pixels; p += kPair, a += kPair * kChunk, b += kPair * kChunk) {
       Vec w[N];
 #pragma GCC unroll 2
-      for (int n = 0; n < N; ++n) w[n] = load(b + n * kLanes);
+      for (int n = 0; n < N; ++n) w[n] = words(b + n * kLanes * kPair);
 #pragma GCC unroll 16
       for (int m = 0; m < M; ++m) {
-        Vec u = a[m] - Vec{};
+        Vec u = broadcast(a + m * kPair);
 #pragma GCC unroll 2
-        for (int n = 0; n < N; ++n) sum[m][n] += u * w[n];
+        for (int n = 0; n < N; ++n) add_product(sum[m][n], u, w[n]);
       }
     }
   }

@@ -61,10 +61,10 @@ struct Strip {
   int64_t line(int64_t image, int64_t row) const { return (image * height + row) * width; }
 
   // Transforms each window.  line(image, row) is the number of the first pixel of a row of the map,
-  // and value(pixel) a vector of its channels.  Points lie point_stride apart at `out`, neighbouring
-  // windows kChunk.
-  template <class L, class F>
-  void transform_windows(L&& line, F&& value, float* out, int64_t point_stride) const {
+  // and value(pixel) a vector of its channels.  give(point, window, vector) takes the points.
+  template <class L, class F, class G>
+  void transform_windows(L&& line, F&& value, G&& give) const {
+    int64_t count = 0;
     for_rows([&](int64_t image, int64_t top) {
       int64_t from = top - 1, begin[4];  // of rows on the map
       bool whole = from >= 0 && from + 4 <= height;
@@ -84,10 +84,10 @@ struct Strip {
         for (int i = 0; i < 4; ++i) {
           Vec h[4] = {v[0][i], v[1][i], v[2][i], v[3][i]};
           window_transform(h);
-          for (int k = 0; k < 4; ++k) store(out + (4 * i + k) * point_stride, h[k]);
+          for (int k = 0; k < 4; ++k) give(4 * i + k, count, h[k]);
           v[0][i] = v[2][i], v[1][i] = v[3][i];
         }
-        out += kChunk;
+        ++count;
       };
       int64_t inner = whole ? (width - 1) / 2 : 0;
       for (int64_t j = 0; j < inner; ++j) window.template operator()<true>(j);
@@ -96,10 +96,11 @@ struct Strip {
   }
 
   // Transforms each tile.
-  template <class F>
-  void transform_tiles(F&& value, float* out, int64_t point_stride) const {
+  template <class F, class G>
+  void transform_tiles(F&& value, G&& give) const {
+    int64_t count = 0;
     for_rows([&](int64_t image, int64_t top) {
-      for (int64_t j = 0; j < across; ++j, out += kChunk) {
+      for (int64_t j = 0; j < across; ++j, ++count) {
         Vec v[2][4], h[4];
         for (int k = 0; k < 2; ++k) {
           bool inside = 2 * j + k < width;
@@ -109,7 +110,7 @@ struct Strip {
         }
         for (int i = 0; i < 4; ++i) {
           tile_transform(v[0][i], v[1][i], h);
-          for (int k = 0; k < 4; ++k) store(out + (4 * i + k) * point_stride, h[k]);
+          for (int k = 0; k < 4; ++k) give(4 * i + k, count, h[k]);
         }
       }
     });
@@ -153,10 +154,10 @@ struct Strip {
 class TransformedKernel {
  public:
   static int64_t size(const Kernel& kernel) {
-    return kPoints * kernel.inputs * round_up(kernel.outputs, kWide);
+    return kPoints * round_up(kernel.inputs, kPair) * round_up(kernel.outputs, kWide);
   }
 
-  static void pack(Pool& pool, const Kernel& kernel, float* panels) {
+  static void pack(Pool& pool, const Kernel& kernel, Element* panels) {
     int64_t groups = ceil_div(kernel.inputs, 8);
     parallel(pool, groups, [&](int64_t group) {
       for (int64_t c = 8 * group; c < std::min(8 * group + 8, kernel.inputs); ++c)
@@ -165,13 +166,14 @@ class TransformedKernel {
     });
   }
 
-  TransformedKernel(int64_t channels, int64_t columns, const float* panels)
+  TransformedKernel(int64_t channels, int64_t columns, const Element* panels)
       : channels_(channels), columns_(columns), panels_(panels) {}
 
   // In scratch memory, until the next one.
   TransformedKernel(Pool& pool, const Kernel& kernel)
-      : TransformedKernel(kernel.inputs, kernel.outputs, scratch(kWeights, size(kernel))) {
-    pack(pool, kernel, const_cast<float*>(panels_));
+      : TransformedKernel(kernel.inputs, kernel.outputs,
+                          scratch<Element>(kWeights, size(kernel))) {
+    pack(pool, kernel, const_cast<Element*>(panels_));
   }
 
   int64_t channels() const { return channels_; }
@@ -180,13 +182,13 @@ class TransformedKernel {
   // Multiplies windows [kPoints][C / kChunk][windows][kChunk].  give(column, sums) takes the products with kWide columns
   // from `column` on, [kPoints][windows][kWide].
   template <class F>
-  void multiply(const float* windows, int64_t count, F&& give) const {
+  void multiply(const Element* windows, int64_t count, F&& give) const {
     int64_t point_size = round_up(channels_, kChunk) * count;
     float* sums = scratch(kProducts, kPoints * count * kWide);
     for (int64_t column = 0; column < columns_; column += kWide) {
       for (int64_t point = 0; point < kPoints; ++point) {
         Operand a{{windows + point * point_size}, 1, channels_, count * kChunk};
-        const float* b = panels_ + (column / kWide * kPoints + point) * channels_ * kWide;
+        const Element* b = panels_ + (column / kWide * kPoints + point) * a.depth() * kWide;
         float* to = sums + point * count * kWide;
         tiles(count, [&](int64_t first, int64_t rows) {
           dispatch(rows, columns_ - column, [&]<int M, int N>() {
@@ -204,7 +206,7 @@ class TransformedKernel {
   }
 
  private:
-  static void pack(const Kernel& kernel, int64_t channel, int64_t column, float* panels) {
+  static void pack(const Kernel& kernel, int64_t channel, int64_t column, Element* panels) {
     int64_t channels = kernel.inputs, columns = kernel.outputs;
     const float* w = kernel.data + channel * columns + column;
     Vec half[4][3], points[4];
@@ -215,15 +217,16 @@ class TransformedKernel {
       kernel_transform(g, points);
       for (int i = 0; i < 4; ++i) half[i][j] = points[i];
     }
-    float* to = panels + (column / kWide * kPoints * channels + channel) * kWide + column % kWide;
+    int64_t depth = round_up(channels, kPair), row = channel / kPair * kPair;
+    Element* to = panels + (column / kWide * kPoints * depth + row) * kWide + column % kWide * kPair;
     for (int i = 0; i < 4; ++i) {
       kernel_transform(half[i], points);
-      for (int j = 0; j < 4; ++j) store(to + (4 * i + j) * channels * kWide, points[j]);
+      for (int j = 0; j < 4; ++j) put(to + (4 * i + j) * depth * kWide, channel, points[j]);
     }
   }
 
   int64_t channels_, columns_;
-  const float* panels_;
+  const Element* panels_;
 };
 
 // The kernel [3, 3, D, C] of the transpose of a convolution with a kernel [3, 3, C, D].
