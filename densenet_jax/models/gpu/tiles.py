@@ -102,7 +102,10 @@ def tile(kernel: str, width: int, growth: int) -> Tile:
     if kernel == "1x1 forward":
         found = (64, 64, 2) if wide else (128, 32, 3 if small else 4)
     elif kernel == "3x3 forward":
-        found = (64 if wide or gpu.capability >= 12 else 128, width, 1)
+        rows = 64 if wide or gpu.capability >= 12 else 128
+        if 10 <= gpu.capability < 12 and width != 128:
+            rows *= 2  # with fewer a register spills before the loop
+        found = (rows, width, 1)
     elif kernel == "7x7 pooled forward":
         found = (32 if small else 128, 32, 1)
     elif kernel == "1x1 pooled forward":
@@ -121,7 +124,7 @@ def tile(kernel: str, width: int, growth: int) -> Tile:
     elif kernel == "1x1 backward":
         found = (16, 64 if wide else 128, 2) if small else (32 if wide else 64, 128, 2)
     elif small or growth > 32:
-        few = growth < 16 or (growth > 32 and gpu.capability >= 12)
+        few = growth < 16 or gpu.capability >= 12
         found = (32 if few else 64, 16, 1)
     else:
         found = (64, 64, 1)
