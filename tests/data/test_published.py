@@ -273,7 +273,10 @@ def test_an_archive_that_leaves_its_folder(tmp_path, capsys, make):
         assert "cannot be unpacked" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("content", [b"no archive", tar({"a.txt": b"x"}), zipped({})])
+# With names: archives hold the time, and the processes of a test run must name a test alike.
+@pytest.mark.parametrize(
+    "content", [b"no archive", tar({"a.txt": b"x"}), zipped({})], ids=["none", "tar", "zip"]
+)
 def test_an_archive_of_other_content(tmp_path, capsys, content):
     path = tmp_path / "a.zip"
     path.write_bytes(content)
