@@ -319,18 +319,10 @@ def conv3x3(
     number, unit = numbers(offset, counts=(w.start // UNIT,))
     tile = tile or tiles.tile("3x3 forward", c, d)
     programs, width = ceil_div(n, tile.rows), source.dtype.itemsize
-    inputs, outputs = (
-        size_in_bytes(source, gain, shift) + w.size_in_bytes,
-        n * d * into.dtype.itemsize,
-    )
+    inputs = size_in_bytes(source, gain, shift) + w.size_in_bytes
+    outputs = n * d * into.dtype.itemsize
     halo = 2 * (image[1] + 1) * c * width  # around a tile; the taps of one position are cached
-    static = {
-        "d": d,
-        "image": tuple(image),
-        "measure": measure,
-        "tile": tile,
-        "interpret": interpret,
-    }
+    static = {"d": d, "image": tuple(image), "measure": measure, "unit": unit}
     with work(
         "3x3 forward",
         inputs + outputs + 8 * d * programs * measure,
@@ -338,7 +330,9 @@ def conv3x3(
         9 * programs,
         18 * n * c * d,
     ):
-        into, *sums = _run3x3(number, source, gain, shift, w.data, into, unit=unit, **static)
+        into, *sums = _run3x3(
+            number, source, gain, shift, w.data, into, tile=tile, interpret=interpret, **static
+        )
     return into, *(_moments(*sums, n, tile.rows, d) if measure else ())
 
 

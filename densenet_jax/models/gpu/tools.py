@@ -56,9 +56,8 @@ def load(ref, rows, columns, limits=(None, None), fill=True):
       limits: of rows and columns: a size, a mask of the rows, or None.
       fill: 0 outside the limits; False: any values, for which no instruction is needed.
     """
-    mask = _mask(rows, columns, limits)
     at = ref.at[rows[:, None], columns[None, :]]
-    return plgpu.load(at, mask=mask, other=None if mask is None or not fill else 0)
+    return _load(at, _mask(rows, columns, limits), fill)
 
 
 def store(ref, rows, columns, value, limits=(None, None)):
@@ -69,18 +68,18 @@ def store(ref, rows, columns, value, limits=(None, None)):
 
 def load_vector(ref, indices, limit=None):
     """Loads ref[indices], 0 from limit on, as float32."""
-    if limit is None:
-        return plgpu.load(ref.at[indices]).astype(jnp.float32)
-    return plgpu.load(ref.at[indices], mask=indices < limit, other=0).astype(jnp.float32)
+    mask = None if limit is None else indices < limit
+    return _load(ref.at[indices], mask).astype(jnp.float32)
 
 
 def load_matrix(ref, start, rows, columns, width, limits=(None, None)):
     """Loads a tile of a matrix of so many columns that begins at ref[start], see `load`."""
-    at, mask = (
-        ref.at[start + rows[:, None] * width + columns[None, :]],
-        _mask(rows, columns, limits),
-    )
-    return plgpu.load(at) if mask is None else plgpu.load(at, mask=mask, other=0)
+    at = ref.at[start + rows[:, None] * width + columns[None, :]]
+    return _load(at, _mask(rows, columns, limits))
+
+
+def _load(at, mask, fill=True):
+    return plgpu.load(at, mask=mask, other=None if mask is None or not fill else 0)
 
 
 def store_matrix(ref, start, rows, columns, width, value, limits=(None, None)):
