@@ -40,7 +40,7 @@ def calls(width: int, growth: int, like: Any) -> dict[str, tuple[Any, tuple, tup
     """
     import jax.numpy as jnp
 
-    from densenet_jax.models.gpu import backward, backward_pooled, forward, stem
+    from densenet_jax.models.gpu import backward, backward_pooled, backward_stem, forward, stem
 
     image, rows, channels, c = (28, 28), 32 * 28 * 28, 512, 256
 
@@ -65,6 +65,10 @@ def calls(width: int, growth: int, like: Any) -> dict[str, tuple[Any, tuple, tup
         d_out, out, a, b = rest
         return backward_pooled.conv1x1(x, gain, shift, w, d_out, out, (a, b), image=image)
 
+    def backward_stem7x7(x: Any, gain: Any, shift: Any, *rest: Any) -> Any:
+        y, where, d_out, a, b = rest
+        return backward_stem.stem(x, y, gain, shift, where, d_out, (a, b))
+
     near1x1 = functools.partial(backward1x1, start=c - growth)
     buffers = maps(channels), maps(channels)
     first = maps(channels), numbers(c), numbers(c), numbers(c, width)
@@ -78,8 +82,12 @@ def calls(width: int, growth: int, like: Any) -> dict[str, tuple[Any, tuple, tup
     after = quarter, quarter, numbers(width), numbers(width)
     image_batch, made = like((32, 112, 112, 3), jnp.bfloat16), 2 * growth
     stem_maps = image_batch, numbers(made), numbers(made), numbers(7, 7, 3, made)
+    convolved = like((32, 56, 56, made), jnp.bfloat16)
+    windows = like((32, 28, 28, made), jnp.uint8), like((32, 28, 28, made), jnp.bfloat16)
+    stem_maps_after = convolved, *windows, numbers(made), numbers(made)
     return {
         "7x7 pooled forward": (stem.stem, stem_maps, ()),
+        "7x7 pooled backward": (backward_stem7x7, (*stem_maps[:3], *stem_maps_after), ()),
         "1x1 forward": (forward.conv1x1, first, ()),
         "3x3 forward": (forward3x3, (*second, maps(channels)), (4,)),
         "1x1 backward": (backward1x1, (*buffers, reader), (1,)),
@@ -139,7 +147,7 @@ def resources(files: list[str]) -> dict[str, int]:
       files: what XLA has dumped of the module.
     """
     texts = {path: pathlib.Path(path).read_text(errors="replace") for path in files}
-    ptx = next(p for p, text in texts.items() if re.search(r"\.entry _(?:conv\w+|stem)\(", text))
+    ptx = next(p for p, text in texts.items() if re.search(r"\.entry _(?:conv|stem)\w*\(", text))
     arch = re.findall(r"\.target (\w+)", texts[ptx])[0]
     with tempfile.TemporaryDirectory() as folder:
         binary = f"{folder}/kernel.cubin"

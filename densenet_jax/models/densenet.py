@@ -5,6 +5,7 @@ arithmetic of a block is in the folder `block`.  Images are [B, H, W, C].
 """
 
 import functools
+import math
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ from flax import linen as nn
 
 from densenet_jax.models.activation import find_activation, norm_act
 from densenet_jax.models.block import dense_block, implementations
+from densenet_jax.models.block import stem as block_stem
 from densenet_jax.models.block.plain import convolve, dropout
 from densenet_jax.models.block.statistics import Moments, at_least_float32, moments, positions
 from densenet_jax.models.inputs import check_images, check_name
@@ -92,10 +94,10 @@ class DenseBlock(nn.Module):
         """Returns the layers as `dense_block.train` or `dense_block.evaluate` takes them."""
         return [layer.params() if train else layer.frozen() for layer in self.layers()]
 
-    def joins(self, x: jax.Array, transition: tuple, train: bool, dropped: float) -> bool:
-        """Returns whether the block takes a transition on x: `dense_block.joins_transition`."""
+    def joins(self, x: jax.Array, transition: tuple, train: bool, dropped: float) -> str | None:
+        """Returns how the block takes a transition on x: `dense_block.joins_transition`."""
         if self.has_variable("prepared", "layers"):
-            return False
+            return None
         how = self.implementation, self.norm_args["activation"]
         return dense_block.joins_transition(x, transition, self.pairs(train), dropped, *how)
 
@@ -328,12 +330,13 @@ class DenseNet(nn.Module):
         )
         x, stages, before = images.astype(dtype), {}, None
         batch, drop_paths = None, self.drop_paths() if train else [()] * len(self.block_sizes)
-        if find_stem(self.stem).is_one_stage and not live["stem"] and not live["block1"]:
+        stem = None
+        if find_stem(self.stem).is_one_stage:
             before = self.norm0.affine(), self.conv0()
             dropped = max(dropout_rate, *drop_paths[0], 0.0)
-            before = before if self.denseblock1.joins(x, before, False, dropped) else None
-        if before is None:
-            x = self._stem(x, live["stem"])
+            stem = self.denseblock1.joins(x, before, live["block1"], dropped)
+        if stem is None or live["stem"] or live["block1"]:
+            x, before = self._stem(x, live["stem"], stem), None
         for i in range(1, len(self.block_sizes) + 1):
             block, training, pair = getattr(self, f"denseblock{i}"), live[f"block{i}"], before
             if i > 1:
@@ -372,7 +375,13 @@ class DenseNet(nn.Module):
             first += depth
         return rates if self.drop_path_rate else [()] * len(self.block_sizes)
 
-    def _stem(self, x: jax.Array, batch_statistics: bool) -> jax.Array:
+    def _stem(self, x: jax.Array, batch_statistics: bool, kernels: str | None) -> jax.Array:
+        """Returns the stem of x; kernels: the implementation that has kernels for it, or None."""
+        if kernels is not None and batch_statistics:
+            norm, count = self.norm0, x.shape[0] * math.prod((n + 1) // 2 for n in x.shape[1:3])
+            x, batch = block_stem.train(x, self.conv0(), norm.params(), norm.epsilon, kernels)
+            norm.update(batch, count)
+            return x
         stem = find_stem(self.stem)
         for i, (_, stride, _) in enumerate(stem.convolutions):
             convolution = implementations.around_blocks(

@@ -103,8 +103,13 @@ def norm_act_max_pool(
     return _max_with_gradient(x, gain, shift, activation)[0]
 
 
-def _max_forward(x, gain, shift, activation):
-    """Keeps, for each window, which tap had the maximum, and x there."""
+def maxima(
+    x: jax.Array, gain: jax.Array, shift: jax.Array, activation: str
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    """Returns `norm_act_max_pool`'s result and, for each window, where the maximum was, and x there.
+
+    A window's positions, its taps, are numbered 0 ... 8 line by line, in uint8.
+    """
     height, width = (x.shape[1] + 1) // 2, (x.shape[2] + 1) // 2
     around = ((0, 0), (1, 2), (1, 2), (0, 0))
     x_padded = jnp.pad(x, around)
@@ -130,12 +135,24 @@ def _max_forward(x, gain, shift, activation):
     return norm_act(x_largest, gain, shift, activation), (where, x_largest)
 
 
-def _max_backward(activation, residuals, dy):
-    x, gain, shift, where, x_largest = residuals
+def maxima_sums(
+    x_largest: jax.Array, gain: jax.Array, shift: jax.Array, dy: jax.Array, activation: str
+) -> tuple[jax.Array, jax.Array]:
+    """Returns the gradients of gain and shift, [C] each, given that of `maxima`'s result."""
     # One value of each window has a gradient: the sums need no more than those.
     d = act_gradient(x_largest, gain, shift, dy, activation)
-    d_gain, d_shift = (d * widen(x_largest)).sum((0, 1, 2)), d.sum((0, 1, 2))
+    return (d * widen(x_largest)).sum((0, 1, 2)), d.sum((0, 1, 2))
 
+
+def maxima_gradient(
+    x: jax.Array,
+    gain: jax.Array,
+    shift: jax.Array,
+    where: jax.Array,
+    dy: jax.Array,
+    activation: str,
+) -> jax.Array:
+    """Returns the gradient of x * gain + shift, given `where` and the gradient of the maxima."""
     # Window (a, b) is centred at position (2a, 2b).  An odd position lies between two centres: it
     # is tap 2 of the window before it and tap 0 of the one behind.  Everything is broadcast and
     # compared, nothing interleaved, so that XLA can fuse it with what follows.
@@ -149,13 +166,17 @@ def _max_backward(activation, residuals, dy):
         return jnp.where(here, _quadruple(_behind(widen(dy), row_behind, column_behind, 0)), 0)
 
     du = _fit(_merge(part(0, 0) + part(0, 1) + part(1, 0) + part(1, 1)), x.shape[1:3])
-    dz = act_gradient(x, gain, shift, du, activation)
+    return act_gradient(x, gain, shift, du, activation)
+
+
+def _max_backward(activation, residuals, dy):
+    x, gain, shift, where, x_largest = residuals
+    d_gain, d_shift = maxima_sums(x_largest, gain, shift, dy, activation)
+    dz = maxima_gradient(x, gain, shift, where, dy, activation)
     return (dz * gain).astype(x.dtype), _like(d_gain, gain), _like(d_shift, shift)
 
 
-_max_with_gradient = with_gradient(
-    _max_forward, _max_backward, lambda *args: _max_forward(*args)[0]
-)
+_max_with_gradient = with_gradient(maxima, _max_backward, lambda *args: maxima(*args)[0])
 
 
 def _like(gradient, value):

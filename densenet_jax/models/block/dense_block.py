@@ -25,7 +25,7 @@ from densenet_jax.models.block.plain import (
     widened,
     write_channels,
 )
-from densenet_jax.models.block.statistics import Moments, moments
+from densenet_jax.models.block.statistics import Moments, moments, positions
 from densenet_jax.models.derivatives import with_gradient
 from densenet_jax.models.pooling import average_pool
 
@@ -85,20 +85,22 @@ def joins_transition(
     dropped: float = 0.0,
     implementation: str = "auto",
     activation: str = "relu",
-) -> bool:
-    """Returns whether `train` and `evaluate` also compute the transition before the block.
+) -> str | None:
+    """Returns the implementation whose kernels also compute what is before a block; None: none.
 
-    `evaluate` also computes a stem.
+    `train` and `evaluate` take a transition, `evaluate` and `stem.train` a stem.
 
     Args:
-      x: what the transition reads, [B, H, W, C].
+      x: what the transition or the stem reads, [B, H, W, C].
       transition, layers: as for `train` or `evaluate`.
       dropped: the largest rate of dropout or drop path.
       implementation, activation: as for `train`.
     """
     read = _read(x, transition)
     chosen = implementations.choose(implementation, read, layers, dropped, activation)
-    return implementations.has_pooled_stage(chosen)
+    # A stem's convolution has four times as many positions as the stem; see `choose`.
+    fits = not _is_stem(transition) or 4 * positions(read) * read.shape[3] < 2**31
+    return chosen if fits and implementations.has_pooled_stage(chosen) else None
 
 
 def _read(x: jax.Array, transition: tuple | None) -> Any:

@@ -28,6 +28,7 @@ from densenet_jax.models.convolution import gradients as convolution_gradients
 from densenet_jax.models.pooling import (
     average_pool,
     average_pool_gradient,
+    maxima_gradient,
     norm_act_max_pool,
 )
 
@@ -107,6 +108,43 @@ def stem(
     """
     y = norm_act_max_pool(convolve(x, kernel, 2), gain, shift, activation)
     return jnp.pad(y, ((0, 0), (0, 0), (0, 0), (0, room))) if room else y
+
+
+def stem_gradient(
+    x: jax.Array,
+    y: jax.Array,
+    gain: jax.Array,
+    shift: jax.Array,
+    where: jax.Array,
+    d_out: jax.Array,
+    correction: tuple[jax.Array, jax.Array],
+) -> jax.Array:
+    """Returns the gradient of the stem's kernel, [7, 7, C, D], at least float32.
+
+    Args:
+      x: the images [B, H, W, C].
+      y: their convolution, [B, h, w, D].
+      gain, shift: the normalisation of y, [D] each.
+      where: of each window of the max pooling, which tap had the maximum; see `pooling.maxima`.
+      d_out: the gradient of the stem's output.
+      correction: (a, b), the gradient that comes through the moments of y: see `backward`.
+    """
+    dy = stem_output_gradient(y, gain, shift, where, d_out, correction)
+    kernel = jax.ShapeDtypeStruct((7, 7, x.shape[3], y.shape[3]), x.dtype)
+    return convolution_gradients(x, jnp.zeros(kernel.shape, kernel.dtype), dy, 2)[1]
+
+
+def stem_output_gradient(
+    y: jax.Array,
+    gain: jax.Array,
+    shift: jax.Array,
+    where: jax.Array,
+    d_out: jax.Array,
+    correction: tuple[jax.Array, jax.Array],
+) -> jax.Array:
+    """Returns the gradient of y, the convolution's result; for the arguments see `stem_gradient`."""
+    dz = maxima_gradient(y, gain, shift, where, d_out, "relu")
+    return (dz * gain + correction[0] + correction[1] * widen(y)).astype(y.dtype)
 
 
 def forward(

@@ -13,11 +13,19 @@ from jax import lax
 from densenet_jax.models.block import plain
 from densenet_jax.models.block.devices import over_devices
 from densenet_jax.models.block.statistics import Moments, merged
-from densenet_jax.models.gpu import backward, backward_pooled, forward, stem, tiles, weights
+from densenet_jax.models.gpu import (
+    backward,
+    backward_pooled,
+    backward_stem,
+    forward,
+    stem,
+    tiles,
+    weights,
+)
 
 KERNELS = (
     *("1x1 forward", "3x3 forward", "1x1 backward", "3x3 backward"),
-    *("1x1 pooled forward", "1x1 pooled backward", "7x7 pooled forward"),
+    *("1x1 pooled forward", "1x1 pooled backward", "7x7 pooled forward", "7x7 pooled backward"),
 )
 WITHOUT = " without "
 
@@ -197,6 +205,19 @@ class Stages(NamedTuple):
 
         (features,) = over_devices(run, (x,), (gain, shift, kernel))
         return features
+
+    def stem_gradient(self, x, y, gain, shift, where, d_out, correction):
+        """See `plain.stem_gradient`."""
+        if "7x7 pooled backward" in self.replaced:
+            return plain.stem_gradient(x, y, gain, shift, where, d_out, correction)
+
+        def run(x, y, where, d_out, gain, shift, *correction):
+            options = {"interpret": self.interpret}
+            return (backward_stem.stem(x, y, gain, shift, where, d_out, correction, **options),)
+
+        maps, vectors = (x, y, where, d_out), (gain, shift, *correction)
+        (d_kernel,) = over_devices(run, maps, vectors, returns_maps=False)
+        return d_kernel
 
     def evaluate(self, x, layers, transition=None):
         """Returns the features of a block with fixed statistics; see `dense_block.evaluate`."""

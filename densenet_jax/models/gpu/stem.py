@@ -42,7 +42,7 @@ def halved(image: tuple[int, int]) -> tuple[int, int]:
     return (image[0] + 1) // 2, (image[1] + 1) // 2
 
 
-def _columns(d: int) -> int:
+def columns(d: int) -> int:
     """Returns how many of d columns a program computes."""
     return min(power_of_2(d), 64)
 
@@ -51,10 +51,10 @@ def _stem(x_ref, gain_ref, shift_ref, w_ref, y_ref, *, images, c, d, tile, arith
     n, height, width = images
     convolved = halved((height, width))
     lines, across = halved(convolved)
-    program, j = divide(pl.program_id(0), ceil_div(d, _columns(d)))
+    program, j = divide(pl.program_id(0), ceil_div(d, columns(d)))
     program, part = divide(program, ceil_div(lines, LINES))
-    outs, rows = span(j * _columns(d), _columns(d)), span(program * tile.rows, tile.rows)
-    row_limit, out_limit = unless_multiple(n * across, tile.rows), unless_multiple(d, _columns(d))
+    outs, rows = span(j * columns(d), columns(d)), span(program * tile.rows, tile.rows)
+    row_limit, out_limit = unless_multiple(n * across, tile.rows), unless_multiple(d, columns(d))
     gain, shift = load_vector(gain_ref, outs, out_limit), load_vector(shift_ref, outs, out_limit)
     w_limit = out_limit and outs < d
     number, column = divide(rows, across)
@@ -127,7 +127,7 @@ def stem(x, gain, shift, w, *, room=0, interpret=False, tile=None):
     w = [jnp.pad(w, ((0, 0), (at, WINDOW - SIZE - at), (0, 0), (0, 0))) for at in (1, 3, 5)]
     w = jnp.concatenate(w, axis=3).reshape(SIZE * WINDOW * c, 3 * d).astype(x.dtype)
     w = jnp.pad(w, ((0, -len(w) % tile.channels), (0, 0)))
-    programs = ceil_div(n * across, tile.rows) * ceil_div(lines, LINES) * ceil_div(d, _columns(d))
+    programs = ceil_div(n * across, tile.rows) * ceil_div(lines, LINES) * ceil_div(d, columns(d))
     made = n * lines * across * d * x.dtype.itemsize
     around = (4 * LINES + 9) * (4 * tile.rows + 8) * c * x.dtype.itemsize
     steps = programs * (2 * LINES + 1) * (len(w) // tile.channels)
@@ -136,7 +136,7 @@ def stem(x, gain, shift, w, *, room=0, interpret=False, tile=None):
         size_in_bytes(x, gain, shift, w) + made,
         made + programs * (around + size_in_bytes(w)),
         steps,
-        6 * steps * tile.rows * tile.channels * _columns(d),
+        6 * steps * tile.rows * tile.channels * columns(d),
     ):
         y = _run(
             x.reshape(-1),
@@ -159,7 +159,7 @@ def _run(x, gain, shift, w, *, images, room, tile, interpret):
     return call(
         named(_stem, images=images, c=c, d=d, tile=tile, arithmetic=arithmetic(interpret)),
         *(x, gain, shift, w),
-        grid=ceil_div(n * across, tile.rows) * ceil_div(lines, LINES) * ceil_div(d, _columns(d)),
+        grid=ceil_div(n * across, tile.rows) * ceil_div(lines, LINES) * ceil_div(d, columns(d)),
         out=(shape((n * lines * across, d + room), x.dtype),),
         interpret=interpret,
         tile=tile,

@@ -108,6 +108,8 @@ def tile(kernel: str, width: int, growth: int) -> Tile:
         found = (rows, width, 1)
     elif kernel == "7x7 pooled forward":
         found = (32 if small else 128, 32, 1)
+    elif kernel == "7x7 pooled backward":
+        found = (16 if small else 32, 256, 1)
     elif kernel == "1x1 pooled forward":
         found = (64, 32, 2)
     elif kernel == "1x1 pooled backward":

@@ -28,6 +28,7 @@ from densenet_jax.models.block.statistics import moments
 from densenet_jax.models.gpu import tiles
 from densenet_jax.models.gpu.backward_pooled import WIDEST
 from densenet_jax.models.gpu.stages import KERNELS, Stages
+from densenet_jax.models.pooling import maxima
 from densenet_jax.user_cache import user_cache
 
 # (batch, height, width), channels of the buffer, channels read: one that no tile divides, so that
@@ -279,8 +280,14 @@ def cases(
     arrays = {"d_out": maps(made), "out": maps(made), "correction": vectors(made)}
     yield Case("1x1 pooled backward", "backward", pooled, arrays, {"pool": True})
     made = 2 * growth
-    stem = maps(3), *vectors(made), kernel(7, 3, made)
+    pictures, normalisation = maps(3), vectors(made)
+    stem = pictures, *normalisation, kernel(7, 3, made)
     yield Case("7x7 pooled forward", "stem", stem, {}, {})
+    y = plain.convolve(pictures, stem[-1], 2)
+    pooled, (where, _) = maxima(y, *normalisation, "relu")
+    d_out = jnp.asarray(rng.normal(size=pooled.shape), dtype)
+    gradients = pictures, y, *normalisation, where, d_out, vectors(made)
+    yield Case("7x7 pooled backward", "stem_gradient", gradients, {}, {})
 
 
 def _seconds(implementation: str, dtype: str, width: int, growth: int) -> float:

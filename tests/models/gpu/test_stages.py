@@ -4,11 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.flatten_util import ravel_pytree
 
 from densenet_jax import create_model
 from densenet_jax.models.block import dense_block, implementations, plain
-from densenet_jax.models.gpu import backward, backward_pooled, forward, stem
+from densenet_jax.models.gpu import backward, backward_pooled, backward_stem, forward, stem
 from densenet_jax.models.gpu.tiles import Tile
+from densenet_jax.models.pooling import maxima
 
 # Type, images, channels of the buffer, channels read, bottleneck width, growth rate.  Nothing
 # divides the tiles in the first: masks cut rows, channels in and channels out.
@@ -98,14 +100,59 @@ def test_stem(dtype, shape, d):
     assert_close([actual[..., :d]], [expected], dtype)
 
 
-def test_a_network_in_evaluation_joins_its_stem(monkeypatch):
+@pytest.mark.parametrize(
+    ("dtype", "shape", "d"),
+    [(jnp.float32, (2, 13, 19, 3), 20), (jnp.bfloat16, (1, 9, 32, 5), 80)],
+    ids=["odd", "wider than a program"],
+)
+def test_gradient_of_the_stem(dtype, shape, d):
+    """Squares of positions reach over borders, and their last range ends within a tile."""
+    arrays = Arrays(dtype)
+    x, affine = arrays.maps(*shape), arrays.vectors(d)
+    y = plain.convolve(x, arrays.kernel(7, 7, shape[3], d), 2)
+    pooled, (where, _) = maxima(y, *affine, "relu")
+    arguments = x, y, *affine, where, arrays.maps(*pooled.shape), arrays.vectors(d)
+    tile = TILE._replace(channels=128, programs=3)
+    actual = backward_stem.stem(*arguments, interpret=True, tile=tile)
+    assert_close([actual], [plain.stem_gradient(*arguments)], dtype)
+
+
+def networks_and_images():
+    """Returns a network in plain JAX and one with kernels, their variables, and images."""
     sizes = {"block_sizes": (1,), "growth_rate": 4, "stem_features": 16, "num_classes": 2}
-    images = Arrays(jnp.float32).maps(1, 9, 13, 3)
+    images = Arrays(jnp.float32).maps(2, 9, 13, 3)
     plain_model, model = (
         create_model("densenet121", implementation=name, **sizes)
         for name in ("plain", "interpreted")
     )
-    variables = jax.jit(plain_model.init)(jax.random.key(0), images)
+    return plain_model, model, jax.jit(plain_model.init)(jax.random.key(0), images), images
+
+
+def test_a_network_in_training_joins_its_stem(monkeypatch):
+    """Gradients of parameters and images, and the running statistics, are those of plain JAX."""
+    plain_model, model, variables, images = networks_and_images()
+    calls, kernel = [], backward_stem.stem
+    monkeypatch.setattr(
+        backward_stem, "stem", lambda *a, **k: [calls.append(1), kernel(*a, **k)][1]
+    )
+
+    def gradients(model):
+        def loss(params, images):
+            given = {**variables, "params": params}
+            logits, updates = model.apply(given, images, train=True, mutable=["batch_stats"])
+            return (jnp.sin(logits) * jnp.arange(4.0).reshape(2, 2)).sum(), updates
+
+        step = jax.jit(jax.grad(loss, (0, 1), has_aux=True))
+        (of_params, of_images), statistics = step(variables["params"], images)
+        # One vector each: some parameters' gradients cancel to nearly 0.
+        return [ravel_pytree(tree)[0] for tree in (of_params, of_images, statistics)]
+
+    assert_close(gradients(model), gradients(plain_model), jnp.float32)
+    assert calls
+
+
+def test_a_network_in_evaluation_joins_its_stem(monkeypatch):
+    plain_model, model, variables, images = networks_and_images()
     calls, kernel = [], stem.stem
     monkeypatch.setattr(stem, "stem", lambda *a, **k: [calls.append(1), kernel(*a, **k)][1])
     found, expected = (m.apply(variables, images) for m in (model, plain_model))

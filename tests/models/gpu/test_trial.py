@@ -82,7 +82,7 @@ def test_nan_is_a_difference():
 
 
 def test_plain_jax_takes_the_place_of_a_kernel(monkeypatch):
-    for name in ("forward", "backward", "backward_together", "stem"):
+    for name in ("forward", "backward", "backward_together", "stem", "stem_gradient"):
         monkeypatch.setattr(plain, name, lambda *args, **options: (args, options))
     stages = Stages.of(Stages(interpret=True).without(KERNELS))
     assert stages == Stages(True, frozenset(KERNELS))
