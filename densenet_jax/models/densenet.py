@@ -379,8 +379,8 @@ class DenseNet(nn.Module):
         """Returns the stem of x; kernels: the implementation that has kernels for it, or None."""
         if kernels is not None and batch_statistics:
             norm, count = self.norm0, x.shape[0] * math.prod((n + 1) // 2 for n in x.shape[1:3])
-            x, batch = block_stem.train(x, self.conv0(), norm.params(), norm.epsilon, kernels)
-            norm.update(batch, count)
+            x, found = block_stem.train(x, self.conv0(), norm.params(), norm.epsilon, kernels)
+            norm.update(found, count)
             return x
         stem = find_stem(self.stem)
         for i, (_, stride, _) in enumerate(stem.convolutions):

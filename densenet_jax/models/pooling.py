@@ -106,7 +106,7 @@ def norm_act_max_pool(
 def maxima(
     x: jax.Array, gain: jax.Array, shift: jax.Array, activation: str
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    """Returns `norm_act_max_pool`'s result and, for each window, where the maximum was, and x there.
+    """Returns `norm_act_max_pool`'s result, each window's position of the maximum, and x there.
 
     A window's positions, its taps, are numbered 0 ... 8 line by line, in uint8.
     """

@@ -142,7 +142,7 @@ def stem_output_gradient(
     d_out: jax.Array,
     correction: tuple[jax.Array, jax.Array],
 ) -> jax.Array:
-    """Returns the gradient of y, the convolution's result; for the arguments see `stem_gradient`."""
+    """Returns the gradient of y, the convolution's result: see `stem_gradient`."""
     dz = maxima_gradient(y, gain, shift, where, d_out, "relu")
     return (dz * gain + correction[0] + correction[1] * widen(y)).astype(y.dtype)
 

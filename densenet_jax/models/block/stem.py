@@ -1,4 +1,4 @@
-"""The stem of ImageNet networks in training: convolution, norm, ReLU and max pooling as one function.
+"""The stem of ImageNet networks in training: convolution, norm, ReLU and max pooling in one.
 
 The gradient of the convolution's result, four times as large as the stem's, is read by the gradient
 of the kernel alone.  Together a GPU kernel computes both, and the former is never in memory.

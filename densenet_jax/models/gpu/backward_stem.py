@@ -1,4 +1,4 @@
-"""The gradient of the stem's kernel as a GPU kernel: back through pooling, ReLU and norm; see `stem`.
+"""The gradient of the stem's kernel, back through pooling, ReLU and norm, as one GPU kernel.
 
 The gradient of the convolution's result, four times as large as the stem's, stays in registers.
 """

@@ -280,13 +280,12 @@ def cases(
     arrays = {"d_out": maps(made), "out": maps(made), "correction": vectors(made)}
     yield Case("1x1 pooled backward", "backward", pooled, arrays, {"pool": True})
     made = 2 * growth
-    pictures, normalisation = maps(3), vectors(made)
-    stem = pictures, *normalisation, kernel(7, 3, made)
-    yield Case("7x7 pooled forward", "stem", stem, {}, {})
-    y = plain.convolve(pictures, stem[-1], 2)
-    pooled, (where, _) = maxima(y, *normalisation, "relu")
-    d_out = jnp.asarray(rng.normal(size=pooled.shape), dtype)
-    gradients = pictures, y, *normalisation, where, d_out, vectors(made)
+    x, normalisation, w = maps(3), vectors(made), kernel(7, 3, made)
+    yield Case("7x7 pooled forward", "stem", (x, *normalisation, w), {}, {})
+    y = plain.convolve(x, w, 2)
+    out, (where, _) = maxima(y, *normalisation, "relu")
+    d_out = jnp.asarray(rng.normal(size=out.shape), dtype)
+    gradients = x, y, *normalisation, where, d_out, vectors(made)
     yield Case("7x7 pooled backward", "stem_gradient", gradients, {}, {})
 
 

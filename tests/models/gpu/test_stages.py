@@ -129,14 +129,14 @@ def networks_and_images():
 
 
 def test_a_network_in_training_joins_its_stem(monkeypatch):
-    """Gradients of parameters and images, and the running statistics, are those of plain JAX."""
+    """Gradients of parameters and images, and running statistics, are plain JAX's; also on meshes."""
     plain_model, model, variables, images = networks_and_images()
     calls, kernel = [], backward_stem.stem
     monkeypatch.setattr(
         backward_stem, "stem", lambda *a, **k: [calls.append(1), kernel(*a, **k)][1]
     )
 
-    def gradients(model):
+    def gradients(model, images):
         def loss(params, images):
             given = {**variables, "params": params}
             logits, updates = model.apply(given, images, train=True, mutable=["batch_stats"])
@@ -147,8 +147,13 @@ def test_a_network_in_training_joins_its_stem(monkeypatch):
         # One vector each: some parameters' gradients cancel to nearly 0.
         return [ravel_pytree(tree)[0] for tree in (of_params, of_images, statistics)]
 
-    assert_close(gradients(model), gradients(plain_model), jnp.float32)
+    expected = gradients(plain_model, images)
+    assert_close(gradients(model, images), expected, jnp.float32)
     assert calls
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    with jax.set_mesh(mesh):
+        images = jax.device_put(images, jax.NamedSharding(mesh, jax.P("data")))
+        assert_close(gradients(model, images), expected, jnp.float32)
 
 
 def test_a_network_in_evaluation_joins_its_stem(monkeypatch):
