@@ -2,6 +2,7 @@
 
     python benchmarks/kernel_limits.py --store     # writes benchmarks/kernel_limits.json
     python benchmarks/kernel_limits.py --gpu=l4    # one GPU of `targets`
+    python benchmarks/kernel_limits.py --kernel="3x3 forward"    # one kernel
 
 GPUs of one compute capability run the same machine code: of each, one is compiled for.
 A program whose registers spill waits for memory in its loop; one that takes more shared memory than
@@ -99,12 +100,13 @@ def calls(width: int, growth: int, like: Any) -> dict[str, tuple[Any, tuple, tup
     }
 
 
-def measure(name: str, dump: str) -> dict[str, dict]:
+def measure(name: str, dump: str, only: str | None = None) -> dict[str, dict]:
     """Returns {kernel and sizes: what its tile takes} of a GPU, see `resources`.
 
     Args:
       name: in `targets.GPUS`.
       dump: the folder that XLA dumps into.
+      only: one kernel; None: all.
     """
     import jax
     from jax.sharding import NamedSharding, PartitionSpec
@@ -120,6 +122,8 @@ def measure(name: str, dump: str) -> dict[str, dict]:
 
     for sizes in SIZES + WIDE:
         for kernel, (function, arguments, donated) in calls(*sizes, like).items():
+            if only not in (None, kernel):
+                continue
             before = set(glob.glob(f"{dump}/*"))
             with tiles.compiling_for(target.devices.flat[0]):
                 if kernel in FOR_SEVERAL and tiles.together(sizes[0]) == 1:
@@ -204,6 +208,7 @@ def main() -> None:
     from targets import GPUS, KERNELS_RUN_ON
 
     parser.add_argument("--gpu", choices=GPUS, help="one GPU; default: all")
+    parser.add_argument("--kernel", help="one kernel; default: all")
     parser.add_argument("--store", action="store_true", help=f"write {FIGURES.name}")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as dump:
@@ -213,7 +218,8 @@ def main() -> None:
         found = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
         kinds = {GPUS[name].capability: name for name in KERNELS_RUN_ON}
         for name in [args.gpu] if args.gpu else kinds.values():
-            found[GPUS[name].capability] = measure(name, dump)
+            old = found.get(GPUS[name].capability, {}) if args.kernel else {}
+            found[GPUS[name].capability] = old | measure(name, dump, args.kernel)
             if args.store:
                 FIGURES.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
 

@@ -56,9 +56,9 @@ def _stem_backward(*refs, images, c, d, tile, steps, arithmetic):
     n, *image = images
     convolved, padded, line = halved(image), _padded(images, c), _line(c)
     squares = halved(convolved)
-    total, taken = n * squares[0] * squares[1], ceil_div(8 * line, tile.channels)
+    total = n * squares[0] * squares[1]
     program, j = divide(pl.program_id(0), ceil_div(d, columns(d)))
-    part, chunk = divide(program, taken)
+    part, chunk = divide(program, 8 * line // tile.channels)
     ins, outs = span(chunk * tile.channels, tile.channels), span(j * columns(d), columns(d))
     limit = unless_multiple(d, columns(d))
     gain, shift, a, b = (
@@ -107,8 +107,7 @@ def _stem_backward(*refs, images, c, d, tile, steps, arithmetic):
     sums = lax.fori_loop(*step_range(part, steps, total, tile.rows), step, sums)
     for right, found in enumerate(sums):
         start = (2 * part + right) * 8 * line * d
-        limits = unless_multiple(8 * line, tile.channels), limit
-        store_matrix(sums_ref, start, ins, outs, d, found, limits)
+        store_matrix(sums_ref, start, ins, outs, d, found, (None, limit))
 
 
 def stem(x, y, gain, shift, where, d_out, correction, *, interpret=False, tile=None):
@@ -125,22 +124,21 @@ def stem(x, y, gain, shift, where, d_out, correction, *, interpret=False, tile=N
     """
     (n, *image, c), d = x.shape, y.shape[3]
     tile = tile or tiles.tile("7x7 pooled backward", d, 0)
-    squares = n * where.shape[1] * where.shape[2]
-    taken = ceil_div(8 * _line(c), tile.channels) * ceil_div(d, columns(d))
-    parts, steps = partition(squares, tile, taken)
-    sums = 4 * parts * 2 * 8 * _line(c) * d
-    windows = size_in_bytes(where, d_out)
+    tile = tile._replace(channels=min(tile.channels, 8 * _line(c)))
+    squares, chunks = n * where.shape[1] * where.shape[2], 8 * _line(c) // tile.channels
+    blocks = ceil_div(d, columns(d))
+    parts, steps = partition(squares, tile, chunks * blocks)
+    sums, windows = 4 * parts * 2 * 8 * _line(c) * d, size_in_bytes(where, d_out)
     patches = parts * steps * tile.rows * 2 * 8 * _line(c) * x.dtype.itemsize
-    after = [
-        size - SIZE // 2 - old for size, old in zip(_padded((n, *image), c), image, strict=True)
-    ]
-    x = jnp.pad(x, ((0, 0), *((SIZE // 2, zeros) for zeros in after), (0, 0)))
+    sizes = zip(image, _padded((n, *image), c), strict=True)
+    zeros = [(SIZE // 2, new - SIZE // 2 - old) for old, new in sizes]
+    x = jnp.pad(x, ((0, 0), *zeros, (0, 0)))
     with work(
         "7x7 pooled backward",
         size_in_bytes(x, y) + windows + sums,
-        taken * (size_in_bytes(y) + 4 * windows) + patches + sums,
-        taken * ceil_div(squares, tile.rows),
-        2 * 4 * squares * taken * tile.channels * columns(d),
+        chunks * (size_in_bytes(y) + 4 * windows) + blocks * patches + sums,
+        chunks * blocks * ceil_div(squares, tile.rows),
+        4 * squares * 2 * 8 * _line(c) * blocks * columns(d),
     ):
         found = _run(
             *(x.reshape(-1), y.reshape(-1, d), where.reshape(-1, d), d_out.reshape(-1, d)),
@@ -156,13 +154,13 @@ def stem(x, y, gain, shift, where, d_out, correction, *, interpret=False, tile=N
 @functools.partial(jax.jit, static_argnames=("images", "c", "tile", "interpret"))
 def _run(x, y, where, d_out, gain, shift, a, b, *, images, c, tile, interpret):
     d = len(gain)
-    taken = ceil_div(8 * _line(c), tile.channels) * ceil_div(d, columns(d))
-    parts, steps = partition(len(where), tile, taken)
+    programs = 8 * _line(c) // tile.channels * ceil_div(d, columns(d))
+    parts, steps = partition(len(where), tile, programs)
     static = {"images": images, "c": c, "d": d, "tile": tile, "steps": steps}
     return call(
         named(_stem_backward, **static, arithmetic=arithmetic(interpret)),
         *(x, y, where, d_out, gain, shift, a, b),
-        grid=parts * taken,
+        grid=parts * programs,
         out=(shape((parts * 2 * 8 * _line(c) * d,)),),
         interpret=interpret,
         tile=tile,

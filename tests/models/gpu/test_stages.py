@@ -129,7 +129,7 @@ def networks_and_images():
 
 
 def test_a_network_in_training_joins_its_stem(monkeypatch):
-    """Gradients of parameters and images, and running statistics, are plain JAX's; also on meshes."""
+    """Gradients of parameters and images, and running statistics; the same on a mesh."""
     plain_model, model, variables, images = networks_and_images()
     calls, kernel = [], backward_stem.stem
     monkeypatch.setattr(
