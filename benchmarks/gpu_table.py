@@ -32,7 +32,14 @@ def fused(gpu: targets.Gpu) -> hlo_traffic.Traffic:
     import jax.numpy as jnp
 
     from densenet_jax.models.block import gradient, statistics
-    from densenet_jax.models.gpu import backward, backward_pooled, forward, tiles, trial
+    from densenet_jax.models.gpu import (
+        backward,
+        backward_pooled,
+        backward_stem,
+        forward,
+        tiles,
+        trial,
+    )
 
     found = hlo_traffic.Traffic()
 
@@ -58,10 +65,17 @@ def fused(gpu: targets.Gpu) -> hlo_traffic.Traffic:
         shared_memory_per_block_optin=gpu.shared,
     )
     with contextlib.ExitStack() as stack:
-        for module in (forward, backward, backward_pooled):
+        for module in (forward, backward, backward_pooled, backward_stem):
             stack.enter_context(unittest.mock.patch.object(module, "work", record))
         stack.enter_context(tiles.compiling_for(device))
-        x = jax.ShapeDtypeStruct((BATCH, SIDE, SIDE, STEM), jnp.bfloat16)
+        images, convolved, x = (
+            jax.ShapeDtypeStruct((BATCH, side, side, c), jnp.bfloat16)
+            for side, c in ((4 * SIDE, 3), (2 * SIDE, STEM), (SIDE, STEM))
+        )
+        where, vector = jax.ShapeDtypeStruct(x.shape, jnp.uint8), jnp.zeros(STEM)
+        arguments = images, convolved, vector, vector, where, x, (vector, vector)
+        # A function of its own: JAX would not trace the same one again for the next GPU.
+        jax.eval_shape(lambda *a: backward_stem.stem(*a), *arguments)
         c, transition = STEM, None
         for layers in BLOCKS:
             block = [trial.layer(c + GROWTH * i, WIDTH, GROWTH) for i in range(layers)]
