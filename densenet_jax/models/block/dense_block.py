@@ -98,9 +98,11 @@ def joins_transition(
     """
     read = _read(x, transition)
     chosen = implementations.choose(implementation, read, layers, dropped, activation)
+    if not implementations.has_pooled_stage(chosen):
+        return None
     # A stem's convolution has four times as many positions as the stem; see `choose`.
     fits = not _is_stem(transition) or 4 * positions(read) * read.shape[3] < 2**31
-    return chosen if fits and implementations.has_pooled_stage(chosen) else None
+    return chosen if fits else None
 
 
 def _read(x: jax.Array, transition: tuple | None) -> Any:
