@@ -17,7 +17,12 @@ RUN = (
         range=(0, 2**32 - 1),
     ),
     Option("batch_size", 256, "Examples in a training step, over all devices.", (1, 2**20)),
-    Option("eval_batch_size", 256, "Examples in an evaluation step, over all devices.", (1, 2**20)),
+    Option(
+        "eval_batch_size",
+        256,
+        "Examples in an evaluation step, over all devices; fewer if the split has fewer.",
+        (1, 2**20),
+    ),
     Option("total_epochs", 90.0, "Length of the run in epochs.", (ABOVE_0, 1e6)),
     Option("total_steps", None, "Length in steps, instead of total_epochs.", (1, COUNT), int),
     Option(

@@ -105,14 +105,31 @@ def eval_batches(setup: Experiment, source: Source | None = None) -> Stream:
       {"image": [B, H, W, C], "label": int32 [B], "mask": bool [B], "bad": int32 [B]}, see
       `pipeline.eval_batches`.
     """
-    data = setup.config.data
+    data, source = setup.config.data, setup.eval_source if source is None else source
+    size = eval_batch_size(setup.config.eval_batch_size, len(source), setup.mesh.size)
     batches = pipeline.eval_batches(
-        setup.eval_source if source is None else source,
+        source,
         crop_fraction=data.eval_crop,
         interpolation=data.interpolation,
-        **_host_options(setup, setup.config.eval_batch_size),
+        **_host_options(setup, size),
     )
     return pipeline.to_mesh(batches, meshes.batch_sharding(setup.mesh))
+
+
+def eval_batch_size(most: int, examples: int, devices: int) -> int:
+    """Returns the size of evaluation batches: `most`, halved as long as one batch holds a split.
+
+    A batch is filled with blank images, so 30 images would take as long as 256.  Sizes are halved,
+    not fitted, so that splits of similar sizes share a compiled program.
+
+    Args:
+      most: config.eval_batch_size, a multiple of the number of devices; so is the result.
+      examples: of the split.
+      devices: their number.
+    """
+    while most % (2 * devices) == 0 and most // 2 >= examples:
+        most //= 2
+    return most
 
 
 def stored_logits(setup: Experiment, source: Source) -> distillation.StoredLogits | None:
