@@ -114,7 +114,7 @@ def record(path: pathlib.Path, network: str, batch: int, size: int, products: st
                 fields = {**fields, "num_classes": 3, "implementation": how}
                 model = densenet_jax.create_model("densenet121", **fields)
                 _network(model, images, side)
-            _stages(np.random.default_rng(0), stages.with_products(products))
+            _stages(np.random.default_rng(0), stages.Stages(products))
         jax.effects_barrier()
         stages.call = stem.call = recorder.call
 

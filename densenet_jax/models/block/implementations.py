@@ -124,7 +124,7 @@ def find(implementation: str):
       implementation: as `choose` returned it; not "reference", which has no stages.
     """
     if implementation in CPU:
-        return cpu_stages.with_products(CPU[implementation])
+        return cpu_stages.Stages(CPU[implementation])
     if implementation in PLAIN_JAX:
         return {"plain": plain, "tpu": tpu_stages}[implementation]
     from densenet_jax.models.gpu.stages import Stages

@@ -7,11 +7,12 @@ import pytest
 
 import densenet_jax
 from densenet_jax.models.block import implementations
-from densenet_jax.models.cpu import library, stages, stem
+from densenet_jax.models.cpu import library, stem
+from densenet_jax.models.cpu.stages import Stages
 from tests.models.cpu.test_stages import CASES
 from tests.models.cpu.test_stem import CONVOLUTIONS
 
-BFLOAT16 = stages.with_products("bfloat16")
+BFLOAT16 = Stages("bfloat16")
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +61,7 @@ def test_stages_multiply_what_the_float32_ones_do(case):
             stages.backward(*near, **last),
         ]
 
-    assert_equal(run(BFLOAT16), run(stages))
+    assert_equal(run(BFLOAT16), run(Stages()))
 
 
 @pytest.mark.parametrize("case", CONVOLUTIONS.values(), ids=CONVOLUTIONS)

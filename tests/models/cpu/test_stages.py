@@ -6,9 +6,11 @@ import jax.numpy as jnp
 import pytest
 
 from densenet_jax.models.block import dense_block, implementations, plain
-from densenet_jax.models.cpu import library, stages
+from densenet_jax.models.cpu import library
+from densenet_jax.models.cpu.stages import Stages
 from tests.models.gpu.test_stages import Arrays, assert_close, layers
 
+STAGES = Stages()
 # Images, channels of the buffer, channels read, bottleneck width, growth rate.
 CASES = {
     "narrow": ((2, 5, 3), 27, 20, 12, 5),  # less than a vector, a panel, a tile and a chunk
@@ -34,7 +36,7 @@ def test_forward(case):
         (z, *arrays.vectors(d), arrays.kernel(3, 3, d, growth)),
     ):
         where = {} if stage[0] is x else {"into": x, "offset": c}
-        actual = stages.forward(*stage, **where)
+        actual = STAGES.forward(*stage, **where)
         assert_close(actual, plain.forward(*stage, **where), jnp.float32)
 
 
@@ -42,7 +44,7 @@ def test_numbers_that_are_none_stay_so(case):
     image, channels, c, d, _ = case
     arrays = Arrays(jnp.float32)
     x = arrays.maps(*image, channels).at[0, 1, 1, c - 1].set(jnp.nan)
-    out, total, _ = stages.forward(x, *arrays.vectors(c), arrays.kernel(1, 1, c, d))
+    out, total, _ = STAGES.forward(x, *arrays.vectors(c), arrays.kernel(1, 1, c, d))
     assert jnp.isnan(out[0, 1, 1]).all()
     assert jnp.isnan(total).all()
     assert jnp.isnan(out).sum() == d  # and nowhere else
@@ -55,10 +57,10 @@ def test_backward(case):
     z, dz = (arrays.maps(*image, d) for _ in range(2))
     stage = (x, *arrays.vectors(c), arrays.kernel(1, 1, c, d))
     step = {"d_out": dz, "out": z, "correction": arrays.vectors(d), "d_source": dx}
-    assert_close(stages.backward(*stage, **step), plain.backward(*stage, **step), jnp.float32)
+    assert_close(STAGES.backward(*stage, **step), plain.backward(*stage, **step), jnp.float32)
     stage = (z, *arrays.vectors(d), arrays.kernel(3, 3, d, growth))
     step = {"d_out": dx, "out": x, "correction": arrays.vectors(growth), "offset": c}
-    assert_close(stages.backward(*stage, **step), plain.backward(*stage, **step), jnp.float32)
+    assert_close(STAGES.backward(*stage, **step), plain.backward(*stage, **step), jnp.float32)
 
 
 def test_choice():
@@ -87,7 +89,7 @@ def test_results_repeat_to_the_bit():
 
     @jax.jit
     def run():
-        return stages.backward(*stage, d_out=dz, out=z, correction=arrays.vectors(64), d_source=x)
+        return STAGES.backward(*stage, d_out=dz, out=z, correction=arrays.vectors(64), d_source=x)
 
     first = run()
     for _ in range(20):
@@ -130,4 +132,4 @@ def test_block_in_evaluation(case, bottleneck):
     for images in (image[0], 96):  # threads share an image, or have images of their own
         x = arrays.maps(images, *image[1:], c)
         expected = dense_block.evaluate(x, block, implementation="plain")
-        assert_close([stages.evaluate(x, block)], [expected], jnp.float32)
+        assert_close([STAGES.evaluate(x, block)], [expected], jnp.float32)
