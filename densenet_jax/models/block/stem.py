@@ -1,7 +1,7 @@
 """The stem of ImageNet networks in training: convolution, norm, ReLU and max pooling in one.
 
-The gradient of the convolution's result, four times as large as the stem's, is read by the gradient
-of the kernel alone.  Together a GPU kernel computes both, and the former is never in memory.
+Only the gradient of the kernel needs the gradient of the convolution's result, which is four times
+as large as the stem's.  A GPU kernel computes both at once, so that the latter is never in memory.
 """
 
 from typing import NamedTuple
