@@ -22,7 +22,9 @@ from densenet_jax.weights.names import from_state_dict, shapes, to_state_dict
 from tests.golden import recipe
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-FLOAT64 = ["densenet121", "densenet169", "densenetblur121d", "densenet_bc_100_12", "rdnet_tiny"]
+# densenet169 is densenet121 with longer blocks: its training would run the same code.
+TRAINED = ["densenet121", "densenetblur121d", "densenet_bc_100_12", "rdnet_tiny"]
+FLOAT64 = [*TRAINED, "densenet169"]
 BOUNDS = {"float64": 1e-9, "float32": 1e-4}
 
 
@@ -103,6 +105,11 @@ def compute(name: str, dtype: str, training: bool, **options) -> Results:
 
 @pytest.fixture(scope="module", params=FLOAT64)
 def float64(request) -> Results:
+    return compute(request.param, "float64", training=request.param in TRAINED)
+
+
+@pytest.fixture(scope="module", params=TRAINED)
+def trained(request) -> Results:
     return compute(request.param, "float64", training=True)
 
 
@@ -133,20 +140,20 @@ def test_evaluation_in_float64(float64):
     check_evaluation(float64)
 
 
-def test_training_in_float64(float64):
+def test_training_in_float64(trained):
     for key in ("train_logits", "train_loss"):
-        assert_close(float64.training[key], float64.golden[key], float64.bound)
+        assert_close(trained.training[key], trained.golden[key], trained.bound)
 
 
-def test_gradients_in_float64(float64):
+def test_gradients_in_float64(trained):
     """Every parameter's gradient norm on its own."""
-    reference = float64.golden["grad_norm"]
-    np.testing.assert_allclose(float64.training["grad_norm"], reference, rtol=float64.bound)
+    reference = trained.golden["grad_norm"]
+    np.testing.assert_allclose(trained.training["grad_norm"], reference, rtol=trained.bound)
 
 
-def test_running_statistics_in_float64(float64):
-    reference = float64.golden["stat_norm_after"]
-    np.testing.assert_allclose(float64.training["stat_norm_after"], reference, rtol=float64.bound)
+def test_running_statistics_in_float64(trained):
+    reference = trained.golden["stat_norm_after"]
+    np.testing.assert_allclose(trained.training["stat_norm_after"], reference, rtol=trained.bound)
 
 
 def test_evaluation_in_float32(float32):
@@ -159,20 +166,14 @@ def test_training_in_float32(float32):
 
 
 def test_gradients_in_float32(float32):
-    """As close as the reference block, which rounds elsewhere.
+    """At most 1.5 times as far off as the reference block was, 0.86e-4, which rounds elsewhere.
 
     In float32 rounding alone moves values across 0 at a ReLU, which changes gradients by 0.6e-4 to
     1.1e-4 of their norm, whatever computes them; in float64 all agree to 1e-9, see above.
     """
     golden = float32.golden["grad_norm"]
-    block = compute(
-        "densenet_bc_100_12", "float32", training=True, implementation="reference"
-    ).training["grad_norm"]
-    error, error_of_reference = (
-        np.linalg.norm(found - golden) for found in (float32.training["grad_norm"], block)
-    )
-    assert error_of_reference <= float32.bound * np.linalg.norm(golden)
-    assert error <= 1.5 * error_of_reference
+    error = np.linalg.norm(float32.training["grad_norm"] - golden)
+    assert error <= 1.5 * 0.86e-4 * np.linalg.norm(golden)
 
 
 @pytest.mark.parametrize("implementation", ["plain", "cpu"])
