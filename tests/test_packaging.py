@@ -31,8 +31,6 @@ TINY = [
     "--config.data.image_size=8",
     "--config.mesh.data=1",
 ]
-# Programs of two steps are not worth optimising: half the time.
-QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 OWN = """\
 from densenet_jax.configs import digits
 
@@ -62,7 +60,7 @@ def environment(wheel, tmp_path_factory) -> pathlib.Path:
 
 
 def run(environment, folder, *words: str) -> subprocess.CompletedProcess:
-    variables = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"XLA_FLAGS": QUICK}
+    variables = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     command = [str(environment / "bin" / words[0]), *words[1:]]
     return subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True)
 

@@ -44,11 +44,10 @@ class JobOf:
           words: of the command line; by default they train in `workdir`.
           last: further ones of the last process, without Open MPI.
         """
-        options = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-        one_device = "--xla_force_host_platform_device_count=1"
+        options = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1")
         environ = os.environ | {
             "JAX_ENABLE_X64": "1",
-            "XLA_FLAGS": f"{options} {one_device}",
+            "XLA_FLAGS": options,
             "OMPI_ALLOW_RUN_AS_ROOT": "1",
             "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
         }
