@@ -10,7 +10,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy import stats
 
 from densenet_jax.data.reading import host
 from densenet_jax.evaluation import features
@@ -122,6 +121,8 @@ def correlations(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
     It is NaN where a map is the same everywhere.
     """
+    from scipy import stats  # takes half a second
+
     ranks = [stats.rankdata(maps.reshape(len(maps), -1), axis=1) for maps in (first, second)]
     a, b = (r - r.mean(axis=1, keepdims=True) for r in ranks)
     with np.errstate(invalid="ignore"):
