@@ -14,6 +14,7 @@ from nbclient import NotebookClient
 
 ROOT = pathlib.Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+EPOCHS = re.compile(r"^(.*_epochs = .*?)\d+\.0$", re.MULTILINE)
 # The packages that the first cell looks for.
 NEEDED = {"densenet_jax", "flax", "grain", "ml_collections", "optax", "orbax", "sklearn"}
 
@@ -44,6 +45,8 @@ def test_a_notebook_runs_from_top_to_bottom(path, checkout, monkeypatch):
     monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")
     monkeypatch.setenv("IPYTHONDIR", str(checkout / "ipython"))
     notebook = nbformat.read(path, as_version=4)
+    for cell in notebook.cells:
+        cell.source = EPOCHS.sub(r"\g<1>1.0", cell.source)  # training is not what is tested here
     found = f"import densenet_jax; assert densenet_jax.__file__.startswith({str(checkout)!r})"
     notebook.cells.append(nbformat.v4.new_code_cell(found))
     place = {"metadata": {"path": str(checkout / "notebooks")}}
