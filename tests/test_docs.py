@@ -9,6 +9,7 @@
   <!-- before: CODE -->      Python that runs first and that readers do not need to see
 """
 
+import functools
 import operator
 import os
 import pathlib
@@ -25,7 +26,9 @@ import pytest
 
 import densenet_jax
 from densenet_jax import cli
+from densenet_jax.cli import verifying
 from densenet_jax.data import prepare
+from densenet_jax.dossier import robustness
 from densenet_jax.models import variants
 from tests.random_variables import random_variables
 
@@ -57,7 +60,6 @@ SMALL_RUN = [
     "--config.batch_size=8",
     "--config.mesh.data=1",
 ]
-FORMULA = "formula:densenet_40_12"  # instead of one that takes long to compile
 COMMANDS = (["densenet-jax"], ["python", "main.py"])
 
 
@@ -105,7 +107,6 @@ def carry_out(line: str, where: str, parse_only: bool) -> None:
         if words[: len(command)] != command:
             continue
         argv = ["densenet-jax", *words[len(command) :]]
-        argv = [FORMULA if word == "formula:densenet121" else word for word in argv]
         if parse_only:
             cli.parse(argv)
             return
@@ -126,6 +127,10 @@ def test_the_code_of_a_page_runs(page, run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "agg")
     namespace = {"__name__": "__page__"}
+    # One change of the images, and a small network where the weights are a formula.
+    monkeypatch.setattr(robustness, "CHANGES", robustness.CHANGES[:1])
+    make = functools.partial(densenet_jax.create_model, **SMALL_NETWORK)
+    monkeypatch.setattr(verifying, "create_model", make)
     with mock.patch.dict(variants.VARIANTS):  # docs/extend.md adds one
         run_blocks(page, namespace)
 
