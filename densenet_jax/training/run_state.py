@@ -85,6 +85,10 @@ def restore_target(setup: Experiment, optimizer: optax.GradientTransformation) -
 
 def _fresh(setup: Experiment, optimizer: optax.GradientTransformation) -> Callable[[], TrainState]:
     ema = setup.config.ema_decay > 0
-    return functools.partial(
-        states.initial_state, setup.model, optimizer, setup.config.seed, setup.image_shape, ema
-    )
+    return _initial(setup.model, optimizer, setup.config.seed, setup.image_shape, ema)
+
+
+@functools.lru_cache(maxsize=1)
+def _initial(*arguments: Any) -> Callable[[], TrainState]:
+    """Returns the same function for the same arguments: JAX traces it once a run, not twice."""
+    return functools.partial(states.initial_state, *arguments)
