@@ -232,7 +232,8 @@ def flax(options: dict) -> Contender:
 
     train = jax.jit(train, donate_argnums=0)
     start = jax.jit(initial)()
-    return _jax_program(options, start, jax.jit(inference), train, start.params)
+    program = _jax_program(options, start, jax.jit(inference), train, start.params)
+    return dataclasses.replace(program, logits=None)  # its weights are others
 
 
 def torch_eager(options: dict, compiled: bool = False) -> Contender:
