@@ -1,7 +1,5 @@
 """One training step and one evaluation step: pure functions of (state, batch)."""
 
-import collections
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +13,7 @@ from densenet_jax.tasks.losses import TrainLoss, Weigh
 from densenet_jax.tasks.task import Metrics, Task
 from densenet_jax.training import state as states
 from densenet_jax.training.groups import ONE_GROUP, Groups, mean_over_groups
-from densenet_jax.training.optimizer import with_clock
+from densenet_jax.training.optimizer import global_norm, with_clock
 from densenet_jax.training.state import TrainState
 
 Batch = dict[str, jax.Array]
@@ -55,32 +53,6 @@ def prepared(
 def mean_loss(losses: jax.Array, weights: jax.Array | None) -> jax.Array:
     """Returns the mean of losses [B], weighted by `weights` [B] or, for None, by 1."""
     return losses.mean() if weights is None else (losses * weights).mean()
-
-
-def joined(tree: Any) -> list[jax.Array]:
-    """Returns the leaves of a tree in few arrays, for sums over all numbers of the tree.
-
-    Otherwise a sum over the gradients of DenseNet-121 takes 364 kernels on a GPU, one for each
-    array.  They become one array, with numbers in names in their order, as in `block.gradient`.
-    If a mesh may split them over devices, all vectors become one array, and other arrays are
-    stacked with those of the same shape, which moves nothing.
-    """
-    if jax.sharding.get_abstract_mesh().shape.get("model", 1) == 1:
-        leaves = jax.tree_util.tree_leaves_with_path(tree)
-        leaves.sort(key=lambda leaf: _in_order(jax.tree_util.keystr(leaf[0])))
-        return [jnp.concatenate([leaf.reshape(-1) for _, leaf in leaves])]
-    alike: dict[Any, list[jax.Array]] = collections.defaultdict(list)
-    for leaf in jax.tree.leaves(tree):
-        alike["vector" if leaf.ndim == 1 else leaf.shape].append(leaf)
-    return [
-        jnp.concatenate(leaves) if shape == "vector" else jnp.stack(leaves)
-        for shape, leaves in alike.items()
-    ]
-
-
-def _in_order(name: str) -> list[str | int]:
-    """Returns a key by which names sort with the numbers in them in their order."""
-    return [int(part) if i % 2 else part for i, part in enumerate(re.split(r"(\d+)", name))]
 
 
 def make_train_step(
@@ -163,7 +135,7 @@ def make_train_step(
         )
         opt_state = with_clock(state.opt_state, state.step)
         changes, opt_state = optimizer.update(gradients, opt_state, state.params)
-        finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(optax.tree.norm(joined(gradients)))
+        finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(global_norm(gradients))
         scale = next_scale(state.loss_scale, finite)
         if nonfinite_limit is not None:
             finite &= state.nonfinite < nonfinite_limit

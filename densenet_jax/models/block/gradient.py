@@ -232,7 +232,7 @@ def _joined(layers: list) -> list:
     if all(len(pieces) == 1 for layer in layers for pieces in layer):
         return [[pieces[0] for pieces in layer] for layer in layers]
     # All are parts of one array: XLA makes it in one GPU kernel, instead of one for each gradient.
-    # The order is that of `training.step.joined`, for which nothing has to be copied then.
+    # The order is that of `optimizer.global_norm`, for which nothing has to be copied then.
     named = [
         {
             (name, j): jax.tree.map(lambda *parts: parts, *(piece[i] for piece in pieces))
