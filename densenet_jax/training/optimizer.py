@@ -182,7 +182,7 @@ def _joined(tree: Any) -> list[jax.Array]:
     if jax.sharding.get_abstract_mesh().shape.get("model", 1) == 1:
         leaves = jax.tree_util.tree_leaves_with_path(tree)
         leaves.sort(key=lambda leaf: _in_order(jax.tree_util.keystr(leaf[0])))
-        return [jnp.concatenate([leaf.reshape(-1) for _, leaf in leaves])]
+        return [jnp.concatenate([leaf.reshape(-1) for _, leaf in leaves])] if leaves else []
     alike: dict[Any, list[jax.Array]] = collections.defaultdict(list)
     for leaf in jax.tree.leaves(tree):
         alike["vector" if leaf.ndim == 1 else leaf.shape].append(leaf)

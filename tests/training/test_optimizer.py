@@ -102,6 +102,12 @@ def test_gradients_are_clipped_before_anything_else():
     chex.assert_trees_all_equal(whole, same)
 
 
+def test_clipping_where_nothing_trains():
+    parts = ("stem", "block1", "block2", "head")
+    changes = first_update(frozen=parts, clip_norm=1.0)
+    assert not any(np.any(x != 0) for x in jax.tree.leaves(changes))
+
+
 def test_rates_fall_towards_the_stem():
     factors = jax.device_get(depth_factors(PARAMS, 0.5))
     assert factors["classifier"] == {"kernel": 1.0, "bias": 1.0}
