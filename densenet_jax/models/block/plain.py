@@ -130,8 +130,8 @@ def stem_gradient(
       correction: (a, b), the gradient that comes through the moments of y: see `backward`.
     """
     dy = stem_output_gradient(y, gain, shift, where, d_out, correction)
-    kernel = jax.ShapeDtypeStruct((7, 7, x.shape[3], y.shape[3]), x.dtype)
-    return convolution_gradients(x, jnp.zeros(kernel.shape, kernel.dtype), dy, 2)[1]
+    kernel = jnp.zeros((7, 7, x.shape[3], y.shape[3]), x.dtype)  # its values do not matter
+    return convolution_gradients(x, kernel, dy, 2)[1]
 
 
 def stem_output_gradient(
