@@ -75,11 +75,9 @@ def _stem_backward(*refs, images, c, d, tile, steps, arithmetic):
         for under, beside in ((0, 0), (0, 1), (1, 0), (1, 1)):
             inside = exists & (top + under < squares[0]) & (left + beside < squares[1])
             window = rows + (under * squares[1] + beside)
-            at_window = where_ref.at[window[:, None], outs[None, :]]
-            mask = jnp.broadcast_to(inside[:, None], (tile.rows, len(outs)))
-            mask = mask if limit is None else mask & (outs < limit)[None, :]
-            where = plgpu.load(at_window, mask=mask, other=255).astype(jnp.int32)
-            found[under, beside] = where, widen(load(d_ref, window, outs, (inside, limit)))
+            limits = inside, limit  # outside the gradient is 0, whatever the tap
+            where = load(where_ref, window, outs, limits, fill=False).astype(jnp.int32)
+            found[under, beside] = where, widen(load(d_ref, window, outs, limits))
 
         def position(below, right, patch, total):
             """Adds the products of a line's numbers and the gradient at one of the positions."""
