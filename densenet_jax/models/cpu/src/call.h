@@ -46,7 +46,13 @@ class Call {
  public:
   Call(ffi::ThreadPool& threads, ffi::RemainingArgs arrays, ffi::RemainingRets results,
        ffi::Dictionary numbers)
-      : pool(threads), arrays_(arrays), results_(results), numbers_(numbers) {}
+      : pool(threads), arrays_(arrays), results_(results), numbers_(numbers) {
+    // All of them before any is touched: neighbours share pages.
+    for (size_t i = 0; i < results.size(); ++i) {
+      ffi::AnyBuffer result = *take(results.get<ffi::AnyBuffer>(i));
+      use_huge_pages(result.untyped_data(), result.size_bytes());
+    }
+  }
 
   Array array() { return Array(take(arrays_.get<ffi::AnyBuffer>(next_array_++))); }
   Array result() { return Array(*take(results_.get<ffi::AnyBuffer>(next_result_++))); }

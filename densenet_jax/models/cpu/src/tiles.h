@@ -1,4 +1,4 @@
-// Register tiles of matrix products, packed operands and scratch memory.
+// Register tiles of matrix products, and packed operands.
 //
 // A map's channels are packed in chunks of kChunk: [chunk][pixel][kChunk].  So neighbouring pixels
 // are a constant apart, whatever the number of channels, and the addresses of a tile's rows are
@@ -13,15 +13,14 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
-#include <new>
 #include <utility>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
 
+#include "memory.h"
 #include "threads.h"
 
 namespace densenet {
@@ -148,30 +147,6 @@ inline Vec broadcast(const Element* p) { return *p - Vec{}; }
 
 // NaN stays NaN, so that a broken network is noticed.
 inline Vec relu(Vec v) { return v < 0 ? Vec{} : v; }
-
-inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-inline int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
-
-// Scratch memory of a thread, kept from call to call because fresh pages are slow.
-template <class T = float>
-inline T* scratch(int slot, int64_t count) {
-  struct Buffer {
-    void* data = nullptr;
-    int64_t size = 0;
-    ~Buffer() { std::free(data); }
-  };
-  thread_local Buffer buffers[13];
-  Buffer& buffer = buffers[slot];
-  int64_t size = count * sizeof(T);
-  if (buffer.size < size) {
-    std::free(buffer.data);
-    buffer.size = 0;
-    buffer.data = std::aligned_alloc(64, round_up(size, 64));
-    if (buffer.data == nullptr) throw std::bad_alloc();
-    buffer.size = size;
-  }
-  return static_cast<T*>(buffer.data);
-}
 
 // A vector of channels, followed by zeros to a whole number of chunks.
 inline const float* padded(int slot, const float* v, int64_t count) {
