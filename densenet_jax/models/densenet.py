@@ -96,16 +96,22 @@ class DenseBlock(nn.Module):
 
     def joins(self, x: jax.Array, transition: tuple, train: bool, dropped: float) -> str | None:
         """Returns how the block takes a transition on x: `dense_block.joins_transition`."""
-        if self.has_variable("prepared", "layers"):
+        if self.is_prepared:
             return None
         how = self.implementation, self.norm_args["activation"]
-        return dense_block.joins_transition(x, transition, self.pairs(train), dropped, *how)
+        pairs = self.pairs(train)
+        return dense_block.joins_transition(x, transition, pairs, train, dropped, *how)
 
-    def prepare(self, batch_size: int, dtype: Any) -> list | None:
-        """Returns the layers for inference, or None: see `dense_block.prepare`."""
+    @property
+    def is_prepared(self) -> bool:
+        """Whether the variables are those of `prepare`, with the transition before the block."""
+        return self.has_variable("prepared", "block")
+
+    def prepare(self, batch_size: int, dtype: Any, transition: tuple | None) -> dict | None:
+        """Returns the block for inference, or None: see `dense_block.prepare`."""
         x = jax.ShapeDtypeStruct((batch_size, 1, 1, self.plan.in_features), dtype)
         how = self.implementation, self.norm_args["activation"], self.dtype
-        return dense_block.prepare(x, self.pairs(train=False), *how)
+        return dense_block.prepare(x, self.pairs(train=False), *how, transition)
 
     def __call__(
         self,
@@ -125,13 +131,13 @@ class DenseBlock(nn.Module):
           dropout_rate, drop_path: see `dense_block.train`.
           transition: `Transition.pair` of what x goes through before the block; None: nothing.
         """
-        if self.has_variable("prepared", "layers"):
+        if self.is_prepared:
             if train or self.has_variable("params", "denselayer1"):
                 raise ValueError(
                     "The variables are prepared for inference; to train, or after a change of the "
                     "parameters, begin with the variables that were given to `prepare`."
                 )
-            prepared: Any = self.get_variable("prepared", "layers")
+            prepared: Any = self.get_variable("prepared", "block")
             how = self.implementation, self.dtype
             return dense_block.evaluate_prepared(x, prepared, self.plan.growth_rate, *how), None
         layers = self.layers()
@@ -309,14 +315,22 @@ class DenseNet(nn.Module):
         pooled = find_global_pool(self.global_pool)(self.features(images, train)["final"])
         return self.classifier(pooled) if self.num_classes else pooled
 
-    def prepare(self, batch_size: int = 1) -> dict[str, list]:
-        """Returns the layers of each block that can be prepared: see `prepared.prepare`."""
+    def prepare(self, batch_size: int = 1) -> dict[str, dict]:
+        """Returns {module: its prepared variables}, see `prepared.prepare`.
+
+        A block has its layers and the transition before it, which then has none.
+        """
         dtype = implementations.computed_type(
             self.dtype, self.implementation, batch_size, self.activation
         )
-        names = [f"denseblock{i + 1}" for i in range(len(self.block_sizes))]
-        found = {name: getattr(self, name).prepare(batch_size, dtype) for name in names}
-        return {name: layers for name, layers in found.items() if layers is not None}
+        found: dict[str, dict] = {}
+        for i in range(1, len(self.block_sizes) + 1):
+            before = getattr(self, f"transition{i - 1}").pair(None) if i > 1 else None
+            block = getattr(self, f"denseblock{i}").prepare(batch_size, dtype, before)
+            if block is not None:
+                found[f"denseblock{i}"] = {"block": block}
+                found |= {f"transition{i - 1}": {}} if i > 1 else {}
+        return found
 
     def features(self, images: jax.Array, train: bool = False) -> dict[str, jax.Array]:
         """Returns every block's output [B, H, W, C]; `final`: the last one after BN and ReLU."""
@@ -339,7 +353,7 @@ class DenseNet(nn.Module):
             x, before = self._stem(x, live["stem"], stem), None
         for i in range(1, len(self.block_sizes) + 1):
             block, training, pair = getattr(self, f"denseblock{i}"), live[f"block{i}"], before
-            if i > 1:
+            if i > 1 and not block.is_prepared:
                 transition = getattr(self, f"transition{i - 1}")
                 pair = transition.pair(batch)
                 dropped = max(dropout_rate, *drop_paths[i - 1], 0.0)

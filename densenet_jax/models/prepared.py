@@ -40,5 +40,5 @@ def prepare(model: nn.Module, variables: Mapping[str, Any], batch_size: int = 1)
     return {
         **variables,
         **rest,
-        "prepared": {name: {"layers": layers} for name, layers in found.items()},
+        "prepared": {name: values for name, values in found.items() if values},
     }

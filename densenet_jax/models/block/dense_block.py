@@ -82,6 +82,7 @@ def joins_transition(
     x: jax.Array,
     transition: tuple,
     layers: list,
+    train: bool,
     dropped: float = 0.0,
     implementation: str = "auto",
     activation: str = "relu",
@@ -93,11 +94,14 @@ def joins_transition(
     Args:
       x: what the transition or the stem reads, [B, H, W, C].
       transition, layers: as for `train` or `evaluate`.
+      train: which of the two.
       dropped: the largest rate of dropout or drop path.
       implementation, activation: as for `train`.
     """
     read = _read(x, transition)
     chosen = implementations.choose(implementation, read, layers, dropped, activation)
+    if chosen in implementations.CPU:
+        return None if train or not layers or _is_stem(transition) else chosen
     if not implementations.has_pooled_stage(chosen):
         return None
     # A stem's convolution has four times as many positions as the stem; see `choose`.
@@ -171,41 +175,46 @@ def prepare(
     implementation: str,
     activation: str,
     dtype: jax.typing.DTypeLike = jnp.float32,
-) -> list | None:
-    """Returns layers for `evaluate_prepared`, or None where nothing is to be prepared.
+    transition: tuple | None = None,
+) -> dict[str, Any] | None:
+    """Returns what `evaluate_prepared` takes, or None where nothing is to be prepared.
 
     The CPU kernels read weights in the order of their products, which they otherwise bring about in
     each call.
 
     Args:
       x: the block's input or its type; of its shape only the batch size matters.
-      layers, implementation, activation, dtype: as for `evaluate`.
+      layers, implementation, activation, dtype, transition: as for `evaluate`.
     """
     implementation = implementations.choose(implementation, x, layers, 0.0, activation, dtype)
     if implementation not in implementations.CPU or not layers:
         return None
-    return implementations.find(implementation).pack(layers)
+    pack = implementations.find(implementation).pack
+    before = None if transition is None else pack([[transition]])[0][0]
+    return {"layers": pack(layers), "transition": before}
 
 
 def evaluate_prepared(
     x: jax.Array,
-    prepared: list,
+    prepared: dict[str, Any],
     growth_rate: int,
     implementation: str,
     dtype: jax.typing.DTypeLike,
 ) -> jax.Array:
-    """Returns what `evaluate` does, from layers as `prepare` returned them; without derivatives.
+    """Returns what `evaluate` does, from what `prepare` returned; without derivatives.
 
     Raises:
       ValueError: they were prepared for products in another type, or for another processor.
     """
     stages = implementations.find(implementations.on_cpu(implementation, dtype))
-    if not stages.are_packed(prepared):
+    if not stages.are_packed(prepared["layers"]):
         raise ValueError(
             "The variables are prepared for another type or processor; begin with the variables "
             "that were given to `prepare`, and prepare them again."
         )
-    return stages.evaluate_packed(x, prepared, growth_rate)
+    return stages.evaluate_packed(
+        x, prepared["layers"], growth_rate, prepared["transition"]
+    )
 
 
 def _evaluate(

@@ -98,18 +98,28 @@ class Stages(NamedTuple):
 
     def evaluate(self, x, layers, transition=None):
         """Returns a block's features; see `dense_block.evaluate`."""
-        assert transition is None
-        return self.evaluate_packed(x, layers, added(layers) // max(len(layers), 1))
+        growth = added(layers) // max(len(layers), 1)
+        return self.evaluate_packed(x, layers, growth, transition)
 
-    def evaluate_packed(self, x, layers, growth):
-        """Returns a block's features, from layers whose kernels are packed (`pack`) or not."""
+    def evaluate_packed(self, x, layers, growth, transition=None):
+        """Returns a block's features, from layers whose kernels are packed (`pack`) or not.
 
-        def run(x, layers):
-            results = (array(*x.shape[:3], x.shape[3] + growth * len(layers)),)
-            arrays = x, *jax.tree.leaves(layers)
-            return self._call("BlockEvaluate", arrays, results, growth=growth)
+        Args:
+          x: feature maps [B, H, W, C].
+          layers: at least one, each a list of ((gain, shift), kernel) pairs.
+          growth: feature maps that a layer adds.
+          transition: the ((gain, shift), kernel) of a transition before the block, or None.
+        """
 
-        return over_devices(run, (x,), (layers,))[0]
+        def run(x, layers, transition):
+            size = x.shape[1:3] if transition is None else [n // 2 for n in x.shape[1:3]]
+            read = layers[0][0][0][0].shape[0]  # by the first layer
+            results = (array(x.shape[0], *size, read + growth * len(layers)),)
+            arrays = x, *jax.tree.leaves((transition, layers))
+            numbers = {"growth": growth, "transition": int(transition is not None)}
+            return self._call("BlockEvaluate", arrays, results, **numbers)
+
+        return over_devices(run, (x,), (layers, transition))[0]
 
     def pack(self, layers):
         """Returns layers as `evaluate` takes them, with kernels in the order of their products."""

@@ -1,4 +1,4 @@
-// A dense block with fixed statistics.
+// A dense block with fixed statistics, and the transition before it.
 
 #pragma once
 
@@ -8,25 +8,16 @@
 
 namespace densenet {
 
-// Takes a tile: relu(tile * gain + shift), `stride` apart at `out`.
-template <int M, int N>
-inline void store_normalised(const Tile<M, N>& tile, float* out, int64_t stride, int64_t width,
-                             const float* gain, const float* shift) {
-#pragma GCC unroll 16
-  for (int n = 0; n < N; ++n) {
-    int64_t c = n * kLanes;
-    Vec g = load(gain + c), s = load(shift + c);
-#pragma GCC unroll 16
-    for (int m = 0; m < M; ++m)
-      store(out + m * stride + c, relu(tile.v[m][n] * g + s), width - c);
-  }
-}
-
 inline void pack(Pool& pool, const Kernel& kernel, Element* panels) {
   if (kernel.size == 3)
     TransformedKernel::pack(pool, kernel, panels);
   else
     pack_1x1(pool, kernel, panels);
+}
+
+inline int64_t packed_size(const Kernel& kernel) {
+  if (kernel.size == 3) return TransformedKernel::size(kernel);
+  return round_up(kernel.inputs, kPair) * round_up(kernel.outputs, kWide);
 }
 
 // Arrays: kernels.  Results: each of them packed.
@@ -37,165 +28,276 @@ inline void pack(Call& call) {
   }
 }
 
-// A normalisation and a packed kernel.
-struct Layer {
-  Affine norm;
-  int64_t channels;
-  bool near;
+// A normalisation, its vectors padded with zeros to whole chunks, and a packed kernel.
+struct Stage {
+  int64_t inputs;
+  bool near;  // a 3x3 convolution
+  std::vector<float> gain, shift;
   const Element* panels;
 };
 
-// Packs the kernel in scratch memory if the call has it as it is.
-inline Layer take_layer(Call& call) {
-  Array gain = call.array(), shift = call.array(), weights = call.array();
-  Affine norm{gain.data(), shift.data()};
-  if (weights.rank() != 4 || weights.size(1) == kPoints)
-    return {norm, gain.size(0), weights.rank() == 4, weights.panels()};
-  Kernel kernel = weights.kernel();
-  bool near = kernel.size == 3;
-  int64_t depth = round_up(kernel.inputs, kPair), columns = round_up(kernel.outputs, kWide);
-  Element* panels = near ? scratch<Element>(kWeights, TransformedKernel::size(kernel))
-                         : scratch<Element>(kPanels, depth * columns);
-  pack(call.pool, kernel, panels);
-  return {norm, gain.size(0), near, panels};
+// Takes gain, shift and kernel of each stage.  Kernels that are not packed are packed in scratch memory.
+inline std::vector<Stage> take_stages(Call& call) {
+  std::vector<Stage> stages;
+  std::vector<Kernel> unpacked;
+  while (call.more()) {
+    Array gain = call.array(), shift = call.array(), weights = call.array();
+    int64_t inputs = gain.size(0), whole = round_up(inputs, kChunk);
+    Stage stage{inputs, weights.rank() == 4, std::vector<float>(whole), std::vector<float>(whole),
+                nullptr};
+    std::copy_n(gain.data(), inputs, stage.gain.begin());
+    std::copy_n(shift.data(), inputs, stage.shift.begin());
+    Kernel kernel{};
+    if (weights.rank() != 4 || weights.size(1) == kPoints) {
+      stage.panels = weights.panels();
+    } else {
+      kernel = weights.kernel();
+      stage.near = kernel.size == 3;
+    }
+    stages.push_back(std::move(stage));
+    unpacked.push_back(kernel);
+  }
+  int64_t size = 0;
+  for (const Kernel& kernel : unpacked) size += kernel.data ? packed_size(kernel) : 0;
+  Element* panels = scratch<Element>(kWeights, size);
+  for (size_t i = 0; i < stages.size(); ++i) {
+    if (stages[i].panels != nullptr) continue;
+    pack(call.pool, unpacked[i], panels);
+    stages[i].panels = panels;
+    panels += packed_size(unpacked[i]);
+  }
+  return stages;
 }
 
-// A whole bottleneck layer with fixed statistics.
-class BottleneckLayer {
+class BlockEvaluation {
  public:
-  BottleneckLayer(Pool& pool, const Map& features, int64_t offset, const Layer& narrow,
-                  const Layer& near, int64_t growth)
+  // The first of the stages is a transition if there are inputs that no other has.
+  BlockEvaluation(Pool& pool, const Map& x, const Map& features, int64_t growth,
+                  std::vector<Stage> stages, bool transition)
       : pool_(pool),
+        x_(x),
         features_(features),
-        offset_(offset),
-        inputs_(narrow.channels),
-        width_(near.channels),
-        outputs_(growth),
-        lines_(std::clamp<int64_t>(4 * kRows / features.width, 1, features.height)),
-        panels_(narrow.panels),
-        weights_(width_, growth, near.panels),
-        gain1_(padded(kGain, narrow.norm.gain, inputs_)),
-        shift1_(padded(kShift, narrow.norm.shift, inputs_)),
-        gain2_(padded(kSlope, near.norm.gain, width_)),
-        shift2_(padded(kConstant, near.norm.shift, width_)) {}
+        growth_(growth),
+        lines_(std::clamp<int64_t>(kPixels / features.width, 1, features.height)) {
+    if (transition) {
+      transition_ = std::move(stages.front());
+      stages.erase(stages.begin());
+    }
+    for (size_t i = 0; i < stages.size(); ++i) {
+      bool bottleneck = !stages[i].near;
+      layers_.push_back({std::move(stages[i]), {}, bottleneck});
+      if (bottleneck) layers_.back().second = std::move(stages[++i]);
+    }
+    made_ = features.channels - growth * static_cast<int64_t>(layers_.size());
+  }
 
   void run() {
     if (pool_.share() == 1 || features_.images >= 4 * pool_.num_threads())
-      parallel(pool_, features_.images, [&](int64_t image) { run_image(image); });
+      run_groups();
     else
       run_together();
   }
 
  private:
-  // Every thread has images of its own: the map between the convolutions stays in its cache, as a
-  // ring of lines.
-  void run_image(int64_t image) {
-    int64_t height = features_.height, down = ceil_div(height, 2), done = 0;
+  static constexpr int64_t kPixels = 4 * kRows;    // of a 1x1 convolution at a time
+  static constexpr int64_t kNear = 14;             // windows at a time, at least
+  static constexpr int64_t kCached = 512 * 1024;   // bytes of features that stay in a core's cache
+
+  struct Layer {
+    Stage first, second;
+    bool bottleneck;
+  };
+
+  // Every thread takes some images through the whole block, as many as its cache holds (at least one):
+  // all layers read the features from there.
+  void run_groups() {
+    int64_t images = features_.images, size = 4 * features_.pixels() / images * features_.channels;
+    int64_t group = std::clamp<int64_t>(kCached / size, 1, ceil_div(images, pool_.share()));
+    parallel(pool_, ceil_div(images, group), [&](int64_t part) {
+      int64_t begin = part * group, end = std::min(images, begin + group);
+      for (int64_t image = begin; image < end; ++image)
+        for (int64_t row = 0; row < features_.height; row += lines_)
+          enter(image, row, std::min(lines_, features_.height - row));
+      for (size_t i = 0; i < layers_.size(); ++i)
+        for (int64_t image = begin; image < end; ++image) run_image(i, image);
+    });
+  }
+
+  // All threads work on all images, for few of them.
+  void run_together() {
+    int64_t height = features_.height, images = features_.images, threads = pool_.num_threads();
+    int64_t lines = std::min(lines_, ceil_div(height * images, threads));
+    int64_t strips = ceil_div(height, lines);
+    parallel(pool_, images * strips, [&](int64_t part) {
+      int64_t row = part % strips * lines;
+      enter(part / strips, row, std::min(lines, height - row));
+    });
+    int64_t all = Strip::all_rows(features_);
+    int64_t rows = std::min(Strip::rows_of(features_, kNear), ceil_div(all, threads));
+    int64_t pixels = features_.pixels(), blocks = round_up(ceil_div(pixels, kPixels), threads);
+    for (size_t i = 0; i < layers_.size(); ++i) {
+      const Layer& layer = layers_[i];
+      int64_t width = layer.second.inputs;
+      float* between = layer.bottleneck ? scratch(kPartial, pixels * width) : nullptr;
+      if (layer.bottleneck)
+        parallel(pool_, blocks, [&](int64_t block) {
+          int64_t first = block * pixels / blocks;
+          narrow(layer, first, (block + 1) * pixels / blocks - first, between + first * width);
+        });
+      parallel(pool_, ceil_div(all, rows), [&](int64_t part) {
+        Strip strip(features_, part * rows, std::min(rows, all - part * rows));
+        auto line = [&](int64_t image, int64_t row) { return strip.line(image, row); };
+        near(i, strip, between, line);
+      });
+    }
+  }
+
+  // A layer on one image.  The map between its convolutions stays in the cache, as a ring of lines.
+  void run_image(size_t i, int64_t image) {
+    const Layer& layer = layers_[i];
+    int64_t height = features_.height, width = features_.width, down = ceil_div(height, 2), done = 0;
     int64_t rows = std::min(Strip::rows_of(features_, kNear), down);
-    int64_t ring = round_up(2 * rows + 2 + lines_, lines_), size = features_.width * width_;
+    if (!layer.bottleneck) {
+      for (; done < down; done += rows) {
+        Strip strip(features_, image * down + done, std::min(rows, down - done));
+        near(i, strip, nullptr, [&](int64_t image, int64_t row) { return strip.line(image, row); });
+      }
+      return;
+    }
+    int64_t ring = round_up(2 * rows + 2 + lines_, lines_), size = width * layer.second.inputs;
     float* between = scratch(kOutput, ring * size);
-    auto line = [=, this](int64_t, int64_t row) { return row % ring * features_.width; };
+    auto line = [=](int64_t, int64_t row) { return row % ring * width; };
     for (int64_t row = 0; row < height;) {
       int64_t lines = std::min(lines_, height - row);
-      narrow(image, row, lines, between + row % ring * size);
+      narrow(layer, (image * height + row) * width, lines * width, between + row % ring * size);
       row += lines;
       for (; done < down; done += rows) {
         int64_t end = std::min(done + rows, down);
         if (2 * end >= row && row < height) break;  // the last windows read one more line
-        near({features_, image * down + done, end - done}, between, line);
+        near(i, {features_, image * down + done, end - done}, between, line);
       }
     }
   }
 
-  // All threads work on all images, for few of them: first on the 1x1 convolution, then on the 3x3.
-  void run_together() {
-    int64_t height = features_.height, strips = ceil_div(height, lines_);
-    Map between = features_.with(scratch(kPartial, features_.pixels() * width_), width_);
-    parallel(pool_, features_.images * strips, [&](int64_t part) {
-      int64_t image = part / strips, row = part % strips * lines_;
-      narrow(image, row, std::min(lines_, height - row), between.at(image, row, 0));
-    });
-    int64_t all = Strip::all_rows(features_), rows = Strip::rows_of(features_, kNear);
-    parallel(pool_, ceil_div(all, rows), [&](int64_t part) {
-      Strip strip(features_, part * rows, std::min(rows, all - part * rows));
-      near(strip, between.data,
-           [&](int64_t image, int64_t row) { return strip.line(image, row); });
+  // What the first layer reads, for lines of an image: x, or the transition of x.
+  void enter(int64_t image, int64_t row, int64_t lines) {
+    float* to = features_.at(image, row, 0);
+    int64_t width = features_.width, pixels = lines * width;
+    if (transition_.panels == nullptr) {
+      const float* from = x_.at(image, row, 0);
+      for (int64_t i = 0; i < pixels; ++i)
+        std::memcpy(to + i * features_.channels, from + i * made_, made_ * sizeof(float));
+      return;
+    }
+    const Stage& stage = transition_;
+    int64_t c = stage.inputs, below = x_.width * c;
+    Element* u = scratch<Element>(kInput, round_up(c, kChunk) * pixels);
+    for (int64_t q = 0; q < c; q += kChunk)
+      for (int64_t i = 0; i < lines; ++i) {
+        const float *from = x_.at(image, 2 * (row + i), 0) + q, *gain = &stage.gain[q],
+                    *shift = &stage.shift[q];
+        int64_t count = std::min<int64_t>(kChunk, c - q);
+        pack_chunk<false>(u + q * pixels + i * width * kChunk, from, width, 2 * c, count,
+                          [&](Vec v, int64_t p, int64_t k) {
+                            Vec g = load(gain + k), s = load(shift + k), sum = relu(v * g + s);
+                            const float* corner = from + p * 2 * c + k;
+                            for (int64_t at : {c, below, below + c})
+                              sum += relu(load(corner + at, count - k) * g + s);
+                            return sum * 0.25f;
+                          });
+      }
+    multiply(stage, u, pixels, made_, [&](auto&& tile, int64_t first, int64_t j) {
+      store_tile(tile, to + first * features_.channels + j, features_.channels, made_ - j);
     });
   }
 
-  // The 1x1 convolution of lines, normalised again.
-  void narrow(int64_t image, int64_t row, int64_t lines, float* to) {
-    int64_t pixels = lines * features_.width;
-    Element* u = scratch<Element>(kInput, round_up(inputs_, kChunk) * pixels);
-    const float* from = features_.at(image, row, 0);
-    for (int64_t q = 0; q < inputs_; q += kChunk)
-      pack_normalised<false>(u + q * pixels, from, pixels, features_.channels, q, inputs_, gain1_,
-                             shift1_);
-    Operand own{{u}, 1, inputs_, pixels * kChunk};
-    for (int64_t j = 0; j < width_; j += kWide)
+  // The 1x1 convolution of pixels, normalised again for the 3x3.
+  void narrow(const Layer& layer, int64_t first, int64_t pixels, float* to) {
+    const Stage &stage = layer.first, &next = layer.second;
+    int64_t c = stage.inputs, width = next.inputs;
+    Element* u = scratch<Element>(kInput, round_up(c, kChunk) * pixels);
+    const float* from = features_.data + first * features_.channels;
+    for (int64_t q = 0; q < c; q += kChunk)
+      pack_normalised<false>(u + q * pixels, from, pixels, features_.channels, q, c,
+                             stage.gain.data(), stage.shift.data());
+    multiply(stage, u, pixels, width, [&](auto&& tile, int64_t first, int64_t j) {
+      for (size_t n = 0; n < std::size(tile.v[0]); ++n) {
+        Vec g = load(&next.gain[j] + n * kLanes), s = load(&next.shift[j] + n * kLanes);
+        for (auto& row : tile.v) row[n] = relu(row[n] * g + s);
+      }
+      store_tile(tile, to + first * width + j, width, width - j);
+    });
+  }
+
+  // Products of packed pixels with all columns of a 1x1 kernel; give(tile, its first pixel, column).
+  template <class F>
+  static void multiply(const Stage& stage, const Element* u, int64_t pixels, int64_t columns,
+                       F&& give) {
+    Operand a{{u}, 1, stage.inputs, pixels * kChunk};
+    for (int64_t j = 0; j < columns; j += kWide)
       tiles(pixels, [&](int64_t first, int64_t count) {
-        dispatch(count, width_ - j, [&]<int M, int N>() {
-          store_normalised(product<M, N>(own, first, panels_ + j * own.depth()),
-                           to + first * width_ + j, width_, width_ - j, gain2_ + j, shift2_ + j);
+        dispatch(count, columns - j, [&]<int M, int N>() {
+          give(product<M, N>(a, first, stage.panels + j * a.depth()), first, j);
         });
       });
   }
 
-  // The 3x3 convolution of a strip; rows of the map between begin at pixel line(image, row).
+  template <int M, int N>
+  static void store_tile(const Tile<M, N>& tile, float* out, int64_t stride, int64_t width) {
+#pragma GCC unroll 16
+    for (int m = 0; m < M; ++m)
+#pragma GCC unroll 16
+      for (int n = 0; n < N; ++n)
+        store(out + m * stride + n * kLanes, tile.v[m][n], width - n * kLanes);
+  }
+
+  // The 3x3 convolution of layer i on a strip.  Rows of what it reads, the map between or without a
+  // bottleneck the features, begin at pixel line(image, row).
   template <class F>
-  void near(const Strip& strip, const float* between, F&& line) {
-    int64_t windows = strip.windows();
-    Element* points =
-        scratch<Element>(kTransformed, kPoints * round_up(width_, kChunk) * windows);
-    auto value = [&](int64_t channel) {
-      const float* from = between + channel;
-      return [from, stride = width_, count = width_ - channel](int64_t pixel) {
-        return load(from + pixel * stride, count);
-      };
-    };
-    transform_windows(strip, width_, line, value, points);
-    weights_.multiply(points, windows, [&](int64_t first, const float* products) {
-      for (int64_t j = first; j < std::min(first + kWide, outputs_); j += kLanes)
-        strip.transform_outputs(
-            products + j - first, windows * kWide,
-            [&](int64_t pixel, Vec y) {
-              store(features_.data + pixel * features_.channels + offset_ + j, y, outputs_ - j);
-            });
+  void near(size_t i, const Strip& strip, const float* between, F&& line) {
+    const Stage& stage = layers_[i].bottleneck ? layers_[i].second : layers_[i].first;
+    int64_t c = stage.inputs, windows = strip.windows(), offset = made_ + i * growth_;
+    Element* points = scratch<Element>(kTransformed, kPoints * round_up(c, kChunk) * windows);
+    if (between != nullptr)
+      transform_windows(
+          strip, c, line,
+          [&](int64_t channel) {
+            const float* from = between + channel;
+            return [from, c, count = c - channel](int64_t pixel) {
+              return load(from + pixel * c, count);
+            };
+          },
+          points);
+    else
+      transform_windows(
+          strip, c, line,
+          [&](int64_t channel) {
+            return normalised(features_, stage.gain.data(), stage.shift.data(), channel, c);
+          },
+          points);
+    TransformedKernel weights(c, growth_, stage.panels);
+    weights.multiply(points, windows, [&](int64_t first, const float* products) {
+      for (int64_t j = first; j < std::min(first + kWide, growth_); j += kLanes)
+        strip.transform_outputs(products + j - first, windows * kWide, [&](int64_t pixel, Vec y) {
+          store(features_.data + pixel * features_.channels + offset + j, y, growth_ - j);
+        });
     });
   }
 
-  static constexpr int64_t kNear = 14;  // windows at a time, at least
-
   Pool& pool_;
-  Map features_;
-  int64_t offset_, inputs_, width_, outputs_, lines_;
-  const Element* panels_;
-  TransformedKernel weights_;
-  const float *gain1_, *shift1_, *gain2_, *shift2_;
+  Map x_, features_;
+  int64_t growth_, lines_, made_;  // made_: channels that the first layer reads
+  Stage transition_{};
+  std::vector<Layer> layers_;
 };
 
-// A layer without bottleneck.
-inline void plain_layer(Pool& pool, const Map& features, int64_t offset, const Layer& layer,
-                        int64_t growth) {
-  // Sums that are not used, about a pivot of 0.
-  std::vector<float> sums(2 * growth), zeros(growth);
-  forward_3x3(pool, features, layer.norm, {layer.channels, growth, layer.panels}, zeros.data(),
-              features, offset, sums.data());
-}
-
-// Arrays: x [B, H, W, C], then each layer's gain, shift and kernel, packed or not, twice if it has
-// a bottleneck.  The result: features.
+// Arrays: x [B, H, W, C], then gain, shift and kernel, packed or not, of the transition, if there is one,
+// and of each layer, twice if it has a bottleneck.  The result: features.
 inline void block_evaluate(Call& call) {
   Map x = call.array().map(), features = call.result().map();
-  int64_t growth = call.number<int64_t>("growth");
-  copy_channels(call.pool, x, features);
-  for (int64_t c = x.channels; call.more(); c += growth) {
-    Layer layer = take_layer(call);
-    if (layer.near)
-      plain_layer(call.pool, features, c, layer, growth);
-    else
-      BottleneckLayer(call.pool, features, c, layer, take_layer(call), growth).run();
-  }
+  BlockEvaluation(call.pool, x, features, call.number<int64_t>("growth"), take_stages(call),
+                  call.number<int64_t>("transition") != 0)
+      .run();
 }
 
 }  // namespace densenet

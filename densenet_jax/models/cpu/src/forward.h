@@ -10,7 +10,7 @@ namespace densenet {
 // Slots of scratch memory: of the calling thread, then of each working one.
 enum {
   kWeights, kPartial, kGain, kShift, kSlope, kConstant, kInput, kOutput, kLine, kTransformed,
-  kProducts, kPanels, kPaired
+  kProducts, kPaired
 };
 
 // A buffer [B, H, W, C].

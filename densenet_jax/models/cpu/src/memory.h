@@ -35,7 +35,7 @@ inline T* scratch(int slot, int64_t count) {
     int64_t size = 0;
     ~Buffer() { std::free(data); }
   };
-  thread_local Buffer buffers[13];
+  thread_local Buffer buffers[12];
   Buffer& buffer = buffers[slot];
   int64_t size = count * sizeof(T);
   if (buffer.size < size) {
