@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <exception>
 #include <memory>
+#include <stdexcept>
 #include <thread>
 #include <type_traits>
 #include <utility>
@@ -41,13 +42,13 @@ class Pool {
   template <class F>
   void run(int64_t count, F&& f) {
     if (count == 0) return;
+    if (count > INT32_MAX) throw std::length_error("too many calls for a loop");
     using Function = std::remove_reference_t<F>;
     loop_->call = [](void* function, int64_t i) { (*static_cast<Function*>(function))(i); };
     loop_->function = const_cast<std::remove_const_t<Function>*>(&f);
-    loop_->count = count;
     loop_->unfinished.store(count, std::memory_order_relaxed);
-    loop_->untaken.store(count, std::memory_order_release);
-    while (loop_->take()) {
+    loop_->untaken.store({0, static_cast<int32_t>(count)}, std::memory_order_release);
+    while (loop_->take(kFirst)) {
     }
     for (int i = 0; loop_->unfinished.load(std::memory_order_acquire) > 0; ++i) wait(i);
     loop_->failed.store(false, std::memory_order_relaxed);
@@ -55,24 +56,34 @@ class Pool {
   }
 
  private:
+  // The calling thread takes the first call that is left, and helpers the last: so what a core has in
+  // its cache, of one half of a map, is what it reads in the next loop.
+  enum End { kFirst, kLast };
+  struct Span {
+    int32_t begin, end;
+  };
+
   // A helper may start late, even after the call: the loop belongs to all of them, and is read
   // only by a thread that has taken one of its calls, so that it cannot have ended.
   struct Loop {
-    std::atomic<int64_t> untaken{0}, unfinished{0};
+    std::atomic<Span> untaken{Span{0, 0}};
+    std::atomic<int64_t> unfinished{0};
     std::atomic<bool> failed{false}, ended{false};
     std::exception_ptr error;
     void (*call)(void*, int64_t);
     void* function;
-    int64_t count;
 
     // Makes one of the calls, if any is left.
-    bool take() {
-      int64_t n = untaken.load(std::memory_order_relaxed);
+    bool take(End which) {
+      Span span = untaken.load(std::memory_order_relaxed), rest;
+      int64_t n;
       do {
-        if (n <= 0) return false;
-      } while (!untaken.compare_exchange_weak(n, n - 1, std::memory_order_acquire));
+        if (span.begin >= span.end) return false;
+        rest = span;
+        n = which == kFirst ? rest.begin++ : --rest.end;
+      } while (!untaken.compare_exchange_weak(span, rest, std::memory_order_acquire));
       try {
-        call(function, count - n);
+        call(function, n);
       } catch (...) {
         if (!failed.exchange(true)) error = std::current_exception();
       }
@@ -82,7 +93,7 @@ class Pool {
 
     void help() {
       for (int i = 0; !ended.load(std::memory_order_acquire); ++i) {
-        if (take()) i = 0;
+        if (take(kLast)) i = 0;
         wait(i);
       }
     }
