@@ -107,7 +107,7 @@ class DenseBlock(nn.Module):
         """Whether the variables are those of `prepare`, with the transition before the block."""
         return self.has_variable("prepared", "block")
 
-    def prepare(self, batch_size: int, dtype: Any, transition: tuple | None) -> dict | None:
+    def prepare(self, batch_size: int, dtype: Any, transition: tuple | None) -> Any:
         """Returns the block for inference, or None: see `dense_block.prepare`."""
         x = jax.ShapeDtypeStruct((batch_size, 1, 1, self.plan.in_features), dtype)
         how = self.implementation, self.norm_args["activation"], self.dtype
@@ -139,7 +139,7 @@ class DenseBlock(nn.Module):
                 )
             prepared: Any = self.get_variable("prepared", "block")
             how = self.implementation, self.dtype
-            return dense_block.evaluate_prepared(x, prepared, self.plan.growth_rate, *how), None
+            return dense_block.evaluate_prepared(x, prepared, self.plan, *how), None
         layers = self.layers()
         options = {
             "dropout_rate": dropout_rate,

@@ -27,6 +27,7 @@ from densenet_jax.models.block.plain import (
 )
 from densenet_jax.models.block.statistics import Moments, moments, positions
 from densenet_jax.models.derivatives import with_gradient
+from densenet_jax.models.plan import BlockPlan
 from densenet_jax.models.pooling import average_pool
 
 
@@ -176,7 +177,7 @@ def prepare(
     activation: str,
     dtype: jax.typing.DTypeLike = jnp.float32,
     transition: tuple | None = None,
-) -> dict[str, Any] | None:
+) -> Any:
     """Returns what `evaluate_prepared` takes, or None where nothing is to be prepared.
 
     The CPU kernels read weights in the order of their products, which they otherwise bring about in
@@ -189,15 +190,13 @@ def prepare(
     implementation = implementations.choose(implementation, x, layers, 0.0, activation, dtype)
     if implementation not in implementations.CPU or not layers:
         return None
-    pack = implementations.find(implementation).pack
-    before = None if transition is None else pack([[transition]])[0][0]
-    return {"layers": pack(layers), "transition": before}
+    return implementations.find(implementation).pack(layers, transition)
 
 
 def evaluate_prepared(
     x: jax.Array,
-    prepared: dict[str, Any],
-    growth_rate: int,
+    prepared: Any,
+    plan: BlockPlan,
     implementation: str,
     dtype: jax.typing.DTypeLike,
 ) -> jax.Array:
@@ -207,14 +206,12 @@ def evaluate_prepared(
       ValueError: they were prepared for products in another type, or for another processor.
     """
     stages = implementations.find(implementations.on_cpu(implementation, dtype))
-    if not stages.are_packed(prepared["layers"]):
+    if not stages.are_packed(prepared):
         raise ValueError(
             "The variables are prepared for another type or processor; begin with the variables "
             "that were given to `prepare`, and prepare them again."
         )
-    return stages.evaluate_packed(
-        x, prepared["layers"], growth_rate, prepared["transition"]
-    )
+    return stages.evaluate_packed(x, prepared, plan)
 
 
 def _evaluate(

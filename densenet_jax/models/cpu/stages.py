@@ -22,6 +22,19 @@ from densenet_jax.models.block.statistics import (
 )
 from densenet_jax.models.cpu import library
 from densenet_jax.models.cpu.library import array, call
+from densenet_jax.models.plan import BlockPlan
+
+
+class Packed(NamedTuple):
+    """The stages of a block for inference, one after another, as `src/evaluate.h` reads them.
+
+    Attributes:
+      vectors: each stage's gain and shift, [n].
+      panels: each stage's kernel in the order of its products, [rows, width of a panel].
+    """
+
+    vectors: jax.Array
+    panels: jax.Array
 
 
 class Stages(NamedTuple):
@@ -98,49 +111,61 @@ class Stages(NamedTuple):
 
     def evaluate(self, x, layers, transition=None):
         """Returns a block's features; see `dense_block.evaluate`."""
-        growth = added(layers) // max(len(layers), 1)
-        return self.evaluate_packed(x, layers, growth, transition)
+        if not layers:
+            assert transition is None
+            return x
+        widths = [kernel.shape[2] for _, kernel in layers[0]]
+        growth, width = layers[0][-1][1].shape[3], widths[1] if len(widths) == 2 else 0
+        plan = BlockPlan(widths[0], len(layers), growth, width, None)
+        return self.evaluate_packed(x, self.pack(layers, transition), plan)
 
-    def evaluate_packed(self, x, layers, growth, transition=None):
-        """Returns a block's features, from layers whose kernels are packed (`pack`) or not.
+    def evaluate_packed(self, x, packed, plan):
+        """Returns a block's features.
 
         Args:
           x: feature maps [B, H, W, C].
-          layers: at least one, each a list of ((gain, shift), kernel) pairs.
-          growth: feature maps that a layer adds.
-          transition: the ((gain, shift), kernel) of a transition before the block, or None.
+          packed: from `pack`.
+          plan: the block's widths, with at least one layer.
         """
+        inputs = 2 * (sum(plan.widths) + plan.depth * plan.bottleneck)
+        transition = packed.vectors.size > inputs
+        numbers = {"inputs": plan.in_features, "growth": plan.growth_rate}
+        numbers |= {"width": plan.bottleneck, "transition": int(transition)}
 
-        def run(x, layers, transition):
-            size = x.shape[1:3] if transition is None else [n // 2 for n in x.shape[1:3]]
-            read = layers[0][0][0][0].shape[0]  # by the first layer
-            results = (array(x.shape[0], *size, read + growth * len(layers)),)
-            arrays = x, *jax.tree.leaves((transition, layers))
-            numbers = {"growth": growth, "transition": int(transition is not None)}
-            return self._call("BlockEvaluate", arrays, results, **numbers)
+        def run(x, packed):
+            size = [n // 2 for n in x.shape[1:3]] if transition else x.shape[1:3]
+            results = (array(x.shape[0], *size, plan.out_features),)
+            return self._call("BlockEvaluate", (x, *packed), results, **numbers)
 
-        return over_devices(run, (x,), (layers, transition))[0]
+        return over_devices(run, (x,), (packed,))[0]
 
-    def pack(self, layers):
-        """Returns layers as `evaluate` takes them, with kernels in the order of their products."""
-        kernels = [kernel for layer in layers for _, kernel in layer]
-        panels = iter(self._call("Pack", kernels, [self._panels(w.shape) for w in kernels]))
-        return [[(affine, next(panels)) for affine, _ in layer] for layer in layers]
+    def pack(self, layers, transition=None):
+        """Returns layers, and the transition before them, as `evaluate_packed` takes them."""
+        stages = [stage for layer in layers for stage in layer]
+        if transition is not None:
+            stages.insert(0, transition)
+        vectors = [v.astype(jnp.float32) for affine, _ in stages for v in affine]
+        kernels = [kernel for _, kernel in stages]
+        rows = sum(self._rows(kernel.shape) for kernel in kernels)
+        (panels,) = self._call("Pack", kernels, (self._panels(rows),))
+        return Packed(jnp.concatenate(vectors), panels)
 
-    def are_packed(self, layers):
-        """Returns whether `pack` made layers for these products, and on such a processor."""
-        panels, expected = layers[0][0][1], self._panels((1, 1, 1, 1))
-        return panels.dtype == expected.dtype and panels.shape[-1] == expected.shape[-1]
+    def are_packed(self, packed):
+        """Returns whether `pack` made this for these products, and on such a processor."""
+        expected = self._panels(0)
+        return (packed.panels.dtype, packed.panels.shape[1]) == (expected.dtype, expected.shape[1])
 
-    def _panels(self, shape):
-        """Returns the type of a packed kernel; see `pack` in src/evaluate.h."""
+    def _panels(self, rows):
+        """Returns the type of packed kernels; with bfloat16 a word has two numbers."""
+        dtype = jnp.float32 if self.products == "float32" else jnp.uint32
+        return array(rows, library.panel_width(self.products), dtype=dtype)
+
+    def _rows(self, shape):
+        """Returns the rows of a packed kernel; see `pack` in src/evaluate.h."""
         size, _, inputs, outputs = shape
-        width = library.panel_width(self.products)
-        points = (16,) if size == 3 else ()
-        panels = -(-outputs // width), *points
-        if self.products == "float32":
-            return array(*panels, inputs, width)
-        return array(*panels, -(-inputs // 2), width, dtype=jnp.uint32)  # two inputs in a word
+        panels = -(-outputs // library.panel_width(self.products))
+        words = inputs if self.products == "float32" else -(-inputs // 2)
+        return panels * words * (16 if size == 3 else 1)
 
     def block_forward(self, x, statistics, layers, epsilon):
         """Computes a block on one device in one call; returns what `gradient.forward` needs."""

@@ -20,75 +20,57 @@ inline int64_t packed_size(const Kernel& kernel) {
   return round_up(kernel.inputs, kPair) * round_up(kernel.outputs, kWide);
 }
 
-// Arrays: kernels.  Results: each of them packed.
+// Arrays: kernels.  The result: all of them packed, one after another.
 inline void pack(Call& call) {
+  Element* panels = call.result().panels();
   while (call.more()) {
     Kernel kernel = call.array().kernel();
-    pack(call.pool, kernel, call.result().panels());
+    pack(call.pool, kernel, panels);
+    panels += packed_size(kernel);
   }
 }
 
 // A normalisation, its vectors padded with zeros to whole chunks, and a packed kernel.
 struct Stage {
-  int64_t inputs;
-  bool near;  // a 3x3 convolution
+  int64_t inputs, outputs;
   std::vector<float> gain, shift;
   const Element* panels;
 };
 
-// Takes gain, shift and kernel of each stage.  Kernels that are not packed are packed in scratch memory.
-inline std::vector<Stage> take_stages(Call& call) {
-  std::vector<Stage> stages;
-  std::vector<Kernel> unpacked;
-  while (call.more()) {
-    Array gain = call.array(), shift = call.array(), weights = call.array();
-    int64_t inputs = gain.size(0), whole = round_up(inputs, kChunk);
-    Stage stage{inputs, weights.rank() == 4, std::vector<float>(whole), std::vector<float>(whole),
-                nullptr};
-    std::copy_n(gain.data(), inputs, stage.gain.begin());
-    std::copy_n(shift.data(), inputs, stage.shift.begin());
-    Kernel kernel{};
-    if (weights.rank() != 4 || weights.size(1) == kPoints) {
-      stage.panels = weights.panels();
-    } else {
-      kernel = weights.kernel();
-      stage.near = kernel.size == 3;
-    }
-    stages.push_back(std::move(stage));
-    unpacked.push_back(kernel);
+// The stages of a block, one after another: gains and shifts, and packed kernels.
+struct Packed {
+  Stage take(int64_t size, int64_t inputs, int64_t outputs) {
+    std::vector<float> gain(round_up(inputs, kChunk)), shift(gain.size());
+    std::copy_n(vectors, inputs, gain.begin());
+    std::copy_n(vectors + inputs, inputs, shift.begin());
+    Stage stage{inputs, outputs, std::move(gain), std::move(shift), panels};
+    vectors += 2 * inputs;
+    panels += packed_size({nullptr, size, inputs, outputs});
+    return stage;
   }
-  int64_t size = 0;
-  for (const Kernel& kernel : unpacked) size += kernel.data ? packed_size(kernel) : 0;
-  Element* panels = scratch<Element>(kWeights, size);
-  for (size_t i = 0; i < stages.size(); ++i) {
-    if (stages[i].panels != nullptr) continue;
-    pack(call.pool, unpacked[i], panels);
-    stages[i].panels = panels;
-    panels += packed_size(unpacked[i]);
-  }
-  return stages;
-}
+  const float* vectors;
+  const Element* panels;
+};
 
 class BlockEvaluation {
  public:
-  // The first of the stages is a transition if there are inputs that no other has.
-  BlockEvaluation(Pool& pool, const Map& x, const Map& features, int64_t growth,
-                  std::vector<Stage> stages, bool transition)
+  // made: channels that the first layer reads; width: of the bottlenecks, 0: there are none.
+  BlockEvaluation(Pool& pool, const Map& x, const Map& features, Packed packed, bool transition,
+                  int64_t made, int64_t growth, int64_t width)
       : pool_(pool),
         x_(x),
         features_(features),
+        made_(made),
         growth_(growth),
         lines_(std::clamp<int64_t>(kPixels / features.width, 1, features.height)) {
-    if (transition) {
-      transition_ = std::move(stages.front());
-      stages.erase(stages.begin());
-    }
-    for (size_t i = 0; i < stages.size(); ++i) {
-      bool bottleneck = !stages[i].near;
-      layers_.push_back({std::move(stages[i]), {}, bottleneck});
-      if (bottleneck) layers_.back().second = std::move(stages[++i]);
-    }
-    made_ = features.channels - growth * static_cast<int64_t>(layers_.size());
+    if (transition) transition_ = packed.take(1, x.channels, made);
+    for (int64_t c = made; c < features.channels; c += growth)
+      if (width > 0) {
+        Stage first = packed.take(1, c, width);
+        layers_.push_back({std::move(first), packed.take(3, width, growth)});
+      } else {
+        layers_.push_back({{}, packed.take(3, c, growth)});
+      }
   }
 
   void run() {
@@ -104,8 +86,9 @@ class BlockEvaluation {
   static constexpr int64_t kCached = 512 * 1024;   // bytes of features that stay in a core's cache
 
   struct Layer {
-    Stage first, second;
-    bool bottleneck;
+    bool bottleneck() const { return narrow.panels != nullptr; }
+
+    Stage narrow, near;
   };
 
   // Every thread takes some images through the whole block, as many as its cache holds (at least one):
@@ -137,9 +120,9 @@ class BlockEvaluation {
     int64_t pixels = features_.pixels(), blocks = round_up(ceil_div(pixels, kPixels), threads);
     for (size_t i = 0; i < layers_.size(); ++i) {
       const Layer& layer = layers_[i];
-      int64_t width = layer.second.inputs;
-      float* between = layer.bottleneck ? scratch(kPartial, pixels * width) : nullptr;
-      if (layer.bottleneck)
+      int64_t width = layer.near.inputs;
+      float* between = layer.bottleneck() ? scratch(kPartial, pixels * width) : nullptr;
+      if (layer.bottleneck())
         parallel(pool_, blocks, [&](int64_t block) {
           int64_t first = block * pixels / blocks;
           narrow(layer, first, (block + 1) * pixels / blocks - first, between + first * width);
@@ -157,14 +140,14 @@ class BlockEvaluation {
     const Layer& layer = layers_[i];
     int64_t height = features_.height, width = features_.width, down = ceil_div(height, 2), done = 0;
     int64_t rows = std::min(Strip::rows_of(features_, kNear), down);
-    if (!layer.bottleneck) {
+    if (!layer.bottleneck()) {
       for (; done < down; done += rows) {
         Strip strip(features_, image * down + done, std::min(rows, down - done));
         near(i, strip, nullptr, [&](int64_t image, int64_t row) { return strip.line(image, row); });
       }
       return;
     }
-    int64_t ring = round_up(2 * rows + 2 + lines_, lines_), size = width * layer.second.inputs;
+    int64_t ring = round_up(2 * rows + 2 + lines_, lines_), size = width * layer.near.inputs;
     float* between = scratch(kOutput, ring * size);
     auto line = [=](int64_t, int64_t row) { return row % ring * width; };
     for (int64_t row = 0; row < height;) {
@@ -206,21 +189,21 @@ class BlockEvaluation {
                             return sum * 0.25f;
                           });
       }
-    multiply(stage, u, pixels, made_, [&](auto&& tile, int64_t first, int64_t j) {
+    multiply(stage, u, pixels, [&](auto&& tile, int64_t first, int64_t j) {
       store_tile(tile, to + first * features_.channels + j, features_.channels, made_ - j);
     });
   }
 
   // The 1x1 convolution of pixels, normalised again for the 3x3.
   void narrow(const Layer& layer, int64_t first, int64_t pixels, float* to) {
-    const Stage &stage = layer.first, &next = layer.second;
+    const Stage &stage = layer.narrow, &next = layer.near;
     int64_t c = stage.inputs, width = next.inputs;
     Element* u = scratch<Element>(kInput, round_up(c, kChunk) * pixels);
     const float* from = features_.data + first * features_.channels;
     for (int64_t q = 0; q < c; q += kChunk)
       pack_normalised<false>(u + q * pixels, from, pixels, features_.channels, q, c,
                              stage.gain.data(), stage.shift.data());
-    multiply(stage, u, pixels, width, [&](auto&& tile, int64_t first, int64_t j) {
+    multiply(stage, u, pixels, [&](auto&& tile, int64_t first, int64_t j) {
       for (size_t n = 0; n < std::size(tile.v[0]); ++n) {
         Vec g = load(&next.gain[j] + n * kLanes), s = load(&next.shift[j] + n * kLanes);
         for (auto& row : tile.v) row[n] = relu(row[n] * g + s);
@@ -231,12 +214,11 @@ class BlockEvaluation {
 
   // Products of packed pixels with all columns of a 1x1 kernel; give(tile, its first pixel, column).
   template <class F>
-  static void multiply(const Stage& stage, const Element* u, int64_t pixels, int64_t columns,
-                       F&& give) {
+  static void multiply(const Stage& stage, const Element* u, int64_t pixels, F&& give) {
     Operand a{{u}, 1, stage.inputs, pixels * kChunk};
-    for (int64_t j = 0; j < columns; j += kWide)
+    for (int64_t j = 0; j < stage.outputs; j += kWide)
       tiles(pixels, [&](int64_t first, int64_t count) {
-        dispatch(count, columns - j, [&]<int M, int N>() {
+        dispatch(count, stage.outputs - j, [&]<int M, int N>() {
           give(product<M, N>(a, first, stage.panels + j * a.depth()), first, j);
         });
       });
@@ -255,7 +237,7 @@ class BlockEvaluation {
   // bottleneck the features, begin at pixel line(image, row).
   template <class F>
   void near(size_t i, const Strip& strip, const float* between, F&& line) {
-    const Stage& stage = layers_[i].bottleneck ? layers_[i].second : layers_[i].first;
+    const Stage& stage = layers_[i].near;
     int64_t c = stage.inputs, windows = strip.windows(), offset = made_ + i * growth_;
     Element* points = scratch<Element>(kTransformed, kPoints * round_up(c, kChunk) * windows);
     if (between != nullptr)
@@ -286,17 +268,20 @@ class BlockEvaluation {
 
   Pool& pool_;
   Map x_, features_;
-  int64_t growth_, lines_, made_;  // made_: channels that the first layer reads
+  int64_t made_, growth_, lines_;
   Stage transition_{};
   std::vector<Layer> layers_;
 };
 
-// Arrays: x [B, H, W, C], then gain, shift and kernel, packed or not, of the transition, if there is one,
-// and of each layer, twice if it has a bottleneck.  The result: features.
+// Arrays: x [B, H, W, C], then, of all stages (the transition, if there is one, and the layers), gains
+// and shifts, and packed kernels.  The result: features.
 inline void block_evaluate(Call& call) {
   Map x = call.array().map(), features = call.result().map();
-  BlockEvaluation(call.pool, x, features, call.number<int64_t>("growth"), take_stages(call),
-                  call.number<int64_t>("transition") != 0)
+  const float* vectors = call.array().data();
+  Packed packed{vectors, call.array().panels()};
+  auto number = [&](std::string_view name) { return call.number<int64_t>(name); };
+  BlockEvaluation(call.pool, x, features, packed, number("transition") != 0, number("inputs"),
+                  number("growth"), number("width"))
       .run();
 }
 

@@ -124,23 +124,22 @@ inline void max_pool(Call& call) {
   Map x = call.array().map();
   Affine norm = call.affine();
   Map y = call.result().map();
-  channel_groups(call.pool, x, [&](int64_t image, int64_t first, int64_t channels) {
-    const float* from = x.data + image * x.height * x.width * x.channels + first;
-    float* to = y.data + image * y.height * y.width * y.channels + first;
-    for (int64_t row = 0; row < y.height; ++row)
-      for (int64_t column = 0; column < y.width; ++column, to += y.channels) {
-        Window window(x, row, column);
-        for (int64_t c = 0; c < channels; c += kLanes) {
-          int64_t count = channels - c;
-          Vec g = load(norm.gain + first + c, count), s = load(norm.shift + first + c, count);
-          Vec largest = Vec{} - 1;
-          window.each([&](int64_t i, int64_t j) {
-            Vec u = relu(load(from + (i * x.width + j) * x.channels + c, count) * g + s);
-            largest = wins(u, largest) ? u : largest;
-          });
-          store(to + c, largest, count);
-        }
+  parallel(call.pool, y.images * y.height, [&](int64_t line) {
+    int64_t image = line / y.height, row = line % y.height;
+    const float* from = x.at(image, 0, 0);
+    float* to = y.at(image, row, 0);
+    for (int64_t column = 0; column < y.width; ++column, to += y.channels) {
+      Window window(x, row, column);
+      for (int64_t c = 0; c < x.channels; c += kLanes) {
+        int64_t count = x.channels - c;
+        Vec g = load(norm.gain + c, count), s = load(norm.shift + c, count), largest = Vec{} - 1;
+        window.each([&](int64_t i, int64_t j) {
+          Vec u = relu(load(from + (i * x.width + j) * x.channels + c, count) * g + s);
+          largest = wins(u, largest) ? u : largest;
+        });
+        store(to + c, largest, count);
       }
+    }
   });
 }
 
