@@ -3,7 +3,8 @@
 // A recording is a sequence of calls; every number has 64 bits: the length of the function's name
 // and the name; the number of attributes, and for each the length of its name, the name, whether it
 // is a whole number, and its value; the number of arrays and the arrays; the same of the expected
-// results.  An array is its rank, its sizes and its float32 values.
+// results.  An array is its rank, its sizes and its float32 values.  BlockEvaluate has kernels in the
+// place of packed ones: in which order these are depends on the processor, so they are packed here.
 
 #include <algorithm>
 #include <cmath>
@@ -59,9 +60,19 @@ XLA_FFI_Error* count_threads(XLA_FFI_ThreadPool_NumThreads_Args* args) {
   return nullptr;
 }
 
+extern "C" int64_t PanelWidth();
+#if defined(BFLOAT16)
+constexpr XLA_FFI_DataType kPacked = XLA_FFI_DataType_U32;
+constexpr int64_t kPair = 2;
+#else
+constexpr XLA_FFI_DataType kPacked = XLA_FFI_DataType_F32;
+constexpr int64_t kPair = 1;
+#endif
+
 struct Array {
   std::vector<int64_t> sizes;
   std::vector<float> values;
+  XLA_FFI_DataType type = XLA_FFI_DataType_F32;
 };
 
 struct Number {
@@ -116,7 +127,7 @@ Recorded read_call(std::istream& in) {
 std::vector<XLA_FFI_Buffer> buffers(std::vector<Array>& arrays) {
   std::vector<XLA_FFI_Buffer> made;
   for (Array& array : arrays)
-    made.push_back({XLA_FFI_Buffer_STRUCT_SIZE, nullptr, XLA_FFI_DataType_F32, array.values.data(),
+    made.push_back({XLA_FFI_Buffer_STRUCT_SIZE, nullptr, array.type, array.values.data(),
                     static_cast<int64_t>(array.sizes.size()), array.sizes.data()});
   return made;
 }
@@ -168,6 +179,22 @@ std::string run(Recorded& call, std::vector<Array>& results) {
   return message;
 }
 
+// Packs the kernels of a BlockEvaluate, its arrays from the third on; returns the error, or "".
+std::string pack_kernels(Recorded& call) {
+  Recorded pack{"Pack", {}, {call.arrays.begin() + 2, call.arrays.end()}, {}};
+  int64_t rows = 0, width = PanelWidth();
+  for (const Array& kernel : pack.arrays) {
+    int64_t size = kernel.sizes[0], inputs = kernel.sizes[2], outputs = kernel.sizes[3];
+    int64_t words = (inputs + kPair - 1) / kPair, panels = (outputs + width - 1) / width;
+    rows += panels * words * (size == 3 ? 16 : 1);
+  }
+  std::vector<Array> panels = {{{rows, width}, std::vector<float>(rows * width), kPacked}};
+  std::string error = run(pack, panels);
+  call.arrays.resize(2);
+  call.arrays.push_back(std::move(panels[0]));
+  return error;
+}
+
 // The largest difference of two results, relative to the largest expected value.
 double difference(const std::vector<float>& actual, const std::vector<float>& expected,
                   double largest) {
@@ -212,7 +239,8 @@ int main(int count, char** arguments) {
       if (number.name.starts_with("alias"))
         results[number.bits].values = call.arrays[std::stoi(number.name.substr(5))].values;
     std::erase_if(call.numbers, [](const Number& n) { return n.name.starts_with("alias"); });
-    std::string error = run(call, results);
+    std::string error = call.function == "BlockEvaluate" ? pack_kernels(call) : "";
+    if (error.empty()) error = run(call, results);
     double apart = 0, best = 1e9, spent = 0;
     for (size_t i = 0; i < results.size(); ++i) {
       // The gradients of a pooling's gain can cancel; their terms are as large as those of its shift.

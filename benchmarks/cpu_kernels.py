@@ -61,15 +61,25 @@ SMALL = (
 
 
 class Recorder:
-    """Takes the place of `library.call`: a program writes each call and its results to a file."""
+    """Takes the place of `library.call`: a program writes each call and its results to a file.
+
+    A call with packed kernels is written with the kernels, since processors pack differently.
+    """
 
     def __init__(self, file: BinaryIO):
         self.file, self.call, self.lock = file, library.call, threading.Lock()
+        self.packed: list[tuple[Any, tuple]] = []  # packed kernels, and what they were
 
     def __call__(
         self, function, arrays, results, aliases=None, products="float32", **numbers
     ) -> list[jax.Array]:
         made = self.call(function, arrays, results, aliases, products, **numbers)
+        if function == "Pack":
+            self.packed.append((made[0], arrays))
+            return made
+        if function == "BlockEvaluate":
+            *arrays, panels = arrays
+            arrays += next(kernels for packed, kernels in self.packed if packed is panels)
         aliases = {f"alias{array}": result for array, result in (aliases or {}).items()}
         write = functools.partial(self._write, function, {**numbers, **aliases})
         jax.debug.callback(write, arrays, made)
