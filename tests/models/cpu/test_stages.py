@@ -8,6 +8,7 @@ import pytest
 from densenet_jax.models.block import dense_block, implementations, plain
 from densenet_jax.models.cpu import library
 from densenet_jax.models.cpu.stages import Stages
+from densenet_jax.models.pooling import norm_act_average_pool
 from tests.models.gpu.test_stages import Arrays, assert_close, layers
 
 STAGES = Stages()
@@ -129,7 +130,15 @@ def test_block_in_evaluation(case, bottleneck):
         else [(arrays.vectors(width), arrays.kernel(3, 3, width, growth))]
         for width in (c, c + growth)
     ]
+    (gain, shift), kernel = transition = arrays.vectors(c + 3), arrays.kernel(1, 1, c + 3, c)
+    height, width = image[1:]
     for images in (image[0], 96):  # threads share an image, or have images of their own
-        x = arrays.maps(images, *image[1:], c)
+        x = arrays.maps(images, height, width, c)
         expected = dense_block.evaluate(x, block, implementation="plain")
         assert_close([STAGES.evaluate(x, block)], [expected], jnp.float32)
+        larger = arrays.maps(images, 2 * height + 1, 2 * width, c + 3)  # an odd line is left out
+        pooled = norm_act_average_pool(larger, gain, shift, "relu")
+        expected = dense_block.evaluate(
+            plain.convolve(pooled, kernel), block, implementation="plain"
+        )
+        assert_close([STAGES.evaluate(larger, block, transition)], [expected], jnp.float32)
