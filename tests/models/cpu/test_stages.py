@@ -130,6 +130,8 @@ def test_block_in_evaluation(case, bottleneck):
         else [(arrays.vectors(width), arrays.kernel(3, 3, width, growth))]
         for width in (c, c + growth)
     ]
+    nothing = STAGES.evaluate(jnp.zeros((0, *image[1:], c)), block)
+    assert nothing.shape == (0, *image[1:], c + 2 * growth)
     (gain, shift), kernel = transition = arrays.vectors(c + 3), arrays.kernel(1, 1, c + 3, c)
     height, width = image[1:]
     for images in (image[0], 96):  # threads share an image, or have images of their own

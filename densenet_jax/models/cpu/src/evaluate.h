@@ -95,9 +95,10 @@ class BlockEvaluation {
   // all layers read the features from there.
   void run_groups() {
     int64_t images = features_.images, size = 4 * features_.pixels() / images * features_.channels;
-    int64_t group = std::clamp<int64_t>(kCached / size, 1, ceil_div(images, pool_.share()));
-    parallel(pool_, ceil_div(images, group), [&](int64_t part) {
-      int64_t begin = part * group, end = std::min(images, begin + group);
+    int64_t groups = ceil_div(images, std::max<int64_t>(kCached / size, 1));
+    int64_t parts = round_up(groups, pool_.num_threads());  // the same number for each thread
+    parallel(pool_, parts, [&](int64_t part) {
+      int64_t begin = part * images / parts, end = (part + 1) * images / parts;
       for (int64_t image = begin; image < end; ++image)
         for (int64_t row = 0; row < features_.height; row += lines_)
           enter(image, row, std::min(lines_, features_.height - row));
@@ -277,6 +278,7 @@ class BlockEvaluation {
 // and shifts, and packed kernels.  The result: features.
 inline void block_evaluate(Call& call) {
   Map x = call.array().map(), features = call.result().map();
+  if (features.pixels() == 0) return;
   const float* vectors = call.array().data();
   Packed packed{vectors, call.array().panels()};
   auto number = [&](std::string_view name) { return call.number<int64_t>(name); };
