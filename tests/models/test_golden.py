@@ -166,10 +166,10 @@ def test_training_in_float32(float32):
 
 
 def test_gradients_in_float32(float32):
-    """As close as the reference block, which rounds elsewhere.
+    """At most 1.5 times as far off as the reference block, which rounds elsewhere, is or was.
 
-    In float32 rounding alone moves values across 0 at a ReLU, which changes gradients by 0.6e-4 to
-    1.2e-4 of their norm, whatever computes them, depending on the processor's instructions; in
+    It was 0.86e-4 of the norm with AVX2, and is 1.16e-4 with AVX-512.  In float32 rounding alone
+    moves values across 0 at a ReLU, which changes gradients by as much, whatever computes them; in
     float64 all agree to 1e-9, see above.
     """
     golden = float32.golden["grad_norm"]
@@ -179,8 +179,7 @@ def test_gradients_in_float32(float32):
     error, error_of_reference = (
         np.linalg.norm(found - golden) for found in (float32.training["grad_norm"], block)
     )
-    assert error_of_reference <= 2 * float32.bound * np.linalg.norm(golden)
-    assert error <= 1.5 * error_of_reference
+    assert error <= 1.5 * min(error_of_reference, 0.86e-4 * np.linalg.norm(golden))
 
 
 @pytest.mark.parametrize("implementation", ["plain", "cpu"])

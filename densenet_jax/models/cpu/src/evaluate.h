@@ -225,15 +225,6 @@ class BlockEvaluation {
       });
   }
 
-  template <int M, int N>
-  static void store_tile(const Tile<M, N>& tile, float* out, int64_t stride, int64_t width) {
-#pragma GCC unroll 16
-    for (int m = 0; m < M; ++m)
-#pragma GCC unroll 16
-      for (int n = 0; n < N; ++n)
-        store(out + m * stride + n * kLanes, tile.v[m][n], width - n * kLanes);
-  }
-
   // The 3x3 convolution of layer i on a strip.  Rows of what it reads, the map between or without a
   // bottleneck the features, begin at pixel line(image, row).
   template <class F>

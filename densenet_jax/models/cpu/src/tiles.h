@@ -225,6 +225,16 @@ struct Tile {
   Vec v[M][N];
 };
 
+// Stores the columns that there are, `width`, of pixels `stride` apart.
+template <int M, int N>
+inline void store_tile(const Tile<M, N>& tile, float* out, int64_t stride, int64_t width) {
+#pragma GCC unroll 16
+  for (int m = 0; m < M; ++m)
+#pragma GCC unroll 16
+    for (int n = 0; n < N; ++n)
+      store(out + m * stride + n * kLanes, tile.v[m][n], width - n * kLanes);
+}
+
 // Products of M pixels from pixel `first` on with N vectors of columns.  A function of its own: gcc
 // keeps a sum in memory where it has to find registers for the caller, too.
 template <int M, int N>

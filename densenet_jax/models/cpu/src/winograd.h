@@ -192,12 +192,7 @@ class TransformedKernel {
         float* to = sums + point * count * kWide;
         tiles(count, [&](int64_t first, int64_t rows) {
           dispatch(rows, columns_ - column, [&]<int M, int N>() {
-            Tile<M, N> tile = product<M, N>(a, first, b);
-#pragma GCC unroll 16
-            for (int m = 0; m < M; ++m)
-#pragma GCC unroll 16
-              for (int n = 0; n < N; ++n)
-                store(to + (first + m) * kWide + n * kLanes, tile.v[m][n]);
+            store_tile(product<M, N>(a, first, b), to + first * kWide, kWide, kWide);
           });
         });
       }
