@@ -33,22 +33,19 @@ inline Vectors padded_vectors(const Affine& norm, const Gradient& dy, const Kern
 }
 
 // The completed gradient of up to kChunk channels from `channel` on, packed.
-template <bool kPixels>
+template <Packing kPacking>
 inline void pack_gradient(Element* packed, const Gradient& dy, int64_t pixel, int64_t pixels,
-                          int64_t channel, int64_t channels, const Vectors& v) {
+                          int64_t channel, int64_t channels, const Vectors& v,
+                          Element* paired = nullptr) {
   int64_t count = std::min<int64_t>(kChunk, channels - channel), stride = dy.channels;
   int64_t at = pixel * stride + dy.offset + channel;
   const float *constant = v.constant + channel, *slope = v.slope + channel, *out = dy.out + at;
-  pack_chunk<kPixels>(
-      packed, dy.d_out + at, pixels, stride, count, [&](Vec d, int64_t p, int64_t c) {
+  pack_chunk<kPacking>(
+      packed, dy.d_out + at, pixels, stride, count,
+      [&](Vec d, int64_t p, int64_t c) {
         return d + load(constant + c) + load(slope + c) * load(out + p * stride + c, count - c);
-      });
-}
-
-// Fetches what will be written: up to kChunk channels of pixels `stride` apart.
-inline void prefetch(const float* p, int64_t pixels, int64_t stride, int64_t channels) {
-  for (int64_t i = 0; i < pixels; ++i, p += stride)
-    for (int64_t c = 0; c < channels; c += 16) __builtin_prefetch(p + c, 1, 2);
+      },
+      paired);
 }
 
 // Takes a tile of the gradient of relu(x * gain + shift): masks it, sums it for shift and gain, and
@@ -131,22 +128,21 @@ inline void backward_1x1(Pool& pool, const Map& x, const Affine& norm, const Ker
     rows.line[0] = packed;
     for (int64_t i = part * blocks / parts; i < (part + 1) * blocks / parts; ++i) {
       int64_t first = i * block, pixels = std::min(block, n - first);
-      for (int64_t q = 0; q < d; q += kChunk) {
-        pack_gradient<false>(packed + q * block, dy, first, pixels, q, d, v);
-        if (kPair > 1) pack_gradient<true>(paired + q * block, dy, first, pixels, q, d, v);
-      }
+      for (int64_t q = 0; q < d; q += kChunk)
+        pack_gradient<kBoth>(packed + q * block, dy, first, pixels, q, d, v, paired + q * block);
       const float* from = x.data + first * all;
       float* to = d_x + first * all;
       for (int64_t q = 0; q < c; q += kChunk) {
         int64_t count = std::min<int64_t>(kChunk, c - q);
-        pack_normalised<true>(u, from, pixels, all, q, c, v.gain, v.shift);
-        prefetch(to + q, pixels, all, count);  // while the gradient of the kernel is computed
+        pack_normalised<kPixels>(u, from, pixels, all, q, c, v.gain, v.shift);
         add_kernel_gradient(u, 0, count, paired, 0, block * kChunk, d, 1, pixels, own + q * stride,
                             stride);
         for (int64_t j = q; j < q + count; j += kWide) {
           const Element* b = panels + j * a.depth();
           float *to_shift = own + sums.kernel + j, *to_gain = to_shift + sums.vector;
           tiles(pixels, [&](int64_t p, int64_t m) {
+            x.fetch(first + block + p, m, j, std::min<int64_t>(kWide, c - j));
+            x.with(d_x, all).fetch(first + block + p, m, j, std::min<int64_t>(kWide, c - j));
             dispatch(m, c - j, [&]<int M, int N>() {
               store_gradient(product<M, N>(rows, p, b), from + p * all + j, all,
                                    to + p * all + j, all, c - j, v.gain + j, v.shift + j, to_shift,

@@ -25,7 +25,7 @@ class Windows {
   }
 
   // Packs the rows that rows [begin, end) of y read, `row_size` apart.
-  template <bool kPixels>
+  template <Packing kPacking>
   void pack(Element* out, int64_t image, int64_t begin, int64_t end) const {
     int64_t before = size / 2 * x_.channels, width = x_.width * x_.channels;
     int64_t line_size = std::max((y_.width - 1) * stride * x_.channels + depth, before + width);
@@ -39,7 +39,7 @@ class Windows {
       }
       std::copy_n(x_.data + (image * x_.height + row) * width, width, line + before);
       for (int64_t q = 0; q < depth; q += kChunk)
-        pack_chunk<kPixels>(out + q * across, line + q, y_.width, stride * x_.channels,
+        pack_chunk<kPacking>(out + q * across, line + q, y_.width, stride * x_.channels,
                             std::min<int64_t>(kChunk, depth - q),
                             [](Vec v, int64_t, int64_t) { return v; });
     }
@@ -83,14 +83,15 @@ inline void convolve(Call& call) {
     int64_t image = part / strips, begin = part % strips * strip;
     int64_t end = std::min(begin + strip, y.height);
     Element* packed = scratch<Element>(kInput, windows.rows(strip) * windows.row_size);
-    windows.pack<false>(packed, image, begin, end);
+    windows.pack<kChannels>(packed, image, begin, end);
     for (int64_t row = begin; row < end; ++row) {
       Operand own = a;
       for (int64_t i = 0; i < windows.size; ++i)
         own.line[i] = packed + ((row - begin) * windows.stride + i) * windows.row_size;
       float *out = y.data + (image * y.height + row) * y.width * d,
             *total = partial + part * 2 * stride;
-      convolve_line(own, panels, y.width, out, d, d, pivot, total, total + stride);
+      convolve_line(own, panels, y.width, out, d, d, pivot, total, total + stride,
+                    [](int64_t, int64_t, int64_t) {});
     }
   });
   add_parts(call.pool, partial, parts, 2 * stride, 2, stride, sums, d);
@@ -119,10 +120,10 @@ inline void convolve_backward(Call& call) {
     for (int64_t i = part * count / parts; i < (part + 1) * count / parts; ++i) {
       int64_t image = i / strips, begin = i % strips * strip;
       int64_t end = std::min(begin + strip, d_y.height);
-      windows.pack<true>(packed, image, begin, end);
+      windows.pack<kPixels>(packed, image, begin, end);
       for (int64_t row = begin; row < end; ++row)
         for (int64_t q = 0; q < d; q += kChunk)
-          pack_gradient<true>(packed_dy + (row - begin) * dy_row + q * windows.across, dy,
+          pack_gradient<kPixels>(packed_dy + (row - begin) * dy_row + q * windows.across, dy,
                               (image * d_y.height + row) * d_y.width, d_y.width, q, d, v);
       for (int64_t line = 0; line < windows.size; ++line)
         for (int64_t q = 0; q < windows.depth; q += kChunk)

@@ -181,7 +181,7 @@ class BlockEvaluation {
         const float *from = x_.at(image, 2 * (row + i), 0) + q, *gain = &stage.gain[q],
                     *shift = &stage.shift[q];
         int64_t count = std::min<int64_t>(kChunk, c - q);
-        pack_chunk<false>(u + q * pixels + i * width * kChunk, from, width, 2 * c, count,
+        pack_chunk<kChannels>(u + q * pixels + i * width * kChunk, from, width, 2 * c, count,
                           [&](Vec v, int64_t p, int64_t k) {
                             Vec g = load(gain + k), s = load(shift + k), sum = relu(v * g + s);
                             const float* corner = from + p * 2 * c + k;
@@ -202,7 +202,7 @@ class BlockEvaluation {
     Element* u = scratch<Element>(kInput, round_up(c, kChunk) * pixels);
     const float* from = features_.data + first * features_.channels;
     for (int64_t q = 0; q < c; q += kChunk)
-      pack_normalised<false>(u + q * pixels, from, pixels, features_.channels, q, c,
+      pack_normalised<kChannels>(u + q * pixels, from, pixels, features_.channels, q, c,
                              stage.gain.data(), stage.shift.data());
     multiply(stage, u, pixels, [&](auto&& tile, int64_t first, int64_t j) {
       for (size_t n = 0; n < std::size(tile.v[0]); ++n) {

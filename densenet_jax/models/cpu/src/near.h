@@ -43,10 +43,10 @@ inline void transform_windows(const Strip& strip, int64_t channels, L&& line, F&
     Element* to = out + c / kChunk * kChunk * windows + c % kChunk;
     Element* to_paired =
         kPaired ? paired + c / kChunk * kChunk * even + c % kChunk * kPair : nullptr;
-    strip.transform_windows(
-        line, value(c), [=, size = whole * windows](int point, int64_t window, Vec v) {
-          store_pixel<false>(to + point * size, window, v);
-          if constexpr (kPaired) store_pixel<true>(to_paired + point * whole * even, window, v);
+    strip.transform_windows<kPaired ? kPair : 1>(
+        line, value(c), [=, size = whole * windows](int point, int64_t window, const auto& v) {
+          store_channels(to + point * size, window, v);
+          if constexpr (kPaired) store_pixels(to_paired + point * whole * even, window, v);
         });
   }
 }
@@ -68,6 +68,7 @@ inline void forward_3x3(Pool& pool, const Map& x, const Affine& norm,
   float* partial = scratch(kPartial, parts * 2 * stride);
   parallel(pool, parts, [&](int64_t part) {
     Strip strip(x, part * rows, std::min(rows, all - part * rows));
+    into.fetch(strip.first_pixel(), 4 * strip.windows(), offset, d);  // in which it will write
     Element* points =
         scratch<Element>(kTransformed, kPoints * round_up(c, kChunk) * strip.windows());
     transform_windows(
@@ -124,6 +125,16 @@ inline void backward_3x3(Pool& pool, const Map& x, const Affine& norm, const Ker
   int64_t all = Strip::all_rows(x), rows = rows_of_strips(pool, x), strips = ceil_div(all, rows);
   int64_t parts = std::min(strips, pool.num_threads());
   float* partial = scratch(kPartial, parts * sums.size);
+  // Fetches a share of what a strip reads and writes, while the one before it is computed.
+  auto fetch_share = [&](int64_t next, int64_t point) {
+    Strip strip(x, next * rows, rows);
+    int64_t count = ceil_div(4 * strip.windows(), kPoints);
+    int64_t pixel = strip.first_pixel() + point * count, below = pixel + x.width;
+    for (const float* of : {dy.d_out, dy.out})
+      x.with(of, dy.channels).fetch(below, count, dy.offset, d);
+    x.fetch(pixel, count, 0, c);
+    to.fetch(pixel, count, 0, c);
+  };
   parallel(pool, parts, [&](int64_t part) {
     int64_t most = round_up(rows * ceil_div(x.width, 2), kPair) * kPoints;
     Element* d_points = scratch<Element>(kOutput, most * round_up(d, kChunk));
@@ -141,15 +152,17 @@ inline void backward_3x3(Pool& pool, const Map& x, const Affine& norm, const Ker
       for (int64_t q = 0; q < c; q += kChunk) {
         int64_t count = std::min<int64_t>(kChunk, c - q);
         for (int64_t k = 0; k < count; k += kLanes)
-          strip.transform_tiles(normalised(x, v.gain, v.shift, q + k, c),
-                                [=](int point, int64_t window, Vec tile) {
-                                  store_pixel<true>(points + point * chunk + k * kPair, window,
-                                                    tile);
-                                });
-        for (int64_t point = 0; point < kPoints; ++point)
+          strip.transform_tiles<kPair>(
+              normalised(x, v.gain, v.shift, q + k, c),
+              [=](int point, int64_t window, const auto& v) {
+                store_pixels(points + point * chunk + k * kPair, window, v);
+              });
+        for (int64_t point = 0; point < kPoints; ++point) {
+          if (q == 0) fetch_share(i + 1, point);
           add_kernel_gradient(points + point * chunk, 0, count,
                               paired + point * ceil_div(d, kChunk) * chunk, 0, chunk, d, 1,
                               windows, own + (point * c + q) * stride, stride);
+        }
       }
       weights.multiply(d_points, windows, [&](int64_t first, const float* products) {
         for (int64_t j = first; j < std::min(first + kWide, c); j += kLanes) {

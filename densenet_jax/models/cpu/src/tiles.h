@@ -105,6 +105,13 @@ typedef Halves AnyHalves __attribute__((aligned(2), may_alias));
 #if defined(__AVX512BF16__)
 constexpr bool kMultipliesBfloat16 = true;
 inline Halves rounded(Vec v) { return Halves(_mm512_cvtneps_pbh(__m512(v))); }
+inline Words widened(Halves v) { return Words(_mm512_cvtepu16_epi32(__m256i(v))); }
+// Two values of each lane, rounded, in a word.
+inline Vec paired(Vec first, Vec second) {
+  const auto each = Words(_mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0));
+  __m512i both = __m512i(_mm512_cvtne2ps_pbh(__m512(second), __m512(first)));
+  return Vec(_mm512_permutexvar_epi16(__m512i(each | (each + 16) << 16), both));
+}
 inline void add_product(Vec& sum, Vec a, Vec b) {
   sum = Vec(_mm512_dpbf16_ps(__m512(sum), __m512bh(a), __m512bh(b)));
 }
@@ -113,6 +120,11 @@ constexpr bool kMultipliesBfloat16 = false;
 inline Halves rounded(Vec v) {
   Words bits = Words(v), nearest = bits + 0x7fff + (bits >> 16 & 1);
   return __builtin_convertvector((v == v ? nearest : bits | 0x400000) >> 16, Halves);
+}
+inline Words widened(Halves v) { return __builtin_convertvector(v, Words); }
+// Two values of each lane, rounded, in a word.
+inline Vec paired(Vec first, Vec second) {
+  return Vec(widened(rounded(first)) | widened(rounded(second)) << 16);
 }
 inline void add_product(Vec& sum, Vec a, Vec b) {
   sum += Vec(Words(a) & 0xffff0000) * Vec(Words(b) & 0xffff0000);
@@ -124,7 +136,7 @@ inline void add_product(Vec& sum, Vec a, Vec b) {
 inline void store(Element* p, Vec v) { *reinterpret_cast<AnyHalves*>(p) = rounded(v); }
 // Stores values as halves of words: as the first, beside zeros, for an even i, else as the second.
 inline void put(Element* p, int64_t i, Vec v) {
-  Words half = __builtin_convertvector(rounded(v), Words);
+  Words half = widened(rounded(v));
   float* words = reinterpret_cast<float*>(p);
   store(words, Vec(i % 2 ? Words(load(words)) | half << 16 : half));
 }
@@ -146,7 +158,13 @@ inline Vec broadcast(const Element* p) { return *p - Vec{}; }
 #endif
 
 // NaN stays NaN, so that a broken network is noticed.
+#if defined(__AVX512F__)
+inline Vec relu(Vec v) { return Vec(_mm512_max_ps(__m512(Vec{}), __m512(v))); }
+#elif defined(__AVX__)
+inline Vec relu(Vec v) { return Vec(_mm256_max_ps(__m256(Vec{}), __m256(v))); }
+#else
 inline Vec relu(Vec v) { return v < 0 ? Vec{} : v; }
+#endif
 
 // A vector of channels, followed by zeros to a whole number of chunks.
 inline const float* padded(int slot, const float* v, int64_t count) {
@@ -157,33 +175,50 @@ inline const float* padded(int slot, const float* v, int64_t count) {
   return out;
 }
 
-// Stores a vector of channels of pixel p; `out` is where pixel 0 has them.  Words hold two channels,
-// or, kPixels, two pixels.
-template <bool kPixels>
-inline void store_pixel(Element* out, int64_t p, Vec v) {
-  if constexpr (kPixels && kPair > 1)
-    put(out + p / kPair * kPair * kChunk, p, v);
+// Stores a vector of channels of each of n neighbouring pixels, from pixel p on; `out` is where pixel
+// 0 has them.  Words hold two channels; or two pixels, and p is even if n is 2.
+template <size_t n>
+inline void store_channels(Element* out, int64_t p, const Vec (&v)[n]) {
+  for (size_t i = 0; i < n; ++i) store(out + (p + i) * kChunk, v[i]);
+}
+template <size_t n>
+inline void store_pixels(Element* out, int64_t p, const Vec (&v)[n]) {
+  Element* words = out + p / kPair * kPair * kChunk;
+  if constexpr (n == 2)
+    store(reinterpret_cast<float*>(words), paired(v[0], v[1]));
   else
-    store(out + p * kChunk, v);
+    put(words, p, v[0]);
 }
 
+// What the words of packed channels hold: two channels, two pixels, or one in each of two arrays.
+enum Packing { kChannels = 1, kPixels = 2, kBoth = kChannels | kPixels };
+
 // Packs `pixels` pixels of `channels` (at most kChunk) channels: value(vector, its pixel and channel).
-// Where words hold channels, zeros follow the last one.
-template <bool kPixels, class F>
+// Where words hold channels, zeros follow the last one.  With kBoth, words of pixels go to `paired`;
+// in float32 all are the same, and go to `out`.
+template <Packing kPacking, class F>
 inline void pack_chunk(Element* out, const float* x, int64_t pixels, int64_t stride,
-                       int64_t channels, F&& value) {
-  constexpr int kStep = kPixels ? kPair : 1;
+                       int64_t channels, F&& value, Element* paired = nullptr) {
+  constexpr bool kPairs = kPair > 1 && (kPacking & kPixels), kSingle = !kPairs || kPacking == kBoth;
+  constexpr int kStep = kPairs ? kPair : 1;
+  if (kPacking == kPixels) paired = out;
+  auto pack = [&](int64_t p, int64_t c, auto count) {
+    Vec v[kStep];
+    for (int i = 0; i < kStep; ++i)
+      v[i] = p + i < pixels ? value(load(x + i * stride + c, count), p + i, c) : Vec{};
+    if constexpr (kSingle) store_channels(out + c, p, v);
+    if constexpr (kPairs) store_pixels(paired + c * kPair, p, v);
+  };
   int64_t whole = channels / kLanes * kLanes;
-  for (int64_t p = 0; p < pixels; ++p, x += stride) {
-    for (int64_t c = 0; c < whole; c += kLanes)
-      store_pixel<kPixels>(out + c * kStep, p, value(load(x + c), p, c));
+  for (int64_t p = 0; p < pixels; p += kStep, x += kStep * stride) {
+    for (int64_t c = 0; c < whole; c += kLanes) pack(p, c, std::integral_constant<int, kLanes>());
     if (whole == channels) continue;
-    store_pixel<kPixels>(out + whole * kStep, p,
-                         value(load(x + whole, channels - whole), p, whole));
-    if constexpr (kStep == 1) {
-      Element* row = out + p * kChunk;
-      std::fill(row + channels, row + round_up(channels, 16), Element{});  // all that tiles read
-    }
+    pack(p, whole, channels - whole);
+    if constexpr (kSingle)
+      for (int i = 0; i < kStep; ++i) {
+        Element* row = out + (p + i) * kChunk;
+        std::fill(row + channels, row + round_up(channels, 16), Element{});  // all that tiles read
+      }
   }
 }
 

@@ -56,13 +56,15 @@ struct Strip {
   static int64_t all_rows(const Map& map) { return map.images * ceil_div(map.height, 2); }
 
   int64_t windows() const { return rows * across; }
+  int64_t first_pixel() const { return line(first / down, first % down * 2); }
 
   // The number of the first pixel of a row.
   int64_t line(int64_t image, int64_t row) const { return (image * height + row) * width; }
 
   // Transforms each window.  line(image, row) is the number of the first pixel of a row of the map,
-  // and value(pixel) a vector of its channels.  give(point, window, vector) takes the points.
-  template <class L, class F, class G>
+  // and value(pixel) a vector of its channels.  give(point, window, vectors) takes the points of a
+  // window, or, with kTogether of 2, mostly of two neighbours, of which the first is even.
+  template <int kTogether, class L, class F, class G>
   void transform_windows(L&& line, F&& value, G&& give) const {
     int64_t count = 0;
     for_rows([&](int64_t image, int64_t top) {
@@ -75,44 +77,48 @@ struct Strip {
           v[i] = kWhole || (begin[i] >= 0 && on_map(j, width)) ? value(begin[i] + j) : Vec{};
         window_transform(v);
       };
-      Vec v[4][4];  // of the four columns; neighbouring windows share two
+      Vec v[2 + 2 * kTogether][4];  // of the columns; neighbouring windows share two
       column.template operator()<false>(-1, v[0]);
       column.template operator()<false>(0, v[1]);
-      auto window = [&]<bool kWhole>(int64_t j) {
-        column.template operator()<kWhole>(2 * j + 1, v[2]);
-        column.template operator()<kWhole>(2 * j + 2, v[3]);
-        for (int i = 0; i < 4; ++i) {
-          Vec h[4] = {v[0][i], v[1][i], v[2][i], v[3][i]};
-          window_transform(h);
-          for (int k = 0; k < 4; ++k) give(4 * i + k, count, h[k]);
-          v[0][i] = v[2][i], v[1][i] = v[3][i];
-        }
-        ++count;
-      };
-      int64_t inner = whole ? (width - 1) / 2 : 0;
-      for (int64_t j = 0; j < inner; ++j) window.template operator()<true>(j);
-      for (int64_t j = inner; j < across; ++j) window.template operator()<false>(j);
+      in_groups<kTogether>(
+          count, whole ? (width - 1) / 2 : 0, [&]<bool kWhole, int n>(int64_t j) {
+            for (int k = 2; k < 2 * n + 2; ++k)
+              column.template operator()<kWhole>(2 * j + k - 1, v[k]);
+            for (int i = 0; i < 4; ++i) {
+              Vec h[n][4];
+              for (int w = 0; w < n; ++w) {
+                for (int k = 0; k < 4; ++k) h[w][k] = v[2 * w + k][i];
+                window_transform(h[w]);
+              }
+              give_row(give, i, count + j, h);
+              v[0][i] = v[2 * n][i], v[1][i] = v[2 * n + 1][i];
+            }
+          });
+      count += across;
     });
   }
 
-  // Transforms each tile.
-  template <class F, class G>
+  // Transforms each tile; give(point, window, vectors) as above.
+  template <int kTogether, class F, class G>
   void transform_tiles(F&& value, G&& give) const {
     int64_t count = 0;
     for_rows([&](int64_t image, int64_t top) {
-      for (int64_t j = 0; j < across; ++j, ++count) {
-        Vec v[2][4], h[4];
-        for (int k = 0; k < 2; ++k) {
+      in_groups<kTogether>(count, 0, [&]<bool, int n>(int64_t j) {
+        Vec v[n][2][4];
+        for (int k = 0; k < 2 * n; ++k) {
           bool inside = 2 * j + k < width;
           int64_t pixel = line(image, top) + 2 * j + k;
           tile_transform(inside ? value(pixel) : Vec{},
-                         inside && top + 1 < height ? value(pixel + width) : Vec{}, v[k]);
+                         inside && top + 1 < height ? value(pixel + width) : Vec{},
+                         v[k / 2][k % 2]);
         }
         for (int i = 0; i < 4; ++i) {
-          tile_transform(v[0][i], v[1][i], h);
-          for (int k = 0; k < 4; ++k) give(4 * i + k, count, h[k]);
+          Vec h[n][4];
+          for (int w = 0; w < n; ++w) tile_transform(v[w][0][i], v[w][1][i], h[w]);
+          give_row(give, i, count + j, h);
         }
-      }
+      });
+      count += across;
     });
   }
 
@@ -145,6 +151,27 @@ struct Strip {
   template <class F>
   void for_rows(F&& f) const {
     for (int64_t row = first; row < first + rows; ++row) f(row / down, row % down * 2);
+  }
+
+  // Calls f<whether all of them are inner ones, n>(first) for groups of n of a row's windows: of
+  // kTogether, where they begin at a multiple of it, counted from `before` for the first, else one.
+  template <int kTogether, class F>
+  void in_groups(int64_t before, int64_t inner, F&& f) const {
+    int64_t j = before % kTogether;
+    if (j > 0) f.template operator()<false, 1>(0);
+    for (; j + kTogether <= inner; j += kTogether) f.template operator()<true, kTogether>(j);
+    for (; j + kTogether <= across; j += kTogether) f.template operator()<false, kTogether>(j);
+    if (j < across) f.template operator()<false, 1>(j);
+  }
+
+  // Gives the four points of row i of n windows.
+  template <class G, size_t n>
+  static void give_row(G&& give, int i, int64_t window, const Vec (&h)[n][4]) {
+    for (int k = 0; k < 4; ++k) {
+      Vec v[n];
+      for (size_t w = 0; w < n; ++w) v[w] = h[w][k];
+      give(4 * i + k, window, v);
+    }
   }
 
   static bool on_map(int64_t i, int64_t size) { return i >= 0 && i < size; }
