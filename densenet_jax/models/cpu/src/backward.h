@@ -107,6 +107,7 @@ inline void backward_1x1(Pool& pool, const Map& x, const Affine& norm, const Ker
                          const Gradient& dy, float* d_x, const Results& results) {
   int64_t c = kernel.inputs, d = kernel.outputs, n = x.pixels();
   int64_t block = kBlock, stride = round_up(d, kWide), all = x.channels;
+  Map gradient = x.with(d_x, all);
   Operand a{{}, 1, d, block * kChunk};
   const float* w = kernel.data;
   Element* panels = scratch<Element>(kWeights, a.depth() * round_up(c, kWide));
@@ -137,19 +138,16 @@ inline void backward_1x1(Pool& pool, const Map& x, const Affine& norm, const Ker
         pack_normalised<kPixels>(u, from, pixels, all, q, c, v.gain, v.shift);
         add_kernel_gradient(u, 0, count, paired, 0, block * kChunk, d, 1, pixels, own + q * stride,
                             stride);
-        for (int64_t j = q; j < q + count; j += kWide) {
-          const Element* b = panels + j * a.depth();
-          float *to_shift = own + sums.kernel + j, *to_gain = to_shift + sums.vector;
-          tiles(pixels, [&](int64_t p, int64_t m) {
-            x.fetch(first + block + p, m, j, std::min<int64_t>(kWide, c - j));
-            x.with(d_x, all).fetch(first + block + p, m, j, std::min<int64_t>(kWide, c - j));
-            dispatch(m, c - j, [&]<int M, int N>() {
-              store_gradient(product<M, N>(rows, p, b), from + p * all + j, all,
-                                   to + p * all + j, all, c - j, v.gain + j, v.shift + j, to_shift,
-                                   to_gain);
-            });
-          });
-        }
+        multiply(rows, pixels, panels + q * a.depth(), count,
+                 [&](const auto& tile, int64_t p, int64_t j) {
+                   j += q;
+                   int64_t next = first + block + p, at = p * all + j;
+                   x.fetch(next, std::size(tile.v), j, std::min<int64_t>(kWide, c - j));
+                   gradient.fetch(next, std::size(tile.v), j, std::min<int64_t>(kWide, c - j));
+                   float *to_shift = own + sums.kernel + j, *to_gain = to_shift + sums.vector;
+                   store_gradient(tile, from + at, all, to + at, all, c - j, v.gain + j,
+                                  v.shift + j, to_shift, to_gain);
+                 });
       }
     }
   });

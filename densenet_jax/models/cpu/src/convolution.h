@@ -90,8 +90,10 @@ inline void convolve(Call& call) {
         own.line[i] = packed + ((row - begin) * windows.stride + i) * windows.row_size;
       float *out = y.data + (image * y.height + row) * y.width * d,
             *total = partial + part * 2 * stride;
-      convolve_line(own, panels, y.width, out, d, d, pivot, total, total + stride,
-                    [](int64_t, int64_t, int64_t) {});
+      multiply(own, y.width, panels, d, [&](const auto& tile, int64_t p, int64_t j) {
+        store_and_measure(tile, out + p * d + j, d, d - j, pivot + j, total + j,
+                          total + stride + j);
+      });
     }
   });
   add_parts(call.pool, partial, parts, 2 * stride, 2, stride, sums, d);

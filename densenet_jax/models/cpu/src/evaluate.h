@@ -190,7 +190,8 @@ class BlockEvaluation {
                             return sum * 0.25f;
                           });
       }
-    multiply(stage, u, pixels, [&](auto&& tile, int64_t first, int64_t j) {
+    Operand a{{u}, 1, c, pixels * kChunk};
+    multiply(a, pixels, stage.panels, stage.outputs, [&](auto&& tile, int64_t first, int64_t j) {
       store_tile(tile, to + first * features_.channels + j, features_.channels, made_ - j);
     });
   }
@@ -204,25 +205,14 @@ class BlockEvaluation {
     for (int64_t q = 0; q < c; q += kChunk)
       pack_normalised<kChannels>(u + q * pixels, from, pixels, features_.channels, q, c,
                              stage.gain.data(), stage.shift.data());
-    multiply(stage, u, pixels, [&](auto&& tile, int64_t first, int64_t j) {
+    Operand a{{u}, 1, c, pixels * kChunk};
+    multiply(a, pixels, stage.panels, stage.outputs, [&](auto&& tile, int64_t first, int64_t j) {
       for (size_t n = 0; n < std::size(tile.v[0]); ++n) {
         Vec g = load(&next.gain[j] + n * kLanes), s = load(&next.shift[j] + n * kLanes);
         for (auto& row : tile.v) row[n] = relu(row[n] * g + s);
       }
       store_tile(tile, to + first * width + j, width, width - j);
     });
-  }
-
-  // Products of packed pixels with all columns of a 1x1 kernel; give(tile, its first pixel, column).
-  template <class F>
-  static void multiply(const Stage& stage, const Element* u, int64_t pixels, F&& give) {
-    Operand a{{u}, 1, stage.inputs, pixels * kChunk};
-    for (int64_t j = 0; j < stage.outputs; j += kWide)
-      tiles(pixels, [&](int64_t first, int64_t count) {
-        dispatch(count, stage.outputs - j, [&]<int M, int N>() {
-          give(product<M, N>(a, first, stage.panels + j * a.depth()), first, j);
-        });
-      });
   }
 
   // The 3x3 convolution of layer i on a strip.  Rows of what it reads, the map between or without a

@@ -81,23 +81,6 @@ inline void store_and_measure(const Tile<M, N>& tile, float* out, int64_t stride
   }
 }
 
-// All panels of a line of `pixels` pixels; before_tile(its first column, first pixel, pixels).
-template <class F>
-inline void convolve_line(const Operand& a, const Element* panels, int64_t pixels, float* out,
-                          int64_t stride, int64_t columns, const float* pivot, float* total,
-                          float* squares, F&& before_tile) {
-  for (int64_t j = 0; j < columns; j += kWide) {
-    const Element* b = panels + j * a.depth();
-    tiles(pixels, [&](int64_t first, int64_t count) {
-      before_tile(j, first, count);
-      dispatch(count, columns - j, [&]<int M, int N>() {
-        store_and_measure(product<M, N>(a, first, b), out + first * stride + j, stride, columns - j,
-                          pivot + j, total + j, squares + j);
-      });
-    });
-  }
-}
-
 // Packs a 1x1 kernel in panels [D / kWide][C][kWide].
 inline void pack_1x1(Pool& pool, const Kernel& kernel, Element* panels) {
   pack_panels(pool, panels, {{}, 1, kernel.inputs, 0}, kernel.outputs,
@@ -131,10 +114,11 @@ inline void forward_1x1(Pool& pool, const Map& x, const Affine& norm, const Kern
       const float* from = x.data + first * x.channels;
       for (int64_t q = 0; q < c; q += kChunk)
         pack_normalised<kChannels>(u + q * block, from, pixels, x.channels, q, c, gain, shift);
-      convolve_line(own, panels, pixels, y + first * d, d, d, pivot, total, total + stride,
-                    [&](int64_t column, int64_t p, int64_t count) {
-                      x.fetch(first + block + p, count, column / kWide * share, share);
-                    });
+      multiply(own, pixels, panels, d, [&](const auto& tile, int64_t p, int64_t j) {
+        x.fetch(first + block + p, std::size(tile.v), j / kWide * share, share);
+        store_and_measure(tile, y + (first + p) * d + j, d, d - j, pivot + j, total + j,
+                          total + stride + j);
+      });
     }
   });
   add_parts(pool, partial, parts, 2 * stride, 2, stride, sums, d);

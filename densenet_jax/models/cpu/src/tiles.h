@@ -368,4 +368,16 @@ inline void tiles(int64_t pixels, F&& f) {
   }
 }
 
+// Multiplies `pixels` pixels and all panels of a matrix: give(tile, its first pixel, its first column).
+template <class F>
+inline void multiply(const Operand& a, int64_t pixels, const Element* panels, int64_t columns,
+                     F&& give) {
+  for (int64_t j = 0; j < columns; j += kWide)
+    tiles(pixels, [&](int64_t first, int64_t count) {
+      dispatch(count, columns - j, [&]<int M, int N>() {
+        give(product<M, N>(a, first, panels + j * a.depth()), first, j);
+      });
+    });
+}
+
 }  // namespace densenet

@@ -217,11 +217,10 @@ class TransformedKernel {
         Operand a{{windows + point * point_size}, 1, channels_, count * kChunk};
         const Element* b = panels_ + (column / kWide * kPoints + point) * a.depth() * kWide;
         float* to = sums + point * count * kWide;
-        tiles(count, [&](int64_t first, int64_t rows) {
-          dispatch(rows, columns_ - column, [&]<int M, int N>() {
-            store_tile(product<M, N>(a, first, b), to + first * kWide, kWide, kWide);
-          });
-        });
+        densenet::multiply(a, count, b, std::min<int64_t>(kWide, columns_ - column),
+                           [&](const auto& tile, int64_t first, int64_t) {
+                             store_tile(tile, to + first * kWide, kWide, kWide);
+                           });
       }
       give(column, sums);
     }
