@@ -40,8 +40,8 @@ class Windows {
       std::copy_n(x_.data + (image * x_.height + row) * width, width, line + before);
       for (int64_t q = 0; q < depth; q += kChunk)
         pack_chunk<kPacking>(out + q * across, line + q, y_.width, stride * x_.channels,
-                            std::min<int64_t>(kChunk, depth - q),
-                            [](Vec v, int64_t, int64_t) { return v; });
+                             std::min<int64_t>(kChunk, depth - q),
+                             [](Vec v, int64_t, int64_t) { return v; });
     }
   }
   int64_t rows(int64_t of_y) const { return (of_y - 1) * stride + size; }
@@ -126,7 +126,7 @@ inline void convolve_backward(Call& call) {
       for (int64_t row = begin; row < end; ++row)
         for (int64_t q = 0; q < d; q += kChunk)
           pack_gradient<kPixels>(packed_dy + (row - begin) * dy_row + q * windows.across, dy,
-                              (image * d_y.height + row) * d_y.width, d_y.width, q, d, v);
+                                 (image * d_y.height + row) * d_y.width, d_y.width, q, d, v);
       for (int64_t line = 0; line < windows.size; ++line)
         for (int64_t q = 0; q < windows.depth; q += kChunk)
           add_kernel_gradient(packed + line * windows.row_size + q * windows.across,

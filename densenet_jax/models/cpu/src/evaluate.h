@@ -204,7 +204,7 @@ class BlockEvaluation {
     const float* from = features_.data + first * features_.channels;
     for (int64_t q = 0; q < c; q += kChunk)
       pack_normalised<kChannels>(u + q * pixels, from, pixels, features_.channels, q, c,
-                             stage.gain.data(), stage.shift.data());
+                                 stage.gain.data(), stage.shift.data());
     Operand a{{u}, 1, c, pixels * kChunk};
     multiply(a, pixels, stage.panels, stage.outputs, [&](auto&& tile, int64_t first, int64_t j) {
       for (size_t n = 0; n < std::size(tile.v[0]); ++n) {
