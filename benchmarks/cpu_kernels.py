@@ -4,14 +4,16 @@
     python benchmarks/cpu_kernels.py --target sse avx2 aarch64
     python benchmarks/cpu_kernels.py --sanitize address,undefined thread
     python benchmarks/cpu_kernels.py --products=bfloat16        # of the operands; on any processor
+    python benchmarks/cpu_kernels.py --products=bfloat16 --target amx
     python benchmarks/cpu_kernels.py --network=densenet_bc_100_12 --batch=64 --seconds=1
 
 Calls of every kernel are recorded with their results, as the library that is built here computes
 them (tests/models/cpu compares it with plain JAX).  `cpu_kernels.cc` makes the same calls from a
 program of its own, which is compiled for the target and runs under qemu (Debian: qemu-user,
-g++-aarch64-linux-gnu) where this processor lacks its instructions.  Results may differ by 1e-4 of
-the largest value; in bfloat16 by 2e-3, because an operand with another last bit may be rounded
-to another bfloat16.  One more call asks for more memory than there is: it must end with an error.
+g++-aarch64-linux-gnu) where this processor lacks its instructions; those of AMX are replaced by
+others (emulated_amx.h), on a processor with AVX512-BF16.  Results may differ by 1e-4 of the largest
+value; in bfloat16 by 2e-3, because an operand with another last bit may be rounded to another
+bfloat16.  One more call asks for more memory than there is: it must end with an error.
 
 --network records a training step and an inference of a network instead; --seconds measures the
 processor time of each call, that of all threads, the least of the repetitions.
@@ -40,12 +42,14 @@ import numpy as np  # noqa: E402
 import densenet_jax  # noqa: E402
 from densenet_jax.models.cpu import building, library, stages, stem  # noqa: E402
 
+EMULATED_AMX = ["-mamx-tile", "-mamx-bf16", "-include", str(HERE / "emulated_amx.h")]
 # {target: (compiler, options, what runs the program elsewhere)}
 TARGETS: dict[str, tuple[str, list[str], list[str]]] = {
     "native": ("c++", ["-march=native"], []),
     "sse": ("c++", ["-march=x86-64"], []),
     "avx2": ("c++", ["-march=x86-64-v3"], ["qemu-x86_64", "-cpu", "max"]),
     "avx512": ("c++", ["-march=x86-64-v4"], []),
+    "amx": ("c++", ["-march=cooperlake", *EMULATED_AMX], []),
     "aarch64": (
         "aarch64-linux-gnu-g++",
         ["-march=armv8-a"],

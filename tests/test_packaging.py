@@ -86,7 +86,7 @@ def test_a_wheel_for_a_platform_has_its_libraries(tmp_path, monkeypatch):
     assert path.name.endswith("-py3-none-manylinux_2_34_x86_64.whl")
     names = set(zipfile.ZipFile(path).namelist())
     built = {name.rpartition("/")[2] for name in names if "/built/" in name}
-    levels = "cooperlake", "x86-64-v4", "x86-64-v3"
+    levels = "sapphirerapids", "cooperlake", "x86-64-v4", "x86-64-v3"
     assert built == {prebuilt.name(level) for level in levels}
 
 

@@ -16,8 +16,18 @@ FOLDER = pathlib.Path(__file__).parent / "built"
 _V3 = "avx avx2 bmi1 bmi2 f16c fma abm movbe"
 _V4 = f"{_V3} avx512f avx512bw avx512cd avx512dq avx512vl"
 BFLOAT16 = "avx512_bf16"
+_BFLOAT16 = f"{_V4} avx512_vnni {BFLOAT16}"
+_AMX = (
+    f"{_BFLOAT16} amx_tile amx_bf16 avx512_fp16 avx512ifma avx512vbmi avx512_vbmi2 avx512_bitalg "
+    "avx512_vpopcntdq avx_vnni gfni vaes vpclmulqdq"
+)
 LEVELS = {
-    "x86_64": {"cooperlake": f"{_V4} avx512_vnni {BFLOAT16}", "x86-64-v4": _V4, "x86-64-v3": _V3},
+    "x86_64": {
+        "sapphirerapids": _AMX,
+        "cooperlake": _BFLOAT16,
+        "x86-64-v4": _V4,
+        "x86-64-v3": _V3,
+    },
     "aarch64": {"armv8-a": "asimd"},
 }
 
