@@ -70,6 +70,7 @@ def test_the_wheel_holds_configurations_class_names_and_pages_and_nothing_else(w
     assert {f"densenet_jax/configs/{name}" for name in CONFIGS} <= names
     assert "densenet_jax/data/sources/imagenet_classes.txt" in names
     assert "densenet_jax/weights/trained/densenet_cifar.cpu30_c10/model.safetensors" in names
+    assert "densenet_jax/weights/trained/densenet_bc_100_12.cpu_c10/model.safetensors" in names
     pages = {f"densenet_jax/report/page/{p.name}" for p in ROOT.glob("densenet_jax/report/page/*")}
     assert pages <= names
     code = {str(p.relative_to(ROOT)) for p in ROOT.glob("densenet_jax/**/*.py")}
