@@ -1,6 +1,5 @@
 // Products by AMX of small whole numbers, which are exact, with NaN in all that must not be read.
 
-#include <cmath>
 #include <cstdio>
 #include <limits>
 #include <vector>
@@ -25,6 +24,20 @@ float number(int64_t i, int64_t j) {
   return static_cast<float>(static_cast<int64_t>(hash >> 40) % 9 - 4);
 }
 
+// How many sums, rows `stride` apart, are not `start` and the sum over k of term(row, column, k).
+template <class F>
+int64_t count_wrong(const std::vector<float>& sums, int64_t stride, int64_t rows, int64_t columns,
+                    float start, int64_t depth, F&& term) {
+  int64_t wrong = 0;
+  for (int64_t i = 0; i < rows; ++i)
+    for (int64_t j = 0; j < columns; ++j) {
+      float sum = start;
+      for (int64_t k = 0; k < depth; ++k) sum += term(i, j, k);
+      wrong += sums[i * stride + j] != sum;
+    }
+  return wrong;
+}
+
 // The number of wrong products of `count` pixels with all columns.
 int64_t check_product(int64_t count, int64_t columns, int64_t channels, int lines) {
   int64_t chunks = ceil_div(channels, kChunk), even = round_up(channels, kPair);
@@ -46,14 +59,9 @@ int64_t check_product(int64_t count, int64_t columns, int64_t channels, int line
   multiply(a, count, panels.data(), columns, [&](const auto& tile, int64_t p, int64_t k) {
     store_tile(tile, &y[p * columns + k], columns, columns - k);
   });
-  int64_t wrong = 0;
-  for (int64_t p = 0; p < count; ++p)
-    for (int64_t k = 0; k < columns; ++k) {
-      float sum = 0;
-      for (int64_t c = 0; c < lines * channels; ++c) sum += number(p, c) * number(c, k);
-      wrong += y[p * columns + k] != sum;
-    }
-  return wrong;
+  return count_wrong(y, columns, count, columns, 0, lines * channels, [](auto p, auto k, auto c) {
+    return number(p, c) * number(c, k);
+  });
 }
 
 // The number of wrong sums over pixels of products of channels and columns.
@@ -73,14 +81,9 @@ int64_t check_outer_product(int64_t channels, int64_t columns, int64_t pixels, i
   std::vector<float> sums(channels * kWide, 1);
   add_kernel_gradient(x.data(), line, channels, y.data(), line, line, columns, lines, pixels,
                       sums.data(), kWide);
-  int64_t wrong = 0;
-  for (int64_t c = 0; c < channels; ++c)
-    for (int64_t k = 0; k < columns; ++k) {
-      float sum = 1;
-      for (int64_t p = 0; p < lines * pixels; ++p) sum += number(p, c) * number(k, p);
-      wrong += sums[c * kWide + k] != sum;
-    }
-  return wrong;
+  return count_wrong(sums, kWide, channels, columns, 1, lines * pixels, [](auto c, auto k, auto p) {
+    return number(p, c) * number(k, p);
+  });
 }
 
 }  // namespace
