@@ -48,7 +48,7 @@ class AmxSums {
   }
   void store(void* sums, int64_t stride) const {
     _tile_stored(0, sums, stride);
-    if constexpr (N == 2) _tile_stored(1, const_cast<void*>(second(sums)), stride);
+    if constexpr (N == 2) _tile_stored(1, static_cast<char*>(sums) + 64, stride);
   }
   void add(const void* rows, int64_t row_stride, const void* columns, int64_t column_stride) {
     written();
