@@ -468,6 +468,14 @@ OPTIMIZER = (
     Option("optimizer.step_factor", 0.1, "Factor of each drop of `step`.", (0, 1e6)),
     Option("optimizer.warmup", "0 epochs", "Duration of the linear warm-up from 0."),
     Option("optimizer.decay", "0.2", "Duration of the last phase of `warmup_stable_decay`."),
+    Option(
+        "optimizer.restarts",
+        (),
+        "Durations from the start of the run after which the schedule starts again at its peak, "
+        "without a warm-up (Loshchilov and Hutter, 2017).",
+        kind=tuple,
+    ),
+    Option("optimizer.restart_factor", 1.0, "Factor of the peak at each restart.", (0, 1)),
     Option("optimizer.momentum", 0.9, "Momentum of sgd, lars and muon.", (0, 1)),
     Option("optimizer.nesterov", True, "Whether sgd, lars and muon use Nesterov's momentum."),
     Option(

@@ -45,7 +45,12 @@ CHOICES = {
     "optimizer.name": tuple(OPTIMIZERS),
     "optimizer.schedule": tuple(SCHEDULES),
 }
-DURATIONS = ("optimizer.warmup", "optimizer.step_boundaries", "optimizer.decay")
+DURATIONS = (
+    "optimizer.warmup",
+    "optimizer.step_boundaries",
+    "optimizer.decay",
+    "optimizer.restarts",
+)
 
 
 def check(config: ml_collections.ConfigDict) -> None:

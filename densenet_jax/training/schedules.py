@@ -3,6 +3,7 @@
 A new schedule is one function and one entry of `SCHEDULES`.
 """
 
+import itertools
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -161,6 +162,8 @@ SCHEDULES: dict[str, Callable[[Shape], optax.Schedule]] = {
     "one_cycle": _one_cycle,
     "warmup_stable_decay": _after_warmup(_warmup_stable_decay),
 }
+# A restarted schedule has no warm-up; what is left of `one_cycle` is a cosine.
+_RESTARTED = SCHEDULES | {"one_cycle": SCHEDULES["cosine"]}
 
 
 def make_schedule(
@@ -172,6 +175,8 @@ def make_schedule(
     boundaries: Sequence[int] = (),
     factor: float = 0.1,
     decay_steps: int = 0,
+    restarts: Sequence[int] = (),
+    restart_factor: float = 1.0,
 ) -> optax.Schedule:
     """Returns the learning rate as a function of the step.
 
@@ -184,14 +189,30 @@ def make_schedule(
       factor: for `step`.
       decay_steps: for `warmup_stable_decay`: number of steps before the end at which the rate
         starts to fall.
+      restarts: steps at which the schedule starts again, at its peak and without a warm-up, to end
+        at the next restart or the end of the run (Loshchilov and Hutter, 2017).
+      restart_factor: factor of the peak at each restart.
 
     Raises:
-      ConfigError: there is no schedule of this name, or `one_cycle` has no steps left for its rise
-        or its fall.
+      ConfigError: there is no schedule of this name, `one_cycle` has no steps left for its rise or
+        its fall, or the restarts do not follow the warm-up and each other.
     """
     if name not in SCHEDULES:
         raise ConfigError(
             f"config.optimizer.schedule is {name!r}; it must be one of {', '.join(SCHEDULES)}."
         )
-    shape = (learning_rate, total_steps, warmup_steps, boundaries, factor, decay_steps)
-    return SCHEDULES[name](Shape(*shape))
+    starts = [restart for restart in restarts if restart < total_steps]
+    if any(later <= earlier for earlier, later in itertools.pairwise([warmup_steps, *starts])):
+        raise ConfigError(
+            f"config.optimizer.restarts are steps {', '.join(map(str, starts))} of the run; the "
+            f"first must be after the warm-up of {warmup_steps} steps, and each after the one "
+            "before it."
+        )
+    cycles = []
+    for start, end in itertools.pairwise([0, *starts, total_steps]):
+        peak = learning_rate * restart_factor ** len(cycles)
+        inside = [boundary - start for boundary in boundaries if boundary > start or not start]
+        make = (_RESTARTED if cycles else SCHEDULES)[name]
+        warmup = 0 if cycles else warmup_steps
+        cycles.append(make(Shape(peak, end - start, warmup, inside, factor, decay_steps)))
+    return optax.join_schedules(cycles, starts)

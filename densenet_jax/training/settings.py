@@ -103,6 +103,10 @@ def make_schedule(config: ml_collections.ConfigDict, units: Units) -> optax.Sche
         options.schedule,
         learning_rate=options.learning_rate * config.batch_size / reference,
         total_steps=units.total_steps,
+        restarts=[
+            units.steps(restart, "config.optimizer.restarts") for restart in options.restarts
+        ],
+        restart_factor=options.restart_factor,
         warmup_steps=units.steps(options.warmup, "config.optimizer.warmup"),
         boundaries=[
             units.steps(boundary, "config.optimizer.step_boundaries")
