@@ -243,6 +243,8 @@ def test_total_steps_wins_over_epochs():
         ("data.crop_scale", (1.0, 0.5), "the smaller first"),
         ("optimizer.warmup", "5", "config.optimizer.warmup is '5'; it must be a duration"),
         ("optimizer.step_boundaries", (0.5, 3.0), "step_boundaries is 3.0; it must be a duration"),
+        ("optimizer.restarts", ("3 days",), "restarts is '3 days'; it must be a duration"),
+        ("optimizer.restart_factor", -0.5, "restart_factor is -0.5; it must be at least 0"),
         ("optimizer.betas", (0.9,), "betas is .* two numbers"),
         ("optimizer.name", "adam", "one of sgd, adamw"),
         ("total_steps", 0, "total_steps is 0; it must be at least 1"),

@@ -473,7 +473,6 @@ OPTIMIZER = (
         (),
         "Durations from the start of the run after which the schedule starts again at its peak, "
         "without a warm-up (Loshchilov and Hutter, 2017).",
-        kind=tuple,
     ),
     Option("optimizer.restart_factor", 1.0, "Factor of the peak at each restart.", (0, 1)),
     Option("optimizer.momentum", 0.9, "Momentum of sgd, lars and muon.", (0, 1)),

@@ -96,3 +96,34 @@ def test_one_cycle_peaks_at_the_end_of_its_warm_up(warmup, total):
     assert np.isfinite(rates).all()
     assert rates.argmax() == warmup
     assert rates[warmup] == pytest.approx(1.0)
+
+
+def test_a_restarted_schedule_falls_again_from_a_lower_peak_to_the_end():
+    got = curve(
+        "cosine",
+        (5, 10, 35, 59, 60, 80, 90, 100),
+        warmup_steps=10,
+        restarts=(60, 80, 130),  # the last: after the end of the run
+        restart_factor=0.5,
+    )
+    late = 0.2 * (1 + math.cos(math.pi * 49 / 50))
+    np.testing.assert_allclose(got, [0.2, 0.4, 0.2, late, 0.2, 0.1, 0.05, 0], atol=1e-6)
+
+
+def test_one_cycle_restarts_at_its_peak_and_leaves_the_first_cycle_as_it_was():
+    options = {"learning_rate": 1.0, "warmup_steps": 15}
+    alone = make_schedule("one_cycle", total_steps=60, **options)
+    both = make_schedule("one_cycle", total_steps=100, restarts=(60,), restart_factor=0.5, **options)
+    assert [float(both(step)) for step in range(60)] == [float(alone(step)) for step in range(60)]
+    np.testing.assert_allclose([both(60), both(80), both(100)], [0.5, 0.25, 0], atol=1e-6)
+
+
+def test_restarted_steps_drop_at_the_boundaries_within_their_cycle():
+    got = curve("step", (30, 50, 60, 80, 90), boundaries=(40, 85), restarts=(60,))
+    np.testing.assert_allclose(got, [0.4, 0.04, 0.4, 0.4, 0.04], rtol=1e-6)
+
+
+@pytest.mark.parametrize("restarts", [(10,), (60, 60), (60, 50)])
+def test_restarts_that_do_not_follow_each_other_are_refused(restarts):
+    with pytest.raises(ConfigError, match=r"restarts are steps \d.*after the warm-up of 10 steps"):
+        curve("cosine", (0,), warmup_steps=10, restarts=restarts)
