@@ -98,21 +98,21 @@ def speed(config: ConfigDict) -> None:
 
 
 def cpu(config: ConfigDict) -> None:
-    """Keeps the network and trains it in 52 instead of the paper's 300 epochs.
+    """Keeps the network and trains it in 48 instead of the paper's 300 epochs.
 
-    After one cycle of 32 epochs, the rate starts again at half its peak, and falls for 20 epochs.
-    One epoch is 38 trillion multiplications: minutes on a few cores.  The run saves its state every
-    1,000 steps, and resumes to the bit however often it is stopped.  Where the processor has no
-    products of bfloat16, they are computed in float32.
+    Without random erasing (Zhong et al., 2020) the network knows 98 % of the training images by
+    heart after 32 epochs, and more epochs gain nothing (docs/results.md).  One epoch is 38 trillion
+    multiplications: minutes on a few cores.  The run saves its state every 1,000 steps, and resumes
+    to the bit however often it is stopped.  Where the processor has no products of bfloat16, they
+    are computed in float32.
     """
     config.batch_size = 128
-    config.total_epochs = 52.0
+    config.total_epochs = 48.0
     config.label_smoothing = 0.1
     config.model.dtype = "bfloat16"
+    config.augment.erase = 0.5
     muon_cycle(config)
-    config.optimizer.warmup = str(8 / 52)
-    config.optimizer.restarts = (32 / 52,)
-    config.optimizer.restart_factor = 0.5
+    config.optimizer.warmup = "0.15"
 
 
 def cpu30(config: ConfigDict) -> None:
