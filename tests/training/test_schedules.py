@@ -113,7 +113,9 @@ def test_a_restarted_schedule_falls_again_from_a_lower_peak_to_the_end():
 def test_one_cycle_restarts_at_its_peak_and_leaves_the_first_cycle_as_it_was():
     options = {"learning_rate": 1.0, "warmup_steps": 15}
     alone = make_schedule("one_cycle", total_steps=60, **options)
-    both = make_schedule("one_cycle", total_steps=100, restarts=(60,), restart_factor=0.5, **options)
+    both = make_schedule(
+        "one_cycle", total_steps=100, restarts=(60,), restart_factor=0.5, **options
+    )
     assert [float(both(step)) for step in range(60)] == [float(alone(step)) for step in range(60)]
     np.testing.assert_allclose([both(60), both(80), both(100)], [0.5, 0.25, 0], atol=1e-6)
 
