@@ -208,7 +208,7 @@ def make_schedule(
             f"first must be after the warm-up of {warmup_steps} steps, and each after the one "
             "before it."
         )
-    cycles = []
+    cycles: list[optax.Schedule] = []
     for start, end in itertools.pairwise([0, *starts, total_steps]):
         peak = learning_rate * restart_factor ** len(cycles)
         inside = [boundary - start for boundary in boundaries if boundary > start or not start]
