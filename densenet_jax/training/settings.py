@@ -99,19 +99,18 @@ def make_schedule(config: ml_collections.ConfigDict, units: Units) -> optax.Sche
     """
     options = config.optimizer
     reference = options.reference_batch_size or config.batch_size
+
+    def steps(key: str) -> list[int]:
+        return [units.steps(duration, f"config.optimizer.{key}") for duration in options[key]]
+
     return schedules.make_schedule(
         options.schedule,
         learning_rate=options.learning_rate * config.batch_size / reference,
         total_steps=units.total_steps,
-        restarts=[
-            units.steps(restart, "config.optimizer.restarts") for restart in options.restarts
-        ],
+        restarts=steps("restarts"),
         restart_factor=options.restart_factor,
         warmup_steps=units.steps(options.warmup, "config.optimizer.warmup"),
-        boundaries=[
-            units.steps(boundary, "config.optimizer.step_boundaries")
-            for boundary in options.step_boundaries
-        ],
+        boundaries=steps("step_boundaries"),
         factor=options.step_factor,
         decay_steps=units.steps(options.decay, "config.optimizer.decay"),
     )
