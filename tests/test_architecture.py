@@ -12,6 +12,7 @@ MAY_IMPORT = {
     "__init__": {"models", "weights", "training", "export"},
     "nnx": {"load_pretrained", "models"},
     "configs": {"configs", "weights"},
+    "atomic_files": set(),
     "terminal": set(),
     "user_cache": set(),
     "models": {"models"},
@@ -32,7 +33,7 @@ MAY_IMPORT = {
     },
     "__main__": {"cli"},
 }
-ALL = {"terminal", "user_cache"}  # what every part may import
+ALL = {"atomic_files", "terminal", "user_cache"}  # what every part may import
 # Folders that only their own part may import from.
 PRIVATE = ("models.gpu", "models.cpu", "models.tpu", "weights.readers", "data.preparing")
 

@@ -8,11 +8,12 @@ import numpy as np
 from flax import linen as nn
 from rich.table import Table
 
+from densenet_jax import atomic_files
 from densenet_jax.cli.weights import DIFFERENT, variant
 from densenet_jax.models.variants import create_model
 from densenet_jax.terminal import Console, say
 from densenet_jax.training.errors import ConfigError
-from densenet_jax.training.rundir import atomic_files, run_weights
+from densenet_jax.training.rundir import run_weights
 from densenet_jax.weights import (
     conformance,
     from_state_dict,

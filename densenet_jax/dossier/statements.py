@@ -6,8 +6,9 @@ import textwrap
 import tomllib
 from typing import Any
 
+from densenet_jax import atomic_files
 from densenet_jax.report.run_files import ReportError
-from densenet_jax.training.rundir import atomic_files, bounded_files
+from densenet_jax.training.rundir import bounded_files
 
 CHECKLIST = pathlib.Path(__file__).parent / "checklist.toml"
 FILE = "statements.toml"

@@ -8,6 +8,7 @@ from typing import Any
 
 import markupsafe
 
+from densenet_jax import atomic_files
 from densenet_jax.dossier import record as records
 from densenet_jax.dossier import remarks, repeat, statements
 from densenet_jax.report import figures, page, run_files
@@ -16,7 +17,7 @@ from densenet_jax.report.analysis import finite
 from densenet_jax.report.predictions import Predictions
 from densenet_jax.report.run_files import ReportError
 from densenet_jax.training.experiment import Experiment
-from densenet_jax.training.rundir import atomic_files, bounded_files, checksums
+from densenet_jax.training.rundir import bounded_files, checksums
 
 TEMPLATES = pathlib.Path(__file__).parent / "page"
 PAGE_NAME, RECORD_NAME = "index.html", "dossier.json"

@@ -9,11 +9,12 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from densenet_jax import atomic_files
 from densenet_jax.data.sources.source import Source
 from densenet_jax.evaluation.scores import Scores
 from densenet_jax.evaluation.splits import Assessed
 from densenet_jax.tasks.outputs import Outputs
-from densenet_jax.training.rundir import atomic_files, bounded_files
+from densenet_jax.training.rundir import bounded_files
 
 FILE = "evaluation.npz"  # beside evaluation.json
 CALIBRATION = "calibration.npz"  # beside calibration.json

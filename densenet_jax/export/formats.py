@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from densenet_jax import atomic_files
 from densenet_jax.data.augment import device
 from densenet_jax.export import card, stablehlo
 from densenet_jax.export.bundle import Bundle, ExportError, need
 from densenet_jax.export.onnx.calibration import Calibration
 from densenet_jax.export.onnx.opsets import OPSET, OPSETS
 from densenet_jax.tasks.by_name import find_task
-from densenet_jax.training.rundir import atomic_files
 from densenet_jax.weights import timm_config, to_state_dict, write_safetensors
 from densenet_jax.weights.names import unusual
 

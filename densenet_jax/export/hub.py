@@ -5,10 +5,10 @@ import os
 import pathlib
 import tempfile
 
+from densenet_jax import atomic_files
 from densenet_jax.export import bundle as bundles
 from densenet_jax.export import card, formats
 from densenet_jax.export.bundle import ExportError, need
-from densenet_jax.training.rundir import atomic_files
 from densenet_jax.weights import timm_config
 from densenet_jax.weights.published import WEIGHTS_FILE
 

@@ -3,9 +3,9 @@
 import json
 import pathlib
 
+from densenet_jax import atomic_files
 from densenet_jax.export.bundle import Bundle
 from densenet_jax.export.onnx import file
-from densenet_jax.training.rundir import atomic_files
 
 MAX_BATCH = 64
 QUEUE_MICROSECONDS = 2000  # a request waits at most this long for others to share its batch

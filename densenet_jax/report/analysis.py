@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from densenet_jax import atomic_files
 from densenet_jax.data.sources import imagenet_classes
 from densenet_jax.evaluation import per_example
 from densenet_jax.report import (
@@ -31,7 +32,7 @@ from densenet_jax.training import batches
 from densenet_jax.training import mesh as meshes
 from densenet_jax.training.eval_loop import Evaluated, gather
 from densenet_jax.training.experiment import Experiment
-from densenet_jax.training.rundir import atomic_files, run_outputs
+from densenet_jax.training.rundir import run_outputs
 
 FILE = "insight.json"
 PICTURES = 18  # number of pictures of the surest mistakes, and of the least sure hits

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from densenet_jax import atomic_files
 from densenet_jax.evaluation import per_example
 from densenet_jax.report import stored_arrays
 from densenet_jax.report.predictions import FILE
-from densenet_jax.training.rundir import atomic_files, bounded_files
+from densenet_jax.training.rundir import bounded_files
 
 logger = logging.getLogger(__name__)
 NOUNS = {"multilabel": "probabilities", "regression": "values"}  # key of the estimates in the file

@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from densenet_jax import terminal
+from densenet_jax import atomic_files, terminal
 from densenet_jax.report import curves, page, run_files, statistics
 from densenet_jax.report.estimates import Estimates
 from densenet_jax.report.predictions import Predictions
 from densenet_jax.report.run_files import ReportError, Run
 from densenet_jax.scores import ranking
-from densenet_jax.training.rundir import atomic_files, bounded_files
+from densenet_jax.training.rundir import bounded_files
 
 PANELS = 12  # largest number of labels or classes with a ROC curve
 NUMBERS = 15  # largest number of classes for which the cells of a confusion matrix have numbers

@@ -14,12 +14,11 @@ from typing import Any
 import jinja2
 import markupsafe
 
-from densenet_jax import terminal
+from densenet_jax import atomic_files, terminal
 from densenet_jax.report import curves, run_files
 from densenet_jax.report.analysis import finite
 from densenet_jax.report.page_data import findings
 from densenet_jax.report.run_files import ReportError, Run
-from densenet_jax.training.rundir import atomic_files
 
 logger = logging.getLogger(__name__)
 PAGE = pathlib.Path(__file__).parent / "page"

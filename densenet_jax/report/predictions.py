@@ -10,12 +10,13 @@ import jax
 import numpy as np
 from flax import linen as nn
 
+from densenet_jax import atomic_files
 from densenet_jax.evaluation import per_example
 from densenet_jax.report import stored_arrays
 from densenet_jax.tasks.outputs import Outputs
 from densenet_jax.tasks.task import Task
 from densenet_jax.training.eval_loop import Answers, gather
-from densenet_jax.training.rundir import atomic_files, bounded_files
+from densenet_jax.training.rundir import bounded_files
 
 logger = logging.getLogger(__name__)
 FILE = "predictions.npz"

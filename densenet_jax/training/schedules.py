@@ -208,11 +208,12 @@ def make_schedule(
             f"first must be after the warm-up of {warmup_steps} steps, and each after the one "
             "before it."
         )
-    cycles: list[optax.Schedule] = []
-    for start, end in itertools.pairwise([0, *starts, total_steps]):
+    first, *later = itertools.pairwise([0, *starts, total_steps])
+    shape = Shape(learning_rate, first[1], warmup_steps, boundaries, factor, decay_steps)
+    cycles = [SCHEDULES[name](shape)]
+    for start, end in later:
         peak = learning_rate * restart_factor ** len(cycles)
-        inside = [boundary - start for boundary in boundaries if boundary > start or not start]
-        make = (_RESTARTED if cycles else SCHEDULES)[name]
-        warmup = 0 if cycles else warmup_steps
-        cycles.append(make(Shape(peak, end - start, warmup, inside, factor, decay_steps)))
+        inside = [boundary - start for boundary in boundaries if boundary > start]
+        shape = Shape(peak, end - start, 0, inside, factor, decay_steps)
+        cycles.append(_RESTARTED[name](shape))
     return optax.join_schedules(cycles, starts)

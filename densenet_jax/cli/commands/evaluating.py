@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
+from densenet_jax import atomic_files
 from densenet_jax.cli.commands.answering import sets_of
 from densenet_jax.cli.commands.runs import check_output, open_run
 from densenet_jax.evaluation import calibrate as calibration
@@ -27,7 +28,7 @@ from densenet_jax.terminal import say
 from densenet_jax.training import experiment, settings
 from densenet_jax.training import mesh as meshes
 from densenet_jax.training.errors import CheckpointError, ConfigError
-from densenet_jax.training.rundir import atomic_files, run_outputs, run_weights
+from densenet_jax.training.rundir import run_outputs, run_weights
 from densenet_jax.weights import Pretrained
 
 

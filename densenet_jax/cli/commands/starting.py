@@ -5,12 +5,12 @@ import re
 
 import ml_collections
 
+from densenet_jax import atomic_files
 from densenet_jax.cli import completion as shells
 from densenet_jax.cli import found_data, new_config
 from densenet_jax.cli.invocation import program
 from densenet_jax.terminal import say
 from densenet_jax.training.errors import ConfigError
-from densenet_jax.training.rundir import atomic_files
 
 
 def init(

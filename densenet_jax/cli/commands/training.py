@@ -6,6 +6,7 @@ import pathlib
 import jax
 import ml_collections
 
+from densenet_jax import atomic_files
 from densenet_jax import report as reports
 from densenet_jax.benchmark import table as benchmark_table
 from densenet_jax.benchmark.measure import benchmark as measure
@@ -23,7 +24,7 @@ from densenet_jax.training.errors import ConfigError
 from densenet_jax.training.jobs import lr_range
 from densenet_jax.training.jobs import sweep as sweeps
 from densenet_jax.training.loop import train_and_evaluate
-from densenet_jax.training.rundir import atomic_files, run_weights
+from densenet_jax.training.rundir import run_weights
 
 
 def train(

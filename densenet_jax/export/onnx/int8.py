@@ -10,11 +10,11 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from densenet_jax import atomic_files
 from densenet_jax.export.bundle import ExportError, need
 from densenet_jax.export.onnx import file
 from densenet_jax.tasks.outputs import Outputs
 from densenet_jax.tasks.task import Task
-from densenet_jax.training.rundir import atomic_files
 
 # These operators do nearly all of the arithmetic.  The others (norms, concatenations) stay in
 # float32: a concatenation joins channels of layers far apart, and a common scale for all of them

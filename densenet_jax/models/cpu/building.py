@@ -24,6 +24,7 @@ from collections.abc import Iterator, Sequence
 import jax
 import jaxlib
 
+from densenet_jax.atomic_files import flush
 from densenet_jax.terminal import say
 from densenet_jax.user_cache import user_cache
 
@@ -149,18 +150,9 @@ def compile_library(
         made.chmod(0o700)
         _digest_file(made).write_bytes(_digest(made))
         for file in (_digest_file(made), made):
-            _sync(file)
+            flush(file)
             os.replace(file, path.parent / file.name)
-        _sync(path.parent)
-
-
-def _sync(path: pathlib.Path) -> None:
-    """Waits until a file or folder is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        flush(path.parent)
 
 
 @contextlib.contextmanager

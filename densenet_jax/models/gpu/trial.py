@@ -10,9 +10,7 @@ import hashlib
 import json
 import logging
 import math
-import os
 import pathlib
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +21,7 @@ import jax.numpy as jnp
 import jaxlib
 import numpy as np
 
+from densenet_jax import atomic_files
 from densenet_jax.models.block import gradient, plain
 from densenet_jax.models.block.statistics import moments
 from densenet_jax.models.gpu import tiles
@@ -156,9 +155,8 @@ def write(path: pathlib.Path, found: Verdict) -> None:
     """Writes a verdict; where that is impossible, the next process tries the kernels again."""
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
-            json.dump({"device": jax.devices()[0].device_kind, **found._asdict()}, file, indent=1)
-        os.replace(file.name, path)
+        record = {"device": jax.devices()[0].device_kind, **found._asdict()}
+        atomic_files.write(path, json.dumps(record, indent=1))
     except OSError as error:
         logger.info("The verdict on the GPU kernels cannot be kept: %s", error)
 

@@ -8,9 +8,9 @@ import jax
 import ml_collections
 import numpy as np
 
+from densenet_jax import atomic_files
 from densenet_jax.training import batches, experiment, run_state, run_steps, settings
 from densenet_jax.training.errors import ConfigError
-from densenet_jax.training.rundir import atomic_files
 
 LOW, HIGH = 1e-6, 10.0  # of the learning rate
 STEPS = 100

@@ -15,13 +15,14 @@ import jax
 from ml_collections import ConfigDict
 from rich.table import Table
 
+from densenet_jax import atomic_files
 from densenet_jax.tasks.task import Task
 from densenet_jax.terminal import Console, say
 from densenet_jax.training import checks
 from densenet_jax.training.errors import ConfigError
 from densenet_jax.training.loop import train_and_evaluate
 from densenet_jax.training.nonfinite import NonFiniteError
-from densenet_jax.training.rundir import atomic_files, metrics_log
+from densenet_jax.training.rundir import metrics_log
 from densenet_jax.training.rundir.loggers import Listener
 from densenet_jax.training.settings import build_model, make_task
 

@@ -3,8 +3,8 @@
 import hashlib
 import pathlib
 
+from densenet_jax import atomic_files
 from densenet_jax.training.errors import CheckpointError
-from densenet_jax.training.rundir import atomic_files
 
 SEAL = "SHA256SUMS"  # the file of checksums, in the format of `sha256sum -c`
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import jax
 
-from densenet_jax.training.rundir import atomic_files, bounded_files
+from densenet_jax import atomic_files
+from densenet_jax.training.rundir import bounded_files
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 

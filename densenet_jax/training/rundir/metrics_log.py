@@ -10,7 +10,8 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any, Self
 
-from densenet_jax.training.rundir import atomic_files, bounded_files
+from densenet_jax import atomic_files
+from densenet_jax.training.rundir import bounded_files
 from densenet_jax.training.rundir.loggers import Listener
 
 logger = logging.getLogger(__name__)

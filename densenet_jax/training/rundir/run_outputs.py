@@ -13,10 +13,11 @@ from typing import Any
 
 import ml_collections
 
+from densenet_jax import atomic_files
 from densenet_jax.tasks.outputs import Outputs
 from densenet_jax.training import settings
 from densenet_jax.training.errors import CheckpointError
-from densenet_jax.training.rundir import atomic_files, bounded_files, run_classes
+from densenet_jax.training.rundir import bounded_files, run_classes
 
 FILE = "calibration.json"
 

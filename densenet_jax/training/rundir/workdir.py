@@ -13,8 +13,9 @@ import jax
 import ml_collections
 from jax.experimental import multihost_utils
 
+from densenet_jax import atomic_files
 from densenet_jax.training.errors import ConfigError
-from densenet_jax.training.rundir import atomic_files, bounded_files, run_classes
+from densenet_jax.training.rundir import bounded_files, run_classes
 
 try:
     import fcntl

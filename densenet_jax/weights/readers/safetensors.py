@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import secrets
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from densenet_jax.atomic_files import replacing
 from densenet_jax.weights.readers.bounded_file import (
     MAX_NAME,
     MAX_TENSORS,
@@ -179,19 +179,12 @@ def write_safetensors(
         end = offsets[1]
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
-        try:
-            with open(temporary, "xb") as file:
-                file.write(struct.pack("<Q", len(text)) + text)
-                for name in order:
-                    array = arrays[name].astype(arrays[name].dtype.newbyteorder("<"), copy=False)
-                    file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with replacing(path) as file:
+            file.write(struct.pack("<Q", len(text)) + text)
+            for name in order:
+                array = arrays[name].astype(arrays[name].dtype.newbyteorder("<"), copy=False)
+                file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     except OSError as error:
         raise WeightsError(
             f"{path}: the file cannot be written: {error.strerror or error}"

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from densenet_jax.training.rundir import atomic_files
+from densenet_jax import atomic_files
 
 
 def test_a_file_is_replaced(tmp_path):
@@ -40,3 +40,13 @@ def test_what_fails_in_the_middle_leaves_nothing(tmp_path):
     with pytest.raises(KeyError):
         write_half()
     assert os.listdir(tmp_path) == []
+
+
+def test_two_writers_at_once_do_not_mix(tmp_path):
+    path = tmp_path / "file"
+    with atomic_files.replacing(path) as later:
+        later.write(b"later")
+        atomic_files.write(path, "earlier, and longer")
+        assert path.read_text() == "earlier, and longer"
+    assert path.read_text() == "later"
+    assert os.listdir(tmp_path) == ["file"]

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+import secrets
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -26,15 +27,16 @@ def replacing(path: pathlib.Path) -> Iterator[BinaryIO]:
     """Yields a file to write, which then takes the place of another one.
 
     Args:
-      path: of the file; PATH.tmp is its temporary name.
+      path: of the file.  Until it is complete it has a random name, so that two processes may
+        write it at the same time: the later one wins.
 
     Raises:
       OSError: it cannot be written, and names `path`; an older file of this name is unchanged, and
         no part of the new one is left.
     """
-    temporary = path.with_name(f"{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
-        with temporary.open("wb") as file:
+        with temporary.open("xb") as file:
             yield file
         flush(temporary)
         os.replace(temporary, path)
