@@ -248,4 +248,7 @@ def test_a_seal_is_on_the_disk_after_its_files(tmp_path, monkeypatch):
     assert set(flushed[:4]) == {"array", "folder", "1", tmp_path.name}
     assert flushed[4].startswith(".SHA256SUMS.")
     assert flushed[5:] == ["1"]
+    (tmp_path / "1" / flushed[4]).touch()  # as if it had been killed
+    checksums.seal(tmp_path / "1")
+    assert "tmp" not in (tmp_path / "1" / SEAL).read_text()
     assert checksums.unsound(tmp_path / "1") is None
