@@ -17,7 +17,7 @@ A recipe:
   speed    a wide, shallow network, one cycle (Smith and Topin, 2018); meant to reach 94 % within a
            minute or so on a GPU, not yet run on one
   cpu      the paper's network on CPU cores alone, 48 epochs with Muon and random erasing: 94.96 %
-           in 5.7 hours on two cores (docs/results.md)
+           in 5.6 hours on two cores (docs/results.md)
   cpu30    28 minutes of training on two CPU cores: 88.2 and 87.9 % (docs/results.md)
 CIFAR-100: --config.data.name=cifar100
 """
